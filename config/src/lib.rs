@@ -1,0 +1,3 @@
+//! The language of Outrigger's configuration. No sockets, no runtime.
+
+pub mod model;

@@ -1,0 +1,1 @@
+//! The Outrigger control plane.
