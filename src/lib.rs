@@ -1,1 +1,5 @@
 //! The Outrigger proxy. Modules in layer order, lowest first; a module imports only lower ones.
+
+pub mod base;
+pub mod net;
+pub mod codec;

@@ -1,0 +1,47 @@
+//! Every fixed limit of the data path in one place; `docs/limits.md` explains each and what hitting it does.
+
+use std::time::Duration;
+
+/// First read buffer of an HTTP/1 connection. Larger heads and bodies grow it.
+pub const H1_READ_BUFFER: usize = 8 * 1024;
+/// Largest single read of an HTTP/1 body; also how much of a body one connection holds in memory.
+pub const H1_BODY_READ: usize = 64 * 1024;
+/// Body chunks up to this size are copied behind the head into one write; larger ones are written vectored.
+pub const H1_COPY_CHUNK: usize = 4 * 1024;
+/// Unflushed response bytes at which an HTTP/1 writer stops asking the body for more.
+pub const H1_WRITE_HIGH_WATER: usize = 64 * 1024;
+/// Pipelined bytes read ahead while a request is being answered; then the socket is left unread.
+pub const H1_READ_AHEAD: usize = 16 * 1024;
+/// A chunk-size line with its extensions.
+pub const H1_CHUNK_LINE: usize = 1024;
+/// A trailer section: bytes.
+pub const TRAILER_BYTES: usize = 16 * 1024;
+/// Response heads from upstreams: bytes.
+pub const RESPONSE_HEAD_BYTES: usize = 64 * 1024;
+/// Response heads from upstreams: fields.
+pub const RESPONSE_HEADERS: usize = 256;
+/// 1xx responses that one upstream exchange may send before it is an error.
+pub const INTERIM_RESPONSES: u32 = 32;
+/// Unread request bytes that are read and thrown away so that the answer is not lost in a reset.
+pub const LINGER_BYTES: usize = 1024 * 1024;
+/// How long such a lingering close lasts.
+pub const LINGER: Duration = Duration::from_secs(2);
+/// Bytes of a request kept for a replay; over it the request is no longer retried once sent.
+pub const REPLAY_BYTES: usize = 64 * 1024;
+/// Proxies that one request may pass before it is taken for a loop.
+pub const MAX_HOPS: usize = 32;
+/// Lines waiting for the access-log writer; more are dropped and counted.
+pub const ACCESS_LOG_QUEUE: usize = 4096;
+/// Downstream HTTP/2: what one stream may send us unread.
+pub const H2_SERVER_STREAM_WINDOW: u32 = 256 * 1024;
+/// Downstream HTTP/2: what one connection may send us unread.
+pub const H2_SERVER_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Upstream HTTP/2: what one stream may hold for a slow downstream. Small enough that 50 stalled
+/// downloads stay below 16 MiB and leave the connection's window to the others.
+pub const H2_CLIENT_STREAM_WINDOW: u32 = 256 * 1024;
+/// Upstream HTTP/2: what one connection may hold.
+pub const H2_CLIENT_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// HTTP/2 bytes of one stream handed to the library and not yet on the wire.
+pub const H2_SEND_BUFFER: usize = 64 * 1024;
+/// HTTP/2 header list, both directions.
+pub const H2_HEADER_LIST: u32 = 64 * 1024;

@@ -1,0 +1,6 @@
+//! Layer 0: what every other layer stands on.
+
+pub mod drain;
+pub mod limits;
+pub mod task;
+pub mod timer;

@@ -1,0 +1,125 @@
+//! Bodies. A closed set, so that a chunk is never boxed and never copied.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use thiserror::Error;
+
+use super::h1::{ClientBody, ServerBody};
+use super::h2::{H2ClientBody, H2ServerBody};
+
+/// A piece of a body.
+#[derive(Debug)]
+pub enum Frame {
+    /// Bytes, never empty.
+    Data(Bytes),
+    /// The trailer section; nothing follows.
+    Trailers(HeaderMap),
+}
+
+/// Why a body ended before its end. Never mistaken for a short success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum BodyError {
+    /// The peer closed in the middle.
+    #[error("the peer closed the connection in the middle of the body")]
+    Incomplete,
+    /// The peer reset the stream.
+    #[error("the peer reset the stream ({0})")]
+    Reset(h2::Reason),
+    /// The framing is invalid.
+    #[error("invalid body framing: {0}")]
+    Malformed(&'static str),
+    /// Reading failed.
+    #[error("reading the body failed: {0}")]
+    Io(std::io::ErrorKind),
+    /// A time limit ran out.
+    #[error("{0}")]
+    Timeout(&'static str),
+    /// The other direction of the exchange failed.
+    #[error("the exchange was given up")]
+    Abandoned,
+}
+
+/// A source of frames, polled by a codec that writes them out.
+pub trait PollBody {
+    /// The next frame; `None` at the end. After an error nothing more comes.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>>;
+
+    /// Called while the writer is blocked and cannot take a frame: lets the other direction of the
+    /// exchange (an upload still going on) move, and watches time limits. An error ends the exchange.
+    ///
+    /// # Errors
+    /// When the exchange must be given up.
+    fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError>;
+
+    /// Whether it is known that no frame will come.
+    fn is_end(&self) -> bool;
+
+    /// The exact number of bytes to come, where known.
+    fn exact_len(&self) -> Option<u64>;
+}
+
+/// The body of a request from a downstream or of a response from an upstream.
+#[derive(Debug)]
+pub enum Body {
+    /// Nothing.
+    Empty,
+    /// One chunk made here.
+    Full(Bytes),
+    /// From an HTTP/1 downstream.
+    H1Server(ServerBody),
+    /// From an HTTP/1 upstream, with the rest of the upload.
+    H1Client(Box<ClientBody>),
+    /// From an HTTP/2 downstream.
+    H2Server(H2ServerBody),
+    /// From an HTTP/2 upstream, with the rest of the upload.
+    H2Client(Box<H2ClientBody>),
+}
+
+impl PollBody for Body {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                if bytes.is_empty() { Poll::Ready(None) } else { Poll::Ready(Some(Ok(Frame::Data(bytes)))) }
+            }
+            Self::H1Server(body) => body.poll_frame(cx),
+            Self::H1Client(body) => body.poll_frame(cx),
+            Self::H2Server(body) => body.poll_frame(cx),
+            Self::H2Client(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        match self {
+            Self::Empty | Self::Full(_) | Self::H1Server(_) | Self::H2Server(_) => Ok(()),
+            Self::H1Client(body) => body.poll_progress(cx),
+            Self::H2Client(body) => body.poll_progress(cx),
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::H1Server(body) => body.is_end(),
+            Self::H1Client(body) => body.is_end(),
+            Self::H2Server(body) => body.is_end(),
+            Self::H2Client(body) => body.is_end(),
+        }
+    }
+
+    fn exact_len(&self) -> Option<u64> {
+        match self {
+            Self::Empty => Some(0),
+            Self::Full(bytes) => Some(bytes.len() as u64),
+            Self::H1Server(body) => body.exact_len(),
+            Self::H1Client(body) => body.exact_len(),
+            Self::H2Server(body) => body.exact_len(),
+            Self::H2Client(body) => body.exact_len(),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What goes wrong between bytes and messages, said so that one place can turn it into statuses and retries.
+
+use std::io;
+
+use http::StatusCode;
+use thiserror::Error;
+
+use super::body::BodyError;
+
+/// Whether an application may have seen (part of) a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// Provably not: nothing reached it, or the peer said that it did not process it.
+    Never,
+    /// It may have.
+    Maybe,
+}
+
+/// An upstream exchange that gave no response head.
+#[derive(Debug, Error)]
+#[error("{kind}")]
+pub struct SendError {
+    /// May it have been executed?
+    pub sent: Sent,
+    /// The connection had served earlier requests: the failure may be the keep-alive race.
+    pub reused: bool,
+    /// What happened.
+    pub kind: SendErrorKind,
+}
+
+/// What happened.
+#[derive(Debug, Error)]
+pub enum SendErrorKind {
+    /// No connection could be made.
+    #[error("could not connect: {0}")]
+    Connect(io::Error),
+    /// No connection within the connect timeout.
+    #[error("no connection within the connect timeout")]
+    ConnectTimeout,
+    /// REFUSED_STREAM, or a GOAWAY below this stream.
+    #[error("the upstream refused the stream")]
+    Refused,
+    /// The stream was reset.
+    #[error("the upstream reset the stream ({0})")]
+    Reset(h2::Reason),
+    /// The connection ended before a response head.
+    #[error("the upstream closed the connection before answering")]
+    Closed,
+    /// Reading or writing failed.
+    #[error("the connection to the upstream failed: {0}")]
+    Io(io::Error),
+    /// It sent something that is not a valid response.
+    #[error("the upstream sent an invalid response: {0}")]
+    BadResponse(&'static str),
+    /// The caller's request body failed, so the exchange was given up. Not the upstream's fault.
+    #[error("the request body failed: {0}")]
+    RequestBody(BodyError),
+}
+
+impl SendError {
+    /// Nothing of the request was sent.
+    #[must_use]
+    pub fn never(kind: SendErrorKind) -> Self {
+        Self { sent: Sent::Never, reused: false, kind }
+    }
+
+    /// Something may have been sent.
+    #[must_use]
+    pub fn maybe(kind: SendErrorKind) -> Self {
+        Self { sent: Sent::Maybe, reused: false, kind }
+    }
+}
+
+/// A request that a codec will not pass on, and why. The text is a constant: it goes into logs and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status to answer with.
+    pub status: StatusCode,
+    /// One stable word for metrics, e.g. `duplicate_host`.
+    pub code: &'static str,
+    /// One sentence for the caller.
+    pub detail: &'static str,
+}
+
+impl Refusal {
+    /// A 400.
+    #[must_use]
+    pub const fn bad_request(code: &'static str, detail: &'static str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, code, detail }
+    }
+
+    /// A 431.
+    #[must_use]
+    pub const fn too_large(code: &'static str, detail: &'static str) -> Self {
+        Self { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, code, detail }
+    }
+}

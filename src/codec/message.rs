@@ -1,0 +1,101 @@
+//! Messages as the pipeline sees them, and the seam between the codecs and the pipeline.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method, StatusCode, Version};
+
+use super::body::{Body, PollBody};
+use super::error::Refusal;
+use crate::base::drain;
+
+/// The head of a request, independent of the HTTP version. `Host` is never among the headers:
+/// it is [`RequestHead::authority`].
+#[derive(Debug, Clone)]
+pub struct RequestHead {
+    /// The method.
+    pub method: Method,
+    /// `http` or `https`, as the caller meant it.
+    pub scheme: Scheme,
+    /// Host and port as the caller named them; `None` only for HTTP/1.0 without `Host`.
+    pub authority: Option<Authority>,
+    /// Path and query; `*` for a server-wide OPTIONS.
+    pub path: PathAndQuery,
+    /// The version it arrived in.
+    pub version: Version,
+    /// End-to-end and hop-by-hop fields as they arrived, checked, without `Host`.
+    pub headers: HeaderMap,
+}
+
+/// A request with its body.
+#[derive(Debug)]
+pub struct Request {
+    /// The head.
+    pub head: RequestHead,
+    /// The body, streamed.
+    pub body: Body,
+    /// When its first byte was seen.
+    pub started: Instant,
+}
+
+/// The head of a response.
+#[derive(Debug, Clone)]
+pub struct ResponseHead {
+    /// The status, never 1xx here.
+    pub status: StatusCode,
+    /// Fields.
+    pub headers: HeaderMap,
+}
+
+/// A response with its body.
+#[derive(Debug)]
+pub struct Response<B> {
+    /// The head.
+    pub head: ResponseHead,
+    /// The body, streamed.
+    pub body: B,
+}
+
+/// Sends 1xx responses to the caller before the final one. Best effort: an HTTP/1.0 caller gets none.
+pub trait Interim: Sync {
+    /// Sends one informational response (100, 102, 103).
+    fn send(&self, status: StatusCode, headers: &HeaderMap);
+}
+
+/// What answers requests. One value serves one connection and knows its addresses.
+pub trait Handler: Send + Sync + 'static {
+    /// The body of its answers.
+    type Body: PollBody + Send + 'static;
+
+    /// Answers one request. Dropping the future means that the caller has left: all work for it must stop.
+    fn handle(
+        &self,
+        request: Request,
+        interim: &dyn Interim,
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// Answers, counts and logs a request that the codec refused.
+    fn refuse(&self, refusal: Refusal) -> Response<Self::Body>;
+}
+
+/// What a server side needs to know about its listener, fixed for the life of a connection.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// Request head bytes.
+    pub max_head_bytes: usize,
+    /// Header fields of a request.
+    pub max_headers: usize,
+    /// Concurrent HTTP/2 streams.
+    pub max_concurrent_streams: u32,
+    /// From the first byte to the end of a head.
+    pub header_timeout: Duration,
+    /// Without any request.
+    pub idle_timeout: Duration,
+    /// When this connection has lived long enough (jitter included).
+    pub retire_at: Option<Instant>,
+    /// The scheme of requests on this connection.
+    pub scheme: Scheme,
+    /// Tells when to finish.
+    pub drain: drain::Watch,
+}

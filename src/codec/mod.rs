@@ -1,0 +1,15 @@
+//! Layer 3: bytes to messages and back. HTTP/1 is ours over `httparse`; HTTP/2 is the `h2` crate.
+//!
+//! Both servers call the same [`Handler`], both clients give the same [`Body`] back. Nothing here knows
+//! routes, clusters or policies.
+
+pub mod body;
+pub mod error;
+pub mod h1;
+pub mod h2;
+pub mod headers;
+pub mod message;
+
+pub use body::{Body, BodyError, Frame, PollBody};
+pub use error::{Refusal, SendError, SendErrorKind, Sent};
+pub use message::{Handler, Interim, Request, RequestHead, Response, ResponseHead, ServerOptions};

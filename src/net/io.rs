@@ -1,0 +1,124 @@
+//! One connection's bytes, whatever carries them.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A byte stream, with whatever was already read from it while its protocol was being told apart.
+#[derive(Debug)]
+pub struct Io {
+    prefix: Bytes,
+    stream: Stream,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+}
+
+impl Io {
+    /// A plain TCP connection.
+    #[must_use]
+    pub fn tcp(stream: TcpStream) -> Self {
+        Self { prefix: Bytes::new(), stream: Stream::Tcp(stream) }
+    }
+
+    /// Gives back bytes that were read ahead; they are read again first.
+    pub fn unread(&mut self, bytes: Bytes) {
+        debug_assert!(self.prefix.is_empty(), "only one prefix is ever put back");
+        self.prefix = bytes;
+    }
+
+    /// Takes what was put back and not read yet.
+    pub fn take_prefix(&mut self) -> Bytes {
+        std::mem::take(&mut self.prefix)
+    }
+
+    /// The other side's address.
+    ///
+    /// # Errors
+    /// When the socket is no longer connected.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.peer_addr(),
+        }
+    }
+
+    /// Ready when a read would give something (bytes, the end or an error) without waiting, so that an idle
+    /// connection needs no buffer.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.prefix.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        match &self.stream {
+            Stream::Tcp(stream) => stream.poll_read_ready(cx),
+        }
+    }
+
+    /// Whether an idle connection is still usable: open, and nothing unexpected came in.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let mut probe = [0u8; 1];
+        match &self.stream {
+            Stream::Tcp(stream) => {
+                self.prefix.is_empty()
+                    && matches!(stream.try_read(&mut probe), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+            }
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.prefix.is_empty() {
+            let n = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix[..n]);
+            self.prefix.advance(n);
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Layer 2: sockets.
+
+pub mod io;
