@@ -4,6 +4,7 @@
 //! counts as live while its watch lives. Closing is spread: each connection is told a moment of its own
 //! inside the spread window, so that clients do not reconnect all at once.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -15,6 +16,15 @@ pub struct Notice {
     pub since: Instant,
     /// Idle connections close, and busy ones are told, at a random moment within this time.
     pub spread: Duration,
+}
+
+impl Notice {
+    /// A random share of the spread: how long after [`Notice::since`] one connection goes.
+    #[must_use]
+    pub fn own_share(&self) -> Duration {
+        let random = RandomState::new().build_hasher().finish();
+        self.spread.mul_f64((random >> 11) as f64 / (1u64 << 53) as f64)
+    }
 }
 
 /// The side that starts a drain and waits for it.

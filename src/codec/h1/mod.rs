@@ -1,39 +1,20 @@
-//! HTTP/1.0 and HTTP/1.1 (RFC 9110, RFC 9112).
+//! HTTP/1.0 and HTTP/1.1 (RFC 9110, RFC 9112), both sides. `httparse` reads the fields; framing, strictness,
+//! 1xx and connection handling are ours, because a proxy must know what was sent, see both framing fields,
+//! and pass 1xx on (docs/adr/0002).
+//!
+//! Everything about one connection is polled by one task: a server connection runs its handler in place, and
+//! a client exchange is driven by whoever reads the response.
 
-use std::task::{Context, Poll};
+mod buffer;
+mod client;
+mod decode;
+mod encode;
+mod request;
+mod response;
+mod server;
 
-use super::body::{BodyError, Frame};
+pub use client::{ClientBody, ClientConn, Home};
+pub use server::{ServerBody, serve};
 
-/// The body of a request being read from an HTTP/1 downstream.
-#[derive(Debug)]
-pub struct ServerBody {}
-
-/// The body of a response being read from an HTTP/1 upstream.
-#[derive(Debug)]
-pub struct ClientBody {}
-
-impl ServerBody {
-    pub(crate) fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
-        Poll::Ready(None)
-    }
-    pub(crate) fn is_end(&self) -> bool {
-        true
-    }
-    pub(crate) fn exact_len(&self) -> Option<u64> {
-        None
-    }
-}
-impl ClientBody {
-    pub(crate) fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
-        Poll::Ready(None)
-    }
-    pub(crate) fn poll_progress(&mut self, _cx: &mut Context<'_>) -> Result<(), BodyError> {
-        Ok(())
-    }
-    pub(crate) fn is_end(&self) -> bool {
-        true
-    }
-    pub(crate) fn exact_len(&self) -> Option<u64> {
-        None
-    }
-}
+#[cfg(test)]
+mod tests;

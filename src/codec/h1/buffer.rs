@@ -1,0 +1,142 @@
+//! Read and write buffers of a connection. Both give their memory back when the connection is idle.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+
+use crate::base::limits;
+use crate::net::io::Io;
+
+/// Bytes read and not yet understood. Reads grow from 8 KiB to 64 KiB while the peer fills them.
+#[derive(Debug)]
+pub(super) struct ReadBuffer {
+    pub(super) bytes: BytesMut,
+    next: usize,
+}
+
+impl Default for ReadBuffer {
+    fn default() -> Self {
+        Self { bytes: BytesMut::new(), next: limits::H1_READ_BUFFER }
+    }
+}
+
+impl ReadBuffer {
+    /// Reads once, at most `limit` bytes. `Ok(0)` is the end of the stream.
+    pub(super) fn poll_fill(&mut self, io: &mut Io, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<usize>> {
+        let want = self.next.min(limit).max(1);
+        self.bytes.reserve(want);
+        let mut window = (&mut self.bytes).limit(want);
+        let n = ready!(pin!(io.read_buf(&mut window)).poll(cx))?;
+        if n == self.next && self.next < limits::H1_BODY_READ {
+            self.next *= 2;
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    /// Gives the memory back if nothing is in it.
+    pub(super) fn release(&mut self) {
+        if self.bytes.is_empty() {
+            *self = Self::default();
+        }
+    }
+}
+
+/// Bytes to write: heads and small chunks are copied together, large chunks are kept as they are and written
+/// vectored.
+#[derive(Debug, Default)]
+pub(super) struct WriteBuffer {
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    tail: BytesMut,
+}
+
+impl WriteBuffer {
+    /// Where heads are written.
+    pub(super) fn head_mut(&mut self) -> &mut BytesMut {
+        &mut self.tail
+    }
+
+    /// Queues a chunk.
+    pub(super) fn push(&mut self, data: Bytes) {
+        if data.len() <= limits::H1_COPY_CHUNK {
+            self.tail.extend_from_slice(&data);
+            return;
+        }
+        if !self.tail.is_empty() {
+            self.queued += self.tail.len();
+            self.queue.push_back(self.tail.split().freeze());
+        }
+        self.queued += data.len();
+        self.queue.push_back(data);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queued + self.tail.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes once. `Ok(0)` never comes: it is an error here.
+    pub(super) fn poll_write(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        const SLICES: usize = 16;
+        let n = if self.queue.is_empty() {
+            ready!(Pin::new(io).poll_write(cx, &self.tail))?
+        } else {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let mut used = 0;
+            for (slice, bytes) in slices.iter_mut().zip(&self.queue) {
+                *slice = IoSlice::new(bytes);
+                used += 1;
+            }
+            if used < SLICES && !self.tail.is_empty() {
+                slices[used] = IoSlice::new(&self.tail);
+                used += 1;
+            }
+            ready!(Pin::new(io).poll_write_vectored(cx, &slices[..used]))?
+        };
+        if n == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.consume(n);
+        Poll::Ready(Ok(n))
+    }
+
+    /// Writes until nothing is left.
+    pub(super) fn poll_flush(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            ready!(self.poll_write(io, cx))?;
+        }
+        Pin::new(io).poll_flush(cx)
+    }
+
+    /// Gives the memory back if nothing is in it.
+    pub(super) fn release(&mut self) {
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    fn consume(&mut self, mut n: usize) {
+        while let Some(front) = self.queue.front_mut() {
+            if n < front.len() {
+                front.advance(n);
+                self.queued -= n;
+                return;
+            }
+            n -= front.len();
+            self.queued -= front.len();
+            self.queue.pop_front();
+        }
+        self.tail.advance(n);
+        if self.tail.is_empty() {
+            self.tail.clear();
+        }
+    }
+}

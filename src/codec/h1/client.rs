@@ -1,0 +1,354 @@
+//! The client side of an HTTP/1 connection. Whoever reads the response drives it: while the head is awaited
+//! the future of [`ClientConn::send`] writes the upload, afterwards [`ClientBody`] does.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+
+use super::buffer::{ReadBuffer, WriteBuffer};
+use super::decode::{Decoded, Decoder, Framing};
+use super::encode::{self, Encoder};
+use super::request::HeadScan;
+use super::response::{self, Parsed};
+use crate::base::limits;
+use crate::codec::body::{Body, BodyError, Frame, PollBody};
+use crate::codec::error::{SendError, SendErrorKind, Sent};
+use crate::codec::message::{Interim, RequestHead, Response};
+use crate::net::io::Io;
+
+/// Where a connection goes when its exchange has ended well.
+pub trait Home: Send + Sync {
+    /// Takes an idle connection back.
+    fn take_back(&self, connection: Box<ClientConn>);
+}
+
+/// A connection to an upstream. Dropping it closes it.
+pub struct ClientConn {
+    io: Io,
+    read: ReadBuffer,
+    write: WriteBuffer,
+    exchanges: u64,
+    home: Arc<dyn Home>,
+    /// When it was opened.
+    pub opened: Instant,
+    /// When it last became idle.
+    pub idle_since: Instant,
+    /// What the server said of how long it keeps idle connections.
+    pub server_keeps: Option<Duration>,
+    _guard: Box<dyn Send + Sync>,
+}
+
+impl std::fmt::Debug for ClientConn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientConn").field("exchanges", &self.exchanges).finish_non_exhaustive()
+    }
+}
+
+impl ClientConn {
+    /// A fresh connection. `guard` lives as long as it does (it counts open connections).
+    #[must_use]
+    pub fn new(io: Io, home: Arc<dyn Home>, guard: Box<dyn Send + Sync>) -> Box<Self> {
+        let now = Instant::now();
+        Box::new(Self {
+            io,
+            read: ReadBuffer::default(),
+            write: WriteBuffer::default(),
+            exchanges: 0,
+            home,
+            opened: now,
+            idle_since: now,
+            server_keeps: None,
+            _guard: guard,
+        })
+    }
+
+    /// Whether an idle connection may be used: still open, and the server has said nothing unasked.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.io.is_quiet()
+    }
+
+    /// Sends a request and waits for the response head. 1xx responses go to `interim`.
+    ///
+    /// Dropping the future closes the connection: the upstream sees that the caller has left.
+    ///
+    /// # Errors
+    /// [`SendError`], which says whether the application may have seen the request.
+    pub async fn send(
+        mut self: Box<Self>,
+        head: &RequestHead,
+        body: Body,
+        interim: &dyn Interim,
+    ) -> Result<Response<Body>, SendError> {
+        let reused = self.exchanges > 0;
+        self.exchanges += 1;
+        let encoder = encode::request(self.write.head_mut(), head, body.exact_len(), body.is_end());
+        let mut upload = Upload { body, done: encoder == Encoder::None, encoder, failed: false };
+        let mut progress = Progress { written: false, scan: HeadScan::default(), interims: 0 };
+        let outcome =
+            poll_fn(|cx| self.poll_response(cx, &mut upload, &mut progress, &head.method, interim)).await;
+        match outcome {
+            Ok(parsed) => Ok(self.into_response(parsed, upload)),
+            Err(kind) => {
+                let sent = if progress.written { Sent::Maybe } else { Sent::Never };
+                Err(SendError { sent, reused, kind })
+            }
+        }
+    }
+
+    fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &mut Upload,
+        progress: &mut Progress,
+        method: &Method,
+        interim: &dyn Interim,
+    ) -> Poll<Result<Parsed, SendErrorKind>> {
+        let before = self.write.len();
+        match upload.poll(cx, &mut self.write, &mut self.io) {
+            Ok(()) => {}
+            Err(UploadError::Body(error)) => return Poll::Ready(Err(SendErrorKind::RequestBody(error))),
+            // The answer may already be here (a server that refuses an upload answers and closes).
+            Err(UploadError::Io(error)) if !progress.written && before == self.write.len() => {
+                return Poll::Ready(Err(SendErrorKind::Io(error)));
+            }
+            Err(UploadError::Io(_)) => {}
+        }
+        progress.written |= self.write.len() < before || self.write.is_empty();
+        loop {
+            match self.take_head(progress, method) {
+                Ok(Some(parsed)) if parsed.head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                    return Poll::Ready(Err(SendErrorKind::BadResponse("it switched protocols unasked")));
+                }
+                Ok(Some(parsed)) if parsed.head.status.is_informational() => {
+                    progress.interims += 1;
+                    if progress.interims > limits::INTERIM_RESPONSES {
+                        return Poll::Ready(Err(SendErrorKind::BadResponse("too many 1xx responses")));
+                    }
+                    let mut headers = parsed.head.headers;
+                    crate::codec::headers::strip_hop_by_hop(&mut headers);
+                    interim.send(parsed.head.status, &headers);
+                    continue;
+                }
+                Ok(Some(parsed)) => return Poll::Ready(Ok(parsed)),
+                Ok(None) => {}
+                Err(problem) => return Poll::Ready(Err(SendErrorKind::BadResponse(problem))),
+            }
+            match self.read.poll_fill(&mut self.io, cx, usize::MAX) {
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                Poll::Ready(Ok(_)) if self.read.bytes.is_empty() => return Poll::Ready(Err(SendErrorKind::Closed)),
+                Poll::Ready(Ok(_)) => {
+                    return Poll::Ready(Err(SendErrorKind::BadResponse("it ended in the middle of the head")));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(SendErrorKind::Io(error))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn take_head(&mut self, progress: &mut Progress, method: &Method) -> Result<Option<Parsed>, &'static str> {
+        if self.read.bytes.is_empty() {
+            return Ok(None);
+        }
+        let end = progress.scan.find_end(&self.read.bytes).map_err(|_| "a bare line feed in the head")?;
+        if end.unwrap_or(self.read.bytes.len()) > limits::RESPONSE_HEAD_BYTES {
+            return Err("its head is too large");
+        }
+        let Some(end) = end else { return Ok(None) };
+        progress.scan = HeadScan::default();
+        let head = self.read.bytes.split_to(end).freeze();
+        response::parse(&head, method).map(Some)
+    }
+
+    fn into_response(mut self: Box<Self>, parsed: Parsed, upload: Upload) -> Response<Body> {
+        let Parsed { head, framing, keep_alive } = parsed;
+        if let Some(seconds) = response::keep_alive_timeout(&head.headers) {
+            self.server_keeps = Some(Duration::from_secs(seconds));
+        }
+        let length = match framing {
+            Framing::Length(n) => Some(n),
+            Framing::Chunked | Framing::UntilClose => None,
+        };
+        let mut body = ClientBody {
+            connection: Some(self),
+            upload,
+            decoder: Decoder::new(framing),
+            length,
+            keep_alive,
+            ended: false,
+        };
+        if body.decoder == Decoder::Done {
+            body.finish();
+            return Response { head, body: Body::Empty };
+        }
+        Response { head, body: Body::H1Client(Box::new(body)) }
+    }
+}
+
+struct Progress {
+    /// At least a part of the request was handed to the kernel.
+    written: bool,
+    scan: HeadScan,
+    interims: u32,
+}
+
+/// The request body on its way up.
+#[derive(Debug)]
+struct Upload {
+    body: Body,
+    encoder: Encoder,
+    done: bool,
+    /// Writing failed: the server does not want more. What it answered still counts.
+    failed: bool,
+}
+
+enum UploadError {
+    Body(BodyError),
+    Io(io::Error),
+}
+
+impl Upload {
+    /// Moves what can be moved now. Wakes when more can be.
+    fn poll(&mut self, cx: &mut Context<'_>, write: &mut WriteBuffer, io: &mut Io) -> Result<(), UploadError> {
+        if self.failed {
+            return Ok(());
+        }
+        loop {
+            while !self.done && write.len() < limits::H1_WRITE_HIGH_WATER {
+                let result = match self.body.poll_frame(cx) {
+                    Poll::Pending => break,
+                    Poll::Ready(Some(Ok(Frame::Data(data)))) => self.encoder.data(write, data),
+                    Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
+                        self.done = true;
+                        self.encoder.end(write, Some(&trailers))
+                    }
+                    Poll::Ready(None) => {
+                        self.done = true;
+                        self.encoder.end(write, None)
+                    }
+                    Poll::Ready(Some(Err(error))) => Err(error),
+                };
+                result.map_err(UploadError::Body)?;
+            }
+            if write.is_empty() {
+                return Ok(());
+            }
+            match write.poll_write(io, cx) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => {
+                    self.failed = true;
+                    return Err(UploadError::Io(error));
+                }
+                Poll::Pending => return Ok(()),
+            }
+        }
+    }
+}
+
+/// The body of a response being read from an HTTP/1 upstream, and the rest of the upload.
+#[derive(Debug)]
+pub struct ClientBody {
+    connection: Option<Box<ClientConn>>,
+    upload: Upload,
+    decoder: Decoder,
+    length: Option<u64>,
+    keep_alive: bool,
+    ended: bool,
+}
+
+impl ClientBody {
+    /// Ends the exchange: a connection that is in order goes back, any other is closed.
+    fn finish(&mut self) {
+        self.ended = true;
+        let Some(mut connection) = self.connection.take() else { return };
+        let clean = self.keep_alive
+            && self.upload.done
+            && !self.upload.failed
+            && connection.write.is_empty()
+            && connection.read.bytes.is_empty();
+        if clean {
+            connection.read.release();
+            connection.write.release();
+            connection.idle_since = Instant::now();
+            let home = Arc::clone(&connection.home);
+            home.take_back(connection);
+        }
+    }
+
+    fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame, BodyError>>> {
+        self.ended = true;
+        self.connection = None;
+        Poll::Ready(Some(Err(error)))
+    }
+
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        match self.upload.poll(cx, &mut connection.write, &mut connection.io) {
+            // A server may answer and stop reading.
+            Ok(()) | Err(UploadError::Io(_)) => Ok(()),
+            Err(UploadError::Body(error)) => Err(error),
+        }
+    }
+}
+
+impl PollBody for ClientBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if let Err(error) = self.poll_upload(cx) {
+            return self.fail(error);
+        }
+        loop {
+            let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+            match self.decoder.decode(&mut connection.read.bytes) {
+                Ok(Decoded::Data(data)) => {
+                    if let Some(left) = &mut self.length {
+                        *left -= data.len() as u64;
+                    }
+                    if self.decoder == Decoder::Done {
+                        self.finish();
+                    }
+                    return Poll::Ready(Some(Ok(Frame::Data(data))));
+                }
+                Ok(Decoded::Trailers(trailers)) => {
+                    self.finish();
+                    return Poll::Ready(Some(Ok(Frame::Trailers(trailers))));
+                }
+                Ok(Decoded::End) => {
+                    self.finish();
+                    return Poll::Ready(None);
+                }
+                Ok(Decoded::More) => {}
+                Err(error) => return self.fail(error),
+            }
+            let limit = self.decoder.wanted().min(limits::H1_BODY_READ);
+            match connection.read.poll_fill(&mut connection.io, cx, limit) {
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                Poll::Ready(Ok(_)) if self.decoder == Decoder::UntilClose => {
+                    self.finish();
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Ok(_)) => return self.fail(BodyError::Incomplete),
+                Poll::Ready(Err(error)) => return self.fail(error.into()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        self.poll_upload(cx)
+    }
+
+    fn is_end(&self) -> bool {
+        self.ended
+    }
+
+    fn exact_len(&self) -> Option<u64> {
+        self.length
+    }
+}

@@ -1,0 +1,504 @@
+//! The server side of an HTTP/1 connection: one task reads a head, runs the handler in place, and writes the
+//! answer, while it watches for the caller leaving.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::{HeaderMap, Method, StatusCode, Version};
+use parking_lot::Mutex;
+use tokio::io::AsyncWrite;
+
+use super::buffer::{ReadBuffer, WriteBuffer};
+use super::decode::{Decoded, Decoder};
+use super::encode::{self, Encoder, ResponseContext};
+use super::request::{self, HeadScan, Parsed};
+use crate::base::drain::Watch;
+use crate::base::limits;
+use crate::base::timer::Deadline;
+use crate::codec::body::{Body, BodyError, Frame, PollBody};
+use crate::codec::error::Refusal;
+use crate::codec::message::{Handler, Interim, Request, Response, ServerOptions};
+use crate::net::io::Io;
+
+/// Serves one connection until it ends, is idle too long, or is told to finish.
+///
+/// Dropping the future closes the connection and cancels the request in it.
+pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) {
+    let shared = Arc::new(Shared { connection: Mutex::new(Connection::new(io)) });
+    let mut retire = pin!(retirement(options.drain.clone(), options.retire_at));
+    let mut retiring = false;
+    let mut timer = Deadline::default();
+    loop {
+        let next = poll_fn(|cx| {
+            if !retiring && retire.as_mut().poll(cx).is_ready() {
+                retiring = true;
+            }
+            shared.connection.lock().poll_head(cx, &options, &mut timer, retiring)
+        })
+        .await;
+        let (parsed, started) = match next {
+            Next::Request(parsed, started) => (parsed, started),
+            Next::Refuse(refusal) => {
+                refuse(&shared, &*handler, refusal, &mut timer).await;
+                return;
+            }
+            Next::Close => {
+                shared.close(&mut timer, Instant::now()).await;
+                return;
+            }
+        };
+        // A request that arrives while we retire is still answered, and told that it was the last.
+        if !retiring {
+            retiring = poll_fn(|cx| Poll::Ready(retire.as_mut().poll(cx).is_ready())).await;
+        }
+        let Parsed { head, framing, keep_alive } = *parsed;
+        let exchange = Exchange {
+            version: head.version,
+            head_request: head.method == Method::HEAD,
+            keep_alive: keep_alive && !retiring,
+        };
+        let decoder = Decoder::new(framing);
+        let body = shared.begin_body(decoder);
+        let request = Request { head, body, started };
+        let interim = InterimWriter { shared: &shared, version: exchange.version };
+        let answer = {
+            let mut handling = pin!(handler.handle(request, &interim));
+            poll_fn(|cx| match handling.as_mut().poll(cx) {
+                Poll::Ready(response) => Poll::Ready(Some(response)),
+                Poll::Pending if shared.connection.lock().poll_while_busy(cx) == Peer::Gone => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            })
+            .await
+        };
+        // The caller has left: dropping the handler's future has stopped all work for it.
+        let Some(response) = answer else { return };
+        match respond(&shared, response, exchange).await {
+            Ok(End::KeepAlive) => {}
+            Ok(End::Close) => {
+                shared.close(&mut timer, Instant::now()).await;
+                return;
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// Resolves when the connection has lived long enough: at its age limit, or at a random moment of a drain.
+async fn retirement(mut drain: Watch, retire_at: Option<Instant>) {
+    let aged = async {
+        match retire_at {
+            Some(at) => tokio::time::sleep_until(at.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let drained = async {
+        let notice = drain.begun().await;
+        tokio::time::sleep_until((notice.since + notice.own_share()).into()).await;
+    };
+    tokio::select! {
+        () = aged => {}
+        () = drained => {}
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    connection: Mutex<Connection>,
+}
+
+/// What the task of the connection and the body of the current request share.
+#[derive(Debug)]
+struct Connection {
+    io: Io,
+    read: ReadBuffer,
+    write: WriteBuffer,
+    scan: HeadScan,
+    decoder: Decoder,
+    /// When the first byte of the head being read was seen.
+    head_started: Option<Instant>,
+    /// Since when nothing has been asked.
+    idle_since: Instant,
+    /// At least one request was answered.
+    served: bool,
+    /// Reading has ended or failed.
+    read_closed: bool,
+}
+
+enum Next {
+    Request(Box<Parsed>, Instant),
+    Refuse(Refusal),
+    Close,
+}
+
+#[derive(PartialEq, Eq)]
+enum Peer {
+    Here,
+    Gone,
+}
+
+#[derive(Clone, Copy)]
+struct Exchange {
+    version: Version,
+    head_request: bool,
+    keep_alive: bool,
+}
+
+enum End {
+    KeepAlive,
+    Close,
+}
+
+const TIMEOUT: Refusal = Refusal {
+    status: StatusCode::REQUEST_TIMEOUT,
+    code: "header_timeout",
+    detail: "The request head did not arrive in time.",
+};
+
+impl Connection {
+    fn new(io: Io) -> Self {
+        Self {
+            io,
+            read: ReadBuffer::default(),
+            write: WriteBuffer::default(),
+            scan: HeadScan::default(),
+            decoder: Decoder::Done,
+            head_started: None,
+            idle_since: Instant::now(),
+            served: false,
+            read_closed: false,
+        }
+    }
+
+    /// Waits for a complete head. Idle time holds no buffer.
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        options: &ServerOptions,
+        timer: &mut Deadline,
+        retiring: bool,
+    ) -> Poll<Next> {
+        loop {
+            if self.scan.is_fresh() {
+                request::skip_empty_line(&mut self.read.bytes);
+            }
+            if !self.read.bytes.is_empty() {
+                let started = *self.head_started.get_or_insert_with(Instant::now);
+                match self.take_head(options) {
+                    Ok(Some(parsed)) => {
+                        self.head_started = None;
+                        return Poll::Ready(Next::Request(parsed, started));
+                    }
+                    Ok(None) => {}
+                    Err(refusal) => return Poll::Ready(Next::Refuse(refusal)),
+                }
+            } else if retiring {
+                return Poll::Ready(Next::Close);
+            } else if self.io.poll_read_ready(cx).is_pending() {
+                self.read.release();
+                self.write.release();
+                return match timer.poll(cx, self.idle_until(options)) {
+                    Poll::Ready(()) => Poll::Ready(Next::Close),
+                    Poll::Pending => Poll::Pending,
+                };
+            }
+            match self.read.poll_fill(&mut self.io, cx, usize::MAX) {
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                Poll::Ready(_) => {
+                    self.read_closed = true;
+                    return Poll::Ready(Next::Close);
+                }
+                Poll::Pending => {
+                    let at = match self.head_started {
+                        Some(started) => started + options.header_timeout,
+                        None => self.idle_until(options),
+                    };
+                    return match timer.poll(cx, at) {
+                        Poll::Ready(()) if self.head_started.is_some() => Poll::Ready(Next::Refuse(TIMEOUT)),
+                        Poll::Ready(()) => Poll::Ready(Next::Close),
+                        Poll::Pending => Poll::Pending,
+                    };
+                }
+            }
+        }
+    }
+
+    /// A connection that has never asked anything is given the time of a request head only.
+    fn idle_until(&self, options: &ServerOptions) -> Instant {
+        self.idle_since + if self.served { options.idle_timeout } else { options.header_timeout }
+    }
+
+    fn take_head(&mut self, options: &ServerOptions) -> Result<Option<Box<Parsed>>, Refusal> {
+        let end = self.scan.find_end(&self.read.bytes)?;
+        let length = end.unwrap_or(self.read.bytes.len());
+        if length > options.max_head_bytes {
+            return Err(if self.scan.is_fresh() {
+                Refusal {
+                    status: StatusCode::URI_TOO_LONG,
+                    code: "target_too_long",
+                    detail: "The request line is longer than this proxy accepts.",
+                }
+            } else {
+                Refusal::too_large("head_too_large", "The request head is larger than this proxy accepts.")
+            });
+        }
+        let Some(end) = end else { return Ok(None) };
+        self.scan = HeadScan::default();
+        let head = self.read.bytes.split_to(end).freeze();
+        request::parse(&head, options.max_headers, &options.scheme).map(|parsed| Some(Box::new(parsed)))
+    }
+
+    /// While a request is being answered: notices that the caller has closed. Only possible once its whole
+    /// request was read; pipelined bytes are kept up to a limit.
+    fn poll_while_busy(&mut self, cx: &mut Context<'_>) -> Peer {
+        // An interim response may still be on its way out.
+        if !self.write.is_empty() && matches!(self.write.poll_flush(&mut self.io, cx), Poll::Ready(Err(_))) {
+            return Peer::Gone;
+        }
+        while self.decoder == Decoder::Done && !self.read_closed && self.read.bytes.len() < limits::H1_READ_AHEAD {
+            match self.read.poll_fill(&mut self.io, cx, limits::H1_READ_AHEAD) {
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                Poll::Ready(_) => {
+                    self.read_closed = true;
+                    return Peer::Gone;
+                }
+                Poll::Pending => break,
+            }
+        }
+        Peer::Here
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        loop {
+            match self.decoder.decode(&mut self.read.bytes) {
+                Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(Frame::Data(data)))),
+                Ok(Decoded::Trailers(trailers)) => return Poll::Ready(Some(Ok(Frame::Trailers(trailers)))),
+                Ok(Decoded::End) => return Poll::Ready(None),
+                Ok(Decoded::More) => {}
+                Err(error) => {
+                    self.read_closed = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+            if self.read_closed {
+                return Poll::Ready(Some(Err(BodyError::Incomplete)));
+            }
+            let limit = self.decoder.wanted().min(limits::H1_BODY_READ);
+            match self.read.poll_fill(&mut self.io, cx, limit) {
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                Poll::Ready(Ok(_)) => {
+                    self.read_closed = true;
+                    return Poll::Ready(Some(Err(BodyError::Incomplete)));
+                }
+                Poll::Ready(Err(error)) => {
+                    self.read_closed = true;
+                    return Poll::Ready(Some(Err(BodyError::Io(error.kind()))));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Throws away what is at hand of the request's body; whether that was all of it.
+    fn discard_body(&mut self) -> bool {
+        loop {
+            match self.decoder.decode(&mut self.read.bytes) {
+                Ok(Decoded::Data(_) | Decoded::Trailers(_)) => {}
+                Ok(Decoded::End) => return true,
+                Ok(Decoded::More) | Err(_) => return false,
+            }
+        }
+    }
+
+    /// Reads and throws away until the peer closes, within limits, so that a reset does not destroy what we
+    /// wrote last (RFC 9112 section 9.6).
+    fn poll_linger(&mut self, cx: &mut Context<'_>, left: &mut usize) -> Poll<()> {
+        loop {
+            self.read.bytes.clear();
+            if *left == 0 || self.read_closed {
+                return Poll::Ready(());
+            }
+            match self.read.poll_fill(&mut self.io, cx, *left) {
+                Poll::Ready(Ok(n)) if n > 0 => *left -= n.min(*left),
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn begin_body(self: &Arc<Self>, decoder: Decoder) -> Body {
+        self.connection.lock().decoder = decoder;
+        let length = match decoder {
+            Decoder::Done => return Body::Empty,
+            Decoder::Length(n) => Some(n),
+            Decoder::Chunked(_) | Decoder::UntilClose => None,
+        };
+        Body::H1Server(ServerBody { shared: Arc::clone(self), length, done: false })
+    }
+
+    /// Closes so that the peer can read everything we wrote.
+    async fn close(&self, timer: &mut Deadline, now: Instant) {
+        let mut left = limits::LINGER_BYTES;
+        let mut shut = false;
+        poll_fn(|cx| {
+            let mut connection = self.connection.lock();
+            let connection = &mut *connection;
+            if timer.poll(cx, now + limits::LINGER).is_ready() {
+                return Poll::Ready(());
+            }
+            if !shut {
+                match connection.write.poll_flush(&mut connection.io, cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+                match Pin::new(&mut connection.io).poll_shutdown(cx) {
+                    Poll::Ready(Ok(())) => shut = true,
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            connection.poll_linger(cx, &mut left)
+        })
+        .await;
+    }
+}
+
+async fn refuse<H: Handler>(shared: &Arc<Shared>, handler: &H, refusal: Refusal, timer: &mut Deadline) {
+    let response = handler.refuse(refusal);
+    let exchange = Exchange { version: Version::HTTP_11, head_request: false, keep_alive: false };
+    if respond(shared, response, exchange).await.is_ok() {
+        shared.close(timer, Instant::now()).await;
+    }
+}
+
+/// Writes a response. The head and what the body has ready go out in one write.
+async fn respond<B: PollBody>(
+    shared: &Arc<Shared>,
+    response: Response<B>,
+    exchange: Exchange,
+) -> Result<End, BodyError> {
+    let Response { head, mut body } = response;
+    let Exchange { version, head_request, keep_alive } = exchange;
+    let (mut encoder, keep_alive) = {
+        let mut connection = shared.connection.lock();
+        // An upload that nobody reads any more either ends in bytes already here, or ends the connection.
+        let abandoned = Arc::strong_count(shared) == 1;
+        let keep_alive = keep_alive && !connection.read_closed && (!abandoned || connection.discard_body());
+        let context = ResponseContext { version, head_request, keep_alive, length: body.exact_len() };
+        let encoder = encode::response(connection.write.head_mut(), &head, context);
+        (encoder, keep_alive && encoder != Encoder::UntilClose)
+    };
+    let mut done = encoder == Encoder::None;
+    poll_fn(|cx| {
+        loop {
+            while !done && shared.connection.lock().write.len() < limits::H1_WRITE_HIGH_WATER {
+                match body.poll_frame(cx) {
+                    Poll::Ready(Some(Ok(Frame::Data(data)))) => {
+                        encoder.data(&mut shared.connection.lock().write, data)?;
+                    }
+                    Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
+                        encoder.end(&mut shared.connection.lock().write, Some(&trailers))?;
+                        done = true;
+                    }
+                    Poll::Ready(None) => {
+                        encoder.end(&mut shared.connection.lock().write, None)?;
+                        done = true;
+                    }
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                    Poll::Pending => break,
+                }
+            }
+            let mut connection = shared.connection.lock();
+            let connection = &mut *connection;
+            if !connection.write.is_empty() {
+                match connection.write.poll_write(&mut connection.io, cx) {
+                    Poll::Ready(Ok(_)) => continue,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(BodyError::Io(error.kind()))),
+                    Poll::Pending => {}
+                }
+            } else if done {
+                return Poll::Ready(Ok(()));
+            } else if connection.poll_while_busy(cx) == Peer::Gone {
+                return Poll::Ready(Err(BodyError::Incomplete));
+            }
+            break;
+        }
+        // Blocked on the caller or on the body: the other direction may still move.
+        match body.poll_progress(cx) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    })
+    .await?;
+    let mut connection = shared.connection.lock();
+    connection.idle_since = Instant::now();
+    connection.served = true;
+    let whole = connection.decoder == Decoder::Done;
+    Ok(if keep_alive && whole && !connection.read_closed { End::KeepAlive } else { End::Close })
+}
+
+/// The body of a request being read from an HTTP/1 downstream.
+#[derive(Debug)]
+pub struct ServerBody {
+    shared: Arc<Shared>,
+    length: Option<u64>,
+    done: bool,
+}
+
+impl PollBody for ServerBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        let polled = self.shared.connection.lock().poll_body(cx);
+        match &polled {
+            Poll::Ready(None | Some(Err(_) | Ok(Frame::Trailers(_)))) => self.done = true,
+            Poll::Ready(Some(Ok(Frame::Data(data)))) => {
+                if let Some(left) = &mut self.length {
+                    *left -= data.len() as u64;
+                    self.done = *left == 0;
+                }
+            }
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn poll_progress(&mut self, _cx: &mut Context<'_>) -> Result<(), BodyError> {
+        Ok(())
+    }
+
+    fn is_end(&self) -> bool {
+        self.done
+    }
+
+    fn exact_len(&self) -> Option<u64> {
+        self.length
+    }
+}
+
+struct InterimWriter<'a> {
+    shared: &'a Shared,
+    version: Version,
+}
+
+impl Interim for InterimWriter<'_> {
+    fn send(&self, status: StatusCode, headers: &HeaderMap) {
+        // RFC 9110 section 15.2: an HTTP/1.0 client must not get one. It is flushed when the task next waits.
+        if self.version == Version::HTTP_11 {
+            encode::interim(self.shared.connection.lock().write.head_mut(), status, headers);
+        }
+    }
+}
+
+impl From<io::Error> for BodyError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error.kind())
+    }
+}
