@@ -45,3 +45,15 @@ pub const H2_CLIENT_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 pub const H2_SEND_BUFFER: usize = 64 * 1024;
 /// HTTP/2 header list, both directions.
 pub const H2_HEADER_LIST: u32 = 64 * 1024;
+/// Bytes of one worker waiting for the access-log writer; more lines are dropped and counted.
+pub const ACCESS_LOG_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of one field that a caller chose (path, user agent, ...) in an access-log line; longer ones are cut.
+pub const ACCESS_LOG_FIELD: usize = 2048;
+/// Routes (listener, route, cluster) that have metrics of their own; later ones count as `other`.
+pub const METRIC_ROUTES: usize = 1000;
+/// Clusters that have metrics of their own; later ones count as `other`.
+pub const METRIC_CLUSTERS: usize = 1000;
+/// Different reason codes counted for one route or listener; later ones count as `other`.
+pub const METRIC_CODES: usize = 64;
+/// How long the metrics of what left the configuration stay, so that a last scrape sees them.
+pub const METRIC_LINGER: Duration = Duration::from_secs(60);

@@ -4,3 +4,4 @@ pub mod drain;
 pub mod limits;
 pub mod task;
 pub mod timer;
+pub mod worker;

@@ -1,0 +1,194 @@
+//! What is counted: per route, per cluster, per listener, and for the whole proxy.
+//!
+//! Handles are resolved once, when a configuration is compiled, and kept. A label set disappears a minute
+//! after its last handle was dropped ([`Metrics::sweep`]), which is when the last snapshot that names it is gone.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::expose::{self, Kind, Labels, Text};
+use super::series::{BOUNDS, Histogram, Series, Slots};
+use crate::base::limits;
+
+mod cluster;
+mod listener;
+mod process;
+mod proxy;
+mod route;
+
+pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};
+pub use listener::{Detected, ListenerMetrics};
+pub use proxy::ProxyMetrics;
+pub use route::{Finished, RouteLabels, RouteMetrics};
+
+/// The content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = expose::CONTENT_TYPE;
+
+/// All metrics of one proxy.
+#[derive(Debug)]
+pub struct Metrics {
+    /// What concerns the whole proxy.
+    pub proxy: ProxyMetrics,
+    routes: Mutex<HashMap<RouteLabels, Kept<RouteMetrics>>>,
+    clusters: Mutex<HashMap<Arc<str>, Kept<ClusterMetrics>>>,
+    listeners: Mutex<HashMap<Arc<str>, Kept<ListenerMetrics>>>,
+    other_route: Arc<RouteMetrics>,
+    other_cluster: Arc<ClusterMetrics>,
+    route_slots: Arc<Slots>,
+    cluster_slots: Arc<Slots>,
+}
+
+/// A handle in the table, and since when nobody else holds it.
+#[derive(Debug)]
+struct Kept<T> {
+    handle: Arc<T>,
+    orphaned: Option<Instant>,
+}
+
+impl Metrics {
+    /// Metrics with nothing counted yet.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::with_limits(limits::METRIC_ROUTES, limits::METRIC_CLUSTERS))
+    }
+
+    fn with_limits(routes: usize, clusters: usize) -> Self {
+        Self {
+            proxy: ProxyMetrics::default(),
+            routes: Mutex::default(),
+            clusters: Mutex::default(),
+            listeners: Mutex::default(),
+            other_route: Arc::new(RouteMetrics::other()),
+            other_cluster: Arc::new(ClusterMetrics::other()),
+            route_slots: Slots::new(routes),
+            cluster_slots: Slots::new(clusters),
+        }
+    }
+
+    /// The handle of a route. The same labels give the same handle as long as it lives.
+    #[must_use]
+    pub fn route(&self, labels: &RouteLabels) -> Arc<RouteMetrics> {
+        keep(&self.routes, labels, || RouteMetrics::bounded(labels, &self.route_slots, &self.other_route))
+    }
+
+    /// The handle of a cluster.
+    #[must_use]
+    pub fn cluster(&self, name: &Arc<str>) -> Arc<ClusterMetrics> {
+        keep(&self.clusters, name, || ClusterMetrics::bounded(name, &self.cluster_slots, &self.other_cluster))
+    }
+
+    /// The handle of a listener.
+    #[must_use]
+    pub fn listener(&self, name: &Arc<str>) -> Arc<ListenerMetrics> {
+        keep(&self.listeners, name, || ListenerMetrics::new(name))
+    }
+
+    /// Forgets what nobody has held for [`limits::METRIC_LINGER`]. Called now and then by the control thread.
+    pub fn sweep(&self, now: Instant) {
+        forget(&self.routes, now);
+        forget(&self.clusters, now);
+        forget(&self.listeners, now);
+    }
+
+    /// Everything in the Prometheus text format ([`CONTENT_TYPE`]). Label sets that were never used are left out.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = Text::default();
+        self.proxy.encode(&mut text);
+        process::encode(&mut text);
+        listener::encode(&handles(&self.listeners), &mut text);
+        let mut routes = handles(&self.routes);
+        routes.push(Arc::clone(&self.other_route));
+        route::encode(&routes, &mut text);
+        let mut clusters = handles(&self.clusters);
+        clusters.push(Arc::clone(&self.other_cluster));
+        cluster::encode(&clusters, &mut text);
+        text.finish()
+    }
+}
+
+fn keep<K: Hash + Eq + Clone, T>(table: &Mutex<HashMap<K, Kept<T>>>, key: &K, make: impl FnOnce() -> T) -> Arc<T> {
+    let mut table = table.lock();
+    if let Some(kept) = table.get_mut(key) {
+        kept.orphaned = None;
+        return Arc::clone(&kept.handle);
+    }
+    let handle = Arc::new(make());
+    table.insert(key.clone(), Kept { handle: Arc::clone(&handle), orphaned: None });
+    handle
+}
+
+/// A handle is cloned only under the table's lock or from another clone, so a count of one seen under the
+/// lock means that nobody can still count into it.
+fn forget<K, T>(table: &Mutex<HashMap<K, Kept<T>>>, now: Instant) {
+    table.lock().retain(|_, kept| {
+        if Arc::strong_count(&kept.handle) > 1 {
+            kept.orphaned = None;
+            return true;
+        }
+        let since = *kept.orphaned.get_or_insert(now);
+        now.saturating_duration_since(since) < limits::METRIC_LINGER
+    });
+}
+
+fn handles<K, T>(table: &Mutex<HashMap<K, Kept<T>>>) -> Vec<Arc<T>> {
+    table.lock().values().map(|kept| Arc::clone(&kept.handle)).collect()
+}
+
+/// Counts by a word out of a small set. The words are constants of the program; should there be more than
+/// [`limits::METRIC_CODES`], the rest count as `other`.
+#[derive(Debug, Default)]
+struct Tally(Mutex<Vec<(&'static str, u64)>>);
+
+impl Tally {
+    fn add(&self, code: &'static str) {
+        let mut counts = self.0.lock();
+        let code = if counts.len() < limits::METRIC_CODES { code } else { known_or_other(&counts, code) };
+        match counts.iter_mut().find(|(known, _)| *known == code) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((code, 1)),
+        }
+    }
+
+    fn read(&self, into: &mut Vec<(&'static str, u64)>) {
+        for &(code, count) in self.0.lock().iter() {
+            match into.iter_mut().find(|(known, _)| *known == code) {
+                Some((_, sum)) => *sum += count,
+                None => into.push((code, count)),
+            }
+        }
+    }
+}
+
+fn known_or_other(counts: &[(&'static str, u64)], code: &'static str) -> &'static str {
+    if counts.iter().any(|(known, _)| *known == code) { code } else { "other" }
+}
+
+fn tallies<T>(series: &Series<T>, read: impl Fn(&T) -> &Tally) -> Vec<(&'static str, u64)>
+where
+    T: Default,
+{
+    let mut counts = Vec::new();
+    for shard in series.shards() {
+        read(shard).read(&mut counts);
+    }
+    counts.sort_unstable();
+    counts
+}
+
+fn add(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Ordering::Relaxed);
+}
+
+/// A gauge as text: shards may each be negative, the sum may be for an instant while a scrape reads.
+fn gauge(sum: u64) -> i64 {
+    sum.cast_signed().max(0)
+}
+
+#[cfg(test)]
+mod tests;

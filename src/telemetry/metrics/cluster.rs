@@ -1,0 +1,190 @@
+//! Attempts, connections and ceilings by cluster.
+
+use super::{Arc, AtomicU64, Kind, Labels, Ordering, Series, Slots, Text, add, gauge};
+
+/// How one attempt to an upstream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptOutcome {
+    /// A response below 500.
+    Success,
+    /// A response of 500 or above, or a gRPC status that says the server failed.
+    ServerError,
+    /// No connection could be made.
+    ConnectFailure,
+    /// No connection in time.
+    ConnectTimeout,
+    /// The upstream refused the stream without processing it.
+    Refused,
+    /// The stream or connection ended before or within the response.
+    Reset,
+    /// No response head in time.
+    Timeout,
+    /// The upstream sent something that is not HTTP.
+    Invalid,
+    /// The caller left, or its request body failed.
+    Cancelled,
+}
+
+/// Which ceiling of a cluster was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overflow {
+    /// Requests in flight.
+    Requests,
+    /// Requests waiting for a connection.
+    Pending,
+    /// Retries in flight.
+    Retries,
+    /// Connections.
+    Connections,
+}
+
+/// The numbers of one cluster.
+#[derive(Debug)]
+pub struct ClusterMetrics {
+    labels: Labels,
+    series: Arc<Series<Shard>>,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    attempts: [AtomicU64; OUTCOMES.len()],
+    retries: AtomicU64,
+    budget_exhausted: AtomicU64,
+    connects: AtomicU64,
+    connect_failures: AtomicU64,
+    connections: AtomicU64,
+    pending: AtomicU64,
+    overflows: [AtomicU64; OVERFLOWS.len()],
+    resolve_failures: AtomicU64,
+}
+
+const OUTCOMES: [(AttemptOutcome, &str); 9] = [
+    (AttemptOutcome::Success, "success"),
+    (AttemptOutcome::ServerError, "server_error"),
+    (AttemptOutcome::ConnectFailure, "connect_failure"),
+    (AttemptOutcome::ConnectTimeout, "connect_timeout"),
+    (AttemptOutcome::Refused, "refused"),
+    (AttemptOutcome::Reset, "reset"),
+    (AttemptOutcome::Timeout, "timeout"),
+    (AttemptOutcome::Invalid, "invalid"),
+    (AttemptOutcome::Cancelled, "cancelled"),
+];
+
+const OVERFLOWS: [(Overflow, &str); 4] = [
+    (Overflow::Requests, "requests"),
+    (Overflow::Pending, "pending"),
+    (Overflow::Retries, "retries"),
+    (Overflow::Connections, "connections"),
+];
+
+impl ClusterMetrics {
+    pub(super) fn bounded(name: &str, slots: &Arc<Slots>, other: &Arc<Self>) -> Self {
+        let series = Arc::new(Series::bounded(slots, &other.series));
+        Self { labels: Labels::new(&[("cluster", name)]), series }
+    }
+
+    pub(super) fn other() -> Self {
+        Self { labels: Labels::new(&[("cluster", "other")]), series: Arc::new(Series::unbounded()) }
+    }
+
+    /// An attempt ended.
+    pub fn attempted(&self, outcome: AttemptOutcome) {
+        add(&self.series.local().attempts[outcome as usize], 1);
+    }
+
+    /// A further attempt of a request was begun.
+    pub fn retried(&self) {
+        add(&self.series.local().retries, 1);
+    }
+
+    /// A retry was wanted and the budget did not allow it.
+    pub fn retry_budget_exhausted(&self) {
+        add(&self.series.local().budget_exhausted, 1);
+    }
+
+    /// A connection was made. Followed by one [`Self::disconnected`].
+    pub fn connected(&self) {
+        let shard = self.series.local();
+        add(&shard.connects, 1);
+        add(&shard.connections, 1);
+    }
+
+    /// A connection that had been made is gone.
+    pub fn disconnected(&self) {
+        self.series.local().connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A connection could not be made.
+    pub fn connect_failed(&self) {
+        add(&self.series.local().connect_failures, 1);
+    }
+
+    /// A request waits for a connection. Followed by one [`Self::pending_ended`].
+    pub fn pending_began(&self) {
+        add(&self.series.local().pending, 1);
+    }
+
+    /// A request no longer waits.
+    pub fn pending_ended(&self) {
+        self.series.local().pending.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A ceiling was reached.
+    pub fn overflowed(&self, kind: Overflow) {
+        add(&self.series.local().overflows[kind as usize], 1);
+    }
+
+    /// A name could not be resolved; the last known addresses stay in use.
+    pub fn resolve_failed(&self) {
+        add(&self.series.local().resolve_failures, 1);
+    }
+}
+
+/// Name, help text, and where it is in a shard.
+type Counter = (&'static str, &'static str, fn(&Shard) -> &AtomicU64);
+
+pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
+    let mut used: Vec<&ClusterMetrics> = clusters.iter().map(Arc::as_ref).filter(|c| c.series.is_used()).collect();
+    used.sort_by(|a, b| a.labels.cmp(&b.labels));
+
+    text.family("outrigger_upstream_attempts_total", Kind::Counter, "Attempts that ended, by outcome.");
+    for cluster in &used {
+        for (outcome, name) in OUTCOMES {
+            let count = cluster.series.sum(|s| &s.attempts[outcome as usize]);
+            if count > 0 {
+                text.sample(&cluster.labels.with("outcome", name), count);
+            }
+        }
+    }
+    let counters: [Counter; 5] = [
+        ("outrigger_upstream_retries_total", "Attempts beyond the first of a request.", |s| &s.retries),
+        (
+            "outrigger_upstream_retry_budget_exhausted_total",
+            "Retries that were wanted and that the budget did not allow.",
+            |s| &s.budget_exhausted,
+        ),
+        ("outrigger_upstream_connects_total", "Connections made.", |s| &s.connects),
+        ("outrigger_upstream_connect_failures_total", "Connections that could not be made.", |s| &s.connect_failures),
+        ("outrigger_upstream_resolve_failures_total", "Name look-ups that failed.", |s| &s.resolve_failures),
+    ];
+    for (name, help, read) in counters {
+        text.family(name, Kind::Counter, help);
+        for cluster in &used {
+            text.sample(&cluster.labels, cluster.series.sum(read));
+        }
+    }
+    text.family("outrigger_upstream_connections", Kind::Gauge, "Open connections.");
+    for cluster in &used {
+        text.sample(&cluster.labels, gauge(cluster.series.sum(|s| &s.connections)));
+    }
+    text.family("outrigger_upstream_pending_requests", Kind::Gauge, "Requests waiting for a connection.");
+    for cluster in &used {
+        text.sample(&cluster.labels, gauge(cluster.series.sum(|s| &s.pending)));
+    }
+    text.family("outrigger_upstream_overflow_total", Kind::Counter, "Requests refused at a ceiling, by ceiling.");
+    for cluster in &used {
+        for (kind, name) in OVERFLOWS {
+            text.sample(&cluster.labels.with("kind", name), cluster.series.sum(|s| &s.overflows[kind as usize]));
+        }
+    }
+}

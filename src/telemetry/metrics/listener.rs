@@ -1,0 +1,119 @@
+//! Connections by listener.
+
+use super::{Arc, AtomicU64, Kind, Labels, Ordering, Series, Tally, Text, add, gauge, tallies};
+
+/// What the first bytes of a connection said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detected {
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// Not enough bytes in time; the connection was closed.
+    Timeout,
+    /// The caller closed before it said anything.
+    Closed,
+}
+
+const DETECTED: [(Detected, &str); 4] = [
+    (Detected::Http1, "http1"),
+    (Detected::Http2, "http2"),
+    (Detected::Timeout, "timeout"),
+    (Detected::Closed, "closed"),
+];
+
+/// The numbers of one listener.
+#[derive(Debug)]
+pub struct ListenerMetrics {
+    labels: Labels,
+    series: Series<Shard>,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    accepted: AtomicU64,
+    open: AtomicU64,
+    accept_errors: AtomicU64,
+    held_back: AtomicU64,
+    detected: [AtomicU64; DETECTED.len()],
+    refused: Tally,
+}
+
+impl ListenerMetrics {
+    pub(super) fn new(name: &str) -> Self {
+        Self { labels: Labels::new(&[("listener", name)]), series: Series::unbounded() }
+    }
+
+    /// A connection was accepted. Followed by one [`Self::closed`].
+    pub fn accepted(&self) {
+        let shard = self.series.local();
+        add(&shard.accepted, 1);
+        add(&shard.open, 1);
+    }
+
+    /// An accepted connection is gone.
+    pub fn closed(&self) {
+        self.series.local().open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Accepting failed for a reason other than the caller's own disappearance.
+    pub fn accept_failed(&self) {
+        add(&self.series.local().accept_errors, 1);
+    }
+
+    /// Accepting was suspended at the limit of open connections; the next ones wait in the kernel.
+    pub fn held_back(&self) {
+        add(&self.series.local().held_back, 1);
+    }
+
+    /// The protocol of a connection was told by its first bytes, or could not be.
+    pub fn detected(&self, what: Detected) {
+        add(&self.series.local().detected[what as usize], 1);
+    }
+
+    /// A codec refused a request. `code` is a constant of the program.
+    pub fn refused(&self, code: &'static str) {
+        self.series.local().refused.add(code);
+    }
+}
+
+pub(super) fn encode(listeners: &[Arc<ListenerMetrics>], text: &mut Text) {
+    let mut all: Vec<&ListenerMetrics> = listeners.iter().map(Arc::as_ref).collect();
+    all.sort_by(|a, b| a.labels.cmp(&b.labels));
+
+    text.family("outrigger_connections_total", Kind::Counter, "Connections accepted.");
+    for listener in &all {
+        text.sample(&listener.labels, listener.series.sum(|s| &s.accepted));
+    }
+    text.family("outrigger_connections", Kind::Gauge, "Open connections.");
+    for listener in &all {
+        text.sample(&listener.labels, gauge(listener.series.sum(|s| &s.open)));
+    }
+    text.family("outrigger_accept_errors_total", Kind::Counter, "Failures to accept, such as too many open files.");
+    for listener in &all {
+        text.sample(&listener.labels, listener.series.sum(|s| &s.accept_errors));
+    }
+    text.family(
+        "outrigger_connections_held_back_total",
+        Kind::Counter,
+        "Times that accepting was suspended at the limit of open connections.",
+    );
+    for listener in &all {
+        text.sample(&listener.labels, listener.series.sum(|s| &s.held_back));
+    }
+    text.family("outrigger_protocol_detected_total", Kind::Counter, "Connections by what their first bytes said.");
+    for listener in &all {
+        for (what, name) in DETECTED {
+            let count = listener.series.sum(|s| &s.detected[what as usize]);
+            if count > 0 {
+                text.sample(&listener.labels.with("protocol", name), count);
+            }
+        }
+    }
+    text.family("outrigger_requests_refused_total", Kind::Counter, "Requests refused before routing, by code.");
+    for listener in &all {
+        for (code, count) in tallies(&listener.series, |s| &s.refused) {
+            text.sample(&listener.labels.with("code", code), count);
+        }
+    }
+}
