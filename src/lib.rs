@@ -1,5 +1,6 @@
 //! The Outrigger proxy. Modules in layer order, lowest first; a module imports only lower ones.
 
 pub mod base;
+pub mod policy;
 pub mod net;
 pub mod codec;
