@@ -2,5 +2,6 @@
 
 pub mod base;
 pub mod telemetry;
+pub mod policy;
 pub mod net;
 pub mod codec;
