@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::h1::{ClientBody, ServerBody};
 use super::h2::{H2ClientBody, H2ServerBody};
+use super::replay::ReplayBody;
 
 /// A piece of a body.
 #[derive(Debug)]
@@ -75,6 +76,8 @@ pub enum Body {
     H2Server(H2ServerBody),
     /// From an HTTP/2 upstream, with the rest of the upload.
     H2Client(Box<H2ClientBody>),
+    /// One attempt at sending a body that may be sent again.
+    Replay(Box<ReplayBody>),
 }
 
 impl PollBody for Body {
@@ -90,6 +93,7 @@ impl PollBody for Body {
             Self::H1Client(body) => body.poll_frame(cx),
             Self::H2Server(body) => body.poll_frame(cx),
             Self::H2Client(body) => body.poll_frame(cx),
+            Self::Replay(body) => body.poll_frame(cx),
         }
     }
 
@@ -98,6 +102,7 @@ impl PollBody for Body {
             Self::Empty | Self::Full(_) | Self::H1Server(_) | Self::H2Server(_) => Ok(()),
             Self::H1Client(body) => body.poll_progress(cx),
             Self::H2Client(body) => body.poll_progress(cx),
+            Self::Replay(body) => body.poll_progress(cx),
         }
     }
 
@@ -109,6 +114,7 @@ impl PollBody for Body {
             Self::H1Client(body) => body.is_end(),
             Self::H2Server(body) => body.is_end(),
             Self::H2Client(body) => body.is_end(),
+            Self::Replay(body) => body.is_end(),
         }
     }
 
@@ -120,6 +126,7 @@ impl PollBody for Body {
             Self::H1Client(body) => body.exact_len(),
             Self::H2Server(body) => body.exact_len(),
             Self::H2Client(body) => body.exact_len(),
+            Self::Replay(body) => body.exact_len(),
         }
     }
 }

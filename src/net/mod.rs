@@ -1,3 +1,6 @@
 //! Layer 2: sockets.
 
+mod info;
 pub mod io;
+
+pub use info::ConnInfo;

@@ -33,10 +33,10 @@ pub struct ClientConn {
     write: WriteBuffer,
     exchanges: u64,
     home: Arc<dyn Home>,
-    /// When it was opened.
-    pub opened: Instant,
     /// When it last became idle.
     pub idle_since: Instant,
+    /// When it is old enough to be replaced.
+    pub retire_at: Option<Instant>,
     /// What the server said of how long it keeps idle connections.
     pub server_keeps: Option<Duration>,
     _guard: Box<dyn Send + Sync>,
@@ -59,8 +59,8 @@ impl ClientConn {
             write: WriteBuffer::default(),
             exchanges: 0,
             home,
-            opened: now,
             idle_since: now,
+            retire_at: None,
             server_keeps: None,
             _guard: guard,
         })

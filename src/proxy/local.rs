@@ -1,0 +1,82 @@
+//! Answers that the proxy makes itself: a status, a stable reason, one plain sentence; for gRPC callers the
+//! trailers-only form, which clients read as a status of the call.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue};
+use http::StatusCode;
+
+use super::reason::Reason;
+use crate::codec::{Body, Response, ResponseHead};
+
+/// Carries the reason code of a local answer.
+pub const REASON: HeaderName = HeaderName::from_static("x-outrigger-reason");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// What kind of caller is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// A plain HTTP client.
+    Http,
+    /// A gRPC client: it reads `grpc-status`, and any other status than 200 as an unknown error.
+    Grpc,
+}
+
+impl Caller {
+    /// By its `content-type`.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let grpc = headers.get(CONTENT_TYPE).is_some_and(|value| {
+            value
+                .as_bytes()
+                .strip_prefix(b"application/grpc")
+                .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+        });
+        if grpc { Self::Grpc } else { Self::Http }
+    }
+}
+
+/// A local answer. `status` and `sentence` may be more exact than the reason's own.
+pub(super) fn answer(caller: Caller, reason: Reason, status: StatusCode, sentence: &'static str) -> Response<Body> {
+    let mut headers = HeaderMap::with_capacity(6);
+    headers.insert(REASON, HeaderValue::from_static(reason.code()));
+    headers.insert(DATE, date());
+    let (status, body) = match caller {
+        Caller::Http => {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            (status, Body::Full(line(sentence)))
+        }
+        Caller::Grpc => {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(reason.grpc_status())));
+            headers.insert(GRPC_MESSAGE, HeaderValue::from_static(sentence));
+            (StatusCode::OK, Body::Empty)
+        }
+    };
+    Response { head: ResponseHead { status, headers }, body }
+}
+
+/// Trailers that end a gRPC response that broke off.
+pub(super) fn grpc_trailers(reason: Reason) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    trailers.insert(GRPC_STATUS, HeaderValue::from(u16::from(reason.grpc_status())));
+    trailers.insert(GRPC_MESSAGE, HeaderValue::from_static(reason.sentence()));
+    trailers
+}
+
+/// The gRPC status in a header or trailer section.
+pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// The current date for a `Date` field.
+pub(super) fn date() -> HeaderValue {
+    let text = httpdate::fmt_http_date(std::time::SystemTime::now());
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn line(sentence: &'static str) -> Bytes {
+    let mut text = String::with_capacity(sentence.len() + 1);
+    text.push_str(sentence);
+    text.push('\n');
+    Bytes::from(text)
+}

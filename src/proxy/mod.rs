@@ -1,0 +1,83 @@
+//! Layer 6: the request pipeline. One [`ConnectionHandler`] serves one downstream connection; what happens to
+//! a request reads top to bottom in `pipeline.rs`, and what happens to an attempt in `attempt.rs`.
+
+mod attempt;
+mod filters;
+mod local;
+mod pipeline;
+mod prepare;
+mod random;
+mod reason;
+mod record;
+mod tracked;
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use parking_lot::Mutex;
+
+pub use local::REASON;
+pub use reason::Reason;
+pub use tracked::TrackedBody;
+
+use self::prepare::Origin;
+use self::random::with_random;
+use crate::net::ConnInfo;
+use crate::snapshot::{Listener, SnapshotCell};
+use crate::telemetry::AccessLog;
+
+/// The data path of one proxy.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    cell: Arc<SnapshotCell>,
+    log: Arc<AccessLog>,
+}
+
+impl Proxy {
+    /// A data path that reads its configuration from `cell`.
+    #[must_use]
+    pub fn new(cell: Arc<SnapshotCell>, log: Arc<AccessLog>) -> Self {
+        Self { cell, log }
+    }
+
+    /// The handler of one connection; `None` when its listener is no longer configured.
+    #[must_use]
+    pub fn connection(&self, info: &ConnInfo) -> Option<Arc<ConnectionHandler>> {
+        let listener = self.cell.listener(&info.listener)?;
+        let ip = info.peer.ip().to_canonical();
+        let peer_value = HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+        Some(Arc::new(ConnectionHandler {
+            proxy: self.clone(),
+            info: info.clone(),
+            origin: Origin { peer: ip, peer_value },
+            last: Mutex::new(listener),
+        }))
+    }
+}
+
+/// Answers the requests of one connection.
+#[derive(Debug)]
+pub struct ConnectionHandler {
+    proxy: Proxy,
+    info: ConnInfo,
+    origin: Origin,
+    /// The listener's configuration that was seen last: a listener that is gone from the configuration still
+    /// serves the connections that it drains.
+    last: Mutex<Arc<Listener>>,
+}
+
+impl ConnectionHandler {
+    /// The configuration for one request: one load, kept to its end.
+    fn listener(&self) -> Arc<Listener> {
+        match self.proxy.cell.listener(&self.info.listener) {
+            Some(listener) => {
+                let mut last = self.last.lock();
+                if !Arc::ptr_eq(&last, &listener) {
+                    *last = Arc::clone(&listener);
+                }
+                listener
+            }
+            None => Arc::clone(&self.last.lock()),
+        }
+    }
+}

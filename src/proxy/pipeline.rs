@@ -1,0 +1,253 @@
+//! What happens to a request, top to bottom: prepare, route, filter, set the deadline, attempt, answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{ACCEPT, HeaderMap, HeaderName};
+use http::StatusCode;
+use outrigger_config::model::{Filter, PathMatch};
+
+use super::attempt::{self, Exchange, Failure};
+use super::local::{self, Caller};
+use super::prepare::{self, Unfit};
+use super::reason::Reason;
+use super::record::Record;
+use super::tracked::{Limits, TrackedBody};
+use super::{ConnectionHandler, filters, with_random};
+use crate::codec::headers::strip_hop_by_hop;
+use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response};
+use crate::policy::cors;
+use crate::policy::deadline::{self, Traits};
+use crate::policy::path;
+use crate::policy::rng::Rng;
+use crate::policy::route::RouteQuery;
+use crate::snapshot::{Action, Backend, Listener, Rule};
+use crate::upstream::Permit;
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// An answer before it is tracked: made here, or an upstream's.
+struct Answer {
+    response: Response<Body>,
+    permit: Option<Permit>,
+    limits: Limits,
+}
+
+/// An answer that the proxy makes because it cannot do better.
+struct Local {
+    reason: Reason,
+    status: StatusCode,
+    sentence: &'static str,
+    code: &'static str,
+}
+
+impl From<Reason> for Local {
+    fn from(reason: Reason) -> Self {
+        Self { reason, status: reason.status(), sentence: reason.sentence(), code: "" }
+    }
+}
+
+impl From<Refusal> for Local {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { status, code, detail } = refusal;
+        Self { reason: Reason::DownstreamProtocol, status, sentence: detail, code }
+    }
+}
+
+impl From<Unfit> for Local {
+    fn from(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::Refused(refusal) => refusal.into(),
+            Unfit::Loop => Reason::Loop.into(),
+        }
+    }
+}
+
+impl Handler for ConnectionHandler {
+    type Body = TrackedBody;
+
+    async fn handle(&self, request: Request, interim: &dyn Interim) -> Response<TrackedBody> {
+        let Request { mut head, body, started } = request;
+        let listener = self.listener();
+        let caller = Caller::of(&head.headers);
+        let mut record =
+            Record::new(Arc::clone(&listener), &self.proxy.log, Some(&head), started, self.info.peer);
+        let answer = match self.answer(&listener, &mut head, body, interim, &mut record, caller).await {
+            Ok(answer) => answer,
+            Err(local) => self.local(&listener, &local, caller, &mut record),
+        };
+        finish(answer, caller, record)
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Response<TrackedBody> {
+        let listener = self.listener();
+        let mut record = Record::new(Arc::clone(&listener), &self.proxy.log, None, Instant::now(), self.info.peer);
+        let answer = self.local(&listener, &refusal.into(), Caller::Http, &mut record);
+        finish(answer, Caller::Http, record)
+    }
+}
+
+impl ConnectionHandler {
+    async fn answer(
+        &self,
+        listener: &Arc<Listener>,
+        head: &mut RequestHead,
+        body: Body,
+        interim: &dyn Interim,
+        record: &mut Record,
+        caller: Caller,
+    ) -> Result<Answer, Local> {
+        prepare::normalise_path(head, listener)?;
+        with_random(|random| prepare::set_forwarding(head, listener, &self.origin, random))?;
+        record.note_head(head);
+        let (rule, matched) = route(listener, head, caller)?;
+        let config = &rule.config;
+        if let Some(response) = preflight(&config.filters, head) {
+            record.note_route(rule, listener.route_metrics(rule, None), None);
+            return Ok(Answer { response, permit: None, limits: Limits::default() });
+        }
+        let origin_of_script = head.headers.get(http::header::ORIGIN).cloned();
+        let mut answer = match &rule.action {
+            Action::Redirect(redirect) => {
+                record.note_route(rule, listener.route_metrics(rule, None), None);
+                let response = filters::redirect(redirect, head, matched);
+                Answer { response, permit: None, limits: Limits::default() }
+            }
+            Action::Direct(direct) => {
+                record.note_route(rule, listener.route_metrics(rule, None), None);
+                Answer { response: filters::direct(direct), permit: None, limits: Limits::default() }
+            }
+            Action::Forward(backends) => {
+                let backend = backends.choose(with_random(Rng::next_u64)).ok_or(Reason::NoEndpoint)?;
+                record.note_route(rule, listener.route_metrics(rule, Some(backend)), Some(&backend.cluster.config().name));
+                filters::apply_to_request(&config.filters, head, matched);
+                filters::apply_to_request(&backend.filters, head, matched);
+                match self.forward(listener, rule, backend, head, body, interim, record, caller).await {
+                    Ok(answer) => answer,
+                    Err(local) => self.local(listener, &local, caller, record),
+                }
+            }
+        };
+        let headers = &mut answer.response.head.headers;
+        for filter in &config.filters {
+            if let Filter::Cors(rules) = filter
+                && let Some(origin) = &origin_of_script
+            {
+                cors::apply(rules, origin, headers);
+            }
+        }
+        filters::apply_to_response(&config.filters, headers);
+        Ok(answer)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call site; the parts are borrowed from there")]
+    async fn forward(
+        &self,
+        listener: &Listener,
+        rule: &Rule,
+        backend: &Backend,
+        head: &mut RequestHead,
+        body: Body,
+        interim: &dyn Interim,
+        record: &mut Record,
+        caller: Caller,
+    ) -> Result<Answer, Local> {
+        let limits = time_limits(listener, rule, head, caller, record.started());
+        let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, caller };
+        match attempt::run(&exchange, head, body, interim, record).await {
+            Ok((mut response, permit)) => {
+                strip_hop_by_hop(&mut response.head.headers);
+                record.grpc_status = match caller {
+                    Caller::Grpc => local::grpc_status(&response.head.headers),
+                    Caller::Http => None,
+                };
+                filters::apply_to_response(&backend.filters, &mut response.head.headers);
+                Ok(Answer { response, permit: Some(permit), limits })
+            }
+            Err(Failure { reason, details }) => {
+                record.details = details;
+                Err(reason.into())
+            }
+        }
+    }
+
+    /// A local answer, noted in the record.
+    fn local(&self, listener: &Listener, local: &Local, caller: Caller, record: &mut Record) -> Answer {
+        let Local { reason, status, sentence, code } = *local;
+        record.reason = Some(reason);
+        if !code.is_empty() {
+            record.details = code;
+            listener.metrics.refused(code);
+        }
+        if caller == Caller::Grpc {
+            record.grpc_status = Some(reason.grpc_status());
+        }
+        let response = local::answer(caller, reason, status, sentence);
+        Answer { response, permit: None, limits: Limits::default() }
+    }
+}
+
+fn finish(answer: Answer, caller: Caller, mut record: Record) -> Response<TrackedBody> {
+    let Answer { response: Response { head, body }, permit, limits } = answer;
+    record.status = head.status.as_u16();
+    Response { head, body: TrackedBody::new(body, caller, permit, record, limits) }
+}
+
+fn route<'a>(
+    listener: &'a Listener,
+    head: &RequestHead,
+    caller: Caller,
+) -> Result<(&'a Arc<Rule>, Option<&'a PathMatch>), Local> {
+    let host = prepare::host_of(head)?;
+    let (path, query) = path::split(head.path.as_str());
+    let hit = listener
+        .table
+        .find(&RouteQuery {
+            host: &host,
+            path,
+            query,
+            method: &head.method,
+            headers: &head.headers,
+            is_grpc: caller == Caller::Grpc,
+        })
+        .ok_or(Reason::NoRoute)?;
+    let rule = &listener.rules[hit.rule];
+    let matched = hit.match_index.map(|at| &rule.config.matches[at].path);
+    Ok((rule, matched))
+}
+
+/// The answer to a CORS preflight, if the rule has CORS and this is one.
+fn preflight(filters: &[Filter], head: &RequestHead) -> Option<Response<Body>> {
+    filters.iter().find_map(|filter| match filter {
+        Filter::Cors(rules) => cors::preflight(rules, &head.method, &head.headers).map(|headers| Response {
+            head: crate::codec::ResponseHead { status: StatusCode::NO_CONTENT, headers },
+            body: Body::Empty,
+        }),
+        _ => None,
+    })
+}
+
+fn time_limits(listener: &Listener, rule: &Rule, head: &RequestHead, caller: Caller, started: Instant) -> Limits {
+    let traits = Traits {
+        is_grpc: caller == Caller::Grpc,
+        is_event_stream: accepts_events(&head.headers),
+        grpc_timeout: match caller {
+            Caller::Grpc => head.headers.get(GRPC_TIMEOUT).and_then(|value| deadline::parse(value.as_bytes())),
+            Caller::Http => None,
+        },
+    };
+    let effective = deadline::effective(&rule.config.timeouts, &traits);
+    let idle = rule.config.timeouts.idle.value;
+    let own_idle = listener.config.limits.stream_idle_timeout;
+    Limits {
+        deadline: effective.map(|limit| started + limit),
+        idle: match rule.config.timeouts.idle.place {
+            Some(_) => idle,
+            None => (!own_idle.is_zero()).then_some(own_idle),
+        },
+    }
+}
+
+fn accepts_events(headers: &HeaderMap) -> bool {
+    headers.get(ACCEPT).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+}

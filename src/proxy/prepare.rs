@@ -1,0 +1,141 @@
+//! A request is made fit to be decided about and sent on: one path form, one host form, no hop-by-hop fields,
+//! forwarding fields by the listener's trust rule. What cannot be made fit is refused.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::uri::{PathAndQuery, Scheme};
+use outrigger_config::model::Trust;
+
+use super::random::request_id;
+use crate::base::limits;
+use crate::codec::headers::strip_hop_by_hop;
+use crate::codec::{Refusal, RequestHead};
+use crate::policy::rng::Rng;
+use crate::policy::{forwarding, host, path};
+use crate::snapshot::Listener;
+
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const PASSED: HeaderName = HeaderName::from_static("x-outrigger-via");
+
+/// Fields with which only the mesh speaks to itself; a caller cannot set them.
+const INTERNAL: [HeaderName; 1] = [super::local::REASON];
+
+/// What is wrong with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// It is malformed.
+    Refused(Refusal),
+    /// It passed here before.
+    Loop,
+}
+
+/// What a connection's requests have in common.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) peer: std::net::IpAddr,
+    /// The peer's address as a field value, made once.
+    pub(super) peer_value: HeaderValue,
+}
+
+/// Normalises the path in place. Routing, policies and the upstream all see this form.
+pub(super) fn normalise_path(head: &mut RequestHead, listener: &Listener) -> Result<(), Unfit> {
+    match path::normalize(head.path.as_str(), listener.config.path) {
+        Ok(Cow::Borrowed(_)) => Ok(()),
+        Ok(Cow::Owned(normal)) => {
+            head.path = PathAndQuery::from_maybe_shared(Bytes::from(normal)).map_err(|_| BAD_PATH)?;
+            Ok(())
+        }
+        Err(_) => Err(BAD_PATH),
+    }
+}
+
+/// The host to route by: lower-case, without port; empty when there is none.
+pub(super) fn host_of(head: &RequestHead) -> Result<Cow<'_, str>, Unfit> {
+    match &head.authority {
+        None => Ok(Cow::Borrowed("")),
+        Some(authority) => match host::parse_authority(authority.as_str()) {
+            Ok(authority) => Ok(authority.host),
+            Err(_) => Err(BAD_HOST),
+        },
+    }
+}
+
+/// Removes what concerned the caller's hop only and sets what the next one should know.
+pub(super) fn set_forwarding(
+    head: &mut RequestHead,
+    listener: &Listener,
+    origin: &Origin,
+    random: &mut Rng,
+) -> Result<(), Unfit> {
+    let trust = listener.config.trust;
+    let headers = &mut head.headers;
+    strip_hop_by_hop(headers);
+    for name in INTERNAL {
+        headers.remove(name);
+    }
+    mark_passage(headers, &listener.loop_mark)?;
+    match forwarding::forwarded_for(trust, origin.peer, headers.get_all(&FORWARDED_FOR).iter()) {
+        forwarding::ForwardedFor::Peer => {
+            headers.insert(FORWARDED_FOR, origin.peer_value.clone());
+        }
+        forwarding::ForwardedFor::Chain(chain) => {
+            if let Ok(value) = HeaderValue::try_from(chain) {
+                headers.insert(FORWARDED_FOR, value);
+            }
+        }
+    }
+    if trust == Trust::None {
+        headers.remove(FORWARDED);
+    }
+    let believed = trust != Trust::None;
+    if !(believed && headers.contains_key(FORWARDED_PROTO)) {
+        let proto = if head.scheme == Scheme::HTTPS { "https" } else { "http" };
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
+    }
+    if !(believed && headers.contains_key(FORWARDED_HOST)) {
+        match head.authority.as_ref().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()) {
+            Some(host) => drop(headers.insert(FORWARDED_HOST, host)),
+            None => drop(headers.remove(FORWARDED_HOST)),
+        }
+    }
+    if !(believed && headers.get(REQUEST_ID).is_some_and(is_request_id)) {
+        headers.insert(REQUEST_ID, request_id(random));
+    }
+    Ok(())
+}
+
+/// Short and plain enough to go into logs as it is.
+fn is_request_id(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    (1..=128).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+}
+
+/// Adds this listener to the list of those that the request has passed (as RFC 8586 does between CDNs).
+fn mark_passage(headers: &mut HeaderMap, mark: &str) -> Result<(), Unfit> {
+    let mut passed = String::new();
+    let mut hops = 0;
+    for value in headers.get_all(PASSED) {
+        for hop in value.to_str().unwrap_or("").split(',').map(str::trim) {
+            hops += 1;
+            if hop == mark || hops > limits::MAX_HOPS {
+                return Err(Unfit::Loop);
+            }
+            passed.push_str(hop);
+            passed.push_str(", ");
+        }
+    }
+    passed.push_str(mark);
+    if let Ok(value) = HeaderValue::try_from(passed) {
+        headers.insert(PASSED, value);
+    }
+    Ok(())
+}
+
+const BAD_PATH: Unfit = Unfit::Refused(Refusal::bad_request("bad_path", "The request path is malformed."));
+const BAD_HOST: Unfit = Unfit::Refused(Refusal::bad_request("bad_host", "The host of the request is malformed."));

@@ -1,0 +1,55 @@
+//! Randomness for spreading and naming, not for secrets: one small generator a worker, seeded by the system.
+
+use std::cell::RefCell;
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+use crate::policy::rng::Rng;
+
+thread_local! {
+    static RANDOM: RefCell<Rng> = RefCell::new(Rng::new(RandomState::new().build_hasher().finish()));
+}
+
+/// The generator of this worker.
+pub(super) fn with_random<T>(use_it: impl FnOnce(&mut Rng) -> T) -> T {
+    RANDOM.with_borrow_mut(use_it)
+}
+
+/// A version 4 UUID (RFC 9562).
+pub(super) fn request_id(random: &mut Rng) -> HeaderValue {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let high = random.next_u64() & 0xFFFF_FFFF_FFFF_0FFF | 0x4000;
+        let low = random.next_u64() & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000;
+        let mut text = [b'-'; 36];
+        let mut at = 0;
+        for (word, shift) in (0..16).map(|i| (high, 60 - i * 4)).chain((0..16).map(|i| (low, 60 - i * 4))) {
+            if matches!(at, 8 | 13 | 18 | 23) {
+                at += 1;
+            }
+            text[at] = HEX[(word >> shift) as usize & 0xf];
+            at += 1;
+        }
+        HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text)).unwrap_or(HeaderValue::from_static("-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_are_version_4_uuids_and_differ() {
+        let ids: Vec<_> = (0..100).map(|_| with_random(request_id)).collect();
+        for id in &ids {
+            let text = id.to_str().expect("ASCII");
+            assert_eq!(text.len(), 36);
+            let parts: Vec<_> = text.split('-').map(str::len).collect();
+            assert_eq!(parts, [8, 4, 4, 4, 12]);
+            assert_eq!(text.as_bytes()[14], b'4');
+            assert!(matches!(text.as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
+        }
+        let distinct: std::collections::HashSet<_> = ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len());
+    }
+}

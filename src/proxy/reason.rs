@@ -1,0 +1,116 @@
+//! Why the proxy answered itself or cut an exchange: stable codes, the same in the response, the access log and
+//! the metrics. Envoy's letters where the meaning is the same. `docs/reasons.md` is the table for people.
+
+use http::StatusCode;
+
+/// A reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// No route for the request.
+    NoRoute,
+    /// The cluster has no endpoint (none configured by name resolution yet).
+    NoEndpoint,
+    /// Could not connect to the upstream.
+    ConnectFailure,
+    /// A ceiling of the cluster is reached.
+    Overflow,
+    /// The upstream did not answer in time.
+    Timeout,
+    /// The upstream closed the connection before or within its answer.
+    UpstreamClosed,
+    /// The upstream reset the stream.
+    UpstreamReset,
+    /// The upstream sent something that is not a valid response.
+    UpstreamProtocol,
+    /// The request was refused as malformed or over a limit.
+    DownstreamProtocol,
+    /// The request came back to a proxy that it had passed.
+    Loop,
+    /// Nothing moved on the stream for too long.
+    Idle,
+    /// The caller left.
+    Cancelled,
+    /// The caller's request body ended early or was malformed.
+    RequestBody,
+    /// The caller's deadline had passed before the request could be sent.
+    Deadline,
+}
+
+impl Reason {
+    /// The code in `x-outrigger-reason`, the access log and metrics.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::NoRoute => "NR",
+            Self::NoEndpoint => "UH",
+            Self::ConnectFailure => "UF",
+            Self::Overflow => "UO",
+            Self::Timeout => "UT",
+            Self::UpstreamClosed => "UC",
+            Self::UpstreamReset => "UR",
+            Self::UpstreamProtocol => "UPE",
+            Self::DownstreamProtocol => "DPE",
+            Self::Loop => "LOOP",
+            Self::Idle => "SI",
+            Self::Cancelled => "DC",
+            Self::RequestBody => "DR",
+            Self::Deadline => "DT",
+        }
+    }
+
+    /// The status of a local answer.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoEndpoint | Self::ConnectFailure | Self::Overflow => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Timeout | Self::Idle | Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            Self::UpstreamClosed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
+            Self::DownstreamProtocol | Self::RequestBody | Self::Cancelled => StatusCode::BAD_REQUEST,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+        }
+    }
+
+    /// The gRPC status of a local answer.
+    #[must_use]
+    pub const fn grpc_status(self) -> u8 {
+        match self {
+            Self::NoRoute => GRPC_UNIMPLEMENTED,
+            Self::NoEndpoint
+            | Self::ConnectFailure
+            | Self::Overflow
+            | Self::UpstreamClosed
+            | Self::UpstreamReset => GRPC_UNAVAILABLE,
+            Self::Timeout | Self::Idle | Self::Deadline => GRPC_DEADLINE_EXCEEDED,
+            Self::UpstreamProtocol | Self::DownstreamProtocol | Self::Loop => GRPC_INTERNAL,
+            Self::Cancelled | Self::RequestBody => GRPC_CANCELLED,
+        }
+    }
+
+    /// One plain sentence for the caller.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::NoRoute => "No route matches this request.",
+            Self::NoEndpoint => "The cluster has no endpoint to send this request to.",
+            Self::ConnectFailure => "The proxy could not connect to the upstream.",
+            Self::Overflow => "The cluster is at its limit; the request was not sent.",
+            Self::Timeout => "The upstream did not answer in time.",
+            Self::UpstreamClosed => "The upstream closed the connection before it had answered.",
+            Self::UpstreamReset => "The upstream reset the request.",
+            Self::UpstreamProtocol => "The upstream sent an invalid response.",
+            Self::DownstreamProtocol => "The request is malformed.",
+            Self::Loop => "The request has come back to a proxy that it had passed.",
+            Self::Idle => "Nothing moved on this stream for too long.",
+            Self::Cancelled => "The caller left.",
+            Self::RequestBody => "The request body ended early or is malformed.",
+            Self::Deadline => "The caller's deadline passed before the request could be sent.",
+        }
+    }
+}
+
+const GRPC_CANCELLED: u8 = 1;
+const GRPC_DEADLINE_EXCEEDED: u8 = 4;
+const GRPC_UNIMPLEMENTED: u8 = 12;
+const GRPC_INTERNAL: u8 = 13;
+const GRPC_UNAVAILABLE: u8 = 14;

@@ -1,0 +1,187 @@
+//! What is remembered of one request until its end, and told exactly once: to the metrics and the access log.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::{HeaderName, HeaderValue, USER_AGENT};
+use http::uri::{Authority, PathAndQuery};
+use http::{Method, Version};
+
+use super::reason::Reason;
+use crate::codec::{Replay, RequestHead};
+use crate::snapshot::{Listener, Rule};
+use crate::telemetry::access_log::{AccessLog, Entry};
+use crate::telemetry::metrics::{Finished, RouteMetrics};
+
+/// The record of one request. Dropping it ends the request: metrics and log are written then, so every way out
+/// is counted, also the one where the caller leaves and the future is dropped.
+#[derive(Debug)]
+pub(super) struct Record {
+    listener: Arc<Listener>,
+    metrics: Option<Arc<RouteMetrics>>,
+    started: Instant,
+    log: Option<Box<Facts>>,
+    upload: Option<Replay>,
+    /// 0 until the caller has been given a status.
+    pub(super) status: u16,
+    pub(super) grpc_status: Option<u8>,
+    pub(super) reason: Option<Reason>,
+    pub(super) details: &'static str,
+    pub(super) bytes_sent: u64,
+    pub(super) attempts: u32,
+    pub(super) upstream_time: Option<Duration>,
+    pub(super) upstream_host: Option<SocketAddr>,
+    /// The response was given to the caller whole.
+    complete: bool,
+}
+
+/// What only the access log needs.
+#[derive(Debug)]
+struct Facts {
+    to: Arc<AccessLog>,
+    wall: SystemTime,
+    method: Method,
+    authority: Option<Authority>,
+    path: PathAndQuery,
+    version: Version,
+    request_id: Option<HeaderValue>,
+    x_forwarded_for: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+    peer: SocketAddr,
+    rule: Option<Arc<Rule>>,
+    cluster: Option<Arc<str>>,
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+impl Record {
+    /// Begins a record. `head` is `None` for a request that the codec refused.
+    pub(super) fn new(
+        listener: Arc<Listener>,
+        log: &Arc<AccessLog>,
+        head: Option<&RequestHead>,
+        started: Instant,
+        peer: SocketAddr,
+    ) -> Self {
+        let log = log.is_on().then(|| {
+            Box::new(Facts {
+                to: Arc::clone(log),
+                wall: SystemTime::now() - started.elapsed(),
+                method: head.map_or(Method::GET, |head| head.method.clone()),
+                authority: head.and_then(|head| head.authority.clone()),
+                path: head.map_or(PathAndQuery::from_static("/"), |head| head.path.clone()),
+                version: head.map_or(Version::HTTP_11, |head| head.version),
+                request_id: None,
+                x_forwarded_for: None,
+                user_agent: head.and_then(|head| head.headers.get(USER_AGENT).cloned()),
+                peer,
+                rule: None,
+                cluster: None,
+            })
+        });
+        Self {
+            listener,
+            metrics: None,
+            started,
+            log,
+            upload: None,
+            status: 0,
+            grpc_status: None,
+            reason: None,
+            details: "",
+            bytes_sent: 0,
+            attempts: 0,
+            upstream_time: None,
+            upstream_host: None,
+            complete: false,
+        }
+    }
+
+    /// The request is now fit to be sent on: its forwarding fields are final.
+    pub(super) fn note_head(&mut self, head: &RequestHead) {
+        if let Some(log) = &mut self.log {
+            log.path = head.path.clone();
+            log.request_id = head.headers.get(REQUEST_ID).cloned();
+            log.x_forwarded_for = head.headers.get(FORWARDED_FOR).cloned();
+        }
+    }
+
+    /// The rule, and the cluster if one was chosen.
+    pub(super) fn note_route(&mut self, rule: &Arc<Rule>, metrics: &Arc<RouteMetrics>, cluster: Option<&Arc<str>>) {
+        metrics.started();
+        self.metrics = Some(Arc::clone(metrics));
+        if let Some(log) = &mut self.log {
+            log.rule = Some(Arc::clone(rule));
+            log.cluster = cluster.cloned();
+        }
+    }
+
+    /// Where the bytes of the upload are counted.
+    pub(super) fn note_upload(&mut self, upload: &Replay) {
+        self.upload = Some(upload.clone());
+    }
+
+    /// The caller was given everything.
+    pub(super) fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    pub(super) fn listener(&self) -> &Arc<Listener> {
+        &self.listener
+    }
+
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.complete && self.reason.is_none() {
+            self.reason = Some(Reason::Cancelled);
+        }
+        let reason = self.reason.map_or("", Reason::code);
+        let duration = self.started.elapsed();
+        let bytes_received = self.upload.as_ref().map_or(0, Replay::received);
+        let metrics = self.metrics.take().unwrap_or_else(|| {
+            let metrics = self.listener.unrouted_metrics();
+            metrics.started();
+            Arc::clone(metrics)
+        });
+        metrics.finished(&Finished {
+            status: self.status,
+            grpc_status: self.grpc_status,
+            reason,
+            duration,
+            request_bytes: bytes_received,
+            response_bytes: self.bytes_sent,
+        });
+        let Some(log) = self.log.take() else { return };
+        log.to.submit(&Entry {
+            start: log.wall,
+            method: log.method.as_str(),
+            authority: log.authority.as_ref().map(Authority::as_str),
+            path: log.path.path(),
+            protocol: log.version,
+            status: self.status,
+            reason,
+            details: self.details,
+            bytes_received,
+            bytes_sent: self.bytes_sent,
+            duration,
+            upstream_time: self.upstream_time,
+            upstream_host: self.upstream_host,
+            upstream_cluster: log.cluster.as_deref(),
+            route: log.rule.as_ref().map(|rule| &*rule.config.name),
+            listener: &self.listener.config.name,
+            request_id: log.request_id.as_ref().map(HeaderValue::as_bytes),
+            x_forwarded_for: log.x_forwarded_for.as_ref().map(HeaderValue::as_bytes),
+            user_agent: log.user_agent.as_ref().map(HeaderValue::as_bytes),
+            peer: log.peer,
+            attempts: self.attempts,
+            grpc_status: self.grpc_status,
+        });
+    }
+}

@@ -1,0 +1,183 @@
+//! The body of an answer on its way to the caller, with everything that ends when it ends: the permit, the time
+//! limits and the record.
+
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::local::{Caller, grpc_status, grpc_trailers};
+use super::reason::Reason;
+use super::record::Record;
+use crate::base::timer::Deadline;
+use crate::codec::{Body, BodyError, Frame, PollBody};
+use crate::upstream::{Outcome, Permit};
+
+/// A response body that is counted, limited in time, and reported at its end, error or drop, exactly once.
+#[derive(Debug)]
+pub struct TrackedBody {
+    body: Body,
+    caller: Caller,
+    permit: Option<Permit>,
+    record: Record,
+    limits: Limits,
+    timer: Deadline,
+    /// Something moved since the clock was last read.
+    moved: bool,
+    last_moved: Instant,
+    ended: bool,
+}
+
+/// The time limits of a response body.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Limits {
+    /// The end of the whole request.
+    pub(super) deadline: Option<Instant>,
+    /// Nothing may be still for longer.
+    pub(super) idle: Option<Duration>,
+}
+
+impl TrackedBody {
+    /// Takes over an answer's body. An answer without one is over at once.
+    pub(super) fn new(body: Body, caller: Caller, permit: Option<Permit>, record: Record, limits: Limits) -> Self {
+        let mut tracked = Self {
+            body,
+            caller,
+            permit,
+            record,
+            limits,
+            timer: Deadline::default(),
+            moved: true,
+            last_moved: Instant::now(),
+            ended: false,
+        };
+        if tracked.body.is_end() {
+            tracked.end();
+        }
+        tracked
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        self.permit = None;
+        self.record.complete();
+    }
+
+    fn break_off(&mut self, error: BodyError) -> Option<Result<Frame, BodyError>> {
+        self.ended = true;
+        let reason = match error {
+            BodyError::Timeout(IDLE) => Reason::Idle,
+            BodyError::Timeout(_) => Reason::Timeout,
+            BodyError::Reset(_) => Reason::UpstreamReset,
+            BodyError::Malformed(_) => Reason::UpstreamProtocol,
+            BodyError::Incomplete | BodyError::Io(_) => Reason::UpstreamClosed,
+            BodyError::Abandoned => Reason::RequestBody,
+        };
+        self.record.reason = Some(reason);
+        let permit = self.permit.take();
+        // Our own time limits and the caller's mistakes are no evidence against the endpoint.
+        if let (Some(permit), Reason::UpstreamReset | Reason::UpstreamProtocol | Reason::UpstreamClosed) =
+            (permit, reason)
+        {
+            permit.report(Outcome::Broken, Instant::now());
+        }
+        if self.caller == Caller::Grpc {
+            // A gRPC caller can be told in trailers what happened; a reset says less.
+            self.body = Body::Empty;
+            self.record.grpc_status = Some(reason.grpc_status());
+            return Some(Ok(Frame::Trailers(grpc_trailers(reason))));
+        }
+        Some(Err(error))
+    }
+
+    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        if self.moved {
+            self.moved = false;
+            self.last_moved = Instant::now();
+        }
+        let idle_at = self.limits.idle.map(|idle| self.last_moved + idle);
+        let at = match (self.limits.deadline, idle_at) {
+            (Some(deadline), Some(idle)) => Some(deadline.min(idle)),
+            (deadline, idle) => deadline.or(idle),
+        };
+        if self.timer.poll_opt(cx, at).is_pending() {
+            return Ok(());
+        }
+        let late = self.limits.deadline.is_some_and(|deadline| at == Some(deadline));
+        Err(BodyError::Timeout(if late { LATE } else { IDLE }))
+    }
+
+    fn note_end_of_grpc(&mut self, status: Option<u8>) {
+        if self.caller != Caller::Grpc {
+            return;
+        }
+        self.record.grpc_status = status.or(self.record.grpc_status);
+        if let (Some(permit), Some(status)) = (&self.permit, status)
+            && is_server_failure(status)
+        {
+            permit.report(Outcome::Failure, Instant::now());
+        }
+    }
+}
+
+impl PollBody for TrackedBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        match self.body.poll_frame(cx) {
+            Poll::Ready(Some(Ok(Frame::Data(data)))) => {
+                self.moved = true;
+                self.record.bytes_sent += data.len() as u64;
+                if self.body.is_end() {
+                    self.end();
+                }
+                Poll::Ready(Some(Ok(Frame::Data(data))))
+            }
+            Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
+                self.note_end_of_grpc(grpc_status(&trailers));
+                self.end();
+                Poll::Ready(Some(Ok(Frame::Trailers(trailers))))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(self.break_off(error)),
+            Poll::Ready(None) => {
+                self.end();
+                Poll::Ready(None)
+            }
+            Poll::Pending => match self.poll_limits(cx) {
+                Ok(()) => Poll::Pending,
+                Err(error) => Poll::Ready(self.break_off(error)),
+            },
+        }
+    }
+
+    fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        if self.ended {
+            return Ok(());
+        }
+        let result = self.body.poll_progress(cx).and_then(|()| self.poll_limits(cx));
+        if let Err(error) = result {
+            self.break_off(error);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn is_end(&self) -> bool {
+        self.ended
+    }
+
+    fn exact_len(&self) -> Option<u64> {
+        if self.ended { Some(0) } else { self.body.exact_len() }
+    }
+}
+
+/// gRPC statuses that say that the server, not the call, is in trouble.
+pub(super) fn is_server_failure(grpc_status: u8) -> bool {
+    const RESOURCE_EXHAUSTED: u8 = 8;
+    const INTERNAL: u8 = 13;
+    const UNAVAILABLE: u8 = 14;
+    const DATA_LOSS: u8 = 15;
+    matches!(grpc_status, RESOURCE_EXHAUSTED | INTERNAL | UNAVAILABLE | DATA_LOSS)
+}
+
+const IDLE: &str = "nothing moved on the stream for too long";
+const LATE: &str = "the time limit of the request ran out";

@@ -1,0 +1,143 @@
+//! Layer 5: a configuration made ready to run. Immutable; published with one pointer store; a request takes
+//! one and keeps it to its end, so it never sees half of a change.
+
+mod cell;
+mod rule;
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use outrigger_config::Loaded;
+use outrigger_config::model;
+use sha2::{Digest, Sha256};
+
+pub use cell::SnapshotCell;
+pub use rule::{Action, Backend, Backends, Rule};
+
+use crate::policy::route::RouteTable;
+use crate::telemetry::metrics::RouteLabels;
+use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
+use crate::upstream::{Cluster, Registry};
+
+/// A compiled configuration.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts accepted configurations, from 1.
+    pub generation: u64,
+    /// What it was compiled from.
+    pub loaded: Arc<Loaded>,
+    listeners: HashMap<Arc<str>, Arc<Listener>, foldhash::fast::RandomState>,
+    clusters: Vec<Arc<Cluster>>,
+}
+
+/// A listener's view of the configuration: everything a request on it needs.
+#[derive(Debug)]
+pub struct Listener {
+    /// As configured.
+    pub config: model::Listener,
+    /// The generation it belongs to.
+    pub generation: u64,
+    /// Finds rules by index into [`Listener::rules`].
+    pub table: RouteTable,
+    /// The rules of its table, flat, in order.
+    pub rules: Vec<Arc<Rule>>,
+    /// Its metric handles.
+    pub metrics: Arc<ListenerMetrics>,
+    /// Marks requests that passed here, so that a loop is noticed.
+    pub loop_mark: Box<str>,
+    all_metrics: Arc<Metrics>,
+    unrouted: OnceLock<Arc<RouteMetrics>>,
+}
+
+impl Snapshot {
+    /// Compiles a validated configuration. State known to the registry is found again there. Cannot fail:
+    /// whatever could go wrong was refused by validation.
+    #[must_use]
+    pub fn compile(loaded: &Arc<Loaded>, registry: &Arc<Registry>, metrics: &Arc<Metrics>, generation: u64) -> Self {
+        let config = &loaded.config;
+        let clusters: HashMap<&Arc<str>, Arc<Cluster>> =
+            config.clusters.iter().map(|(name, cluster)| (name, registry.cluster(cluster))).collect();
+        let listeners = config
+            .listeners
+            .iter()
+            .map(|listener| {
+                let table = &config.routes[&listener.routes];
+                let compiled = Listener {
+                    config: listener.clone(),
+                    generation,
+                    table: RouteTable::compile(table),
+                    rules: table
+                        .hosts
+                        .iter()
+                        .flat_map(|host| &host.rules)
+                        .map(|rule| Arc::new(Rule::compile(rule, &clusters)))
+                        .collect(),
+                    metrics: metrics.listener(&listener.name),
+                    loop_mark: loop_mark(&config.node.id, &listener.name),
+                    all_metrics: Arc::clone(metrics),
+                    unrouted: OnceLock::new(),
+                };
+                (Arc::clone(&listener.name), Arc::new(compiled))
+            })
+            .collect();
+        Self {
+            generation,
+            loaded: Arc::clone(loaded),
+            listeners,
+            clusters: clusters.into_values().collect(),
+        }
+    }
+
+    /// A listener by its name.
+    #[must_use]
+    pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
+        self.listeners.get(name)
+    }
+
+    /// Its clusters.
+    #[must_use]
+    pub fn clusters(&self) -> &[Arc<Cluster>] {
+        &self.clusters
+    }
+
+    /// Whether requests still run on it besides whoever asks.
+    fn is_in_use(&self) -> bool {
+        self.listeners.values().any(|listener| Arc::strong_count(listener) > 1)
+    }
+}
+
+impl Listener {
+    /// The metrics of a rule and the backend chosen, made at their first use: a table may have 10,000 rules
+    /// of which few are ever used.
+    #[must_use]
+    pub fn route_metrics<'a>(&'a self, rule: &'a Rule, backend: Option<&'a Backend>) -> &'a Arc<RouteMetrics> {
+        let (cell, cluster) = match backend {
+            Some(backend) => (&backend.metrics, Arc::clone(&backend.cluster.config().name)),
+            None => (&rule.metrics, Arc::from("-")),
+        };
+        cell.get_or_init(|| {
+            self.all_metrics.route(&RouteLabels {
+                listener: Arc::clone(&self.config.name),
+                route: Arc::clone(&rule.config.name),
+                cluster,
+            })
+        })
+    }
+
+    /// The metrics of requests that no rule was found for.
+    pub fn unrouted_metrics(&self) -> &Arc<RouteMetrics> {
+        self.unrouted.get_or_init(|| {
+            self.all_metrics.route(&RouteLabels {
+                listener: Arc::clone(&self.config.name),
+                route: Arc::from("-"),
+                cluster: Arc::from("-"),
+            })
+        })
+    }
+}
+
+/// A short stable name of this listener of this proxy; says nothing about either to who reads it.
+fn loop_mark(node: &str, listener: &str) -> Box<str> {
+    let digest = Sha256::new().chain_update(node).chain_update([0]).chain_update(listener).finalize();
+    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>().into()
+}

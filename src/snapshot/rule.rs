@@ -1,0 +1,97 @@
+//! A routing rule ready to run.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use outrigger_config::model;
+
+use crate::telemetry::RouteMetrics;
+use crate::upstream::Cluster;
+
+/// A rule with its backends found.
+#[derive(Debug)]
+pub struct Rule {
+    /// As configured.
+    pub config: model::Rule,
+    /// What is done.
+    pub action: Action,
+    pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
+}
+
+/// What is done with a request.
+#[derive(Debug)]
+pub enum Action {
+    /// Sent to one of these.
+    Forward(Backends),
+    /// Redirected.
+    Redirect(model::Redirect),
+    /// Answered here.
+    Direct(model::DirectResponse),
+}
+
+/// Weighted backends.
+#[derive(Debug)]
+pub struct Backends {
+    all: Vec<Backend>,
+    total: u64,
+}
+
+/// A backend.
+#[derive(Debug)]
+pub struct Backend {
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    /// Its share.
+    pub weight: u32,
+    /// Applied to requests that go there.
+    pub filters: Vec<model::Filter>,
+    pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
+}
+
+impl Rule {
+    pub(super) fn compile(rule: &model::Rule, clusters: &HashMap<&Arc<str>, Arc<Cluster>>) -> Self {
+        let action = match &rule.action {
+            model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
+            model::Action::Direct(direct) => Action::Direct(direct.clone()),
+            model::Action::Forward(refs) => {
+                let all: Vec<Backend> = refs
+                    .iter()
+                    .filter(|backend| backend.weight > 0)
+                    .map(|backend| Backend {
+                        cluster: Arc::clone(&clusters[&backend.cluster]),
+                        weight: backend.weight,
+                        filters: backend.filters.clone(),
+                        metrics: OnceLock::new(),
+                    })
+                    .collect();
+                let total = all.iter().map(|backend| u64::from(backend.weight)).sum();
+                Action::Forward(Backends { all, total })
+            }
+        };
+        Self { config: rule.clone(), action, metrics: OnceLock::new() }
+    }
+}
+
+impl Backends {
+    /// The backend that a uniformly random number falls to.
+    #[must_use]
+    pub fn choose(&self, random: u64) -> Option<&Backend> {
+        if let [only] = self.all.as_slice() {
+            return Some(only);
+        }
+        // The high half of the product is uniform below `total`, without a division.
+        let mut at = ((u128::from(random) * u128::from(self.total)) >> 64) as u64;
+        self.all.iter().find(|backend| {
+            let weight = u64::from(backend.weight);
+            let hit = at < weight;
+            at = at.saturating_sub(weight);
+            hit
+        })
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> &[Backend] {
+        &self.all
+    }
+}

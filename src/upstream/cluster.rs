@@ -1,0 +1,227 @@
+//! A cluster as one configuration sees it: its endpoints of this moment, and the choice among them.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use outrigger_config::model::{self, Target};
+use thiserror::Error;
+
+use super::dns::Names;
+use super::permit::Permit;
+use super::pool::{Pool, PoolKey};
+use super::registry::Registry;
+use super::state::{ClusterState, EndpointState};
+use crate::policy::balance::{Balancer, Candidates};
+use crate::policy::rng::Rng;
+
+/// A cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    config: model::Cluster,
+    state: Arc<ClusterState>,
+    registry: Weak<Registry>,
+    endpoints: ArcSwap<EndpointSet>,
+}
+
+/// The endpoints of a cluster at one moment.
+#[derive(Debug)]
+pub struct EndpointSet {
+    members: Vec<Member>,
+    balancer: Balancer,
+    policy: model::BalancePolicy,
+}
+
+/// One endpoint with its share.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its live state.
+    pub state: Arc<EndpointState>,
+    /// Its connections.
+    pub pool: Arc<Pool>,
+    /// Its share.
+    pub weight: u32,
+    /// Its zone.
+    pub zone: Option<Arc<str>>,
+    /// The name it was resolved from.
+    pub hostname: Option<Arc<str>>,
+}
+
+/// Why no endpoint was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum PickError {
+    /// There is none.
+    #[error("the cluster has no endpoint")]
+    NoEndpoint,
+    /// As many requests as may be are in flight.
+    #[error("the cluster has as many requests in flight as it may")]
+    Overflow,
+}
+
+impl Cluster {
+    pub(super) fn new(
+        config: model::Cluster,
+        state: Arc<ClusterState>,
+        registry: Weak<Registry>,
+        names: &Names,
+    ) -> Arc<Self> {
+        let empty = EndpointSet::new(Vec::new(), config.balance);
+        let cluster = Arc::new(Self { config, state, registry, endpoints: ArcSwap::from_pointee(empty) });
+        cluster.rebuild(names);
+        cluster
+    }
+
+    /// As configured.
+    #[must_use]
+    pub fn config(&self) -> &model::Cluster {
+        &self.config
+    }
+
+    /// Its live state.
+    #[must_use]
+    pub fn state(&self) -> &Arc<ClusterState> {
+        &self.state
+    }
+
+    /// Its endpoints now.
+    #[must_use]
+    pub fn endpoints(&self) -> Arc<EndpointSet> {
+        self.endpoints.load_full()
+    }
+
+    /// Chooses an endpoint for one attempt and counts it in. Endpoints in `tried` are passed over as long as
+    /// there is another.
+    ///
+    /// # Errors
+    /// See [`PickError`]; nothing is counted then.
+    pub fn pick(&self, tried: &[SocketAddr], rng: &mut Rng, now: Instant) -> Result<Permit, PickError> {
+        if !self.state.in_flight.try_acquire(self.config.ceilings.max_requests) {
+            return Err(PickError::Overflow);
+        }
+        let set = self.endpoints.load();
+        match set.pick(tried, rng, now) {
+            Some(member) => Ok(Permit::new(Arc::clone(&self.state), member.clone(), now)),
+            None => {
+                self.state.in_flight.release();
+                Err(PickError::NoEndpoint)
+            }
+        }
+    }
+
+    /// Whether an endpoint has this name.
+    #[must_use]
+    pub fn uses_name(&self, host: &str) -> bool {
+        self.names().any(|name| &**name == host)
+    }
+
+    pub(super) fn has_names(&self) -> bool {
+        self.names().next().is_some()
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.config.endpoints.iter().filter_map(|endpoint| match &endpoint.target {
+            Target::Name { host, .. } => Some(host),
+            Target::Address(_) => None,
+        })
+    }
+
+    /// Makes the endpoints anew from what is configured and what the names mean now. State and pools of
+    /// endpoints that stay are found again.
+    pub(super) fn rebuild(&self, names: &Names) {
+        let Some(registry) = self.registry.upgrade() else { return };
+        let mut places: Vec<(SocketAddr, &model::Endpoint, Option<&Arc<str>>)> = Vec::new();
+        let mut seen = HashSet::with_capacity(self.config.endpoints.len());
+        for endpoint in &self.config.endpoints {
+            // Two names may mean one address: it is one endpoint.
+            match &endpoint.target {
+                Target::Address(address) => {
+                    if seen.insert(*address) {
+                        places.push((*address, endpoint, None));
+                    }
+                }
+                Target::Name { host, port } => {
+                    for ip in names.addresses(host).iter() {
+                        let address = SocketAddr::new(*ip, *port);
+                        if seen.insert(address) {
+                            places.push((address, endpoint, Some(host)));
+                        }
+                    }
+                }
+            }
+        }
+        let addresses: Vec<SocketAddr> = places.iter().map(|(address, ..)| *address).collect();
+        let states = registry.endpoints(&self.config.name, &addresses);
+        let members = places
+            .into_iter()
+            .zip(states)
+            .map(|((address, endpoint, hostname), state)| {
+                let key =
+                    PoolKey { cluster: Arc::clone(&self.config.name), address, options: self.config.connection };
+                let pool = registry.pool(key, &self.state, &state);
+                Member {
+                    state,
+                    pool,
+                    weight: endpoint.weight,
+                    zone: endpoint.zone.clone(),
+                    hostname: hostname.cloned(),
+                }
+            })
+            .collect();
+        self.endpoints.store(Arc::new(EndpointSet::new(members, self.config.balance)));
+    }
+}
+
+impl EndpointSet {
+    fn new(members: Vec<Member>, policy: model::BalancePolicy) -> Self {
+        let seed = RandomState::new().build_hasher().finish();
+        let balancer = Balancer::new(policy, members.iter().map(|member| member.weight), seed);
+        Self { members, balancer, policy }
+    }
+
+    /// The endpoints.
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// What the balancer compares, where it compares: lower is chosen.
+    #[must_use]
+    pub fn score(&self, member: &Member, now: Instant) -> Option<f64> {
+        let load = f64::from(member.state.in_flight.load(Ordering::Relaxed) + 1) / f64::from(member.weight);
+        match self.policy {
+            model::BalancePolicy::LeastRequest => Some(load),
+            model::BalancePolicy::PeakEwma => Some(load * member.state.latency.read(now)),
+            model::BalancePolicy::RoundRobin | model::BalancePolicy::Random => None,
+        }
+    }
+
+    fn pick(&self, tried: &[SocketAddr], rng: &mut Rng, now: Instant) -> Option<&Member> {
+        let view = View { members: &self.members, tried, now };
+        self.balancer.pick(&view, rng).and_then(|at| self.members.get(at))
+    }
+}
+
+/// The members as the balancer sees them.
+struct View<'a> {
+    members: &'a [Member],
+    tried: &'a [SocketAddr],
+    now: Instant,
+}
+
+impl Candidates for View<'_> {
+    fn in_flight(&self, index: usize) -> u32 {
+        self.members[index].state.in_flight.load(Ordering::Relaxed)
+    }
+
+    fn latency(&self, index: usize) -> f64 {
+        self.members[index].state.latency.read(self.now)
+    }
+
+    fn eligible(&self, index: usize) -> bool {
+        !self.tried.contains(&self.members[index].state.address)
+    }
+}

@@ -1,0 +1,64 @@
+//! A connection, or a stream of one, for one request.
+
+use std::borrow::Cow;
+
+use thiserror::Error;
+
+use crate::codec::h1::ClientConn;
+use crate::codec::h2::StreamSlot;
+use crate::codec::{Body, Interim, RequestHead, Response, SendError, SendErrorKind};
+
+/// What a request is sent on.
+#[derive(Debug)]
+pub enum Lease {
+    /// A whole HTTP/1 connection.
+    H1(Box<ClientConn>),
+    /// A stream of a shared HTTP/2 connection.
+    H2(StreamSlot),
+}
+
+/// Why there is none. Nothing was sent.
+#[derive(Debug, Error)]
+pub enum LeaseError {
+    /// No connection could be made.
+    #[error("{0}")]
+    Connect(SendErrorKind),
+    /// A ceiling is reached.
+    #[error("{0}")]
+    Overflow(Overflow),
+}
+
+/// Which ceiling is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Overflow {
+    /// `maxRequests`.
+    #[error("the cluster has as many requests in flight as it may")]
+    Requests,
+    /// `maxPending`.
+    #[error("as many requests as may wait for a connection already do")]
+    Pending,
+    /// `maxConnections`.
+    #[error("the cluster has as many connections as it may")]
+    Connections,
+    /// `maxRetries`.
+    #[error("the cluster has as many retries in flight as it may")]
+    Retries,
+}
+
+impl Lease {
+    /// Sends a request and waits for the response head. Dropping the future cancels it upstream at once.
+    ///
+    /// # Errors
+    /// [`SendError`], which says whether the application may have seen the request.
+    pub async fn send(
+        self,
+        head: &RequestHead,
+        body: Body,
+        interim: &dyn Interim,
+    ) -> Result<Response<Body>, SendError> {
+        match self {
+            Self::H1(connection) => connection.send(head, body, interim).await,
+            Self::H2(slot) => slot.send(Cow::Borrowed(head), body, interim).await,
+        }
+    }
+}

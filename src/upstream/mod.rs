@@ -1,0 +1,17 @@
+//! Layer 4: endpoints with their live state, connection pools, name resolution, and the registry of what
+//! outlives a configuration.
+
+pub mod cluster;
+pub mod dns;
+pub mod lease;
+pub mod permit;
+pub mod pool;
+pub mod registry;
+pub mod state;
+pub mod status;
+
+pub use cluster::{Cluster, EndpointSet, Member, PickError};
+pub use lease::{Lease, LeaseError, Overflow};
+pub use permit::{Outcome, Permit};
+pub use registry::Registry;
+pub use state::{ClusterState, EndpointState};

@@ -1,0 +1,509 @@
+//! Connections to one address, worker by worker: the hot path never takes a lock that another worker wants.
+//!
+//! HTTP/1 connections are taken and given back whole. HTTP/2 connections are shared: their streams are
+//! counted here, a further connection is opened when all are full, and one dial serves all who wait for it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use outrigger_config::model::ConnectionOptions;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use super::lease::{Lease, LeaseError, Overflow};
+use super::state::{ClusterState, EndpointState};
+use crate::base::{task, worker};
+use crate::codec::SendErrorKind;
+use crate::codec::h1::{ClientConn, Home};
+use crate::codec::h2::{H2ClientOptions, H2Connection, StreamSlot};
+use crate::net::io::Io;
+
+/// What makes two pools the same: every option that a connection was made with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    /// The cluster that it is counted to.
+    pub cluster: Arc<str>,
+    /// The address.
+    pub address: SocketAddr,
+    /// How connections are made.
+    pub options: ConnectionOptions,
+}
+
+/// What one request spoke of when it asked for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// All workers' connections under one key. When the last configuration that uses it goes, it is retired: it
+/// takes nothing back, and what is in use ends with its last request.
+#[derive(Debug)]
+pub struct Pool {
+    workers: Box<[Arc<WorkerPool>]>,
+}
+
+impl Pool {
+    /// An empty pool.
+    #[must_use]
+    pub fn new(key: PoolKey, workers: usize, cluster: &Arc<ClusterState>, endpoint: &Arc<EndpointState>) -> Self {
+        let one = |_| {
+            Arc::new_cyclic(|this| WorkerPool {
+                this: Weak::clone(this),
+                key: key.clone(),
+                cluster: Arc::clone(cluster),
+                endpoint: Arc::clone(endpoint),
+                retired: AtomicBool::new(false),
+                idle: Mutex::new(Idle::default()),
+                shared: Mutex::new(Shared::default()),
+            })
+        };
+        Self { workers: (0..workers.max(1)).map(one).collect() }
+    }
+
+    /// A connection for one request, on the worker that asks. Cancel safe.
+    ///
+    /// # Errors
+    /// See [`LeaseError`]; nothing was sent in any case.
+    pub async fn lease(&self, wire: Wire, ceilings: Ceilings) -> Result<Lease, LeaseError> {
+        let pool = &self.workers[worker::index() % self.workers.len()];
+        match wire {
+            Wire::Http1 => {
+                if let Some(connection) = pool.take_idle(Instant::now()) {
+                    return Ok(Lease::H1(connection));
+                }
+                Box::pin(pool.open_h1(ceilings)).await.map(Lease::H1)
+            }
+            Wire::Http2 => {
+                if let Some(slot) = pool.reserve(Instant::now()) {
+                    return Ok(Lease::H2(slot));
+                }
+                Box::pin(pool.wait_h2(ceilings)).await
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for pool in &self.workers {
+            pool.retire();
+        }
+    }
+}
+
+/// The ceilings that matter when a connection is asked for, as the configuration says today.
+#[derive(Debug, Clone, Copy)]
+pub struct Ceilings {
+    /// Requests waiting for a connection.
+    pub pending: u32,
+    /// Open connections.
+    pub connections: u32,
+}
+
+#[derive(Debug)]
+struct WorkerPool {
+    this: Weak<WorkerPool>,
+    key: PoolKey,
+    cluster: Arc<ClusterState>,
+    endpoint: Arc<EndpointState>,
+    retired: AtomicBool,
+    idle: Mutex<Idle>,
+    shared: Mutex<Shared>,
+}
+
+/// Idle HTTP/1 connections, the most recently used last: it is taken first, so that the others age and close.
+#[derive(Debug, Default)]
+struct Idle {
+    connections: Vec<Box<ClientConn>>,
+    reaper_runs: bool,
+}
+
+/// HTTP/2 connections and who waits for one.
+#[derive(Debug, Default)]
+struct Shared {
+    connections: Vec<SharedConnection>,
+    dialing: usize,
+    waiting: VecDeque<oneshot::Sender<Result<(), Failure>>>,
+}
+
+#[derive(Debug)]
+struct SharedConnection {
+    handle: H2Connection,
+    retire_at: Option<Instant>,
+}
+
+/// Why a dial failed, for everybody who waited for it.
+#[derive(Debug, Clone)]
+enum Failure {
+    Connect(io::ErrorKind, Arc<str>),
+    Timeout,
+    Overflow,
+}
+
+impl From<Failure> for LeaseError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Connect(kind, text) => {
+                Self::Connect(SendErrorKind::Connect(io::Error::new(kind, text.to_string())))
+            }
+            Failure::Timeout => Self::Connect(SendErrorKind::ConnectTimeout),
+            Failure::Overflow => Self::Overflow(Overflow::Connections),
+        }
+    }
+}
+
+impl Shared {
+    /// A stream on the first connection that has room. Connections that are ending or too old are taken out and
+    /// given back in `gone`: they must be closed outside the lock, because closing wakes those who wait.
+    fn reserve(&mut self, now: Instant, gone: &mut Vec<H2Connection>) -> Option<StreamSlot> {
+        let mut at = 0;
+        while let Some(connection) = self.connections.get(at) {
+            let old = connection.retire_at.is_some_and(|retire_at| retire_at <= now);
+            if old || connection.handle.is_closing() {
+                gone.push(self.connections.swap_remove(at).handle);
+                continue;
+            }
+            if let Some(slot) = connection.handle.reserve() {
+                return Some(slot);
+            }
+            at += 1;
+        }
+        None
+    }
+
+    /// Lets as many go on as may find room; those that left meanwhile do not count.
+    fn wake(&mut self, mut room: usize) {
+        while room > 0 {
+            let Some(waiter) = self.waiting.pop_front() else { return };
+            if waiter.send(Ok(())).is_ok() {
+                room -= 1;
+            }
+        }
+    }
+
+    fn fail(&mut self, failure: &Failure) {
+        for waiter in self.waiting.drain(..) {
+            // A waiter that has left is no loss.
+            let _ = waiter.send(Err(failure.clone()));
+        }
+    }
+}
+
+/// Closes connections; never called with a lock of the pool held.
+fn close_all(connections: impl IntoIterator<Item = H2Connection>) {
+    for connection in connections {
+        connection.close_gracefully();
+    }
+}
+
+impl WorkerPool {
+    /// A stream of a connection that is open.
+    fn reserve(&self, now: Instant) -> Option<StreamSlot> {
+        let mut gone = Vec::new();
+        let slot = self.shared.lock().reserve(now, &mut gone);
+        close_all(gone);
+        slot
+    }
+
+    fn take_idle(&self, now: Instant) -> Option<Box<ClientConn>> {
+        let mut idle = self.idle.lock();
+        while let Some(connection) = idle.connections.pop() {
+            if self.is_usable(&connection, now) {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    fn is_usable(&self, connection: &ClientConn, now: Instant) -> bool {
+        now < connection.idle_since + self.keeps(connection)
+            && connection.retire_at.is_none_or(|retire_at| now < retire_at)
+            && connection.is_quiet()
+    }
+
+    /// How long an idle connection is kept: below what the server says it keeps it, by a second or a fifth.
+    fn keeps(&self, connection: &ClientConn) -> Duration {
+        let own = self.key.options.idle_timeout;
+        match connection.server_keeps {
+            Some(theirs) => own.min(theirs.saturating_sub((theirs / 5).min(Duration::from_secs(1)))),
+            None => own,
+        }
+    }
+
+    async fn open_h1(&self, ceilings: Ceilings) -> Result<Box<ClientConn>, LeaseError> {
+        let _pending = Pending::enter(&self.cluster, ceilings.pending)?;
+        let mut guard = Open::enter(&self.cluster, &self.endpoint, ceilings.connections)
+            .ok_or(LeaseError::Overflow(Overflow::Connections))?;
+        let io = self.dial().await.map_err(LeaseError::from)?;
+        guard.made();
+        let home: Arc<dyn Home> = match self.this.upgrade() {
+            Some(pool) => pool,
+            None => return Err(LeaseError::Connect(SendErrorKind::Closed)),
+        };
+        let mut connection = ClientConn::new(io, home, Box::new(guard));
+        connection.retire_at = self.retire_at();
+        Ok(connection)
+    }
+
+    async fn wait_h2(&self, ceilings: Ceilings) -> Result<Lease, LeaseError> {
+        let _pending = Pending::enter(&self.cluster, ceilings.pending)?;
+        loop {
+            let mut gone = Vec::new();
+            let waiter = {
+                let mut shared = self.shared.lock();
+                if let Some(slot) = shared.reserve(Instant::now(), &mut gone) {
+                    drop(shared);
+                    close_all(gone);
+                    return Ok(Lease::H2(slot));
+                }
+                shared.waiting.retain(|waiter| !waiter.is_closed());
+                let (sender, receiver) = oneshot::channel();
+                shared.waiting.push_back(sender);
+                let expected = shared.dialing * self.key.options.max_streams as usize;
+                if shared.waiting.len() > expected {
+                    self.start_dial(&mut shared, ceilings)?;
+                }
+                receiver
+            };
+            close_all(gone);
+            match waiter.await {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) => return Err(failure.into()),
+                Err(_) => return Err(LeaseError::Connect(SendErrorKind::Closed)),
+            }
+        }
+    }
+
+    /// Dials in a task of its own: the caller that happened to be first may leave without failing the others.
+    /// At the ceiling those who can wait for a stream of an open connection wait; if there is none, it is an overflow.
+    fn start_dial(&self, shared: &mut Shared, ceilings: Ceilings) -> Result<(), LeaseError> {
+        let (Some(pool), Some(guard)) =
+            (self.this.upgrade(), Open::enter(&self.cluster, &self.endpoint, ceilings.connections))
+        else {
+            if shared.connections.is_empty() && shared.dialing == 0 {
+                shared.fail(&Failure::Overflow);
+                return Err(LeaseError::Overflow(Overflow::Connections));
+            }
+            return Ok(());
+        };
+        shared.dialing += 1;
+        task::spawn("h2-dial", async move {
+            let made = pool.connect_h2(guard).await;
+            let mut shared = pool.shared.lock();
+            shared.dialing -= 1;
+            match made {
+                Ok(handle) => {
+                    let room = handle.capacity();
+                    shared.connections.push(SharedConnection { handle, retire_at: pool.retire_at() });
+                    shared.wake(room);
+                }
+                Err(failure) if shared.dialing == 0 => shared.fail(&failure),
+                Err(_) => {}
+            }
+            drop(shared);
+            pool.ensure_reaper();
+            if pool.retired.load(Ordering::Acquire) {
+                pool.retire();
+            }
+        });
+        Ok(())
+    }
+
+    async fn connect_h2(self: &Arc<Self>, mut guard: Open) -> Result<H2Connection, Failure> {
+        let options = &self.key.options;
+        let io = self.dial().await?;
+        guard.made();
+        let pool = Weak::clone(&self.this);
+        let client = H2ClientOptions {
+            max_streams: options.max_streams as usize,
+            keepalive_interval: (!options.keepalive_interval.is_zero()).then_some(options.keepalive_interval),
+            keepalive_timeout: options.keepalive_timeout,
+            on_release: Some(Arc::new(move || {
+                if let Some(pool) = pool.upgrade() {
+                    pool.shared.lock().wake(1);
+                }
+            })),
+        };
+        let handshake = H2Connection::handshake(io, &client);
+        let (handle, driver) = match tokio::time::timeout(options.connect_timeout, handshake).await {
+            Ok(Ok(made)) => made,
+            Ok(Err(error)) => {
+                return Err(Failure::Connect(io::ErrorKind::ConnectionAborted, error.to_string().into()));
+            }
+            Err(_) => return Err(Failure::Timeout),
+        };
+        task::spawn("h2-upstream", async move {
+            driver.await;
+            drop(guard);
+        });
+        Ok(handle)
+    }
+
+    async fn dial(&self) -> Result<Io, Failure> {
+        let metrics = &self.cluster.metrics;
+        let connecting = TcpStream::connect(self.key.address);
+        match tokio::time::timeout(self.key.options.connect_timeout, connecting).await {
+            Ok(Ok(stream)) => {
+                // Small messages must not wait for an acknowledgement (RFC 896 against delayed ACK).
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, address = %self.key.address, "TCP_NODELAY was refused");
+                }
+                Ok(Io::tcp(stream))
+            }
+            Ok(Err(error)) => {
+                metrics.connect_failed();
+                Err(Failure::Connect(error.kind(), format!("{}: {error}", self.key.address).into()))
+            }
+            Err(_) => {
+                metrics.connect_failed();
+                Err(Failure::Timeout)
+            }
+        }
+    }
+
+    fn retire_at(&self) -> Option<Instant> {
+        let age = self.key.options.max_age;
+        (!age.is_zero()).then(|| Instant::now() + jittered(age))
+    }
+
+    /// Takes nothing back from now on; what is idle is closed.
+    fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        let idle = std::mem::take(&mut self.idle.lock().connections);
+        drop(idle);
+        let connections = std::mem::take(&mut self.shared.lock().connections);
+        close_all(connections.into_iter().map(|connection| connection.handle));
+    }
+
+    /// Closes what was idle too long, or was closed by the server. Whether anything is left.
+    fn reap(&self, now: Instant) -> bool {
+        let mut dead = Vec::new();
+        let mut idle = self.idle.lock();
+        let mut at = 0;
+        while at < idle.connections.len() {
+            if self.is_usable(&idle.connections[at], now) {
+                at += 1;
+            } else {
+                dead.push(idle.connections.remove(at));
+            }
+        }
+        let mut shared = self.shared.lock();
+        let gone: Vec<H2Connection> = shared
+            .connections
+            .extract_if(.., |connection| {
+                let handle = &connection.handle;
+                handle.is_closing()
+                    || handle.idle_since().is_some_and(|since| now >= since + self.key.options.idle_timeout)
+                    || connection.retire_at.is_some_and(|retire_at| retire_at <= now)
+            })
+            .map(|connection| connection.handle)
+            .collect();
+        // Under both locks, so that whoever adds a connection meanwhile starts the reaper again.
+        let left = !idle.connections.is_empty() || !shared.connections.is_empty();
+        idle.reaper_runs = left;
+        drop((shared, idle));
+        close_all(gone);
+        left
+    }
+
+    /// Starts the reaper unless it runs. Called after a connection was added.
+    fn ensure_reaper(&self) {
+        if std::mem::replace(&mut self.idle.lock().reaper_runs, true) {
+            return;
+        }
+        let pool = Weak::clone(&self.this);
+        task::spawn("pool-reaper", async move {
+            let mut ticks = tokio::time::interval(REAP_EVERY);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                match pool.upgrade() {
+                    Some(pool) if pool.reap(Instant::now()) => {}
+                    _ => return,
+                }
+            }
+        });
+    }
+}
+
+impl Home for WorkerPool {
+    fn take_back(&self, connection: Box<ClientConn>) {
+        if self.retired.load(Ordering::Acquire) {
+            return;
+        }
+        self.idle.lock().connections.push(connection);
+        self.ensure_reaper();
+    }
+}
+
+/// One who waits for a connection.
+struct Pending<'a>(&'a ClusterState);
+
+impl<'a> Pending<'a> {
+    fn enter(cluster: &'a ClusterState, ceiling: u32) -> Result<Self, LeaseError> {
+        if !cluster.pending.try_acquire(ceiling) {
+            return Err(LeaseError::Overflow(Overflow::Pending));
+        }
+        cluster.metrics.pending_began();
+        Ok(Self(cluster))
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.pending.release();
+        self.0.metrics.pending_ended();
+    }
+}
+
+/// One open (or opening) connection.
+#[derive(Debug)]
+struct Open {
+    cluster: Arc<ClusterState>,
+    endpoint: Arc<EndpointState>,
+    made: bool,
+}
+
+impl Open {
+    fn enter(cluster: &Arc<ClusterState>, endpoint: &Arc<EndpointState>, ceiling: u32) -> Option<Self> {
+        if !cluster.connections.try_acquire(ceiling) {
+            return None;
+        }
+        endpoint.connections.fetch_add(1, Ordering::Relaxed);
+        Some(Self { cluster: Arc::clone(cluster), endpoint: Arc::clone(endpoint), made: false })
+    }
+
+    fn made(&mut self) {
+        self.made = true;
+        self.cluster.metrics.connected();
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.cluster.connections.release();
+        self.endpoint.connections.fetch_sub(1, Ordering::Relaxed);
+        if self.made {
+            self.cluster.metrics.disconnected();
+        }
+    }
+}
+
+/// Within 10 % of `age`.
+fn jittered(age: Duration) -> Duration {
+    static TURN: AtomicU32 = AtomicU32::new(0);
+    // A Weyl sequence spreads evenly without a generator: the fractional part of n times the golden ratio.
+    let n = TURN.fetch_add(0x9E37_79B9, Ordering::Relaxed);
+    age.mul_f64(0.9 + 0.2 * f64::from(n) / f64::from(u32::MAX))
+}
+
+/// How often idle HTTP/1 connections are looked through.
+const REAP_EVERY: Duration = Duration::from_secs(1);

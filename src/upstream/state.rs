@@ -1,0 +1,110 @@
+//! Live state that is true for the whole proxy, shared by all workers in atomics, and kept across
+//! configurations by its key (docs/ARCHITECTURE.md, "What survives a change").
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
+
+use crate::policy::budget::RetryBudget;
+use crate::policy::ewma::AtomicEwma;
+use crate::telemetry::ClusterMetrics;
+
+/// What is known of a cluster, whatever its configuration says today.
+#[derive(Debug)]
+pub struct ClusterState {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Requests from pick to the end of the response.
+    pub in_flight: Usage,
+    /// Requests waiting for a connection.
+    pub pending: Usage,
+    /// Retries in flight.
+    pub retries: Usage,
+    /// Open connections of all workers.
+    pub connections: Usage,
+    /// Requests and retries of the last ten seconds.
+    pub budget: RetryBudget,
+    /// Its metric handles.
+    pub metrics: Arc<ClusterMetrics>,
+}
+
+impl ClusterState {
+    /// A cluster nobody has used yet.
+    #[must_use]
+    pub fn new(name: Arc<str>, metrics: Arc<ClusterMetrics>, now: Instant) -> Self {
+        Self {
+            name,
+            in_flight: Usage::default(),
+            pending: Usage::default(),
+            retries: Usage::default(),
+            connections: Usage::default(),
+            budget: RetryBudget::new(now),
+            metrics,
+        }
+    }
+}
+
+/// What is known of one endpoint of one cluster.
+#[derive(Debug)]
+pub struct EndpointState {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Requests from pick to the end of the response.
+    pub in_flight: AtomicU32,
+    /// Peak EWMA of the time to the response head.
+    pub latency: AtomicEwma,
+    /// Requests sent.
+    pub requests: AtomicU64,
+    /// Of those, failed.
+    pub failures: AtomicU64,
+    /// Failures since the last success.
+    pub consecutive_failures: AtomicU32,
+    /// Open connections of all workers.
+    pub connections: AtomicU32,
+}
+
+impl EndpointState {
+    /// A new endpoint, expected to answer in so many seconds: what its peers take, so that it is neither
+    /// flooded nor shunned.
+    #[must_use]
+    pub fn new(address: SocketAddr, expected: f64, now: Instant) -> Self {
+        Self {
+            address,
+            in_flight: AtomicU32::new(0),
+            latency: AtomicEwma::new(expected, now),
+            requests: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            consecutive_failures: AtomicU32::new(0),
+            connections: AtomicU32::new(0),
+        }
+    }
+}
+
+/// A counter with a ceiling that is given at each use, so that it may change while usage stays.
+#[derive(Debug, Default)]
+pub struct Usage(AtomicU32);
+
+impl Usage {
+    /// Counts one more, unless `ceiling` is reached. Every success must be paired with [`Usage::release`].
+    pub fn try_acquire(&self, ceiling: u32) -> bool {
+        let before = self.0.fetch_add(1, Ordering::Relaxed);
+        if before >= ceiling {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Counts one less.
+    pub fn release(&self) {
+        let before = self.0.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "released more than was acquired");
+    }
+
+    /// Now in use.
+    #[must_use]
+    pub fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
