@@ -99,7 +99,8 @@ impl PollBody for Body {
 
     fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         match self {
-            Self::Empty | Self::Full(_) | Self::H1Server(_) | Self::H2Server(_) => Ok(()),
+            Self::Empty | Self::Full(_) | Self::H1Server(_) => Ok(()),
+            Self::H2Server(body) => body.poll_progress(cx),
             Self::H1Client(body) => body.poll_progress(cx),
             Self::H2Client(body) => body.poll_progress(cx),
             Self::Replay(body) => body.poll_progress(cx),

@@ -1,39 +1,28 @@
-//! HTTP/2 (RFC 9113) over the `h2` crate.
+//! HTTP/2 (RFC 9113), both sides, over the `h2` crate.
+//!
+//! The library frames, compresses, counts windows and limits floods. What a proxy needs beside that is here:
+//! judging messages, 1xx, resets and what they prove, backpressure from one connection to the other, idle and
+//! age limits, keepalive, and counting streams before they are opened.
 
-use std::task::{Context, Poll};
+mod client;
+mod exchange;
+mod fault;
+mod fields;
+mod pump;
+mod reader;
+mod request;
+mod server;
+mod wire;
 
-use super::body::{BodyError, Frame};
+use std::time::Instant;
 
-/// The body of a request being read from an HTTP/2 downstream.
-#[derive(Debug)]
-pub struct H2ServerBody {}
+pub use client::{H2ClientBody, H2ClientOptions, H2Connection, H2Driver, OnRelease, StreamSlot};
+pub use server::{H2ServerBody, serve};
 
-/// The body of a response being read from an HTTP/2 upstream.
-#[derive(Debug)]
-pub struct H2ClientBody {}
-
-impl H2ServerBody {
-    pub(crate) fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
-        Poll::Ready(None)
-    }
-    pub(crate) fn is_end(&self) -> bool {
-        true
-    }
-    pub(crate) fn exact_len(&self) -> Option<u64> {
-        None
-    }
+/// The runtime's clock, which tests can move.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
-impl H2ClientBody {
-    pub(crate) fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
-        Poll::Ready(None)
-    }
-    pub(crate) fn poll_progress(&mut self, _cx: &mut Context<'_>) -> Result<(), BodyError> {
-        Ok(())
-    }
-    pub(crate) fn is_end(&self) -> bool {
-        true
-    }
-    pub(crate) fn exact_len(&self) -> Option<u64> {
-        None
-    }
-}
+
+#[cfg(test)]
+mod tests;

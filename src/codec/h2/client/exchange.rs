@@ -1,0 +1,245 @@
+//! One request to an upstream and its response.
+
+use std::borrow::Cow;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use h2::client::ResponseFuture;
+use h2::{Reason, RecvStream};
+use http::uri::Uri;
+use http::{Method, Version};
+
+use super::response;
+use super::{Link, StreamSlot};
+use crate::base::limits;
+use crate::codec::body::{Body, BodyError, Frame, PollBody};
+use crate::codec::error::{SendError, SendErrorKind, Sent};
+use crate::codec::h2::fields;
+use crate::codec::h2::pump::{Pump, Stopped};
+use crate::codec::h2::reader::Reader;
+use crate::codec::message::{Interim, RequestHead, Response};
+
+impl StreamSlot {
+    /// Sends a request and waits for the response head, while the upload goes on. 1xx responses go to `interim`.
+    /// An owned head is moved; a borrowed one, which the caller keeps for another try, is copied.
+    ///
+    /// Dropping the future resets the stream: the upstream sees that the caller has left.
+    ///
+    /// # Errors
+    /// [`SendError`], which says whether the application may have seen the request.
+    pub async fn send(
+        self,
+        head: Cow<'_, RequestHead>,
+        body: Body,
+        interim: &dyn Interim,
+    ) -> Result<Response<Body>, SendError> {
+        let mut exchange = self.begin(head, body)?;
+        let outcome = poll_fn(|cx| exchange.poll_response(cx, interim)).await;
+        match outcome {
+            Ok((response, stream)) => exchange.into_response(response, stream),
+            Err(failure) => Err(exchange.error_of(failure)),
+        }
+    }
+
+    fn begin(self, head: Cow<'_, RequestHead>, body: Body) -> Result<Exchange, SendError> {
+        // A handle of its own: one that is shared would keep the last stream alive, so that it could not be
+        // cancelled.
+        let Some(mut requests) = self.shared.requests.lock().clone() else {
+            return Err(SendError::never(SendErrorKind::Closed));
+        };
+        let link = &self.shared.link;
+        let end = body.is_end();
+        let method = head.method.clone();
+        let written_before = link.traffic.written();
+        let (response, stream) =
+            requests.send_request(message_of(head), end).map_err(|error| SendError::never(link.kind_of(&error)))?;
+        let reused = link.served.fetch_add(1, Ordering::Relaxed) > 0;
+        let upload = (!end).then(|| Pump::eager(stream, body));
+        Ok(Exchange { response, upload, method, written_before, reused, interims: 0, slot: self })
+    }
+}
+
+fn message_of(head: Cow<'_, RequestHead>) -> http::Request<()> {
+    let RequestHead { method, scheme, authority, path, version: _, mut headers } = head.into_owned();
+    fields::make_sendable(&mut headers);
+    let mut message = http::Request::new(());
+    let mut parts = http::uri::Parts::default();
+    if authority.is_some() {
+        parts.scheme = Some(scheme);
+        parts.authority = authority;
+        *message.version_mut() = Version::HTTP_2;
+    } else {
+        // HTTP/1.0 without Host: there is no authority to send (RFC 9113 section 8.3.1). The library accepts
+        // a bare path from older versions only.
+        *message.version_mut() = Version::HTTP_11;
+    }
+    parts.path_and_query = Some(path);
+    // Scheme and authority are both there or both not, which is all that can be wrong.
+    *message.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    *message.method_mut() = method;
+    *message.headers_mut() = headers;
+    message
+}
+
+/// A request whose response head has not come yet.
+struct Exchange {
+    response: ResponseFuture,
+    upload: Option<Pump<Body>>,
+    method: Method,
+    /// What the connection had written when the request was handed over.
+    written_before: u64,
+    reused: bool,
+    interims: u32,
+    slot: StreamSlot,
+}
+
+enum Failure {
+    Library(h2::Error),
+    Bad(&'static str),
+    RequestBody(BodyError),
+}
+
+impl Exchange {
+    fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+        interim: &dyn Interim,
+    ) -> Poll<Result<(http::Response<()>, RecvStream), Failure>> {
+        if let Err(error) = poll_upload(&mut self.upload, cx) {
+            return Poll::Ready(Err(Failure::RequestBody(error)));
+        }
+        while let Some(received) = ready!(self.response.poll_informational(cx)) {
+            self.interims += 1;
+            if self.interims > limits::INTERIM_RESPONSES {
+                return Poll::Ready(Err(Failure::Bad("too many 1xx responses")));
+            }
+            let head = response::accept_interim(received.map_err(Failure::Library)?).map_err(Failure::Bad)?;
+            interim.send(head.status, &head.headers);
+        }
+        let (parts, stream) = ready!(Pin::new(&mut self.response).poll(cx)).map_err(Failure::Library)?.into_parts();
+        Poll::Ready(Ok((http::Response::from_parts(parts, ()), stream)))
+    }
+
+    fn into_response(self, received: http::Response<()>, stream: RecvStream) -> Result<Response<Body>, SendError> {
+        let accepted = match response::accept(received, &self.method) {
+            Ok(accepted) => accepted,
+            Err(problem) => return Err(self.error_of(Failure::Bad(problem))),
+        };
+        let response::Accepted { head, length } = accepted;
+        if self.upload.is_none() && stream.is_end_stream() {
+            return Ok(Response { head, body: Body::Empty });
+        }
+        let Self { upload, slot, .. } = self;
+        let body = H2ClientBody { reader: Reader::new(stream, length), upload, slot };
+        Ok(Response { head, body: Body::H2Client(Box::new(body)) })
+    }
+
+    #[cold]
+    fn error_of(&self, failure: Failure) -> SendError {
+        let link = &self.slot.shared.link;
+        let kind = match failure {
+            Failure::Library(error) => link.kind_of(&error),
+            Failure::Bad(problem) => SendErrorKind::BadResponse(problem),
+            Failure::RequestBody(error) => SendErrorKind::RequestBody(error),
+        };
+        // Unsent if the server says so, or if no byte has left since.
+        let unsent = matches!(kind, SendErrorKind::Refused) || link.traffic.written() == self.written_before;
+        let sent = if unsent { Sent::Never } else { Sent::Maybe };
+        SendError { sent, reused: self.reused, kind }
+    }
+}
+
+/// Moves the upload on. When the stream has ended under it, the response tells what to make of that: an answer
+/// that came first is complete (RFC 9113 section 8.1).
+fn poll_upload(upload: &mut Option<Pump<Body>>, cx: &mut Context<'_>) -> Result<(), BodyError> {
+    let Some(pump) = upload else { return Ok(()) };
+    match pump.poll(cx) {
+        Poll::Pending => Ok(()),
+        Poll::Ready(Ok(()) | Err(Stopped::Stream)) => {
+            *upload = None;
+            Ok(())
+        }
+        Poll::Ready(Err(Stopped::Body(error))) => {
+            pump.reset(Reason::CANCEL);
+            *upload = None;
+            Err(error)
+        }
+    }
+}
+
+impl Link {
+    /// What a library error says about an exchange without a response.
+    fn kind_of(&self, error: &h2::Error) -> SendErrorKind {
+        if let Some(error) = error.get_io() {
+            return match error.kind() {
+                _ if self.unresponsive.load(Ordering::Relaxed) => {
+                    SendErrorKind::Io(io::Error::new(io::ErrorKind::TimedOut, "no answer to a PING"))
+                }
+                // The first is what the library tells the streams of a connection that ended.
+                io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => SendErrorKind::Closed,
+                kind => SendErrorKind::Io(kind.into()),
+            };
+        }
+        match error.reason() {
+            Some(_) if error.is_library() => SendErrorKind::BadResponse("it broke the rules of HTTP/2"),
+            // The library gives this to the streams that a GOAWAY says were not and will not be looked at.
+            Some(_) if error.is_go_away() && error.is_remote() => SendErrorKind::Refused,
+            Some(Reason::REFUSED_STREAM) if error.is_remote() => SendErrorKind::Refused,
+            Some(reason) if error.is_reset() => SendErrorKind::Reset(reason),
+            _ => SendErrorKind::Closed,
+        }
+    }
+}
+
+/// The body of a response being read from an HTTP/2 upstream, and the rest of the upload. Dropping it resets
+/// the stream if it has not ended.
+#[derive(Debug)]
+pub struct H2ClientBody {
+    reader: Reader,
+    upload: Option<Pump<Body>>,
+    slot: StreamSlot,
+}
+
+impl H2ClientBody {
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        poll_upload(&mut self.upload, cx).map_err(|_| BodyError::Abandoned)
+    }
+
+    fn explained(&self, error: BodyError) -> BodyError {
+        if error == BodyError::Incomplete && self.slot.shared.link.unresponsive.load(Ordering::Relaxed) {
+            return BodyError::Timeout("the upstream connection did not answer a PING");
+        }
+        error
+    }
+}
+
+impl PollBody for H2ClientBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        if let Err(error) = self.poll_upload(cx) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match ready!(self.reader.poll_frame(cx)) {
+            Some(Ok(Frame::Trailers(trailers))) => {
+                Poll::Ready(fields::check_trailers(trailers).map(|trailers| trailers.map(Frame::Trailers)).transpose())
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(self.explained(error)))),
+            frame => Poll::Ready(frame),
+        }
+    }
+
+    fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        self.reader.hold_back(cx);
+        self.poll_upload(cx)
+    }
+
+    fn is_end(&self) -> bool {
+        self.reader.is_end()
+    }
+
+    fn exact_len(&self) -> Option<u64> {
+        self.reader.exact_len()
+    }
+}

@@ -1,0 +1,36 @@
+//! What the library's errors mean.
+
+use std::io;
+
+use h2::Reason;
+
+use crate::codec::body::BodyError;
+
+/// The end of a body that was being received.
+pub(super) fn of_body(error: &h2::Error) -> BodyError {
+    if let Some(error) = error.get_io() {
+        return match error.kind() {
+            // The first is what the library tells the streams of a connection that ended.
+            io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => BodyError::Incomplete,
+            kind => BodyError::Io(kind),
+        };
+    }
+    match error.reason() {
+        Some(_) if error.is_library() => BodyError::Malformed("the peer broke the rules of HTTP/2"),
+        Some(reason) if error.is_reset() => BodyError::Reset(reason),
+        _ => BodyError::Incomplete,
+    }
+}
+
+/// How the caller is told that a response ends before its end.
+pub(super) fn reset_for(error: BodyError) -> Reason {
+    match error {
+        // These two say what happened and invite nothing. A refusal passed on would invite a retry of what
+        // was executed, NO_ERROR would pass for a complete response.
+        BodyError::Reset(reason @ (Reason::CANCEL | Reason::ENHANCE_YOUR_CALM)) => reason,
+        BodyError::Reset(_) | BodyError::Incomplete | BodyError::Malformed(_) | BodyError::Io(_) => {
+            Reason::INTERNAL_ERROR
+        }
+        BodyError::Timeout(_) | BodyError::Abandoned => Reason::CANCEL,
+    }
+}

@@ -1,0 +1,69 @@
+//! Header fields that HTTP/2 forbids or bounds (RFC 9113 sections 8.2 and 10.5.1).
+
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+
+use crate::base::limits;
+use crate::codec::body::BodyError;
+use crate::codec::headers::clean_trailers;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Removes what the library would refuse to send. The pipeline has done this for everything that it passes on;
+/// one look at each name makes sure that no message is lost to a field it missed.
+pub(super) fn make_sendable(headers: &mut HeaderMap) {
+    if headers.iter().any(|(name, value)| is_forbidden(name, value)) {
+        for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
+            headers.remove(name);
+        }
+        if headers.get_all(TE).iter().any(|value| value != "trailers") {
+            headers.remove(TE);
+        }
+    }
+}
+
+fn is_forbidden(name: &HeaderName, value: &HeaderValue) -> bool {
+    match name.as_str() {
+        "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection" => true,
+        "te" => value != "trailers",
+        _ => false,
+    }
+}
+
+/// The size of a field as RFC 9113 section 6.5.2 counts it.
+pub(super) fn size(name: &HeaderName, value: &HeaderValue) -> usize {
+    name.as_str().len() + value.len() + 32
+}
+
+/// Whether a value begins or ends with a blank, which makes a message malformed (RFC 9113 section 8.2.1).
+pub(super) fn has_outer_blank(value: &HeaderValue) -> bool {
+    matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
+}
+
+/// The value without its outer blanks.
+pub(super) fn trimmed(value: &HeaderValue) -> HeaderValue {
+    let mut trimmed =
+        HeaderValue::from_bytes(value.as_bytes().trim_ascii()).unwrap_or_else(|_| HeaderValue::from_static(""));
+    trimmed.set_sensitive(value.is_sensitive());
+    trimmed
+}
+
+/// What may be passed on of a trailer section, if anything is.
+///
+/// # Errors
+/// A section that is malformed or over the limit. The library cuts off what is over *its* limit without a word,
+/// so ours is well below.
+pub(super) fn check_trailers(mut trailers: HeaderMap) -> Result<Option<HeaderMap>, BodyError> {
+    let mut total = 0;
+    for (name, value) in &trailers {
+        if has_outer_blank(value) {
+            return Err(BodyError::Malformed("a trailer value begins or ends with a blank"));
+        }
+        total += size(name, value);
+    }
+    if total > limits::TRAILER_BYTES {
+        return Err(BodyError::Malformed("the trailer section is too large"));
+    }
+    clean_trailers(&mut trailers);
+    Ok((!trailers.is_empty()).then_some(trailers))
+}

@@ -1,0 +1,205 @@
+//! The bytes under an HTTP/2 connection.
+//!
+//! The library flushes after every DATA frame of 256 bytes or more, which is one system call per small
+//! response. A [`Wire`] takes frames into a buffer instead, and the task that owns the connection writes the
+//! buffer out once it has polled the connection to a standstill: one call for everything that became ready in
+//! one turn. It also counts what really reached the kernel, which is what proves a request unsent.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Writes of up to this much are copied behind each other; larger ones go out vectored.
+const COPY_MAX: usize = 4 * 1024;
+/// Bytes copied before the wire writes by itself.
+const BUFFER_MAX: usize = 16 * 1024;
+
+/// Bytes that crossed a connection.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    read: AtomicU64,
+    written: AtomicU64,
+}
+
+impl Traffic {
+    /// Bytes read so far.
+    pub(super) fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Bytes handed to the kernel so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+}
+
+/// A shared handle on a byte stream: one is given to the library, the other stays with the task that polls it.
+#[derive(Debug)]
+pub(super) struct Wire<IO> {
+    ends: Arc<Mutex<Ends<IO>>>,
+    traffic: Arc<Traffic>,
+}
+
+#[derive(Debug)]
+struct Ends<IO> {
+    io: IO,
+    /// Accepted and not yet written; `..sent` of it is written.
+    buffer: Vec<u8>,
+    sent: usize,
+    /// Flushes are ours to make.
+    holds: bool,
+}
+
+impl<IO> Clone for Wire<IO> {
+    fn clone(&self) -> Self {
+        Self { ends: Arc::clone(&self.ends), traffic: Arc::clone(&self.traffic) }
+    }
+}
+
+impl<IO> Wire<IO> {
+    pub(super) fn new(io: IO) -> Self {
+        let ends = Ends { io, buffer: Vec::new(), sent: 0, holds: false };
+        Self { ends: Arc::new(Mutex::new(ends)), traffic: Arc::default() }
+    }
+
+    pub(super) fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
+    }
+
+    /// From now on the owner calls [`Wire::poll_release`] after every turn; the library's flushes do nothing.
+    pub(super) fn hold_flushes(&self) {
+        self.ends.lock().holds = true;
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
+    /// Writes out what was held back.
+    ///
+    /// # Errors
+    /// When the stream underneath fails.
+    pub(super) fn poll_release(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut ends = self.ends.lock();
+        if ends.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(ends.poll_drain(cx, &self.traffic))?;
+        Pin::new(&mut ends.io).poll_flush(cx)
+    }
+}
+
+impl<IO> Ends<IO> {
+    fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
+    /// Takes note of `n` written bytes; returns those that were not from the buffer.
+    fn wrote(&mut self, n: usize, traffic: &Traffic) -> usize {
+        traffic.written.fetch_add(n as u64, Ordering::Relaxed);
+        let held = self.buffer.len() - self.sent;
+        if n < held {
+            self.sent += n;
+            return 0;
+        }
+        self.buffer.clear();
+        self.sent = 0;
+        n - held
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> Ends<IO> {
+    fn poll_drain(&mut self, cx: &mut Context<'_>, traffic: &Traffic) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.buffer[self.sent..]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.wrote(n, traffic);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_slices(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+        traffic: &Traffic,
+    ) -> Poll<io::Result<usize>> {
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        if total == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        if self.holds && total <= COPY_MAX && self.buffer.len() + total <= BUFFER_MAX {
+            for slice in slices {
+                self.buffer.extend_from_slice(slice);
+            }
+            return Poll::Ready(Ok(total));
+        }
+        loop {
+            // The library passes a head and a payload; more slices than these are written next time.
+            let mut parts = [IoSlice::new(&[]); 4];
+            parts[0] = IoSlice::new(&self.buffer[self.sent..]);
+            for (part, slice) in parts[1..].iter_mut().zip(slices) {
+                *part = IoSlice::new(slice);
+            }
+            let first = usize::from(self.is_empty());
+            let n = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &parts[first..]))?;
+            if n == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            let accepted = self.wrote(n, traffic);
+            if accepted > 0 {
+                return Poll::Ready(Ok(accepted));
+            }
+        }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Wire<IO> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.ends.lock().io).poll_read(cx, buf);
+        let n = buf.filled().len() - before;
+        self.traffic.read.fetch_add(n as u64, Ordering::Relaxed);
+        polled
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.ends.lock().poll_write_slices(cx, &[IoSlice::new(buf)], &self.traffic)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.ends.lock().poll_write_slices(cx, bufs, &self.traffic)
+    }
+
+    /// True whatever is underneath: the library then passes payloads as they are, and they are copied at most
+    /// once, here.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut ends = self.ends.lock();
+        if ends.holds {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(ends.poll_drain(cx, &self.traffic))?;
+        Pin::new(&mut ends.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut ends = self.ends.lock();
+        ready!(ends.poll_drain(cx, &self.traffic))?;
+        Pin::new(&mut ends.io).poll_shutdown(cx)
+    }
+}
