@@ -108,7 +108,8 @@ impl PollBody for ReplayBody {
         if self.ended {
             return Poll::Ready(None);
         }
-        let mut state = self.state.lock();
+        let shared = Arc::clone(&self.state);
+        let mut state = shared.lock();
         let state = &mut *state;
         if let Some(data) = state.kept.get(self.read) {
             self.read += 1;
