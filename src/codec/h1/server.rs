@@ -235,7 +235,8 @@ impl Connection {
         let end = self.scan.find_end(&self.read.bytes)?;
         let length = end.unwrap_or(self.read.bytes.len());
         if length > options.max_head_bytes {
-            return Err(if self.scan.is_fresh() {
+            let first_line = memchr::memchr(b'\n', &self.read.bytes).unwrap_or(usize::MAX);
+            return Err(if first_line > options.max_head_bytes {
                 Refusal {
                     status: StatusCode::URI_TOO_LONG,
                     code: "target_too_long",
