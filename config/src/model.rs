@@ -471,7 +471,8 @@ pub struct Cors {
 /// Time limits of a rule. A zero duration in the file switches one off (`None` here).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Timeouts {
-    /// From the end of the request head to the end of the response, retries included. Default 15 s;
+    /// When written: from the first byte of the request to the end of the response, retries included. The
+    /// default is 15 s from the end of the upload to the response head, so that a long transfer is not cut;
     /// streaming (gRPC, SSE by `accept: text/event-stream`, upgrades) has none unless it was written.
     pub request: Setting<Option<Duration>>,
     /// One attempt, to its response head.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -22,6 +23,7 @@ struct State {
     kept_bytes: usize,
     trailers: Option<HeaderMap>,
     source_ended: bool,
+    ended_at: Option<Instant>,
     keeping: bool,
     /// Something was read that is no longer kept.
     lost: bool,
@@ -51,6 +53,7 @@ impl Replay {
             kept_bytes: 0,
             trailers: None,
             source_ended,
+            ended_at: source_ended.then(Instant::now),
             keeping: true,
             lost: false,
             length,
@@ -80,6 +83,12 @@ impl Replay {
     #[must_use]
     pub fn received(&self) -> u64 {
         self.0.lock().received
+    }
+
+    /// When the caller had sent the last of it.
+    #[must_use]
+    pub fn ended(&self) -> Option<Instant> {
+        self.0.lock().ended_at
     }
 
     /// There will be no further attempt: nothing more is kept.
@@ -145,6 +154,9 @@ impl PollBody for ReplayBody {
                 state.lost = true;
                 self.ended = true;
             }
+        }
+        if state.source_ended && state.ended_at.is_none() {
+            state.ended_at = Some(Instant::now());
         }
         polled
     }

@@ -18,8 +18,8 @@ use super::tracked::{Limits, is_server_failure};
 use super::with_random;
 use crate::base::timer::Deadline;
 use crate::codec::{Body, Interim, PollBody, Replay, RequestHead, Response, SendError, SendErrorKind, Sent};
-use crate::policy::deadline;
-use crate::policy::retry::{self, Attempts, Verdict};
+use crate::policy::deadline::{self, Forwarded};
+use crate::policy::retry::{self, Attempts, Idempotency, MaybeSent, NeverSent, Repeatable, Verdict};
 use crate::telemetry::metrics::AttemptOutcome;
 use crate::upstream::pool::{Ceilings, Wire};
 use crate::upstream::{Cluster, LeaseError, Outcome, Overflow, Permit, PickError};
@@ -31,6 +31,8 @@ pub(super) struct Exchange<'a> {
     pub(super) cluster: &'a Arc<Cluster>,
     pub(super) rule: &'a model::Rule,
     pub(super) limits: Limits,
+    /// Of one attempt, to its response head.
+    pub(super) attempt_limit: Option<Duration>,
     pub(super) caller: Caller,
 }
 
@@ -66,9 +68,9 @@ pub(super) async fn run(
 ) -> Result<(Response<Body>, Permit), Failure> {
     let cluster = exchange.cluster;
     let policy = &exchange.rule.retry;
-    let idempotent = retry::is_idempotent(&head.method);
+    let idempotency = Idempotency::of(&head.method);
     let mut timer = Deadline::default();
-    let mut attempts = Attempts::default();
+    let mut attempts = Attempts::first();
     let mut tried: SmallVec<[std::net::SocketAddr; 4]> = SmallVec::new();
     let replay = (!body.is_end()).then(|| Replay::new(body));
     if let Some(replay) = &replay {
@@ -78,10 +80,10 @@ pub(super) async fn run(
     cluster.state().budget.deposit(Instant::now());
     loop {
         let now = Instant::now();
-        if exchange.limits.deadline.is_some_and(|deadline| deadline <= now) {
+        let late = exchange.limits.deadline.is_some_and(|deadline| deadline <= now);
+        if late || !forward_deadline(exchange, head, now) {
             return Err(if record.attempts == 0 { Reason::Deadline } else { Reason::Timeout }.into());
         }
-        forward_deadline(exchange, head, now);
         let permit = match with_random(|random| cluster.pick(&tried, random, now)) {
             Ok(permit) => permit,
             Err(PickError::NoEndpoint) => return Err(Reason::NoEndpoint.into()),
@@ -94,16 +96,12 @@ pub(super) async fn run(
         record.upstream_host = Some(permit.member().state.address);
         tried.push(permit.member().state.address);
         let body = replay.as_ref().map_or(Body::Empty, Replay::attempt);
-        let per_try = exchange.rule.timeouts.backend_request.value.map(|limit| now + limit);
-        let until = match (per_try, exchange.limits.deadline) {
-            (Some(one), Some(all)) => Some(one.min(all)),
-            (one, all) => one.or(all),
-        };
+        let mut patience = Patience::new(exchange, replay.as_ref(), now);
         let tried_once = {
             let mut sending = pin!(send_once(cluster, &permit, head, body, interim));
             poll_fn(|cx| match sending.as_mut().poll(cx) {
                 Poll::Ready(end) => Poll::Ready(end),
-                Poll::Pending => timer.poll_opt(cx, until).map(|()| Try::TimedOut),
+                Poll::Pending => timer.poll_opt(cx, patience.until()).map(|()| Try::TimedOut),
             })
             .await
         };
@@ -111,29 +109,85 @@ pub(super) async fn run(
         record.upstream_time = Some(latency);
         note(cluster, &permit, &tried_once, exchange.caller, latency);
         let overall_over = exchange.limits.deadline.is_some_and(|deadline| deadline <= Instant::now());
-        let outcome = classify(&tried_once, exchange.caller);
-        let replayable = replay.as_ref().is_none_or(Replay::is_whole);
-        let verdict = match outcome {
+        let verdict = match classify(&tried_once, exchange.caller) {
             Some(outcome) if !overall_over => {
-                retry::decide(policy, &attempts, outcome, retry::Request { replayable, idempotent })
+                let kept = match replay.as_ref().is_none_or(Replay::is_whole) {
+                    true => retry::Replay::Whole,
+                    false => retry::Replay::Lost,
+                };
+                let request = Repeatable { replay: kept, idempotency };
+                Some(retry::decide(policy, &attempts, request, outcome))
             }
-            _ => Verdict::Done,
+            _ => None,
         };
-        if let Verdict::Retry(kind) = verdict
-            && let Some(slot) = RetrySlot::enter(cluster, kind)
+        if let Some(verdict @ (Verdict::RetryFree | Verdict::RetryCharged { .. })) = verdict
+            && let Some(slot) = RetrySlot::enter(cluster, verdict)
         {
             drop(retrying.replace(slot));
-            attempts.note(kind);
+            attempts.record(verdict);
             cluster.state().metrics.retried();
-            drop(permit);
-            drop(tried_once);
-            pause(exchange, &attempts, kind, &mut timer).await;
+            drop((permit, tried_once));
+            pause(exchange, verdict, &mut timer).await;
             continue;
         }
         if let Some(replay) = &replay {
             replay.commit();
         }
         return conclude(tried_once, overall_over).map(|response| (response, permit));
+    }
+}
+
+/// How long one attempt may take to its response head.
+struct Patience<'a> {
+    /// The limits that run from a fixed moment.
+    fixed: Option<Instant>,
+    /// The default limit: it runs from the end of the upload, so that a long upload is not cut.
+    answer: Option<Duration>,
+    /// While the upload goes on: it must not stand still for longer.
+    idle: Option<Duration>,
+    upload: Option<&'a Replay>,
+    began: Instant,
+    received: u64,
+    moved: Instant,
+}
+
+impl<'a> Patience<'a> {
+    fn new(exchange: &Exchange<'_>, upload: Option<&'a Replay>, now: Instant) -> Self {
+        let one = exchange.attempt_limit.map(|limit| now + limit);
+        Self {
+            fixed: earlier(one, exchange.limits.deadline),
+            answer: exchange.limits.answer,
+            idle: exchange.limits.idle,
+            upload,
+            began: now,
+            received: 0,
+            moved: now,
+        }
+    }
+
+    fn until(&mut self) -> Option<Instant> {
+        let Some(upload) = self.upload else {
+            return earlier(self.fixed, self.answer.map(|answer| self.began + answer));
+        };
+        let soft = match upload.ended() {
+            Some(ended) => self.answer.map(|answer| ended.max(self.began) + answer),
+            None => {
+                let received = upload.received();
+                if received != self.received {
+                    self.received = received;
+                    self.moved = Instant::now();
+                }
+                self.idle.map(|idle| self.moved + idle)
+            }
+        };
+        earlier(self.fixed, soft)
+    }
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     }
 }
 
@@ -160,16 +214,18 @@ async fn send_once(
     }
 }
 
-/// Tells the next hop how much time is left of a gRPC call.
-fn forward_deadline(exchange: &Exchange<'_>, head: &mut RequestHead, now: Instant) {
-    if exchange.caller != Caller::Grpc {
-        return;
+/// Tells the next hop how much time is left of a gRPC call; false when none is.
+fn forward_deadline(exchange: &Exchange<'_>, head: &mut RequestHead, now: Instant) -> bool {
+    if exchange.caller == Caller::Http {
+        return true;
     }
-    if let Some(deadline) = exchange.limits.deadline
-        && let Some(text) = deadline::format(deadline.saturating_duration_since(now))
-        && let Ok(value) = HeaderValue::try_from(text)
-    {
-        head.headers.insert(GRPC_TIMEOUT, value);
+    match deadline::forward(exchange.limits.deadline, now) {
+        Forwarded::Unlimited => true,
+        Forwarded::Timeout(value) => {
+            head.headers.insert(GRPC_TIMEOUT, value);
+            true
+        }
+        Forwarded::Expired => false,
     }
 }
 
@@ -245,14 +301,17 @@ fn classify(tried: &Try, caller: Caller) -> Option<retry::Outcome> {
             })
         }
         Try::Lease(LeaseError::Overflow(_)) => None,
-        Try::Lease(LeaseError::Connect(_)) => Some(retry::Outcome::ConnectFailure),
-        Try::Send(SendError { kind: SendErrorKind::RequestBody(_), .. }) => None,
-        Try::Send(SendError { kind: SendErrorKind::Refused, .. }) => Some(retry::Outcome::Refused),
-        Try::Send(SendError { sent: Sent::Never, .. }) => Some(retry::Outcome::NeverSent),
-        Try::Send(SendError { kind: SendErrorKind::BadResponse(_), .. }) => Some(retry::Outcome::MaybeSent),
-        Try::Send(SendError { reused: true, .. }) => Some(retry::Outcome::StaleConnection),
-        Try::Send(_) => Some(retry::Outcome::MaybeSent),
-        Try::TimedOut => Some(retry::Outcome::TryTimeout),
+        Try::Lease(LeaseError::Connect(_)) => Some(retry::Outcome::NeverSent(NeverSent::ConnectFailure)),
+        Try::Send(error) => match (&error.kind, error.sent) {
+            (SendErrorKind::RequestBody(_), _) => None,
+            (SendErrorKind::Refused, _) => Some(retry::Outcome::NeverSent(NeverSent::Refused)),
+            (_, Sent::Never) => Some(retry::Outcome::NeverSent(NeverSent::Unwritten)),
+            (SendErrorKind::Closed | SendErrorKind::Io(_), Sent::Maybe) if error.reused => {
+                Some(retry::Outcome::MaybeSent(MaybeSent::ReusedClosed))
+            }
+            (_, Sent::Maybe) => Some(retry::Outcome::MaybeSent(MaybeSent::Reset)),
+        },
+        Try::TimedOut => Some(retry::Outcome::MaybeSent(MaybeSent::Timeout)),
     }
 }
 
@@ -261,7 +320,7 @@ struct RetrySlot(Arc<Cluster>);
 
 impl RetrySlot {
     /// Room for one more retry: the ceiling, and the budget unless the retry is a free one.
-    fn enter(cluster: &Arc<Cluster>, kind: retry::Kind) -> Option<Self> {
+    fn enter(cluster: &Arc<Cluster>, verdict: Verdict) -> Option<Self> {
         let state = cluster.state();
         if !state.retries.try_acquire(cluster.config().ceilings.max_retries) {
             state.metrics.overflowed(Overflow::Retries.into());
@@ -269,7 +328,7 @@ impl RetrySlot {
         }
         let slot = Self(Arc::clone(cluster));
         let budget = cluster.config().retry_budget;
-        if kind.is_budgeted() && !state.budget.try_withdraw(&budget, Instant::now()) {
+        if matches!(verdict, Verdict::RetryCharged { .. }) && !state.budget.try_withdraw(&budget, Instant::now()) {
             state.metrics.retry_budget_exhausted();
             return None;
         }
@@ -284,11 +343,9 @@ impl Drop for RetrySlot {
 }
 
 /// Waits before a retry of something that was sent; what was never sent is tried again at once.
-async fn pause(exchange: &Exchange<'_>, attempts: &Attempts, kind: retry::Kind, timer: &mut Deadline) {
-    if !kind.backs_off() {
-        return;
-    }
-    let wait = with_random(|random| retry::backoff(&exchange.rule.retry, attempts, random.next_u64()));
+async fn pause(exchange: &Exchange<'_>, verdict: Verdict, timer: &mut Deadline) {
+    let Verdict::RetryCharged { step } = verdict else { return };
+    let wait = with_random(|random| retry::backoff(&exchange.rule.retry, step, random.next_u64()));
     let mut until = Instant::now() + wait;
     if let Some(deadline) = exchange.limits.deadline {
         until = until.min(deadline);

@@ -1,7 +1,7 @@
 //! What happens to a request, top to bottom: prepare, route, filter, set the deadline, attempt, answer.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT, HeaderMap, HeaderName};
 use http::StatusCode;
@@ -17,7 +17,7 @@ use super::{ConnectionHandler, filters, with_random};
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response};
 use crate::policy::cors;
-use crate::policy::deadline::{self, Traits};
+use crate::policy::deadline;
 use crate::policy::path;
 use crate::policy::rng::Rng;
 use crate::policy::route::RouteQuery;
@@ -152,8 +152,8 @@ impl ConnectionHandler {
         record: &mut Record,
         caller: Caller,
     ) -> Result<Answer, Local> {
-        let limits = time_limits(listener, rule, head, caller, record.started());
-        let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, caller };
+        let (limits, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
+        let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, attempt_limit, caller };
         match attempt::run(&exchange, head, body, interim, record).await {
             Ok((mut response, permit)) => {
                 strip_hop_by_hop(&mut response.head.headers);
@@ -227,25 +227,32 @@ fn preflight(filters: &[Filter], head: &RequestHead) -> Option<Response<Body>> {
     })
 }
 
-fn time_limits(listener: &Listener, rule: &Rule, head: &RequestHead, caller: Caller, started: Instant) -> Limits {
-    let traits = Traits {
-        is_grpc: caller == Caller::Grpc,
-        is_event_stream: accepts_events(&head.headers),
-        grpc_timeout: match caller {
-            Caller::Grpc => head.headers.get(GRPC_TIMEOUT).and_then(|value| deadline::parse(value.as_bytes())),
-            Caller::Http => None,
-        },
+/// The time limits of a request, and of one attempt.
+fn time_limits(
+    listener: &Listener,
+    rule: &Rule,
+    head: &RequestHead,
+    caller: Caller,
+    started: Instant,
+) -> (Limits, Option<Duration>) {
+    let exchange = match caller {
+        // What is not a timeout is ignored, as gRPC servers do.
+        Caller::Grpc => deadline::Exchange::Grpc(
+            head.headers
+                .get(GRPC_TIMEOUT)
+                .and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()).ok()),
+        ),
+        Caller::Http if accepts_events(&head.headers) => deadline::Exchange::EventStream,
+        Caller::Http => deadline::Exchange::Plain,
     };
-    let effective = deadline::effective(&rule.config.timeouts, &traits);
-    let idle = rule.config.timeouts.idle.value;
-    let own_idle = listener.config.limits.stream_idle_timeout;
-    Limits {
-        deadline: effective.map(|limit| started + limit),
-        idle: match rule.config.timeouts.idle.place {
-            Some(_) => idle,
-            None => (!own_idle.is_zero()).then_some(own_idle),
-        },
-    }
+    let limits = deadline::limits(&rule.config.timeouts, exchange, listener.config.limits.stream_idle_timeout);
+    let (whole, answer) = match limits.request.source {
+        deadline::Source::Default => (None, limits.request.value),
+        _ => (limits.request.value, None),
+    };
+    // A caller may name a time so long that it is none.
+    let deadline = whole.and_then(|limit| started.checked_add(limit));
+    (Limits { deadline, answer, idle: limits.idle.value }, limits.attempt.value)
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {

@@ -6,12 +6,12 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
-use outrigger_config::model::Trust;
 
 use super::random::request_id;
 use crate::base::limits;
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Refusal, RequestHead};
+use crate::policy::forwarding::Belief;
 use crate::policy::rng::Rng;
 use crate::policy::{forwarding, host, path};
 use crate::snapshot::Listener;
@@ -80,20 +80,19 @@ pub(super) fn set_forwarding(
         headers.remove(name);
     }
     mark_passage(headers, &listener.loop_mark)?;
-    match forwarding::forwarded_for(trust, origin.peer, headers.get_all(&FORWARDED_FOR).iter()) {
-        forwarding::ForwardedFor::Peer => {
-            headers.insert(FORWARDED_FOR, origin.peer_value.clone());
+    let believed = forwarding::belief(trust) == Belief::Keep;
+    if believed && headers.contains_key(FORWARDED_FOR) {
+        let lines = headers.get_all(&FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
+        let chain = forwarding::forwarded_for(trust, origin.peer, lines);
+        if let Ok(value) = HeaderValue::try_from(chain.value) {
+            headers.insert(FORWARDED_FOR, value);
         }
-        forwarding::ForwardedFor::Chain(chain) => {
-            if let Ok(value) = HeaderValue::try_from(chain) {
-                headers.insert(FORWARDED_FOR, value);
-            }
-        }
+    } else {
+        headers.insert(FORWARDED_FOR, origin.peer_value.clone());
     }
-    if trust == Trust::None {
+    if !believed {
         headers.remove(FORWARDED);
     }
-    let believed = trust != Trust::None;
     if !(believed && headers.contains_key(FORWARDED_PROTO)) {
         let proto = if head.scheme == Scheme::HTTPS { "https" } else { "http" };
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));

@@ -31,6 +31,8 @@ pub struct TrackedBody {
 pub(super) struct Limits {
     /// The end of the whole request.
     pub(super) deadline: Option<Instant>,
+    /// From the end of the upload to the response head: the default, which does not cut a long transfer.
+    pub(super) answer: Option<Duration>,
     /// Nothing may be still for longer.
     pub(super) idle: Option<Duration>,
 }
