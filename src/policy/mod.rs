@@ -5,7 +5,19 @@
 //!
 //! * [`path`] and [`host`]: the normal forms that everything after reads
 //! * [`route`]: which rule a request belongs to
+//! * [`forwarding`]: what is believed of forwarding headers, and who the client is
+//! * [`deadline`]: its time limits
+//! * [`balance`] over [`ewma`]: which endpoint it goes to
+//! * [`retry`]: whether a failed attempt is repeated
+//!
+//! [`rng`] is the random number generator that each worker keeps.
 
+pub mod balance;
+pub mod deadline;
+pub mod ewma;
+pub mod forwarding;
 pub mod host;
 pub mod path;
+pub mod retry;
+pub mod rng;
 pub mod route;

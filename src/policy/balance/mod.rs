@@ -1,0 +1,170 @@
+//! Which endpoint a request goes to.
+//!
+//! A [`Balancer`] belongs to one set of endpoints. It looks at their live state through [`Candidates`], keeps
+//! nothing but a sequence number, takes no lock, and may be used from every worker at once.
+//!
+//! * **roundRobin**: in turn when the weights are equal; else a golden-ratio sequence over the weights, which
+//!   spaces each endpoint's turns as evenly as can be and costs one atomic addition and a binary search.
+//! * **random**: by weight.
+//! * **leastRequest**: two different endpoints are drawn by weight and the one with fewer requests in flight is
+//!   taken. Of up to three endpoints all are looked at: with two out of three the busiest would still get
+//!   requests that an idle one could have had.
+//! * **peakEwma**: the same with the expected latency ([`super::ewma`]) as a factor.
+//!
+//! Weights in the last two: an endpoint of weight 5, beside one of weight 1, counts its first five requests in
+//! flight as one and every further five as one more. So shares follow the weights when everybody is idle (the
+//! draw decides), and requests in flight follow them under load.
+
+mod wheel;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use outrigger_config::model::BalancePolicy;
+use smallvec::SmallVec;
+
+use super::rng::Rng;
+use wheel::Wheel;
+
+/// The live state of the endpoints that a [`Balancer`] was made for, in the same order.
+pub trait Candidates {
+    /// Requests in flight now.
+    fn in_flight(&self, index: usize) -> u32;
+    /// Expected latency in seconds, without the requests in flight. Read by peakEwma only.
+    fn latency(&self, index: usize) -> f64;
+    /// Whether it may be picked: healthy, and not tried before by this request.
+    fn eligible(&self, index: usize) -> bool;
+}
+
+/// Chooses endpoints of one set.
+#[derive(Debug)]
+pub struct Balancer {
+    wheel: Wheel,
+    policy: Policy,
+}
+
+#[derive(Debug)]
+enum Policy {
+    RoundRobin(AtomicU64),
+    Random,
+    LeastRequest,
+    PeakEwma,
+}
+
+impl Balancer {
+    /// `seed` moves the start of roundRobin, so that proxies that start together do not walk in step.
+    #[must_use]
+    pub fn new(policy: BalancePolicy, weights: impl IntoIterator<Item = u32>, seed: u64) -> Self {
+        let policy = match policy {
+            BalancePolicy::RoundRobin => Policy::RoundRobin(AtomicU64::new(seed)),
+            BalancePolicy::Random => Policy::Random,
+            BalancePolicy::LeastRequest => Policy::LeastRequest,
+            BalancePolicy::PeakEwma => Policy::PeakEwma,
+        };
+        Self {
+            wheel: Wheel::new(weights),
+            policy,
+        }
+    }
+
+    /// The index of an endpoint; `None` only for an empty set. When none is eligible, any is picked: whether
+    /// that is wanted is for the caller to say, who knows why.
+    #[must_use]
+    pub fn pick(&self, candidates: &impl Candidates, rng: &mut Rng) -> Option<usize> {
+        let one = || match &self.policy {
+            Policy::RoundRobin(sequence) => {
+                self.wheel.turn(sequence.fetch_add(1, Ordering::Relaxed))
+            }
+            Policy::Random | Policy::LeastRequest | Policy::PeakEwma => {
+                self.wheel.at(rng.next_u64())
+            }
+        };
+        match self.wheel.len() {
+            0 => None,
+            1 => Some(0),
+            _ => match self.policy {
+                Policy::RoundRobin(_) | Policy::Random => Some(self.draw(candidates, &[], one)),
+                Policy::LeastRequest => Some(self.cheapest(candidates, one, |_| 1.0)),
+                Policy::PeakEwma => {
+                    Some(self.cheapest(candidates, one, |index| candidates.latency(index)))
+                }
+            },
+        }
+    }
+
+    /// Draws until one is eligible and not in `drawn`. After a few misses (most endpoints are out) it takes the
+    /// next that is, and when there is none, what was drawn first.
+    fn draw(
+        &self,
+        candidates: &impl Candidates,
+        drawn: &[usize],
+        mut one: impl FnMut() -> usize,
+    ) -> usize {
+        let good = |index: usize| candidates.eligible(index) && !drawn.contains(&index);
+        let first = one();
+        if good(first) {
+            return first;
+        }
+        if let Some(index) = (1..DRAWS).map(|_| one()).find(|&index| good(index)) {
+            return index;
+        }
+        let after = one();
+        let count = self.wheel.len();
+        (0..count)
+            .map(|step| (after + step) % count)
+            .find(|&index| good(index))
+            .unwrap_or(first)
+    }
+
+    /// The first drawn is kept unless another is cheaper.
+    fn cheapest(
+        &self,
+        candidates: &impl Candidates,
+        mut one: impl FnMut() -> usize,
+        latency: impl Fn(usize) -> f64,
+    ) -> usize {
+        let cost = |index: usize| {
+            let load = (f64::from(candidates.in_flight(index)) + 1.0) / self.wheel.share(index);
+            latency(index) * load.max(1.0)
+        };
+        let choices = if self.wheel.len() <= SCAN {
+            self.wheel.len()
+        } else {
+            2
+        };
+        let mut best = self.draw(candidates, &[], &mut one);
+        let mut lowest = cost(best);
+        let mut drawn: SmallVec<[usize; SCAN]> = SmallVec::from_slice(&[best]);
+        while drawn.len() < choices {
+            let next = self.draw(candidates, &drawn, &mut one);
+            if drawn.contains(&next) || (!candidates.eligible(next) && candidates.eligible(best)) {
+                break;
+            }
+            drawn.push(next);
+            let cost = cost(next);
+            if cost < lowest {
+                (best, lowest) = (next, cost);
+            }
+        }
+        best
+    }
+}
+
+impl Wheel {
+    /// Whose turn it is.
+    fn turn(&self, sequence: u64) -> usize {
+        match self {
+            Self::Equal(count) => (sequence % *count as u64) as usize,
+            Self::Weighted { .. } => self.at(sequence.wrapping_mul(GOLDEN)),
+        }
+    }
+}
+
+/// Up to this many endpoints all are compared.
+const SCAN: usize = 3;
+/// Draws before searching in order. With half of the endpoints out, one in 256 picks searches.
+const DRAWS: usize = 8;
+/// `2^64` divided by the golden ratio: multiples of it fill the circle more evenly than those of any other number.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+#[cfg(test)]
+mod tests;
