@@ -4,15 +4,19 @@
 //! In the order in which a request meets them:
 //!
 //! * [`path`] and [`host`]: the normal forms that everything after reads
-//! * [`route`]: which rule a request belongs to
 //! * [`forwarding`]: what is believed of forwarding headers, and who the client is
+//! * [`route`]: which rule a request belongs to
+//! * [`cors`]: what scripts of other origins may do
+//! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
-//! * [`balance`] over [`ewma`]: which endpoint it goes to
-//! * [`retry`]: whether a failed attempt is repeated
+//! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
+//! * [`retry`] within [`budget`]: whether a failed attempt is repeated
 //!
 //! [`rng`] is the random number generator that each worker keeps.
 
 pub mod balance;
+pub mod budget;
+pub mod cors;
 pub mod deadline;
 pub mod ewma;
 pub mod forwarding;
@@ -21,3 +25,4 @@ pub mod path;
 pub mod retry;
 pub mod rng;
 pub mod route;
+pub mod weighted;
