@@ -5,3 +5,6 @@ pub mod telemetry;
 pub mod policy;
 pub mod net;
 pub mod codec;
+pub mod upstream;
+pub mod snapshot;
+pub mod proxy;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderName;
 use http::Version;
 use outrigger_config::model::{self, ClusterProtocol};
 use smallvec::SmallVec;
@@ -88,7 +88,7 @@ pub(super) async fn run(
             Ok(permit) => permit,
             Err(PickError::NoEndpoint) => return Err(Reason::NoEndpoint.into()),
             Err(PickError::Overflow) => {
-                cluster.state().metrics.overflowed(Overflow::Requests.into());
+                cluster.state().metrics.overflowed(Overflow::Requests);
                 return Err(Reason::Overflow.into());
             }
         };
@@ -248,7 +248,7 @@ fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Caller, latency
             if failed { AttemptOutcome::ServerError } else { AttemptOutcome::Success }
         }
         Try::Lease(LeaseError::Overflow(kind)) => {
-            cluster.state().metrics.overflowed((*kind).into());
+            cluster.state().metrics.overflowed(*kind);
             return;
         }
         Try::Lease(LeaseError::Connect(SendErrorKind::ConnectTimeout)) => {
@@ -323,12 +323,12 @@ impl RetrySlot {
     fn enter(cluster: &Arc<Cluster>, verdict: Verdict) -> Option<Self> {
         let state = cluster.state();
         if !state.retries.try_acquire(cluster.config().ceilings.max_retries) {
-            state.metrics.overflowed(Overflow::Retries.into());
+            state.metrics.overflowed(Overflow::Retries);
             return None;
         }
         let slot = Self(Arc::clone(cluster));
         let budget = cluster.config().retry_budget;
-        if matches!(verdict, Verdict::RetryCharged { .. }) && !state.budget.try_withdraw(&budget, Instant::now()) {
+        if matches!(verdict, Verdict::RetryCharged { .. }) && !state.budget.try_withdraw(budget, Instant::now()) {
             state.metrics.retry_budget_exhausted();
             return None;
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT, HeaderMap, HeaderName};
 use http::StatusCode;
-use outrigger_config::model::{Filter, PathMatch};
+use outrigger_config::model::PathMatch;
 
 use super::attempt::{self, Exchange, Failure};
 use super::local::{self, Caller};
@@ -15,8 +15,8 @@ use super::record::Record;
 use super::tracked::{Limits, TrackedBody};
 use super::{ConnectionHandler, filters, with_random};
 use crate::codec::headers::strip_hop_by_hop;
-use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response};
-use crate::policy::cors;
+use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response, ResponseHead};
+use crate::policy::cors::CorsDecision;
 use crate::policy::deadline;
 use crate::policy::path;
 use crate::policy::rng::Rng;
@@ -102,11 +102,14 @@ impl ConnectionHandler {
         record.note_head(head);
         let (rule, matched) = route(listener, head, caller)?;
         let config = &rule.config;
-        if let Some(response) = preflight(&config.filters, head) {
-            record.note_route(rule, listener.route_metrics(rule, None), None);
-            return Ok(Answer { response, permit: None, limits: Limits::default() });
-        }
-        let origin_of_script = head.headers.get(http::header::ORIGIN).cloned();
+        let grant = match rule.cors.as_ref().map(|cors| (cors, cors.decide(&head.method, &head.headers))) {
+            None => None,
+            Some((cors, CorsDecision::Pass(grant))) => Some((cors, grant)),
+            Some((_, CorsDecision::Preflight(headers))) => {
+                record.note_route(rule, listener.route_metrics(rule, None), None);
+                return Ok(preflight(headers));
+            }
+        };
         let mut answer = match &rule.action {
             Action::Redirect(redirect) => {
                 record.note_route(rule, listener.route_metrics(rule, None), None);
@@ -129,12 +132,8 @@ impl ConnectionHandler {
             }
         };
         let headers = &mut answer.response.head.headers;
-        for filter in &config.filters {
-            if let Filter::Cors(rules) = filter
-                && let Some(origin) = &origin_of_script
-            {
-                cors::apply(rules, origin, headers);
-            }
+        if let Some((cors, grant)) = &grant {
+            cors.apply(grant, headers);
         }
         filters::apply_to_response(&config.filters, headers);
         Ok(answer)
@@ -216,15 +215,10 @@ fn route<'a>(
     Ok((rule, matched))
 }
 
-/// The answer to a CORS preflight, if the rule has CORS and this is one.
-fn preflight(filters: &[Filter], head: &RequestHead) -> Option<Response<Body>> {
-    filters.iter().find_map(|filter| match filter {
-        Filter::Cors(rules) => cors::preflight(rules, &head.method, &head.headers).map(|headers| Response {
-            head: crate::codec::ResponseHead { status: StatusCode::NO_CONTENT, headers },
-            body: Body::Empty,
-        }),
-        _ => None,
-    })
+/// The answer to a CORS preflight: it never reaches an upstream.
+fn preflight(headers: HeaderMap) -> Answer {
+    let head = ResponseHead { status: StatusCode::NO_CONTENT, headers };
+    Answer { response: Response { head, body: Body::Empty }, permit: None, limits: Limits::default() }
 }
 
 /// The time limits of a request, and of one attempt.

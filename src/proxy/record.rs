@@ -128,10 +128,6 @@ impl Record {
         self.complete = true;
     }
 
-    pub(super) fn listener(&self) -> &Arc<Listener> {
-        &self.listener
-    }
-
     pub(super) fn started(&self) -> Instant {
         self.started
     }

@@ -5,6 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use outrigger_config::model;
 
+use crate::policy::cors::CorsPolicy;
+use crate::policy::weighted::Split;
 use crate::telemetry::RouteMetrics;
 use crate::upstream::Cluster;
 
@@ -15,6 +17,8 @@ pub struct Rule {
     pub config: model::Rule,
     /// What is done.
     pub action: Action,
+    /// Its CORS rules.
+    pub cors: Option<CorsPolicy>,
     pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
 }
 
@@ -33,7 +37,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Backends {
     all: Vec<Backend>,
-    total: u64,
+    split: Option<Split>,
 }
 
 /// A backend.
@@ -64,11 +68,15 @@ impl Rule {
                         metrics: OnceLock::new(),
                     })
                     .collect();
-                let total = all.iter().map(|backend| u64::from(backend.weight)).sum();
-                Action::Forward(Backends { all, total })
+                let split = Split::new(all.iter().map(|backend| backend.weight));
+                Action::Forward(Backends { all, split })
             }
         };
-        Self { config: rule.clone(), action, metrics: OnceLock::new() }
+        let cors = rule.filters.iter().find_map(|filter| match filter {
+            model::Filter::Cors(cors) => Some(CorsPolicy::compile(cors)),
+            _ => None,
+        });
+        Self { config: rule.clone(), action, cors, metrics: OnceLock::new() }
     }
 }
 
@@ -76,17 +84,7 @@ impl Backends {
     /// The backend that a uniformly random number falls to.
     #[must_use]
     pub fn choose(&self, random: u64) -> Option<&Backend> {
-        if let [only] = self.all.as_slice() {
-            return Some(only);
-        }
-        // The high half of the product is uniform below `total`, without a division.
-        let mut at = ((u128::from(random) * u128::from(self.total)) >> 64) as u64;
-        self.all.iter().find(|backend| {
-            let weight = u64::from(backend.weight);
-            let hit = at < weight;
-            at = at.saturating_sub(weight);
-            hit
-        })
+        self.all.get(self.split.as_ref()?.pick(random))
     }
 
     /// All of them.

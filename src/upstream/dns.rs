@@ -233,7 +233,7 @@ impl std::fmt::Debug for SystemResolver {
 
 impl Default for SystemResolver {
     fn default() -> Self {
-        let made = TokioResolver::builder_tokio().and_then(|builder| builder.build());
+        let made = TokioResolver::builder_tokio().and_then(hickory_resolver::ResolverBuilder::build);
         Self(made.map_err(|error| format!("the system's resolver configuration cannot be used: {error}")))
     }
 }

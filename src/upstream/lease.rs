@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use thiserror::Error;
 
 use crate::codec::h1::ClientConn;
+pub use crate::telemetry::metrics::Overflow;
+
 use crate::codec::h2::StreamSlot;
 use crate::codec::{Body, Interim, RequestHead, Response, SendError, SendErrorKind};
 
@@ -24,25 +26,8 @@ pub enum LeaseError {
     #[error("{0}")]
     Connect(SendErrorKind),
     /// A ceiling is reached.
-    #[error("{0}")]
+    #[error("a ceiling of the cluster is reached: {0:?}")]
     Overflow(Overflow),
-}
-
-/// Which ceiling is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Overflow {
-    /// `maxRequests`.
-    #[error("the cluster has as many requests in flight as it may")]
-    Requests,
-    /// `maxPending`.
-    #[error("as many requests as may wait for a connection already do")]
-    Pending,
-    /// `maxConnections`.
-    #[error("the cluster has as many connections as it may")]
-    Connections,
-    /// `maxRetries`.
-    #[error("the cluster has as many retries in flight as it may")]
-    Retries,
 }
 
 impl Lease {

@@ -53,7 +53,7 @@ pub struct Pool {
 impl Pool {
     /// An empty pool.
     #[must_use]
-    pub fn new(key: PoolKey, workers: usize, cluster: &Arc<ClusterState>, endpoint: &Arc<EndpointState>) -> Self {
+    pub fn new(key: &PoolKey, workers: usize, cluster: &Arc<ClusterState>, endpoint: &Arc<EndpointState>) -> Self {
         let one = |_| {
             Arc::new_cyclic(|this| WorkerPool {
                 this: Weak::clone(this),
@@ -122,6 +122,7 @@ struct WorkerPool {
 /// Idle HTTP/1 connections, the most recently used last: it is taken first, so that the others age and close.
 #[derive(Debug, Default)]
 struct Idle {
+    #[expect(clippy::vec_box, reason = "they are handed on boxed, and a move is cheaper than a copy")]
     connections: Vec<Box<ClientConn>>,
     reaper_runs: bool,
 }

@@ -23,12 +23,15 @@ pub struct Registry {
     workers: usize,
     metrics: Arc<Metrics>,
     states: Mutex<HashMap<Arc<str>, Kept<Arc<ClusterState>>>>,
-    endpoints: Mutex<HashMap<(Arc<str>, SocketAddr), Kept<Arc<EndpointState>>>>,
+    endpoints: Mutex<HashMap<EndpointKey, Kept<Arc<EndpointState>>>>,
     pools: Mutex<HashMap<PoolKey, Weak<Pool>>>,
     active: Mutex<Vec<Weak<Cluster>>>,
     names: Names,
     resolver: Box<dyn Resolve>,
 }
+
+/// The cluster and the address.
+type EndpointKey = (Arc<str>, SocketAddr);
 
 /// Something kept for as long as it is used, and a while longer.
 #[derive(Debug)]
@@ -145,7 +148,7 @@ impl Registry {
         if let Some(pool) = pools.get(&key).and_then(Weak::upgrade) {
             return pool;
         }
-        let pool = Arc::new(Pool::new(key.clone(), self.workers, cluster, endpoint));
+        let pool = Arc::new(Pool::new(&key, self.workers, cluster, endpoint));
         pools.insert(key, Arc::downgrade(&pool));
         pool
     }

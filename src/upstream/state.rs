@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::policy::budget::RetryBudget;
+use crate::policy::budget::BudgetUsage;
 use crate::policy::ewma::AtomicEwma;
 use crate::telemetry::ClusterMetrics;
 
@@ -24,7 +24,7 @@ pub struct ClusterState {
     /// Open connections of all workers.
     pub connections: Usage,
     /// Requests and retries of the last ten seconds.
-    pub budget: RetryBudget,
+    pub budget: BudgetUsage,
     /// Its metric handles.
     pub metrics: Arc<ClusterMetrics>,
 }
@@ -39,7 +39,7 @@ impl ClusterState {
             pending: Usage::default(),
             retries: Usage::default(),
             connections: Usage::default(),
-            budget: RetryBudget::new(now),
+            budget: BudgetUsage::new(now),
             metrics,
         }
     }
