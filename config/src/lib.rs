@@ -1,12 +1,29 @@
 //! The language of Outrigger's configuration. No sockets, no runtime.
+//!
+//! ```text
+//! yaml      text to a tree in which every value knows its place
+//! read      the tree to raw types, through serde, reporting every unknown field and wrong type
+//! raw       the configuration as written; also the JSON Schema
+//! validate  raw to model, reporting everything that is wrong
+//! model     the configuration as the proxy uses it
+//! ```
+//!
+//! [`load`] runs all of it and gives a [`Validated`](model::Validated) configuration, or every problem at once.
 
+pub mod diagnostics;
+pub mod limits;
+mod load;
 pub mod model;
+mod raw;
+mod read;
+mod schema;
+mod sink;
+mod source;
+mod text;
+mod validate;
+mod words;
+mod yaml;
 
-/// A configuration that passed validation, and what it was read from.
-#[derive(Debug)]
-pub struct Loaded {
-    /// The configuration.
-    pub config: model::Validated<model::Config>,
-    /// The first 16 hexadecimal digits of the SHA-256 of the text.
-    pub hash: String,
-}
+pub use diagnostics::{Diagnostic, Diagnostics, Severity, Style};
+pub use load::{Loaded, load};
+pub use schema::json_schema;

@@ -416,10 +416,9 @@ impl PartialEq for PathRewrite {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Full(a), Self::Full(b)) | (Self::Prefix(a), Self::Prefix(b)) => a == b,
-            (
-                Self::Regex { pattern: p, substitution: s },
-                Self::Regex { pattern: q, substitution: t },
-            ) => p.as_str() == q.as_str() && s == t,
+            (Self::Regex { pattern: p, substitution: s }, Self::Regex { pattern: q, substitution: t }) => {
+                p.as_str() == q.as_str() && s == t
+            }
             _ => false,
         }
     }

@@ -1,0 +1,106 @@
+//! Every limit of the configuration language, in one place. Hitting one is a diagnostic, never a panic and never a
+//! value that is cut off in silence.
+
+/// Bytes of one configuration text.
+pub const MAX_TEXT_BYTES: usize = 4 * 1024 * 1024;
+/// Mappings and lists inside each other.
+pub const MAX_DEPTH: usize = 48;
+/// Values (words, lists, mappings) in one text.
+pub const MAX_NODES: usize = 1_000_000;
+/// Values that aliases (`*name`) and merge keys (`<<`) may add by repetition.
+pub const MAX_ALIASED_NODES: usize = 200_000;
+/// Errors kept for one text, and as many warnings; the rest is counted.
+pub const MAX_DIAGNOSTICS: usize = 250;
+
+/// Listeners of one proxy.
+pub const MAX_LISTENERS: usize = 1_000;
+/// Route tables of one proxy.
+pub const MAX_ROUTE_TABLES: usize = 10_000;
+/// Rules of one proxy, over all tables.
+pub const MAX_RULES: usize = 200_000;
+/// Clusters of one proxy.
+pub const MAX_CLUSTERS: usize = 50_000;
+/// Endpoints of one cluster as written.
+pub const MAX_ENDPOINTS: usize = 10_000;
+/// Hostnames of one virtual host.
+pub const MAX_HOSTNAMES: usize = 10_000;
+/// Alternatives in `matches` of one rule.
+pub const MAX_MATCHES: usize = 128;
+/// Header or query conditions of one match.
+pub const MAX_CONDITIONS: usize = 64;
+/// Filters of one rule or one backend.
+pub const MAX_FILTERS: usize = 32;
+/// Headers that one filter changes in one way.
+pub const MAX_HEADER_EDITS: usize = 64;
+/// Backends of one rule.
+pub const MAX_BACKENDS: usize = 256;
+/// Entries in one list of a `cors` filter.
+pub const MAX_CORS_ENTRIES: usize = 128;
+/// Conditions in `retry.on`.
+pub const MAX_RETRY_CONDITIONS: usize = 64;
+
+/// Bytes of a name (listener, table, rule, cluster, zone, …).
+pub const MAX_NAME_BYTES: usize = 253;
+/// Bytes of a path, a hostname pattern's text, a header or a query value that is compared.
+pub const MAX_MATCH_BYTES: usize = 8 * 1024;
+/// Bytes of a header value that a filter sets.
+pub const MAX_HEADER_VALUE_BYTES: usize = 8 * 1024;
+/// Bytes of a regular expression as written.
+pub const MAX_PATTERN_BYTES: usize = 4 * 1024;
+/// Bytes of a regular expression when compiled.
+pub const MAX_COMPILED_PATTERN_BYTES: usize = 1024 * 1024;
+/// Different regular expressions in one configuration.
+pub const MAX_PATTERNS: usize = 20_000;
+/// Bytes of the body of a `directResponse`.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// Smallest and largest number that a field takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Smallest.
+    pub min: u64,
+    /// Largest.
+    pub max: u64,
+}
+
+const fn bounds(min: u64, max: u64) -> Bounds {
+    Bounds { min, max }
+}
+
+/// Worker threads.
+pub const WORKERS: Bounds = bounds(1, 1_024);
+/// Connections of a listener or of a cluster.
+pub const CONNECTIONS: Bounds = bounds(1, 1_000_000);
+/// Header fields of a request.
+pub const HEADERS: Bounds = bounds(1, 1_000);
+/// Bytes of a request head.
+pub const HEAD_BYTES: Bounds = bounds(1_024, 1_024 * 1_024);
+/// Streams of one HTTP/2 connection.
+pub const STREAMS: Bounds = bounds(1, 100_000);
+/// Trusted proxies before this one.
+pub const HOPS: Bounds = bounds(1, 32);
+/// A TCP port that can be reached.
+pub const PORT: Bounds = bounds(1, 65_535);
+/// Weight of a backend.
+pub const BACKEND_WEIGHT: Bounds = bounds(0, 1_000_000);
+/// Weight of an endpoint.
+pub const ENDPOINT_WEIGHT: Bounds = bounds(1, 1_000);
+/// Extra attempts after the first.
+pub const RETRY_ATTEMPTS: Bounds = bounds(0, 5);
+/// A status in `retry.on`.
+pub const RETRY_STATUS: Bounds = bounds(400, 599);
+/// The status of a `directResponse`.
+pub const DIRECT_STATUS: Bounds = bounds(200, 599);
+/// Requests in flight to a cluster.
+pub const MAX_REQUESTS: Bounds = bounds(1, 10_000_000);
+/// Requests that wait for a connection of a cluster.
+pub const MAX_PENDING: Bounds = bounds(0, 1_000_000);
+/// Retries in flight to a cluster.
+pub const MAX_RETRIES: Bounds = bounds(0, 1_000_000);
+/// A share.
+pub const PERCENT: Bounds = bounds(0, 100);
+/// Retries a second that a budget always allows.
+pub const RETRIES_PER_SECOND: Bounds = bounds(0, 100_000);
+
+/// Longest duration that any field takes, in hours.
+pub const MAX_HOURS: u64 = 24 * 30;

@@ -1,0 +1,125 @@
+//! Listeners as written.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{DurationText, SizeText};
+use crate::limits;
+use crate::read::Field;
+
+/// Where connections are accepted, and what is believed and allowed there.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Listener {
+    /// Unique name.
+    #[schemars(required)]
+    pub(crate) name: Field<String>,
+    /// Where it listens, `IP:PORT`. `[::]` means IPv6 only. Port 0 lets the system choose.
+    #[schemars(required)]
+    pub(crate) bind: Field<String>,
+    /// Name of its route table.
+    #[schemars(required)]
+    pub(crate) routes: Field<String>,
+    /// What is spoken on it. `auto` tells HTTP/1 and HTTP/2 apart by the first bytes.
+    #[schemars(extend("default" = "auto"))]
+    pub(crate) protocol: Field<ListenerProtocol>,
+    /// Which way its traffic goes. Without it: `outbound` when the name begins with `outbound`, else `inbound`.
+    pub(crate) direction: Field<Direction>,
+    /// What may be believed of `X-Forwarded-*`, `Forwarded` and `x-request-id`. Without it: `local` for outbound
+    /// listeners, `none` for inbound ones.
+    pub(crate) trust: Field<Trust>,
+    /// The normal form of paths, which routing and the upstream see.
+    pub(crate) path: Field<PathOptions>,
+    /// Open connections; more wait in the kernel's queue.
+    #[schemars(range(min = limits::CONNECTIONS.min, max = limits::CONNECTIONS.max), extend("default" = 16384))]
+    pub(crate) max_connections: Field<u64>,
+    /// Size of a request head; a larger one is answered with 431.
+    #[schemars(extend("default" = "64KiB"))]
+    pub(crate) max_head_bytes: Field<SizeText>,
+    /// Header fields of a request; more are answered with 431.
+    #[schemars(range(min = limits::HEADERS.min, max = limits::HEADERS.max), extend("default" = 100))]
+    pub(crate) max_headers: Field<u64>,
+    /// Requests in flight on one HTTP/2 connection.
+    #[schemars(range(min = limits::STREAMS.min, max = limits::STREAMS.max), extend("default" = 1024))]
+    pub(crate) max_concurrent_streams: Field<u64>,
+    /// Time limits towards the client.
+    pub(crate) timeouts: Field<ListenerTimeouts>,
+    /// Age at which a connection is closed gracefully, with 10 % jitter. `0s`: never.
+    #[schemars(extend("default" = "1h"))]
+    pub(crate) max_connection_age: Field<DurationText>,
+}
+
+/// What is spoken on a listener.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum ListenerProtocol {
+    /// Told apart by the first bytes.
+    Auto,
+    /// HTTP/1.0 and HTTP/1.1 only.
+    Http1,
+    /// HTTP/2 with prior knowledge only.
+    Http2,
+}
+
+/// Which way traffic goes.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Direction {
+    /// From others to the local service.
+    Inbound,
+    /// From the local service to others.
+    Outbound,
+}
+
+/// What may be believed of forwarding headers.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Trust {
+    /// Nothing: they are replaced by what this proxy saw.
+    None,
+    /// The caller is our own application: they are kept and appended to.
+    Local,
+    /// That many proxies before this one are trusted: they are kept and appended to, and the client is the address
+    /// that many places from the right.
+    Hops(#[schemars(range(min = limits::HOPS.min, max = limits::HOPS.max))] Field<u64>),
+}
+
+/// The normal form of paths.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct PathOptions {
+    /// Merge `//` into `/`.
+    #[schemars(extend("default" = true))]
+    pub(crate) merge_slashes: Field<bool>,
+    /// What happens to `%2F`, `%5C` and a backslash.
+    #[schemars(extend("default" = "keep"))]
+    pub(crate) escaped_slashes: Field<EscapedSlashes>,
+}
+
+/// What happens to an encoded slash.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum EscapedSlashes {
+    /// Left encoded: it never separates segments.
+    Keep,
+    /// Answered with 400.
+    Reject,
+}
+
+/// Time limits towards the client.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ListenerTimeouts {
+    /// To the end of a request head, from its first byte or the connection's start; then 408.
+    #[schemars(extend("default" = "10s"))]
+    pub(crate) header: Field<DurationText>,
+    /// A connection without any request.
+    #[schemars(extend("default" = "1h"))]
+    pub(crate) idle: Field<DurationText>,
+    /// A request or response in which nothing moves in either direction. `0s`: no limit.
+    #[schemars(extend("default" = "5m"))]
+    pub(crate) stream_idle: Field<DurationText>,
+    /// To the first bytes by which `auto` tells protocols apart.
+    #[schemars(extend("default" = "1s"))]
+    pub(crate) detect: Field<DurationText>,
+}

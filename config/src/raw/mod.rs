@@ -1,0 +1,161 @@
+//! The configuration as written: a mirror of the YAML, one type for one shape, nothing interpreted.
+//!
+//! The same types give the JSON Schema, so descriptions here are what an editor shows. Every field is a [`Field`]:
+//! what must be there is decided by validation, which can say more than "missing".
+//!
+//! An enum whose variants are named `$text`, `$list` and `$map` takes whichever shape was written (a short and a
+//! long form); all others are tagged by their key.
+
+mod cluster;
+mod filter;
+mod listener;
+pub(crate) mod names;
+mod route;
+
+pub(crate) use cluster::*;
+pub(crate) use filter::*;
+pub(crate) use listener::*;
+pub(crate) use route::*;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+
+use crate::limits;
+use crate::read::{Entries, Field, List};
+
+/// The configuration of one Outrigger proxy.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Who this proxy is, for logs, metrics and the loop check.
+    pub(crate) node: Field<Node>,
+    /// The admin server, or `off`. Without it: an admin server on 127.0.0.1:15000.
+    pub(crate) admin: Field<Admin>,
+    /// Where the JSON access log goes: `stdout`, `off`, a path, or `{ path: … }`.
+    #[schemars(extend("default" = "stdout"))]
+    pub(crate) access_log: Field<AccessLog>,
+    /// Worker threads. Without it: as many as the CPU quota allows.
+    #[schemars(range(min = limits::WORKERS.min, max = limits::WORKERS.max))]
+    pub(crate) workers: Field<u64>,
+    /// How the process goes down.
+    pub(crate) drain: Field<Drain>,
+    /// Where connections are accepted. At least one.
+    #[schemars(required, length(min = 1))]
+    pub(crate) listeners: Field<List<Listener>>,
+    /// Route tables by name. Listeners refer to them.
+    pub(crate) routes: Field<Entries<List<VirtualHost>>>,
+    /// Clusters by name: groups of equal endpoints. Rules refer to them in `backendRefs`.
+    pub(crate) clusters: Field<Entries<Cluster>>,
+}
+
+/// Who this proxy is.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Node {
+    /// Unique name of this instance. Without it: host name and process id.
+    pub(crate) id: Field<String>,
+    /// The service that this proxy stands beside.
+    pub(crate) service: Field<String>,
+    /// Its zone.
+    pub(crate) zone: Field<String>,
+}
+
+/// The admin server, or `off`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(untagged)]
+pub(crate) enum Admin {
+    /// `off`: no admin server.
+    #[serde(rename = "$text")]
+    Text(#[schemars(schema_with = "off")] String),
+    /// Its settings.
+    #[serde(rename = "$map")]
+    Map(AdminServer),
+}
+
+/// Settings of the admin server.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct AdminServer {
+    /// Where it listens, `IP:PORT`.
+    #[schemars(extend("default" = "127.0.0.1:15000"))]
+    pub(crate) address: Field<String>,
+    /// Must be true when the address is not a loopback address: whoever reaches the admin server can drain this
+    /// proxy and read its configuration.
+    #[schemars(extend("default" = false))]
+    pub(crate) allow_remote: Field<bool>,
+}
+
+/// Where the JSON access log goes.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(untagged)]
+pub(crate) enum AccessLog {
+    /// `stdout`, `off`, or the path of a file.
+    #[serde(rename = "$text")]
+    Text(#[schemars(schema_with = "text_or_off")] String),
+    /// A file.
+    #[serde(rename = "$map")]
+    Map(AccessLogFile),
+}
+
+/// A file for the access log.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct AccessLogFile {
+    /// Its path; reopened on SIGHUP. `/dev/stdout` is standard output.
+    #[schemars(required)]
+    pub(crate) path: Field<String>,
+}
+
+/// How the process goes down: readiness is withdrawn, connections are still accepted for a while, open ones are
+/// closed gracefully, and it ends when nothing is active or at the deadline.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Drain {
+    /// How long new connections are still accepted after readiness was withdrawn.
+    #[schemars(extend("default" = "5s"))]
+    pub(crate) accept_for: Field<DurationText>,
+    /// When the process ends at the latest, counted from the beginning of the drain.
+    #[schemars(extend("default" = "30s"))]
+    pub(crate) deadline: Field<DurationText>,
+}
+
+/// A length of time as written: `2s`, `250ms`, `1h30m`.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct DurationText(pub(crate) String);
+
+impl JsonSchema for DurationText {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Duration".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^([0-9]{1,12}(h|m|s|ms|us))+$", "examples": ["250ms", "2s", "5m", "1h"] })
+    }
+}
+
+/// A number of bytes as written: `64KiB`, `1MiB`, `512B`.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct SizeText(pub(crate) String);
+
+impl JsonSchema for SizeText {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Size".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[0-9]{1,12}(B|KiB|MiB|GiB)$", "examples": ["64KiB", "1MiB"] })
+    }
+}
+
+/// `off`; an editor that follows YAML 1.1 sees it as false.
+fn off(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["off", false] })
+}
+
+fn text_or_off(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "type": "string" }, { "const": false }], "examples": ["stdout", "off", "/var/log/outrigger/access.log"] })
+}

@@ -1,0 +1,471 @@
+//! A serde deserialiser over the tree.
+
+use std::fmt;
+
+use serde::de::value::{StrDeserializer, U32Deserializer};
+use serde::de::{
+    self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, Unexpected,
+    VariantAccess, Visitor,
+};
+
+use super::field::{FIELD, Field};
+use crate::raw::names;
+use crate::sink::Sink;
+use crate::source::Span;
+use crate::text::{nearest, one_of, quoted};
+use crate::yaml::{Kind, Node, NodeId, Tree};
+
+pub(super) fn read_field<'de, T: Deserialize<'de>>(tree: &Tree<'_>, sink: &Sink<'_>, id: NodeId) -> Field<T> {
+    // A `Field` never fails: it reports and becomes `Bad`.
+    Field::deserialize(De { tree, sink, id, label: None }).unwrap_or_default()
+}
+
+/// A node that is to become a value.
+#[derive(Clone, Copy)]
+struct De<'a, 't> {
+    tree: &'a Tree<'t>,
+    sink: &'a Sink<'t>,
+    id: NodeId,
+    /// The key that it is the value of.
+    label: Option<&'a str>,
+}
+
+/// Why a value could not be read.
+#[derive(Debug)]
+enum ReadError {
+    /// The diagnostic is in the sink.
+    Reported,
+    /// Raised inside serde; not reported yet.
+    Raised(String),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reported => f.write_str("reported"),
+            Self::Raised(message) => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+impl de::Error for ReadError {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::Raised(message.to_string())
+    }
+
+    fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::Raised(format!("expected {expected}, found {unexpected}"))
+    }
+}
+
+impl<'a, 't> De<'a, 't> {
+    fn node(&self) -> &'a Node<'t> {
+        self.tree.node(self.id)
+    }
+
+    fn child(&self, id: NodeId, label: Option<&'a str>) -> Self {
+        Self { id, label, ..*self }
+    }
+
+    /// The value is not what its field wants.
+    fn unfit(&self, wanted: &str, fix: &str) -> ReadError {
+        let node = self.node();
+        let found = match &node.kind {
+            Kind::Broken => return ReadError::Reported,
+            Kind::Scalar { .. } if node.is_null() => {
+                let fix = format!("give it a value ({wanted}), or remove it");
+                self.sink.error(self.span(), format!("{} has no value", self.subject()), fix);
+                return ReadError::Reported;
+            }
+            Kind::Scalar { text, plain: false } => format!("the text \"{}\"", quoted(text)),
+            Kind::Scalar { text, plain: true } => format!("`{}`", quoted(text)),
+            Kind::Seq(_) => "a list".to_owned(),
+            Kind::Map(_) => "a mapping".to_owned(),
+        };
+        self.sink.error(self.span(), format!("{} must be {wanted}, not {found}", self.subject()), fix);
+        ReadError::Reported
+    }
+
+    fn subject(&self) -> String {
+        match self.label {
+            Some(label) => format!("`{}`", quoted(label)),
+            None => "this".to_owned(),
+        }
+    }
+
+    fn span(&self) -> Span {
+        self.node().span
+    }
+
+    fn report(&self, error: ReadError) -> ReadError {
+        if let ReadError::Raised(message) = error {
+            self.sink.error(self.span(), message, "see the reference of this field");
+        }
+        ReadError::Reported
+    }
+
+    fn text(&self) -> Result<&'a str, ReadError> {
+        let node = self.node();
+        match &node.kind {
+            Kind::Scalar { text, .. } if !node.is_null() => Ok(text),
+            _ => Err(self.unfit("a text", "write one value here")),
+        }
+    }
+
+    fn number(&self) -> Result<u64, ReadError> {
+        let node = self.node();
+        match &node.kind {
+            Kind::Scalar { text, plain } if !node.is_null() => match (text.parse::<u64>(), plain) {
+                (Ok(number), true) if !text.starts_with('+') => Ok(number),
+                (Ok(number), false) => Err(self.unfit("a whole number", &format!("remove the quotes: write {number}"))),
+                _ => Err(self.unfit("a whole number", "write digits only, without unit, sign or fraction")),
+            },
+            _ => Err(self.unfit("a whole number", "write one number here")),
+        }
+    }
+
+    fn seq(&self) -> Result<&'a [NodeId], ReadError> {
+        match &self.node().kind {
+            Kind::Seq(items) => Ok(items),
+            _ => Err(self.unfit("a list", "write `[a, b]`, or one entry a line that begins with `- `")),
+        }
+    }
+
+    fn map(&self) -> Result<&'a [(NodeId, NodeId)], ReadError> {
+        match &self.node().kind {
+            Kind::Map(pairs) => Ok(pairs),
+            _ => Err(self.unfit("a mapping", "write `{ key: value }`, or indented lines `key: value`")),
+        }
+    }
+
+    fn key(&self, id: NodeId) -> &'a str {
+        // Keys that are no scalars were dropped when the tree was built.
+        self.tree.text(id).unwrap_or_default()
+    }
+
+    /// Reports a key that `owner` does not know.
+    fn unknown(&self, key: NodeId, owner: &'static str, known: &[&'static str]) {
+        let (word, span) = (self.key(key), self.tree.node(key).span);
+        let what = names::describe(owner);
+        if let Some(later) = names::later(owner, word) {
+            self.sink.error(span, later.message, later.fix);
+            return;
+        }
+        let fix = match names::meant(owner, word).or_else(|| nearest(word, known.iter().copied())) {
+            Some(known) => format!("did you mean `{known}`?"),
+            None if known.is_empty() => "remove it".to_owned(),
+            None => format!("remove it; {what} knows {}", one_of(known).replace(" or ", " and ")),
+        };
+        self.sink.error(span, format!("unknown field `{}` in {what}", quoted(word)), fix);
+    }
+
+    /// Reports a word that is none of an enum's.
+    fn unknown_word(&self, span: Span, word: &str, (owner, known): (&'static str, &[&'static str])) -> ReadError {
+        if let Some(later) = names::later(owner, word) {
+            self.sink.error(span, later.message, later.fix);
+            return ReadError::Reported;
+        }
+        let fix = match names::meant(owner, word).or_else(|| nearest(word, known.iter().copied())) {
+            Some(known) => format!("did you mean `{known}`?"),
+            None => format!("write {}", one_of(known)),
+        };
+        self.sink.error(span, format!("`{}` is not {}", quoted(word), names::describe(owner)), fix);
+        ReadError::Reported
+    }
+}
+
+macro_rules! refuse {
+    ($($method:ident)*) => {$(
+        fn $method<V: Visitor<'de>>(self, _: V) -> Result<V::Value, ReadError> {
+            Err(ReadError::Raised(concat!(stringify!($method), " is not part of the configuration language").to_owned()))
+        }
+    )*};
+}
+
+macro_rules! numbers {
+    ($($method:ident)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+            visitor.visit_u64(self.number()?).map_err(|e| self.report(e))
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for De<'_, '_> {
+    type Error = ReadError;
+
+    refuse! { deserialize_any deserialize_char deserialize_bytes deserialize_byte_buf deserialize_unit deserialize_f32 deserialize_f64 deserialize_option }
+    numbers! { deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        match &self.node().kind {
+            Kind::Scalar { text, plain: true } if text == "true" => visitor.visit_bool(true),
+            Kind::Scalar { text, plain: true } if text == "false" => visitor.visit_bool(false),
+            Kind::Scalar { text, .. } => {
+                let fix = match text.to_ascii_lowercase().as_str() {
+                    "true" | "yes" | "on" | "y" | "1" => "write true (without quotes)",
+                    "false" | "no" | "off" | "n" | "0" => "write false (without quotes)",
+                    _ => "write true or false",
+                };
+                Err(self.unfit("true or false", fix))
+            }
+            _ => Err(self.unfit("true or false", "write true or false")),
+        }
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        visitor.visit_str(self.text()?).map_err(|e| self.report(e))
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, v: V) -> Result<V::Value, ReadError> {
+        if name == FIELD { v.visit_seq(FieldAccess { de: self, step: 0 }) } else { v.visit_newtype_struct(self) }
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        visitor.visit_seq(Items { de: self, items: self.seq()?.iter() })
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, ReadError> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: usize,
+        visitor: V,
+    ) -> Result<V::Value, ReadError> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, _: V) -> Result<V::Value, ReadError> {
+        Err(self.unfit("nothing", "remove it"))
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        visitor.visit_map(Pairs { de: self, pairs: self.map()?.iter(), value: None, known: None })
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, ReadError> {
+        visitor.visit_map(Pairs { de: self, pairs: self.map()?.iter(), value: None, known: Some((name, fields)) })
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, ReadError> {
+        let node = self.node();
+        // Variants named by a shape: see `raw`.
+        let by_shape = variants.iter().any(|v| v.starts_with('$'));
+        let (variant, value) = match &node.kind {
+            Kind::Broken => return Err(ReadError::Reported),
+            Kind::Scalar { .. } if node.is_null() => {
+                return Err(self.unfit(names::describe(name), "write a value"));
+            }
+            kind if by_shape => {
+                let shape = match kind {
+                    Kind::Scalar { .. } => "$text",
+                    Kind::Seq(_) => "$list",
+                    Kind::Map(_) | Kind::Broken => "$map",
+                };
+                if !variants.contains(&shape) {
+                    return Err(self.unfit(names::describe(name), names::forms(name)));
+                }
+                (shape, Some(self))
+            }
+            Kind::Scalar { text, .. } => {
+                if !variants.contains(&&**text) {
+                    return Err(self.unknown_word(node.span, text, (name, variants)));
+                }
+                (&**text, None)
+            }
+            Kind::Map(pairs) => match pairs.as_slice() {
+                [(key, value)] => {
+                    let word = self.key(*key);
+                    if !variants.contains(&word) {
+                        self.unknown(*key, name, variants);
+                        return Err(ReadError::Reported);
+                    }
+                    (word, Some(self.child(*value, Some(word))))
+                }
+                [] => return Err(self.unfit(names::describe(name), &format!("write one of {}", one_of(variants)))),
+                [_, (second, _), ..] => {
+                    for (key, _) in pairs.iter().filter(|(key, _)| !variants.contains(&self.key(*key))) {
+                        self.unknown(*key, name, variants);
+                    }
+                    if pairs.iter().filter(|(key, _)| variants.contains(&self.key(*key))).count() > 1 {
+                        self.sink.error(
+                            self.tree.node(*second).span,
+                            format!("{} is exactly one of {}", names::describe(name), one_of(variants)),
+                            names::split(name),
+                        );
+                    }
+                    return Err(ReadError::Reported);
+                }
+            },
+            Kind::Seq(_) => return Err(self.unfit(names::describe(name), names::forms(name))),
+        };
+        visitor.visit_enum(Variant { de: self, variant, value })
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        visitor.visit_unit()
+    }
+}
+
+/// What [`Field`] reads: four numbers of the span, then the value.
+struct FieldAccess<'a, 't> {
+    de: De<'a, 't>,
+    step: u8,
+}
+
+impl<'de> SeqAccess<'de> for FieldAccess<'_, '_> {
+    type Error = ReadError;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, ReadError> {
+        let Span { start, end, line, column } = self.de.span();
+        self.step += 1;
+        let number: U32Deserializer<ReadError> = match self.step {
+            1 => start,
+            2 => end,
+            3 => line,
+            4 => column,
+            _ => return seed.deserialize(self.de).map(Some).map_err(|e| self.de.report(e)),
+        }
+        .into_deserializer();
+        seed.deserialize(number).map(Some)
+    }
+}
+
+struct Items<'a, 't> {
+    de: De<'a, 't>,
+    items: std::slice::Iter<'a, NodeId>,
+}
+
+impl<'de> SeqAccess<'de> for Items<'_, '_> {
+    type Error = ReadError;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, ReadError> {
+        let Some(id) = self.items.next() else { return Ok(None) };
+        seed.deserialize(self.de.child(*id, None)).map(Some)
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.items.len())
+    }
+}
+
+struct Pairs<'a, 't> {
+    de: De<'a, 't>,
+    pairs: std::slice::Iter<'a, (NodeId, NodeId)>,
+    value: Option<De<'a, 't>>,
+    /// For a struct: its name and fields. Others are reported and left out.
+    known: Option<(&'static str, &'static [&'static str])>,
+}
+
+impl<'de> MapAccess<'de> for Pairs<'_, '_> {
+    type Error = ReadError;
+
+    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, ReadError> {
+        loop {
+            let Some((key, value)) = self.pairs.next() else { return Ok(None) };
+            let word = self.de.key(*key);
+            self.value = Some(self.de.child(*value, Some(word)));
+            return match self.known {
+                None => seed.deserialize(self.de.child(*key, None)).map(Some),
+                Some((_, fields)) if fields.contains(&word) => {
+                    let word: StrDeserializer<'_, ReadError> = word.into_deserializer();
+                    seed.deserialize(word).map(Some)
+                }
+                Some((owner, fields)) => {
+                    self.de.unknown(*key, owner, fields);
+                    continue;
+                }
+            };
+        }
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, ReadError> {
+        match self.value.take() {
+            Some(de) => seed.deserialize(de),
+            None => Err(ReadError::Raised("a value was asked for before its key".to_owned())),
+        }
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.pairs.len())
+    }
+}
+
+struct Variant<'a, 't> {
+    de: De<'a, 't>,
+    variant: &'a str,
+    value: Option<De<'a, 't>>,
+}
+
+impl<'de, 'a, 't> EnumAccess<'de> for Variant<'a, 't> {
+    type Error = ReadError;
+    type Variant = Self;
+
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), ReadError> {
+        let name: StrDeserializer<'_, ReadError> = self.variant.into_deserializer();
+        Ok((seed.deserialize(name)?, self))
+    }
+}
+
+impl<'de> VariantAccess<'de> for Variant<'_, '_> {
+    type Error = ReadError;
+
+    fn unit_variant(self) -> Result<(), ReadError> {
+        match self.value {
+            None => Ok(()),
+            Some(value) => {
+                let fix = format!("write `{}` alone", self.variant);
+                self.de.sink.error(value.span(), format!("`{}` takes no value", self.variant), fix);
+                Err(ReadError::Reported)
+            }
+        }
+    }
+
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, ReadError> {
+        match self.value {
+            Some(value) => seed.deserialize(value),
+            None => {
+                let fix = format!("write `{{ {}: … }}`", self.variant);
+                self.de.sink.error(self.de.span(), format!("`{}` needs a value", self.variant), fix);
+                Err(ReadError::Reported)
+            }
+        }
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, ReadError> {
+        Err(self.de.unfit("one value", "write one value"))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, ReadError> {
+        match self.value {
+            Some(value) => value.deserialize_struct("", fields, visitor),
+            None => Err(self.de.unfit("a mapping", "write `{ key: value }`")),
+        }
+    }
+}

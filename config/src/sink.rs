@@ -1,0 +1,68 @@
+//! Where problems are collected while a text is read and checked.
+
+use std::cell::{Cell, RefCell};
+
+use crate::diagnostics::{Diagnostic, Diagnostics, Severity};
+use crate::limits::MAX_DIAGNOSTICS;
+use crate::source::{Source, Span};
+
+/// Collects problems of one text.
+#[derive(Debug)]
+pub(crate) struct Sink<'t> {
+    pub(crate) source: Source<'t>,
+    list: RefCell<Vec<Diagnostic>>,
+    left_out: Cell<usize>,
+    errors: Cell<usize>,
+    warnings: Cell<usize>,
+}
+
+impl<'t> Sink<'t> {
+    pub(crate) fn new(source: Source<'t>) -> Self {
+        Self { source, list: RefCell::default(), left_out: Cell::new(0), errors: Cell::new(0), warnings: Cell::new(0) }
+    }
+
+    pub(crate) fn error(&self, span: Span, message: impl Into<String>, fix: impl Into<String>) {
+        self.push(Severity::Error, span, None, (message.into(), fix.into()));
+    }
+
+    /// An error that has to do with a second place: `what` says what is there.
+    pub(crate) fn error_with(&self, span: Span, other: (Span, &str), text: (String, String)) {
+        self.push(Severity::Error, span, Some(other), text);
+    }
+
+    pub(crate) fn warning(&self, span: Span, message: impl Into<String>, fix: impl Into<String>) {
+        self.push(Severity::Warning, span, None, (message.into(), fix.into()));
+    }
+
+    pub(crate) fn warning_with(&self, span: Span, other: (Span, &str), text: (String, String)) {
+        self.push(Severity::Warning, span, Some(other), text);
+    }
+
+    pub(crate) fn has_errors(&self) -> bool {
+        self.errors.get() > 0
+    }
+
+    pub(crate) fn into_diagnostics(self) -> Diagnostics {
+        Diagnostics::new(self.list.into_inner(), self.left_out.get())
+    }
+
+    fn push(&self, severity: Severity, span: Span, other: Option<(Span, &str)>, (message, fix): (String, String)) {
+        let count = match severity {
+            Severity::Error => &self.errors,
+            Severity::Warning => &self.warnings,
+        };
+        count.set(count.get() + 1);
+        if count.get() > MAX_DIAGNOSTICS {
+            self.left_out.set(self.left_out.get() + 1);
+            return;
+        }
+        self.list.borrow_mut().push(Diagnostic {
+            severity,
+            place: self.source.place(span),
+            message,
+            fix,
+            related: other.map(|(span, what)| (self.source.place(span), what.to_owned())),
+            excerpt: Some(self.source.excerpt(span)),
+        });
+    }
+}

@@ -1,0 +1,208 @@
+//! Listeners, and whether two of them want the same socket.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Check, Names, names, small};
+use crate::limits;
+use crate::model::{Direction, EscapedSlashes, Listener, ListenerLimits, ListenerProtocol, PathOptions, Trust};
+use crate::raw;
+use crate::read::{Field, List};
+use crate::source::Span;
+use crate::text::quoted;
+
+/// `around`: where the configuration is, the route tables, and the admin server's address.
+pub(super) fn listeners(
+    check: &Check<'_, '_>,
+    field: &Field<List<raw::Listener>>,
+    around: (Span, &Names<'_>, Option<(SocketAddr, Option<Span>)>),
+) -> Vec<Listener> {
+    let (span, tables, admin) = around;
+    let fix = "add `listeners: [{ name: inbound, bind: 0.0.0.0:15006, routes: inbound }]`";
+    if field.is_absent() && !check.partial {
+        check.error(span, "the configuration has no listeners", fix);
+    }
+    if let (Some([]), Some(span)) = (field.get().map(Vec::as_slice), field.span()) {
+        check.error(span, "the configuration has no listeners", fix);
+    }
+
+    let mut seen: HashMap<&str, Span> = HashMap::new();
+    let mut binds = Binds::default();
+    if let Some((address, span)) = admin {
+        binds.take(check, (address, span), "the admin server");
+    }
+    let entries = check.within(field.entries(), limits::MAX_LISTENERS, (field.span(), "listeners"));
+    let mut out = Vec::with_capacity(entries.len());
+    for (raw, span) in entries.iter().filter_map(Field::here) {
+        if let Some((name, at)) = raw.name.here() {
+            if let Some(first) = seen.get(name.as_str()) {
+                let text =
+                    (format!("a second listener is named `{}`", quoted(name)), "give it another name".to_owned());
+                check.sink.error_with(at, (*first, "the first one is"), text);
+            } else {
+                seen.insert(name, at);
+            }
+        }
+        let listener = listener(check, (raw, span), tables);
+        if let (Some(bind), Some(at)) = (listener.1, raw.bind.span()) {
+            binds.take(check, (bind, Some(at)), &format!("the listener `{}`", quoted(&listener.0.name)));
+        }
+        out.push(listener.0);
+    }
+    out
+}
+
+fn listener(
+    check: &Check<'_, '_>,
+    (raw, span): (&raw::Listener, Span),
+    tables: &Names<'_>,
+) -> (Listener, Option<SocketAddr>) {
+    let raw::Listener {
+        name,
+        bind,
+        routes,
+        protocol,
+        direction,
+        trust,
+        path,
+        max_connections,
+        max_head_bytes,
+        max_headers,
+        max_concurrent_streams,
+        timeouts,
+        max_connection_age,
+    } = raw;
+
+    let lack = ("this listener has no `name`", "add a name, such as `name: inbound`");
+    let name = check.required(name, span, lack).map_or_else(|| Arc::from(""), |(name, at)| check.name(name, at));
+    let who = quoted(&name);
+    let lack = format!("the listener `{who}` has no `bind`");
+    let address = check
+        .required(bind, span, (&lack, "add where it listens, such as `bind: 127.0.0.1:15001`"))
+        .and_then(|(text, at)| check.parsed(names::bind(text), at));
+    let lack = format!("the listener `{who}` has no `routes`");
+    let routes = check.required(routes, span, (&lack, "add the name of a route table: `routes: NAME`"));
+    if let Some((table, at)) = routes {
+        tables.refer(check, table, at);
+    }
+
+    let direction = match direction.get() {
+        Some(raw::Direction::Inbound) => Direction::Inbound,
+        Some(raw::Direction::Outbound) => Direction::Outbound,
+        None if name.starts_with("outbound") => Direction::Outbound,
+        None => Direction::Inbound,
+    };
+    let trust = match (trust.get(), direction) {
+        (Some(raw::Trust::None), _) | (None, Direction::Inbound) => Trust::None,
+        (Some(raw::Trust::Local), _) | (None, Direction::Outbound) => Trust::Local,
+        (Some(raw::Trust::Hops(hops)), _) => Trust::Hops(small(check.number(hops, 1, limits::HOPS))),
+    };
+    let empty = raw::ListenerTimeouts::default();
+    let raw::ListenerTimeouts { header, idle, stream_idle, detect } = timeouts.get().unwrap_or(&empty);
+
+    let listener = Listener {
+        name,
+        bind: address.unwrap_or(PLACEHOLDER),
+        protocol: match protocol.get() {
+            None | Some(raw::ListenerProtocol::Auto) => ListenerProtocol::Auto,
+            Some(raw::ListenerProtocol::Http1) => ListenerProtocol::Http1,
+            Some(raw::ListenerProtocol::Http2) => ListenerProtocol::Http2,
+        },
+        routes: routes.map_or_else(|| Arc::from(""), |(table, _)| Arc::from(table.as_str())),
+        direction,
+        trust,
+        path: path_options(check, path),
+        limits: ListenerLimits {
+            max_connections: small(check.number(max_connections, 16_384, limits::CONNECTIONS)),
+            max_head_bytes: small(check.size(max_head_bytes, 64 * 1024, limits::HEAD_BYTES)),
+            max_headers: small(check.number(max_headers, 100, limits::HEADERS)),
+            max_concurrent_streams: small(check.number(max_concurrent_streams, 1_024, limits::STREAMS)),
+            header_timeout: check.duration(header, Duration::from_secs(10)),
+            idle_timeout: check.duration(idle, Duration::from_secs(3_600)),
+            stream_idle_timeout: check.duration_or_zero(stream_idle, Duration::from_secs(300)),
+            max_connection_age: check.duration_or_zero(max_connection_age, Duration::from_secs(3_600)),
+            detect_timeout: check.duration(detect, Duration::from_secs(1)),
+        },
+        place: check.place(span),
+    };
+    (listener, address)
+}
+
+fn path_options(check: &Check<'_, '_>, field: &Field<raw::PathOptions>) -> PathOptions {
+    let empty = raw::PathOptions::default();
+    let raw::PathOptions { merge_slashes, escaped_slashes } = field.get().unwrap_or(&empty);
+    PathOptions {
+        merge_slashes: check.flag(merge_slashes, true),
+        escaped_slashes: match escaped_slashes.get() {
+            None | Some(raw::EscapedSlashes::Keep) => EscapedSlashes::Keep,
+            Some(raw::EscapedSlashes::Reject) => EscapedSlashes::Reject,
+        },
+    }
+}
+
+/// Stands where an address could not be read; such a model is never given out.
+const PLACEHOLDER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+
+/// Addresses in use, by port. An unspecified address overlaps with every address of its family: `[::]` is bound for
+/// IPv6 only, so it does not overlap with IPv4.
+#[derive(Default)]
+struct Binds {
+    by_port: HashMap<u16, PortUse>,
+}
+
+#[derive(Default)]
+struct PortUse {
+    exact: HashMap<IpAddr, Taken>,
+    /// The first of each family, and the unspecified one of each.
+    first: [Option<Taken>; 2],
+    wildcard: [Option<Taken>; 2],
+}
+
+#[derive(Clone)]
+struct Taken {
+    by: String,
+    address: SocketAddr,
+    span: Option<Span>,
+}
+
+impl Binds {
+    fn take(&mut self, check: &Check<'_, '_>, (address, span): (SocketAddr, Option<Span>), by: &str) {
+        // Port 0 is another port every time.
+        if address.port() == 0 {
+            return;
+        }
+        let ip = address.ip().to_canonical();
+        let family = usize::from(ip.is_ipv6());
+        let port = self.by_port.entry(address.port()).or_default();
+        let other = if ip.is_unspecified() {
+            port.first[family].as_ref()
+        } else {
+            port.exact.get(&ip).or(port.wildcard[family].as_ref())
+        };
+        let taken = Taken { by: by.to_owned(), address, span };
+        match other {
+            Some(other) => report(check, &taken, other),
+            None => {
+                port.first[family].get_or_insert_with(|| taken.clone());
+                if ip.is_unspecified() {
+                    port.wildcard[family] = Some(taken);
+                } else {
+                    port.exact.insert(ip, taken);
+                }
+            }
+        }
+    }
+}
+
+fn report(check: &Check<'_, '_>, taken: &Taken, other: &Taken) {
+    let message = format!("{} is already taken: {} listens on {}", taken.address, other.by, other.address);
+    let fix = "use another port, or two addresses of which neither covers the other".to_owned();
+    match (taken.span, other.span) {
+        (Some(span), Some(first)) => check.sink.error_with(span, (first, "the other one is"), (message, fix)),
+        (Some(span), None) => check.error(span, message, format!("{fix}; `admin` can be moved or set to `off`")),
+        // The admin server's default address is looked at first, so it is never the second.
+        (None, _) => check.error(Span::START, message, fix),
+    }
+}

@@ -1,0 +1,276 @@
+//! Raw to model. Nothing stops at a problem: a value that is wrong is reported and replaced by its default, so that
+//! the rest is still looked at. The model made on the way is given out only when there was no error at all.
+
+mod clusters;
+mod filters;
+mod headers;
+mod listeners;
+mod matches;
+mod names;
+mod policies;
+mod process;
+mod reach;
+mod routes;
+mod units;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::limits::{self, Bounds};
+use crate::model::{Config, Place, Setting};
+use crate::raw::{self, DurationText, SizeText};
+use crate::read::{Entries, Field, Key, List};
+use crate::sink::Sink;
+use crate::source::Span;
+use crate::text::{nearest, quoted};
+
+/// Checks a configuration as a whole. The result means something only if `sink` has no errors afterwards.
+///
+/// `partial` says that the text had syntax errors and parts are missing: what is missing is then no problem of its own.
+pub(crate) fn validate(raw: &raw::Config, span: Span, partial: bool, sink: &Sink<'_>) -> Config {
+    let check = Check { sink, partial, patterns: RefCell::default(), guesses: Cell::new(MAX_GUESSES) };
+    let raw::Config { node, admin, access_log, workers, drain, listeners, routes, clusters } = raw;
+
+    let tables = Names::of(routes, "route table");
+    let groups = Names::of(clusters, "cluster");
+    let admin = process::admin(&check, admin);
+    let listeners = listeners::listeners(&check, listeners, (span, &tables, admin.bound));
+    let routes = routes::tables(&check, routes, &groups, &listeners);
+    let clusters = clusters::clusters(&check, clusters);
+    tables.warn_unused(&check, "no listener uses");
+    groups.warn_unused(&check, "no rule uses");
+
+    Config {
+        node: process::node(&check, node),
+        admin: admin.settings,
+        access_log: process::access_log(&check, access_log),
+        workers: workers.get().map(|_| small(check.number(workers, 1, limits::WORKERS))),
+        drain: process::drain(&check, drain),
+        listeners,
+        routes,
+        clusters,
+    }
+}
+
+/// What every check needs.
+struct Check<'a, 't> {
+    sink: &'a Sink<'t>,
+    partial: bool,
+    /// Compiled regular expressions, so that one that is written often is compiled once.
+    patterns: RefCell<HashMap<(String, names::Anchors), Option<regex::Regex>>>,
+    /// Comparisons that may still be spent on guessing what was meant: with ten thousand dangling references to ten
+    /// thousand clusters, guessing would take minutes.
+    guesses: Cell<usize>,
+}
+
+/// Comparisons of two words, for all guesses in one text.
+const MAX_GUESSES: usize = 100_000;
+
+impl Check<'_, '_> {
+    fn error(&self, span: Span, message: impl Into<String>, fix: impl Into<String>) {
+        self.sink.error(span, message, fix);
+    }
+
+    fn warning(&self, span: Span, message: impl Into<String>, fix: impl Into<String>) {
+        self.sink.warning(span, message, fix);
+    }
+
+    fn place(&self, span: Span) -> Place {
+        self.sink.source.place(span)
+    }
+
+    /// A field that must be there. `owner` is where the thing that lacks it stands.
+    fn required<'f, T>(&self, field: &'f Field<T>, owner: Span, lack: (&str, &str)) -> Option<(&'f T, Span)> {
+        if field.is_absent() {
+            self.error(owner, lack.0, lack.1);
+        }
+        field.here()
+    }
+
+    fn number(&self, field: &Field<u64>, default: u64, bounds: Bounds) -> u64 {
+        let Some((&value, span)) = field.here() else { return default };
+        if value < bounds.min || value > bounds.max {
+            self.error(
+                span,
+                format!("{value} is out of range"),
+                format!("write a number from {} to {}", bounds.min, bounds.max),
+            );
+            return default;
+        }
+        value
+    }
+
+    fn flag(&self, field: &Field<bool>, default: bool) -> bool {
+        field.get().copied().unwrap_or(default)
+    }
+
+    /// A duration above zero.
+    fn duration(&self, field: &Field<DurationText>, default: Duration) -> Duration {
+        let Some((text, span)) = field.here() else { return default };
+        match self.parsed(units::duration(&text.0), span) {
+            Some(Duration::ZERO) => {
+                self.error(span, "this duration cannot be zero", "write a duration above zero, such as `1s`");
+                default
+            }
+            Some(value) => value,
+            None => default,
+        }
+    }
+
+    /// A duration, zero included.
+    fn duration_or_zero(&self, field: &Field<DurationText>, default: Duration) -> Duration {
+        let Some((text, span)) = field.here() else { return default };
+        self.parsed(units::duration(&text.0), span).unwrap_or(default)
+    }
+
+    /// A duration of which zero means "none".
+    fn switch(&self, field: &Field<DurationText>, default: Option<Duration>) -> Setting<Option<Duration>> {
+        let value = match field.here() {
+            None => default,
+            Some((text, span)) => {
+                self.parsed(units::duration(&text.0), span).filter(|duration| *duration != Duration::ZERO)
+            }
+        };
+        Setting { value, place: field.span().map(|span| self.place(span)) }
+    }
+
+    fn size(&self, field: &Field<SizeText>, default: u64, bounds: Bounds) -> u64 {
+        let Some((text, span)) = field.here() else { return default };
+        let Some(value) = self.parsed(units::size(&text.0), span) else { return default };
+        if value < bounds.min || value > bounds.max {
+            let (min, max) = (units::show_size(bounds.min), units::show_size(bounds.max));
+            self.error(
+                span,
+                format!("`{}` is out of range", quoted(&text.0)),
+                format!("write a size from {min} to {max}"),
+            );
+            return default;
+        }
+        value
+    }
+
+    /// Reports what a pure parser found wrong.
+    fn parsed<T>(&self, result: Result<T, Wrong>, span: Span) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(Wrong { message, fix }) => {
+                self.error(span, message, fix);
+                None
+            }
+        }
+    }
+
+    /// A name that people choose and that ends up in logs and metric labels.
+    fn name(&self, text: &str, span: Span) -> Arc<str> {
+        self.parsed(names::name(text), span);
+        Arc::from(text)
+    }
+
+    fn optional_name(&self, field: &Field<String>) -> Option<Arc<str>> {
+        field.here().map(|(text, span)| self.name(text, span))
+    }
+
+    /// Reports a list that is longer than its limit, and gives the part within.
+    fn within<'f, T>(&self, list: &'f [T], max: usize, at: (Option<Span>, &str)) -> &'f [T] {
+        if let (true, Some(span)) = (list.len() > max, at.0) {
+            self.error(span, format!("{} {}: at most {max} are allowed", list.len(), at.1), "split it up");
+        }
+        &list[..list.len().min(max)]
+    }
+
+    fn guess<'c>(&self, word: &str, candidates: impl ExactSizeIterator<Item = &'c str>) -> Option<&'c str> {
+        let left = self.guesses.get().checked_sub(candidates.len())?;
+        self.guesses.set(left);
+        nearest(word, candidates)
+    }
+}
+
+/// What is wrong with a value and how to put it right.
+#[derive(Debug, PartialEq, Eq)]
+struct Wrong {
+    message: String,
+    fix: String,
+}
+
+impl Wrong {
+    fn new(message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { message: message.into(), fix: fix.into() }
+    }
+}
+
+/// Names that can be referred to, and which of them are.
+struct Names<'r> {
+    what: &'static str,
+    /// `None` where the whole section could not be read: then nothing is said about references.
+    known: Option<HashMap<&'r str, (Span, Cell<bool>)>>,
+}
+
+impl<'r> Names<'r> {
+    fn of<T>(section: &'r Field<Entries<T>>, what: &'static str) -> Self {
+        let of_key = |key: &'r Key| (key.text.as_str(), (key.span, Cell::new(false)));
+        let known = match section {
+            Field::Bad(_) => None,
+            Field::Absent => Some(HashMap::new()),
+            Field::Here(entries, _) => Some(entries.pairs.iter().map(|(key, _)| of_key(key)).collect()),
+        };
+        Self { what, known }
+    }
+
+    /// Notes a reference, and reports it where it leads nowhere.
+    fn refer(&self, check: &Check<'_, '_>, name: &str, span: Span) {
+        let Some(known) = &self.known else { return };
+        if let Some((_, used)) = known.get(name) {
+            used.set(true);
+            return;
+        }
+        if check.partial {
+            return;
+        }
+        let what = self.what;
+        let fix = match check.guess(name, known.keys().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if known.is_empty() => {
+                format!("there is no {what} yet: define it under `{}`", self.section())
+            }
+            None if known.len() <= 5 => {
+                let mut names: Vec<&str> = known.keys().copied().collect();
+                names.sort_unstable();
+                format!("define it under `{}`, or refer to {}", self.section(), crate::text::one_of(&names))
+            }
+            None => format!("define it under `{}`", self.section()),
+        };
+        check.error(span, format!("there is no {what} named `{}`", quoted(name)), fix);
+    }
+
+    fn section(&self) -> &'static str {
+        if self.what == "cluster" { "clusters" } else { "routes" }
+    }
+
+    fn warn_unused(&self, check: &Check<'_, '_>, nobody: &str) {
+        // With errors elsewhere, a reference may just not have been understood.
+        if check.sink.has_errors() {
+            return;
+        }
+        for (name, (span, used)) in self.known.iter().flatten() {
+            if !used.get() {
+                let what = self.what;
+                check.warning(*span, format!("{nobody} the {what} `{}`", quoted(name)), "refer to it, or remove it");
+            }
+        }
+    }
+}
+
+/// A number that a check has bounded, in the type of the model.
+fn small<T: TryFrom<u64>>(value: u64) -> T
+where
+    T: Default,
+{
+    T::try_from(value).unwrap_or_default()
+}
+
+/// Entries of a list that could be read.
+fn good<T>(list: &Field<List<T>>) -> impl Iterator<Item = (&T, Span)> {
+    list.entries().iter().filter_map(Field::here)
+}
