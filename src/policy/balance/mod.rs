@@ -60,10 +60,7 @@ impl Balancer {
             BalancePolicy::LeastRequest => Policy::LeastRequest,
             BalancePolicy::PeakEwma => Policy::PeakEwma,
         };
-        Self {
-            wheel: Wheel::new(weights),
-            policy,
-        }
+        Self { wheel: Wheel::new(weights), policy }
     }
 
     /// The index of an endpoint; `None` only for an empty set. When none is eligible, any is picked: whether
@@ -71,34 +68,39 @@ impl Balancer {
     #[must_use]
     pub fn pick(&self, candidates: &impl Candidates, rng: &mut Rng) -> Option<usize> {
         let one = || match &self.policy {
-            Policy::RoundRobin(sequence) => {
-                self.wheel.turn(sequence.fetch_add(1, Ordering::Relaxed))
-            }
-            Policy::Random | Policy::LeastRequest | Policy::PeakEwma => {
-                self.wheel.at(rng.next_u64())
-            }
+            Policy::RoundRobin(sequence) => self.wheel.turn(sequence.fetch_add(1, Ordering::Relaxed)),
+            Policy::Random | Policy::LeastRequest | Policy::PeakEwma => self.wheel.at(rng.next_u64()),
         };
-        match self.wheel.len() {
-            0 => None,
-            1 => Some(0),
-            _ => match self.policy {
-                Policy::RoundRobin(_) | Policy::Random => Some(self.draw(candidates, &[], one)),
-                Policy::LeastRequest => Some(self.cheapest(candidates, one, |_| 1.0)),
-                Policy::PeakEwma => {
-                    Some(self.cheapest(candidates, one, |index| candidates.latency(index)))
-                }
-            },
+        match (self.wheel.len(), &self.policy) {
+            (0, _) => None,
+            (1, _) => Some(0),
+            (_, Policy::RoundRobin(_) | Policy::Random) => Some(self.draw(candidates, &[], one)),
+            (_, Policy::LeastRequest) => Some(self.cheapest(candidates, one, |index| self.load(candidates, index))),
+            (_, Policy::PeakEwma) => {
+                let cost = |index| candidates.latency(index) * self.load(candidates, index);
+                Some(self.cheapest(candidates, one, cost))
+            }
         }
+    }
+
+    /// What is compared between endpoints, lower being better; `None` under policies that compare nothing.
+    #[must_use]
+    pub fn score(&self, candidates: &impl Candidates, index: usize) -> Option<f64> {
+        match &self.policy {
+            Policy::RoundRobin(_) | Policy::Random => None,
+            Policy::LeastRequest => Some(self.load(candidates, index)),
+            Policy::PeakEwma => Some(candidates.latency(index) * self.load(candidates, index)),
+        }
+    }
+
+    /// Requests in flight with the one to be sent, as a multiple of the endpoint's share.
+    fn load(&self, candidates: &impl Candidates, index: usize) -> f64 {
+        ((f64::from(candidates.in_flight(index)) + 1.0) / self.wheel.share(index)).max(1.0)
     }
 
     /// Draws until one is eligible and not in `drawn`. After a few misses (most endpoints are out) it takes the
     /// next that is, and when there is none, what was drawn first.
-    fn draw(
-        &self,
-        candidates: &impl Candidates,
-        drawn: &[usize],
-        mut one: impl FnMut() -> usize,
-    ) -> usize {
+    fn draw(&self, candidates: &impl Candidates, drawn: &[usize], mut one: impl FnMut() -> usize) -> usize {
         let good = |index: usize| candidates.eligible(index) && !drawn.contains(&index);
         let first = one();
         if good(first) {
@@ -109,10 +111,7 @@ impl Balancer {
         }
         let after = one();
         let count = self.wheel.len();
-        (0..count)
-            .map(|step| (after + step) % count)
-            .find(|&index| good(index))
-            .unwrap_or(first)
+        (0..count).map(|step| (after + step) % count).find(|&index| good(index)).unwrap_or(first)
     }
 
     /// The first drawn is kept unless another is cheaper.
@@ -120,17 +119,9 @@ impl Balancer {
         &self,
         candidates: &impl Candidates,
         mut one: impl FnMut() -> usize,
-        latency: impl Fn(usize) -> f64,
+        cost: impl Fn(usize) -> f64,
     ) -> usize {
-        let cost = |index: usize| {
-            let load = (f64::from(candidates.in_flight(index)) + 1.0) / self.wheel.share(index);
-            latency(index) * load.max(1.0)
-        };
-        let choices = if self.wheel.len() <= SCAN {
-            self.wheel.len()
-        } else {
-            2
-        };
+        let choices = if self.wheel.len() <= SCAN { self.wheel.len() } else { 2 };
         let mut best = self.draw(candidates, &[], &mut one);
         let mut lowest = cost(best);
         let mut drawn: SmallVec<[usize; SCAN]> = SmallVec::from_slice(&[best]);
