@@ -45,10 +45,12 @@ pub struct ForwardedFor {
 pub fn forwarded_for<'a>(trust: Trust, peer: IpAddr, lines: impl IntoIterator<Item = &'a str>) -> ForwardedFor {
     let peer = peer.to_canonical();
     let kept: Vec<&str> = match belief(trust) {
-        Belief::Keep => lines.into_iter().flat_map(|line| line.split(',')).map(str::trim).collect(),
+        Belief::Keep => {
+            let entries = lines.into_iter().flat_map(|line| line.split(',')).map(str::trim);
+            entries.filter(|entry| !entry.is_empty()).collect()
+        }
         Belief::Replace => Vec::new(),
     };
-    let kept: Vec<&str> = kept.into_iter().filter(|entry| !entry.is_empty()).collect();
     let client = match trust {
         Trust::Hops(hops @ 1..) => {
             kept.iter().rev().nth(usize::from(hops) - 1).and_then(|entry| parse_entry(entry)).unwrap_or(peer)

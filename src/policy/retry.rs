@@ -166,7 +166,7 @@ pub struct Repeatable {
 /// Decides whether an attempt is repeated.
 ///
 /// `gateway-error` and `server-error` also cover attempts that got no response at all: this proxy would answer
-/// them with a 5xx. A gRPC code covers the attempts for which this proxy would answer it: `unavailable` a
+/// them with a 5xx. `reset` does not cover a timeout: nothing ended, the upstream may still be at work. A gRPC code covers the attempts for which this proxy would answer it: `unavailable` a
 /// connection or stream that failed, `deadline-exceeded` a timeout.
 #[must_use]
 pub fn decide(policy: &Retry, attempts: &Attempts, request: Repeatable, outcome: Outcome) -> Verdict {
@@ -225,7 +225,8 @@ fn covers(on: RetryOn, outcome: Outcome) -> bool {
             RetryOn::Status(_) => false,
         },
         Outcome::MaybeSent(how) => match on {
-            RetryOn::Reset | RetryOn::GatewayError | RetryOn::ServerError => true,
+            RetryOn::Reset => how != MaybeSent::Timeout,
+            RetryOn::GatewayError | RetryOn::ServerError => true,
             RetryOn::Grpc(code) => match how {
                 MaybeSent::Reset | MaybeSent::ReusedClosed => code == GRPC_UNAVAILABLE,
                 MaybeSent::Timeout => code == GRPC_DEADLINE_EXCEEDED,

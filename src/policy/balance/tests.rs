@@ -185,6 +185,16 @@ fn when_none_is_eligible_any_is_picked() {
 }
 
 #[test]
+fn when_the_heaviest_is_out_the_others_share_by_weight() {
+    let mut endpoints = Fixed::idle(4);
+    endpoints.eligible[0] = false;
+    for policy in ALL {
+        let found = counts(&Balancer::new(policy, [100_000, 1, 1, 2], 0), &endpoints, 4_000);
+        assert!(near(&found, &[0, 1_000, 1_000, 2_000], 150), "{policy:?}: {found:?}");
+    }
+}
+
+#[test]
 fn one_eligible_among_many_is_found() {
     for policy in ALL {
         let mut endpoints = Fixed { eligible: vec![false; 1_000], ..Fixed::idle(1_000) };

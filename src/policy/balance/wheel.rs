@@ -53,14 +53,21 @@ impl Wheel {
         }
     }
 
+    /// An endpoint's weight, in units of which the sum is what [`Wheel::at`] divides the circle by.
+    pub(super) fn weight(&self, index: usize) -> u64 {
+        match self {
+            Self::Equal(_) => 1,
+            Self::Weighted { totals, .. } => {
+                totals[index] - index.checked_sub(1).map_or(0, |previous| totals[previous])
+            }
+        }
+    }
+
     /// How many requests in flight count as one: the endpoint's weight, in units of the smallest.
     pub(super) fn share(&self, index: usize) -> f64 {
         match self {
             Self::Equal(_) => 1.0,
-            Self::Weighted { totals, smallest } => {
-                let before = index.checked_sub(1).map_or(0, |previous| totals[previous]);
-                (totals[index] - before) as f64 / *smallest as f64
-            }
+            Self::Weighted { smallest, .. } => self.weight(index) as f64 / *smallest as f64,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::conditions::{header, others_hold, parameter};
 use super::rules::Entry;
 
 /// A small decision tree. Every order is in exactly one place: under a key, in a set of patterns, or in the list.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Candidates {
     /// Smallest order anywhere below, so that a better find elsewhere skips the whole.
     first: usize,
