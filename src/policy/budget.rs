@@ -27,10 +27,7 @@ impl BudgetUsage {
     /// Nothing used yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self {
-            epoch: now,
-            buckets: Default::default(),
-        }
+        Self { epoch: now, buckets: Default::default() }
     }
 
     /// Counts a request (once, not its retries).
@@ -50,11 +47,7 @@ impl BudgetUsage {
     #[must_use]
     pub fn try_withdraw(&self, limits: RetryBudget, now: Instant) -> bool {
         let second = self.second(now);
-        let requests: u64 = self
-            .buckets
-            .iter()
-            .map(|bucket| in_window(&bucket.requests, second))
-            .sum();
+        let requests: u64 = self.buckets.iter().map(|bucket| in_window(&bucket.requests, second)).sum();
         let allowed = requests * u64::from(limits.percent) / 100;
         let current = self.bucket(second);
         let earlier: u64 = self
@@ -65,8 +58,7 @@ impl BudgetUsage {
             .sum();
         let take = |old| {
             let this_second = if tag(old) == second { count(old) } else { 0 };
-            let granted =
-                this_second < u64::from(limits.min_per_second) || earlier + this_second < allowed;
+            let granted = this_second < u64::from(limits.min_per_second) || earlier + this_second < allowed;
             granted.then(|| counted(old, second)).flatten()
         };
         current.retries.fetch_update(Relaxed, Relaxed, take).is_ok()
@@ -101,11 +93,7 @@ fn counted(word: u64, second: u64) -> Option<u64> {
 
 fn in_window(word: &AtomicU64, second: u64) -> u64 {
     let word = word.load(Relaxed);
-    if tag(word) <= second && tag(word) + WINDOW > second {
-        count(word)
-    } else {
-        0
-    }
+    if tag(word) <= second && tag(word) + WINDOW > second { count(word) } else { 0 }
 }
 
 /// Seconds that count.
@@ -119,15 +107,10 @@ mod tests {
     use std::collections::VecDeque;
     use std::time::Duration;
 
-    const LIMITS: RetryBudget = RetryBudget {
-        percent: 20,
-        min_per_second: 3,
-    };
+    const LIMITS: RetryBudget = RetryBudget { percent: 20, min_per_second: 3 };
 
     fn granted(budget: &BudgetUsage, limits: RetryBudget, now: Instant) -> u32 {
-        (0..10_000)
-            .take_while(|_| budget.try_withdraw(limits, now))
-            .count() as u32
+        (0..10_000).take_while(|_| budget.try_withdraw(limits, now)).count() as u32
     }
 
     #[test]
@@ -144,11 +127,7 @@ mod tests {
         let start = Instant::now();
         let budget = BudgetUsage::new(start);
         for second in 0..30 {
-            assert_eq!(
-                granted(&budget, LIMITS, start + Duration::from_secs(second)),
-                3,
-                "second {second}"
-            );
+            assert_eq!(granted(&budget, LIMITS, start + Duration::from_secs(second)), 3, "second {second}");
         }
     }
 
@@ -157,15 +136,9 @@ mod tests {
         let start = Instant::now();
         let budget = BudgetUsage::new(start);
         (0..100).for_each(|_| budget.deposit(start));
-        let none = RetryBudget {
-            min_per_second: 0,
-            ..LIMITS
-        };
+        let none = RetryBudget { min_per_second: 0, ..LIMITS };
         assert_eq!(granted(&budget, none, start + Duration::from_secs(10)), 0);
-        assert_eq!(
-            granted(&budget, none, start + Duration::from_millis(9_999)),
-            20
-        );
+        assert_eq!(granted(&budget, none, start + Duration::from_millis(9_999)), 20);
     }
 
     #[test]
@@ -174,28 +147,8 @@ mod tests {
         let budget = BudgetUsage::new(now);
         (0..100).for_each(|_| budget.deposit(now));
         assert_eq!(granted(&budget, LIMITS, now), 20);
-        assert_eq!(
-            granted(
-                &budget,
-                RetryBudget {
-                    percent: 50,
-                    min_per_second: 0
-                },
-                now
-            ),
-            30
-        );
-        assert_eq!(
-            granted(
-                &budget,
-                RetryBudget {
-                    percent: 0,
-                    min_per_second: 0
-                },
-                now
-            ),
-            0
-        );
+        assert_eq!(granted(&budget, RetryBudget { percent: 50, min_per_second: 0 }, now), 30);
+        assert_eq!(granted(&budget, RetryBudget { percent: 0, min_per_second: 0 }, now), 0);
     }
 
     #[test]
@@ -211,10 +164,7 @@ mod tests {
                     })
                 })
                 .collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().expect("no panic"))
-                .sum()
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
         });
         let rest = granted(&budget, LIMITS, now);
         assert_eq!(total + rest, 800);

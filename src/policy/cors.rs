@@ -8,8 +8,8 @@
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, SET_COOKIE, VARY,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, SET_COOKIE, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use outrigger_config::model::Cors;
@@ -70,27 +70,13 @@ impl CorsPolicy {
     /// Compiles a rule.
     #[must_use]
     pub fn compile(cors: &Cors) -> Self {
-        let Cors {
-            allow_origins,
-            allow_methods,
-            allow_headers,
-            expose_headers,
-            allow_credentials,
-            max_age,
-        } = cors;
+        let Cors { allow_origins, allow_methods, allow_headers, expose_headers, allow_credentials, max_age } = cors;
         Self {
-            origins: allow_origins
-                .iter()
-                .map(|text| Origins::parse(text))
-                .collect(),
+            origins: allow_origins.iter().map(|text| Origins::parse(text)).collect(),
             methods: Allowed::parse(allow_methods),
             headers: Allowed::parse(allow_headers),
             exposed: Allowed::parse(expose_headers),
-            credentials: if *allow_credentials {
-                Credentials::Allowed
-            } else {
-                Credentials::Refused
-            },
+            credentials: if *allow_credentials { Credentials::Allowed } else { Credentials::Refused },
             max_age: HeaderValue::from(max_age.as_secs()),
         }
     }
@@ -110,11 +96,7 @@ impl CorsPolicy {
     /// Puts the permission into a response, in place of the upstream's. A response that would be different for
     /// another origin says so in `Vary`, also when this request named none: a cache must not give it to a script.
     pub fn apply(&self, grant: &Grant, response: &mut HeaderMap) {
-        for name in [
-            ACCESS_CONTROL_ALLOW_ORIGIN,
-            ACCESS_CONTROL_ALLOW_CREDENTIALS,
-            ACCESS_CONTROL_EXPOSE_HEADERS,
-        ] {
+        for name in [ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_EXPOSE_HEADERS] {
             response.remove(name);
         }
         if !self.same_for_all() {
@@ -146,9 +128,7 @@ impl CorsPolicy {
         let methods = match &self.methods {
             Allowed::Nothing => None,
             Allowed::List(methods) => Some(methods.clone()),
-            Allowed::Any => Method::from_bytes(method.as_bytes())
-                .is_ok()
-                .then(|| method.clone()),
+            Allowed::Any => Method::from_bytes(method.as_bytes()).is_ok().then(|| method.clone()),
         };
         let headers = match &self.headers {
             Allowed::Nothing => None,
@@ -170,10 +150,7 @@ impl CorsPolicy {
         answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         match self.credentials {
             Credentials::Allowed => {
-                answer.insert(
-                    ACCESS_CONTROL_ALLOW_CREDENTIALS,
-                    HeaderValue::from_static("true"),
-                );
+                answer.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
             }
             Credentials::Refused => {}
         }
@@ -186,14 +163,8 @@ impl CorsPolicy {
             (Some(_), Some(_)) => Grant::Refused,
             (Some(_), None) if self.same_for_all() => Grant::Allowed(HeaderValue::from_static("*")),
             (Some(origin), None) => {
-                let allowed = origin
-                    .to_str()
-                    .is_ok_and(|text| self.origins.iter().any(|known| known.allow(text)));
-                if allowed {
-                    Grant::Allowed(origin.clone())
-                } else {
-                    Grant::Refused
-                }
+                let allowed = origin.to_str().is_ok_and(|text| self.origins.iter().any(|known| known.allow(text)));
+                if allowed { Grant::Allowed(origin.clone()) } else { Grant::Refused }
             }
         }
     }
@@ -223,14 +194,10 @@ impl Origins {
                 let Some((start, rest)) = origin.split_at_checked(before.len()) else {
                     return false;
                 };
-                let Some((labels, end)) =
-                    rest.split_at_checked(rest.len().saturating_sub(after.len()))
-                else {
+                let Some((labels, end)) = rest.split_at_checked(rest.len().saturating_sub(after.len())) else {
                     return false;
                 };
-                start.eq_ignore_ascii_case(before)
-                    && end.eq_ignore_ascii_case(after)
-                    && are_labels(labels)
+                start.eq_ignore_ascii_case(before) && end.eq_ignore_ascii_case(after) && are_labels(labels)
             }
         }
     }
@@ -239,10 +206,7 @@ impl Origins {
 /// One or more host labels, and nothing else: no port, no path, no user.
 fn are_labels(text: &str) -> bool {
     text.split('.').all(|label| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     })
 }
 
@@ -259,15 +223,9 @@ impl Allowed {
 }
 
 fn vary_by_origin(response: &mut HeaderMap) {
-    let has_it = response
-        .get_all(VARY)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .any(|line| {
-            line.split(',')
-                .map(str::trim)
-                .any(|name| name == "*" || name.eq_ignore_ascii_case(ORIGIN.as_str()))
-        });
+    let has_it = response.get_all(VARY).iter().filter_map(|line| line.to_str().ok()).any(|line| {
+        line.split(',').map(str::trim).any(|name| name == "*" || name.eq_ignore_ascii_case(ORIGIN.as_str()))
+    });
     if !has_it {
         response.append(VARY, HeaderValue::from_static("origin"));
     }
@@ -275,35 +233,22 @@ fn vary_by_origin(response: &mut HeaderMap) {
 
 /// The names that a preflight asks about; what is no field name is left out.
 fn requested_headers(request: &HeaderMap) -> Option<HeaderValue> {
-    let lines = request
-        .get_all(ACCESS_CONTROL_REQUEST_HEADERS)
-        .iter()
-        .filter_map(|line| line.to_str().ok());
+    let lines = request.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter().filter_map(|line| line.to_str().ok());
     let names = lines.flat_map(|line| line.split(',')).map(str::trim);
     joined(names.filter(|name| HeaderName::from_bytes(name.as_bytes()).is_ok()))
 }
 
 /// All fields of a response; browsers never show cookies.
 fn names_of(response: &HeaderMap) -> Option<HeaderValue> {
-    joined(
-        response
-            .keys()
-            .filter(|name| **name != SET_COOKIE)
-            .map(HeaderName::as_str),
-    )
+    joined(response.keys().filter(|name| **name != SET_COOKIE).map(HeaderName::as_str))
 }
 
 fn joined<'a>(names: impl Iterator<Item = &'a str>) -> Option<HeaderValue> {
     let names: Vec<&str> = names.collect();
-    if names.is_empty() {
-        None
-    } else {
-        HeaderValue::from_str(&names.join(", ")).ok()
-    }
+    if names.is_empty() { None } else { HeaderValue::from_str(&names.join(", ")).ok() }
 }
 
-const PREFLIGHT_VARY: &str =
-    "origin, access-control-request-method, access-control-request-headers";
+const PREFLIGHT_VARY: &str = "origin, access-control-request-method, access-control-request-headers";
 
 #[cfg(test)]
 mod tests;

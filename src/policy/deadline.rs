@@ -59,60 +59,33 @@ pub enum Source<'a> {
 
 /// The limits that apply to an exchange. `listener_idle` is the listener's idle limit of a stream; zero is none.
 #[must_use]
-pub fn limits<'a>(
-    timeouts: &'a Timeouts,
-    exchange: Exchange,
-    listener_idle: Duration,
-) -> Limits<'a> {
-    let Timeouts {
-        request,
-        backend_request,
-        idle,
-    } = timeouts;
+pub fn limits<'a>(timeouts: &'a Timeouts, exchange: Exchange, listener_idle: Duration) -> Limits<'a> {
+    let Timeouts { request, backend_request, idle } = timeouts;
     let idle = match idle.place {
         Some(_) => setting(idle),
-        None => Limit {
-            value: (!listener_idle.is_zero()).then_some(listener_idle),
-            source: Source::Listener,
-        },
+        None => Limit { value: (!listener_idle.is_zero()).then_some(listener_idle), source: Source::Listener },
     };
-    Limits {
-        request: request_limit(request, exchange),
-        attempt: setting(backend_request),
-        idle,
-    }
+    Limits { request: request_limit(request, exchange), attempt: setting(backend_request), idle }
 }
 
 fn request_limit(written: &Setting<Option<Duration>>, exchange: Exchange) -> Limit<'_> {
     let configured = match (exchange, &written.place) {
         (Exchange::Plain, _) | (_, Some(_)) => setting(written),
-        (Exchange::Grpc(_) | Exchange::EventStream | Exchange::Upgrade, None) => Limit {
-            value: None,
-            source: Source::Streaming,
-        },
+        (Exchange::Grpc(_) | Exchange::EventStream | Exchange::Upgrade, None) => {
+            Limit { value: None, source: Source::Streaming }
+        }
     };
     match exchange {
         Exchange::Grpc(Some(callers)) if configured.value.is_none_or(|limit| callers < limit) => {
-            Limit {
-                value: Some(callers),
-                source: Source::GrpcTimeout,
-            }
+            Limit { value: Some(callers), source: Source::GrpcTimeout }
         }
-        Exchange::Plain | Exchange::Grpc(_) | Exchange::EventStream | Exchange::Upgrade => {
-            configured
-        }
+        Exchange::Plain | Exchange::Grpc(_) | Exchange::EventStream | Exchange::Upgrade => configured,
     }
 }
 
 fn setting(setting: &Setting<Option<Duration>>) -> Limit<'_> {
-    let source = setting
-        .place
-        .as_ref()
-        .map_or(Source::Default, Source::Written);
-    Limit {
-        value: setting.value,
-        source,
-    }
+    let source = setting.place.as_ref().map_or(Source::Default, Source::Written);
+    Limit { value: setting.value, source }
 }
 
 /// What a gRPC upstream is told of the time that is left.
@@ -152,9 +125,7 @@ pub fn parse_grpc_timeout(value: &[u8]) -> Result<Duration, BadGrpcTimeout> {
     if !(1..=MAX_DIGITS).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
         return Err(BadGrpcTimeout);
     }
-    let amount = digits
-        .iter()
-        .fold(0, |amount, digit| amount * 10 + u64::from(digit - b'0'));
+    let amount = digits.iter().fold(0, |amount, digit| amount * 10 + u64::from(digit - b'0'));
     Ok(match unit {
         b'H' => Duration::from_secs(amount * 3600),
         b'M' => Duration::from_secs(amount * 60),
@@ -174,10 +145,7 @@ pub fn format_grpc_timeout(left: Duration) -> Option<HeaderValue> {
         return None;
     }
     let nanos = left.as_nanos();
-    let (unit, length) = UNITS
-        .iter()
-        .find(|(_, length)| nanos / length <= MAX_AMOUNT)
-        .unwrap_or(&LONGEST);
+    let (unit, length) = UNITS.iter().find(|(_, length)| nanos / length <= MAX_AMOUNT).unwrap_or(&LONGEST);
     let mut digits = itoa::Buffer::new();
     let digits = digits.format((nanos / length).min(MAX_AMOUNT)).as_bytes();
     let mut text = [0; MAX_DIGITS + 1];
@@ -189,14 +157,8 @@ pub fn format_grpc_timeout(left: Duration) -> Option<HeaderValue> {
 const MAX_DIGITS: usize = 8;
 const MAX_AMOUNT: u128 = 99_999_999;
 /// From fine to coarse, in nanoseconds.
-const UNITS: [(u8, u128); 6] = [
-    (b'n', 1),
-    (b'u', 1_000),
-    (b'm', 1_000_000),
-    (b'S', 1_000_000_000),
-    (b'M', 60_000_000_000),
-    LONGEST,
-];
+const UNITS: [(u8, u128); 6] =
+    [(b'n', 1), (b'u', 1_000), (b'm', 1_000_000), (b'S', 1_000_000_000), (b'M', 60_000_000_000), LONGEST];
 const LONGEST: (u8, u128) = (b'H', 3_600_000_000_000);
 
 #[cfg(test)]
@@ -205,36 +167,19 @@ mod tests {
     use proptest::prelude::*;
 
     fn place() -> Place {
-        Place {
-            file: "f".into(),
-            line: 1,
-            column: 2,
-        }
+        Place { file: "f".into(), line: 1, column: 2 }
     }
 
     fn written(seconds: Option<u64>) -> Setting<Option<Duration>> {
-        Setting {
-            value: seconds.map(Duration::from_secs),
-            place: Some(place()),
-        }
+        Setting { value: seconds.map(Duration::from_secs), place: Some(place()) }
     }
 
     fn default(seconds: Option<u64>) -> Setting<Option<Duration>> {
-        Setting {
-            value: seconds.map(Duration::from_secs),
-            place: None,
-        }
+        Setting { value: seconds.map(Duration::from_secs), place: None }
     }
 
-    fn request(
-        setting: Setting<Option<Duration>>,
-        exchange: Exchange,
-    ) -> (Option<u64>, &'static str) {
-        let timeouts = Timeouts {
-            request: setting,
-            backend_request: default(None),
-            idle: default(None),
-        };
+    fn request(setting: Setting<Option<Duration>>, exchange: Exchange) -> (Option<u64>, &'static str) {
+        let timeouts = Timeouts { request: setting, backend_request: default(None), idle: default(None) };
         let Limit { value, source } = limits(&timeouts, exchange, Duration::ZERO).request;
         let source = match source {
             Source::Written(_) => "written",
@@ -251,51 +196,25 @@ mod tests {
         use Exchange::{EventStream, Grpc, Plain, Upgrade};
         let grpc = |seconds| Grpc(Some(Duration::from_secs(seconds)));
         for exchange in [EventStream, Upgrade, Grpc(None)] {
-            assert_eq!(
-                request(default(Some(15)), exchange),
-                (None, "streaming"),
-                "{exchange:?}"
-            );
-            assert_eq!(
-                request(written(Some(60)), exchange),
-                (Some(60), "written"),
-                "{exchange:?}"
-            );
-            assert_eq!(
-                request(written(None), exchange),
-                (None, "written"),
-                "{exchange:?}"
-            );
+            assert_eq!(request(default(Some(15)), exchange), (None, "streaming"), "{exchange:?}");
+            assert_eq!(request(written(Some(60)), exchange), (Some(60), "written"), "{exchange:?}");
+            assert_eq!(request(written(None), exchange), (None, "written"), "{exchange:?}");
         }
         assert_eq!(request(default(Some(15)), Plain), (Some(15), "default"));
         assert_eq!(request(written(None), Plain), (None, "written"));
-        assert_eq!(
-            request(default(Some(15)), grpc(40)),
-            (Some(40), "grpc-timeout"),
-            "the default does not shorten it"
-        );
+        assert_eq!(request(default(Some(15)), grpc(40)), (Some(40), "grpc-timeout"), "the default does not shorten it");
         assert_eq!(request(written(Some(20)), grpc(40)), (Some(20), "written"));
-        assert_eq!(
-            request(written(Some(20)), grpc(5)),
-            (Some(5), "grpc-timeout")
-        );
+        assert_eq!(request(written(Some(20)), grpc(5)), (Some(5), "grpc-timeout"));
         assert_eq!(request(written(None), grpc(5)), (Some(5), "grpc-timeout"));
     }
 
     #[test]
     fn idle_is_the_listeners_unless_written() {
         let idle = |idle, listener| {
-            let timeouts = Timeouts {
-                request: default(None),
-                backend_request: written(Some(1)),
-                idle,
-            };
+            let timeouts = Timeouts { request: default(None), backend_request: written(Some(1)), idle };
             let limits = limits(&timeouts, Exchange::Plain, Duration::from_secs(listener));
             assert_eq!(limits.attempt.value, Some(Duration::from_secs(1)));
-            (
-                limits.idle.value.map(|value| value.as_secs()),
-                limits.idle.source == Source::Listener,
-            )
+            (limits.idle.value.map(|value| value.as_secs()), limits.idle.source == Source::Listener)
         };
         assert_eq!(idle(default(None), 300), (Some(300), true));
         assert_eq!(idle(default(None), 0), (None, true));
@@ -316,33 +235,10 @@ mod tests {
             ("00000001n", 1),
             ("99999999H", 359_999_996_400_000_000_000),
         ] {
-            assert_eq!(
-                parse_grpc_timeout(text.as_bytes()).map(|d| d.as_nanos()),
-                Ok(nanos),
-                "{text}"
-            );
+            assert_eq!(parse_grpc_timeout(text.as_bytes()).map(|d| d.as_nanos()), Ok(nanos), "{text}");
         }
-        for text in [
-            "",
-            "S",
-            "1",
-            "100000000n",
-            "1s",
-            "1h",
-            "-1S",
-            "+1S",
-            "1.5S",
-            " 1S",
-            "1S ",
-            "1 S",
-            "1SS",
-            "٣S",
-        ] {
-            assert_eq!(
-                parse_grpc_timeout(text.as_bytes()),
-                Err(BadGrpcTimeout),
-                "{text}"
-            );
+        for text in ["", "S", "1", "100000000n", "1s", "1h", "-1S", "+1S", "1.5S", " 1S", "1S ", "1 S", "1SS", "٣S"] {
+            assert_eq!(parse_grpc_timeout(text.as_bytes()), Err(BadGrpcTimeout), "{text}");
         }
     }
 
@@ -361,11 +257,7 @@ mod tests {
             (Duration::from_secs(360_000_000_000), "99999999H"),
             (Duration::MAX, "99999999H"),
         ] {
-            assert_eq!(
-                format_grpc_timeout(left),
-                Some(HeaderValue::from_static(text)),
-                "{left:?}"
-            );
+            assert_eq!(format_grpc_timeout(left), Some(HeaderValue::from_static(text)), "{left:?}");
         }
     }
 
@@ -374,10 +266,7 @@ mod tests {
         let now = Instant::now();
         assert_eq!(forward(None, now), Forwarded::Unlimited);
         assert_eq!(forward(Some(now), now), Forwarded::Expired);
-        assert_eq!(
-            forward(Some(now), now + Duration::from_secs(1)),
-            Forwarded::Expired
-        );
+        assert_eq!(forward(Some(now), now + Duration::from_secs(1)), Forwarded::Expired);
         let left = forward(Some(now + Duration::from_micros(5)), now);
         assert_eq!(left, Forwarded::Timeout(HeaderValue::from_static("5000n")));
     }

@@ -27,28 +27,13 @@ impl AtomicEwma {
     /// Starts with an expectation: that of its peers ([`median_cost`]), or [`INITIAL_COST`] without any.
     #[must_use]
     pub fn new(seconds: f64, now: Instant) -> Self {
-        Self {
-            state: AtomicU64::new(
-                State {
-                    seconds: seconds as f32,
-                    millis: 0,
-                }
-                .pack(),
-            ),
-            epoch: now,
-        }
+        Self { state: AtomicU64::new(State { seconds: seconds as f32, millis: 0 }.pack()), epoch: now }
     }
 
     /// An answer took this long.
     pub fn observe(&self, rtt: Duration, now: Instant) {
         let rtt = rtt.as_secs_f32();
-        self.update(now, |old, kept| {
-            if rtt >= old {
-                rtt
-            } else {
-                old * kept + rtt * (1.0 - kept)
-            }
-        });
+        self.update(now, |old, kept| if rtt >= old { rtt } else { old * kept + rtt * (1.0 - kept) });
     }
 
     /// The endpoint failed, or said that it is overloaded.
@@ -84,23 +69,11 @@ impl AtomicEwma {
         let next = |bits| {
             let old = State::unpack(bits);
             // A clock reading that is older than the last update must not turn time back.
-            let millis = if is_past(millis, old.millis) {
-                old.millis
-            } else {
-                millis
-            };
-            Some(
-                State {
-                    seconds: change(old.seconds, kept(millis, old.millis)),
-                    millis,
-                }
-                .pack(),
-            )
+            let millis = if is_past(millis, old.millis) { old.millis } else { millis };
+            Some(State { seconds: change(old.seconds, kept(millis, old.millis)), millis }.pack())
         };
         // The closure never declines, so neither does this.
-        let _ = self
-            .state
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 
     fn millis(&self, now: Instant) -> u32 {
@@ -137,10 +110,7 @@ impl State {
     }
 
     fn unpack(bits: u64) -> Self {
-        Self {
-            seconds: f32::from_bits((bits >> 32) as u32),
-            millis: bits as u32,
-        }
+        Self { seconds: f32::from_bits((bits >> 32) as u32), millis: bits as u32 }
     }
 }
 
@@ -196,11 +166,7 @@ mod tests {
         let later = start + DECAY;
         ewma.observe(secs(0.1), later);
         let kept = (-1.0_f64).exp();
-        assert!(
-            about(ewma.read(later), kept + 0.1 * (1.0 - kept)),
-            "{}",
-            ewma.read(later)
-        );
+        assert!(about(ewma.read(later), kept + 0.1 * (1.0 - kept)), "{}", ewma.read(later));
     }
 
     #[test]
@@ -224,10 +190,7 @@ mod tests {
         assert!(about(after(0.0, 1), 0.1));
         assert!(about(after(0.03, 1), 0.3));
         assert!(about(after(0.03, 100), 5.0));
-        assert!(
-            about(after(8.0, 1), 16.0),
-            "a slow service's failures still count as slower"
-        );
+        assert!(about(after(8.0, 1), 16.0), "a slow service's failures still count as slower");
         assert!(about(after(8.0, 100), 300.0));
     }
 

@@ -42,28 +42,19 @@ pub struct ForwardedFor {
 /// When there is no such address (the header is too short, or holds something else there), the header proves
 /// nothing and the client is the peer.
 #[must_use]
-pub fn forwarded_for<'a>(
-    trust: Trust,
-    peer: IpAddr,
-    lines: impl IntoIterator<Item = &'a str>,
-) -> ForwardedFor {
+pub fn forwarded_for<'a>(trust: Trust, peer: IpAddr, lines: impl IntoIterator<Item = &'a str>) -> ForwardedFor {
     let peer = peer.to_canonical();
     let kept: Vec<&str> = match belief(trust) {
-        Belief::Keep => lines
-            .into_iter()
-            .flat_map(|line| line.split(','))
-            .map(str::trim)
-            .collect(),
+        Belief::Keep => {
+            let entries = lines.into_iter().flat_map(|line| line.split(',')).map(str::trim);
+            entries.filter(|entry| !entry.is_empty()).collect()
+        }
         Belief::Replace => Vec::new(),
     };
-    let kept: Vec<&str> = kept.into_iter().filter(|entry| !entry.is_empty()).collect();
     let client = match trust {
-        Trust::Hops(hops @ 1..) => kept
-            .iter()
-            .rev()
-            .nth(usize::from(hops) - 1)
-            .and_then(|entry| parse_entry(entry))
-            .unwrap_or(peer),
+        Trust::Hops(hops @ 1..) => {
+            kept.iter().rev().nth(usize::from(hops) - 1).and_then(|entry| parse_entry(entry)).unwrap_or(peer)
+        }
         // Our own application speaks for itself, whomever it works for.
         Trust::None | Trust::Hops(0) | Trust::Local => peer,
     };
@@ -85,10 +76,7 @@ fn parse_entry(entry: &str) -> Option<IpAddr> {
             _ => entry,
         },
     };
-    address
-        .parse::<IpAddr>()
-        .ok()
-        .map(|address| address.to_canonical())
+    address.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
 #[cfg(test)]
@@ -101,8 +89,7 @@ mod tests {
     }
 
     fn apply(trust: Trust, lines: &[&str]) -> (String, String) {
-        let ForwardedFor { value, client } =
-            forwarded_for(trust, ip("10.0.0.9"), lines.iter().copied());
+        let ForwardedFor { value, client } = forwarded_for(trust, ip("10.0.0.9"), lines.iter().copied());
         (value, client.to_string())
     }
 
@@ -131,22 +118,14 @@ mod tests {
 
     #[test]
     fn what_is_no_address_proves_nothing() {
-        is(
-            &apply(Trust::Hops(1), &["1.1.1.1, unknown"]),
-            "1.1.1.1, unknown, 10.0.0.9",
-            "10.0.0.9",
-        );
+        is(&apply(Trust::Hops(1), &["1.1.1.1, unknown"]), "1.1.1.1, unknown, 10.0.0.9", "10.0.0.9");
         is(&apply(Trust::Hops(1), &[" , ,"]), "10.0.0.9", "10.0.0.9");
     }
 
     #[test]
     fn our_own_application_is_kept_and_added_to() {
         assert_eq!(belief(Trust::Local), Belief::Keep);
-        is(
-            &apply(Trust::Local, &["1.1.1.1"]),
-            "1.1.1.1, 10.0.0.9",
-            "10.0.0.9",
-        );
+        is(&apply(Trust::Local, &["1.1.1.1"]), "1.1.1.1, 10.0.0.9", "10.0.0.9");
     }
 
     #[test]
@@ -159,11 +138,7 @@ mod tests {
             ("[2001:db8::1]:443", "2001:db8::1"),
             ("::ffff:1.2.3.4", "1.2.3.4"),
         ] {
-            is(
-                &apply(Trust::Hops(1), &[entry]),
-                &format!("{entry}, 10.0.0.9"),
-                address,
-            );
+            is(&apply(Trust::Hops(1), &[entry]), &format!("{entry}, 10.0.0.9"), address);
         }
     }
 

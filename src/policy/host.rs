@@ -59,22 +59,12 @@ pub fn parse_authority(text: &str) -> Result<Authority<'_>, AuthorityError> {
         let parsed: Ipv6Addr = address.parse().map_err(|_| AuthorityError::BadIpv6)?;
         let canonical = format!("[{parsed}]");
         let written = &text[..address.len() + 2];
-        let host = if written == canonical {
-            Cow::Borrowed(written)
-        } else {
-            Cow::Owned(canonical)
-        };
+        let host = if written == canonical { Cow::Borrowed(written) } else { Cow::Owned(canonical) };
         return Ok(Authority { host, port });
     }
     match text.split_once(':') {
-        Some((host, port)) => Ok(Authority {
-            host: parse_name(host)?,
-            port: parse_port(port)?,
-        }),
-        None => Ok(Authority {
-            host: parse_name(text)?,
-            port: None,
-        }),
+        Some((host, port)) => Ok(Authority { host: parse_name(host)?, port: parse_port(port)? }),
+        None => Ok(Authority { host: parse_name(text)?, port: None }),
     }
 }
 
@@ -94,11 +84,7 @@ pub fn canonical(host: &str) -> Cow<'_, str> {
 fn parse_name(text: &str) -> Result<Cow<'_, str>, AuthorityError> {
     let name = text.strip_suffix('.').unwrap_or(text);
     if name.is_empty() {
-        return Err(if text.is_empty() {
-            AuthorityError::Empty
-        } else {
-            AuthorityError::BadHost
-        });
+        return Err(if text.is_empty() { AuthorityError::Empty } else { AuthorityError::BadHost });
     }
     if name.len() > MAX_NAME {
         return Err(AuthorityError::TooLong);
@@ -117,11 +103,7 @@ fn parse_name(text: &str) -> Result<Cow<'_, str>, AuthorityError> {
     if previous == b'.' {
         return Err(AuthorityError::BadHost);
     }
-    Ok(if upper {
-        Cow::Owned(name.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(name)
-    })
+    Ok(if upper { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) })
 }
 
 fn parse_port(text: &str) -> Result<Option<u16>, AuthorityError> {
@@ -168,16 +150,7 @@ mod tests {
     #[test]
     fn a_normal_host_is_borrowed() {
         for text in ["a.b:80", "[::1]:80"] {
-            assert!(
-                matches!(
-                    parse_authority(text),
-                    Ok(Authority {
-                        host: Cow::Borrowed(_),
-                        ..
-                    })
-                ),
-                "{text}"
-            );
+            assert!(matches!(parse_authority(text), Ok(Authority { host: Cow::Borrowed(_), .. })), "{text}");
         }
     }
 

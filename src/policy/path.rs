@@ -104,9 +104,7 @@ fn is_normal(bytes: &[u8], options: PathOptions) -> bool {
                 at += 1;
             }
             Class::Percent => {
-                let (Some(high), Some(low)) =
-                    (upper_hex(bytes.get(at + 1)), upper_hex(bytes.get(at + 2)))
-                else {
+                let (Some(high), Some(low)) = (upper_hex(bytes.get(at + 1)), upper_hex(bytes.get(at + 2))) else {
                     return false;
                 };
                 if !matches!(encoded(high << 4 | low, options), Ok(Encoded::Keep)) {
@@ -115,9 +113,7 @@ fn is_normal(bytes: &[u8], options: PathOptions) -> bool {
                 at += 3;
             }
             Class::Question => {
-                return bytes[at + 1..]
-                    .iter()
-                    .all(|&b| query_byte(b) == QueryByte::Keep);
+                return bytes[at + 1..].iter().all(|&b| query_byte(b) == QueryByte::Keep);
             }
             Class::Encode | Class::Backslash | Class::Hash | Class::Control => return false,
         }
@@ -139,11 +135,7 @@ fn rebuild(path_and_query: &str, options: PathOptions) -> Result<String, PathErr
     match path {
         "" => out.push('/'),
         // `*` alone is on the fast path; with a query it means nothing.
-        _ => rebuild_path(
-            path.strip_prefix('/').ok_or(PathError::NotAbsolute)?,
-            options,
-            &mut out,
-        )?,
+        _ => rebuild_path(path.strip_prefix('/').ok_or(PathError::NotAbsolute)?, options, &mut out)?,
     }
     if let Some(query) = query {
         out.push('?');
@@ -191,8 +183,7 @@ fn push_segment(segment: &str, options: PathOptions, out: &mut String) -> Result
         match CLASS[usize::from(byte)] {
             Class::Plain | Class::Dot => out.push(char::from(byte)),
             Class::Percent => {
-                let (Some(high), Some(low)) = (hex(bytes.get(at + 1)), hex(bytes.get(at + 2)))
-                else {
+                let (Some(high), Some(low)) = (hex(bytes.get(at + 1)), hex(bytes.get(at + 2))) else {
                     return Err(PathError::BadEncoding);
                 };
                 let value = high << 4 | low;

@@ -72,12 +72,9 @@ impl Idempotency {
     #[must_use]
     pub fn of(method: &Method) -> Self {
         match *method {
-            Method::GET
-            | Method::HEAD
-            | Method::OPTIONS
-            | Method::TRACE
-            | Method::PUT
-            | Method::DELETE => Self::Idempotent,
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE => {
+                Self::Idempotent
+            }
             _ => Self::NotIdempotent,
         }
     }
@@ -102,11 +99,7 @@ impl Attempts {
     /// The first attempt is being made.
     #[must_use]
     pub const fn first() -> Self {
-        Self {
-            made: 1,
-            free: Free::Left,
-            charged: 0,
-        }
+        Self { made: 1, free: Free::Left, charged: 0 }
     }
 
     /// How many were made, the present one included.
@@ -173,15 +166,10 @@ pub struct Repeatable {
 /// Decides whether an attempt is repeated.
 ///
 /// `gateway-error` and `server-error` also cover attempts that got no response at all: this proxy would answer
-/// them with a 5xx. A gRPC code covers the attempts for which this proxy would answer it: `unavailable` a
+/// them with a 5xx. `reset` does not cover a timeout: nothing ended, the upstream may still be at work. A gRPC code covers the attempts for which this proxy would answer it: `unavailable` a
 /// connection or stream that failed, `deadline-exceeded` a timeout.
 #[must_use]
-pub fn decide(
-    policy: &Retry,
-    attempts: &Attempts,
-    request: Repeatable,
-    outcome: Outcome,
-) -> Verdict {
+pub fn decide(policy: &Retry, attempts: &Attempts, request: Repeatable, outcome: Outcome) -> Verdict {
     let free = attempts.free == Free::Left && is_free(outcome, request.idempotency);
     let covered = policy.attempts.value > 0 && policy.on.iter().any(|on| covers(*on, outcome));
     if outcome == Outcome::Forbidden {
@@ -194,27 +182,18 @@ pub fn decide(
         Verdict::Done(Why::Exhausted)
     } else if free {
         Verdict::RetryFree
-    } else if may_be_executed(outcome)
-        && request.idempotency == Idempotency::NotIdempotent
-        && !policy.non_idempotent
-    {
+    } else if may_be_executed(outcome) && request.idempotency == Idempotency::NotIdempotent && !policy.non_idempotent {
         Verdict::Done(Why::NotIdempotent)
     } else if attempts.charged >= policy.attempts.value {
         Verdict::Done(Why::Exhausted)
     } else {
-        Verdict::RetryCharged {
-            step: attempts.charged,
-        }
+        Verdict::RetryCharged { step: attempts.charged }
     }
 }
 
 /// Attempts in all: 3, or as many as the rule asks for, and 6 at the very most.
 fn most_attempts(policy: &Retry) -> u8 {
-    policy
-        .attempts
-        .value
-        .saturating_add(1)
-        .clamp(USUAL_ATTEMPTS, MOST_ATTEMPTS)
+    policy.attempts.value.saturating_add(1).clamp(USUAL_ATTEMPTS, MOST_ATTEMPTS)
 }
 
 fn is_free(outcome: Outcome, idempotency: Idempotency) -> bool {
@@ -246,7 +225,8 @@ fn covers(on: RetryOn, outcome: Outcome) -> bool {
             RetryOn::Status(_) => false,
         },
         Outcome::MaybeSent(how) => match on {
-            RetryOn::Reset | RetryOn::GatewayError | RetryOn::ServerError => true,
+            RetryOn::Reset => how != MaybeSent::Timeout,
+            RetryOn::GatewayError | RetryOn::ServerError => true,
             RetryOn::Grpc(code) => match how {
                 MaybeSent::Reset | MaybeSent::ReusedClosed => code == GRPC_UNAVAILABLE,
                 MaybeSent::Timeout => code == GRPC_DEADLINE_EXCEEDED,
@@ -257,10 +237,7 @@ fn covers(on: RetryOn, outcome: Outcome) -> bool {
             RetryOn::GatewayError => matches!(status, 502..=504),
             RetryOn::ServerError => matches!(status, 500..=599),
             RetryOn::Status(wanted) => status == wanted,
-            RetryOn::ConnectFailure
-            | RetryOn::RefusedStream
-            | RetryOn::Reset
-            | RetryOn::Grpc(_) => false,
+            RetryOn::ConnectFailure | RetryOn::RefusedStream | RetryOn::Reset | RetryOn::Grpc(_) => false,
         },
         Outcome::Grpc(code) => on == RetryOn::Grpc(code),
         Outcome::Forbidden => false,
@@ -272,10 +249,7 @@ fn covers(on: RetryOn, outcome: Outcome) -> bool {
 #[must_use]
 pub fn backoff(policy: &Retry, step: u8, random: u64) -> Duration {
     let factor = 1_u32.checked_shl(u32::from(step)).unwrap_or(u32::MAX);
-    let most = policy
-        .backoff_base
-        .saturating_mul(factor)
-        .min(policy.backoff_max);
+    let most = policy.backoff_base.saturating_mul(factor).min(policy.backoff_max);
     part_of(most, random)
 }
 
@@ -283,8 +257,7 @@ pub fn backoff(policy: &Retry, step: u8, random: u64) -> Duration {
 #[must_use]
 pub fn pushback_wait(wait: Duration, random: u64) -> Duration {
     let wait = wait.min(MOST_PUSHBACK);
-    wait.saturating_add(part_of(wait / 2, random))
-        .min(MOST_PUSHBACK)
+    wait.saturating_add(part_of(wait / 2, random)).min(MOST_PUSHBACK)
 }
 
 /// What a server says about when to come back.
@@ -317,10 +290,7 @@ pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
         // Too many digits for a number are a long time.
         Duration::from_secs(value.parse().unwrap_or(u64::MAX))
     } else {
-        httpdate::parse_http_date(value)
-            .ok()?
-            .duration_since(now)
-            .unwrap_or_default()
+        httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default()
     };
     Some(wait.min(MOST_PUSHBACK))
 }

@@ -53,10 +53,7 @@ mod tests {
                 counts[rng.below(10) as usize] += 1;
             }
             // Ten thousand expected, standard deviation 95.
-            assert!(
-                counts.iter().all(|count| (9_500..10_500).contains(count)),
-                "{counts:?}"
-            );
+            assert!(counts.iter().all(|count| (9_500..10_500).contains(count)), "{counts:?}");
         }
     }
 
@@ -70,17 +67,12 @@ mod tests {
                 *count += (number >> bit & 1) as u32;
             }
         }
-        assert!(
-            ones.iter().all(|count| (49_000..51_000).contains(count)),
-            "{ones:?}"
-        );
+        assert!(ones.iter().all(|count| (49_000..51_000).contains(count)), "{ones:?}");
     }
 
     #[test]
     fn neighbouring_seeds_have_nothing_in_common() {
-        let firsts: std::collections::HashSet<u64> = (0..10_000)
-            .map(|seed| Rng::new(seed).below(1 << 32))
-            .collect();
+        let firsts: std::collections::HashSet<u64> = (0..10_000).map(|seed| Rng::new(seed).below(1 << 32)).collect();
         assert!(firsts.len() > 9_990, "{}", firsts.len());
     }
 

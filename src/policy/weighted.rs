@@ -22,10 +22,7 @@ impl Split {
                 Some(*total)
             })
             .collect();
-        totals
-            .last()
-            .is_some_and(|&sum| sum > 0)
-            .then_some(Self { totals })
+        totals.last().is_some_and(|&sum| sum > 0).then_some(Self { totals })
     }
 
     /// The index of a backend; `random` is from the whole range.
@@ -55,10 +52,7 @@ mod tests {
             counts[split.pick(rng.next_u64())] += 1;
         }
         assert!((94_700..95_300).contains(&counts[0]), "{counts:?}");
-        assert_eq!(
-            (counts[0] + counts[2], counts[1], counts[3]),
-            (100_000, 0, 0)
-        );
+        assert_eq!((counts[0] + counts[2], counts[1], counts[3]), (100_000, 0, 0));
     }
 
     #[test]

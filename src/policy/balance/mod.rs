@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use outrigger_config::model::BalancePolicy;
 use smallvec::SmallVec;
 
-use super::rng::Rng;
+use super::rng::{Rng, scale};
 use wheel::Wheel;
 
 /// The live state of the endpoints that a [`Balancer`] was made for, in the same order.
@@ -60,82 +60,95 @@ impl Balancer {
             BalancePolicy::LeastRequest => Policy::LeastRequest,
             BalancePolicy::PeakEwma => Policy::PeakEwma,
         };
-        Self {
-            wheel: Wheel::new(weights),
-            policy,
-        }
+        Self { wheel: Wheel::new(weights), policy }
     }
 
     /// The index of an endpoint; `None` only for an empty set. When none is eligible, any is picked: whether
     /// that is wanted is for the caller to say, who knows why.
     #[must_use]
     pub fn pick(&self, candidates: &impl Candidates, rng: &mut Rng) -> Option<usize> {
-        let one = || match &self.policy {
-            Policy::RoundRobin(sequence) => {
-                self.wheel.turn(sequence.fetch_add(1, Ordering::Relaxed))
-            }
-            Policy::Random | Policy::LeastRequest | Policy::PeakEwma => {
-                self.wheel.at(rng.next_u64())
-            }
+        let point = || match &self.policy {
+            Policy::RoundRobin(sequence) => sequence.fetch_add(1, Ordering::Relaxed).wrapping_mul(GOLDEN),
+            Policy::Random | Policy::LeastRequest | Policy::PeakEwma => rng.next_u64(),
         };
-        match self.wheel.len() {
-            0 => None,
-            1 => Some(0),
-            _ => match self.policy {
-                Policy::RoundRobin(_) | Policy::Random => Some(self.draw(candidates, &[], one)),
-                Policy::LeastRequest => Some(self.cheapest(candidates, one, |_| 1.0)),
-                Policy::PeakEwma => {
-                    Some(self.cheapest(candidates, one, |index| candidates.latency(index)))
-                }
-            },
+        match (self.wheel.len(), &self.policy) {
+            (0, _) => None,
+            (1, _) => Some(0),
+            (_, Policy::RoundRobin(_) | Policy::Random) => Some(self.draw(candidates, &[], point)),
+            (_, Policy::LeastRequest) => Some(self.cheapest(candidates, point, |index| self.load(candidates, index))),
+            (_, Policy::PeakEwma) => {
+                let cost = |index| candidates.latency(index) * self.load(candidates, index);
+                Some(self.cheapest(candidates, point, cost))
+            }
         }
     }
 
-    /// Draws until one is eligible and not in `drawn`. After a few misses (most endpoints are out) it takes the
-    /// next that is, and when there is none, what was drawn first.
-    fn draw(
-        &self,
-        candidates: &impl Candidates,
-        drawn: &[usize],
-        mut one: impl FnMut() -> usize,
-    ) -> usize {
+    /// What is compared between endpoints, lower being better; `None` under policies that compare nothing.
+    #[must_use]
+    pub fn score(&self, candidates: &impl Candidates, index: usize) -> Option<f64> {
+        match &self.policy {
+            Policy::RoundRobin(_) | Policy::Random => None,
+            Policy::LeastRequest => Some(self.load(candidates, index)),
+            Policy::PeakEwma => Some(candidates.latency(index) * self.load(candidates, index)),
+        }
+    }
+
+    /// Requests in flight with the one to be sent, as a multiple of the endpoint's share.
+    fn load(&self, candidates: &impl Candidates, index: usize) -> f64 {
+        ((f64::from(candidates.in_flight(index)) + 1.0) / self.wheel.share(index)).max(1.0)
+    }
+
+    /// Draws until one is eligible and not in `drawn`. After a few misses (most of the weight is out) it draws once
+    /// among those that are; when there is none, it takes what was drawn first.
+    fn draw(&self, candidates: &impl Candidates, drawn: &[usize], mut point: impl FnMut() -> u64) -> usize {
         let good = |index: usize| candidates.eligible(index) && !drawn.contains(&index);
-        let first = one();
+        let first = self.place(point());
         if good(first) {
             return first;
         }
-        if let Some(index) = (1..DRAWS).map(|_| one()).find(|&index| good(index)) {
+        if let Some(index) = (1..DRAWS).map(|_| self.place(point())).find(|&index| good(index)) {
             return index;
         }
-        let after = one();
-        let count = self.wheel.len();
-        (0..count)
-            .map(|step| (after + step) % count)
-            .find(|&index| good(index))
-            .unwrap_or(first)
+        let remaining = || (0..self.wheel.len()).filter(|&index| good(index));
+        let mut left = scale(point(), remaining().map(|index| self.wheel.weight(index)).sum());
+        let found = remaining().find(|&index| {
+            let weight = self.wheel.weight(index);
+            let hit = left < weight;
+            left = left.saturating_sub(weight);
+            hit
+        });
+        found.unwrap_or(first)
+    }
+
+    fn place(&self, point: u64) -> usize {
+        match (&self.policy, &self.wheel) {
+            // The factor is odd, so the sequence number comes back: strictly in turn.
+            (Policy::RoundRobin(_), Wheel::Equal(count)) => {
+                (point.wrapping_mul(GOLDEN_INVERSE) % *count as u64) as usize
+            }
+            (Policy::RoundRobin(_) | Policy::Random | Policy::LeastRequest | Policy::PeakEwma, wheel) => {
+                wheel.at(point)
+            }
+        }
     }
 
     /// The first drawn is kept unless another is cheaper.
     fn cheapest(
         &self,
         candidates: &impl Candidates,
-        mut one: impl FnMut() -> usize,
-        latency: impl Fn(usize) -> f64,
+        mut point: impl FnMut() -> u64,
+        cost: impl Fn(usize) -> f64,
     ) -> usize {
-        let cost = |index: usize| {
-            let load = (f64::from(candidates.in_flight(index)) + 1.0) / self.wheel.share(index);
-            latency(index) * load.max(1.0)
-        };
-        let choices = if self.wheel.len() <= SCAN {
-            self.wheel.len()
-        } else {
-            2
-        };
-        let mut best = self.draw(candidates, &[], &mut one);
+        let choices = if self.wheel.len() <= SCAN { self.wheel.len() } else { 2 };
+        let mut best = self.draw(candidates, &[], &mut point);
         let mut lowest = cost(best);
         let mut drawn: SmallVec<[usize; SCAN]> = SmallVec::from_slice(&[best]);
         while drawn.len() < choices {
-            let next = self.draw(candidates, &drawn, &mut one);
+            let next = match self.wheel.len() - drawn.len() {
+                // The last one left need not be drawn.
+                1 => (0..).find(|index| !drawn.contains(index)).unwrap_or(best),
+                _ => self.draw(candidates, &drawn, &mut point),
+            };
             if drawn.contains(&next) || (!candidates.eligible(next) && candidates.eligible(best)) {
                 break;
             }
@@ -149,22 +162,14 @@ impl Balancer {
     }
 }
 
-impl Wheel {
-    /// Whose turn it is.
-    fn turn(&self, sequence: u64) -> usize {
-        match self {
-            Self::Equal(count) => (sequence % *count as u64) as usize,
-            Self::Weighted { .. } => self.at(sequence.wrapping_mul(GOLDEN)),
-        }
-    }
-}
-
 /// Up to this many endpoints all are compared.
 const SCAN: usize = 3;
 /// Draws before searching in order. With half of the endpoints out, one in 256 picks searches.
 const DRAWS: usize = 8;
 /// `2^64` divided by the golden ratio: multiples of it fill the circle more evenly than those of any other number.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+/// `GOLDEN * GOLDEN_INVERSE` is one, modulo `2^64`.
+const GOLDEN_INVERSE: u64 = 0xf1de_83e1_9937_733d;
 
 #[cfg(test)]
 mod tests;

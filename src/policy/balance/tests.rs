@@ -15,11 +15,7 @@ struct Fixed {
 
 impl Fixed {
     fn idle(count: usize) -> Self {
-        Self {
-            in_flight: vec![0; count],
-            latency: vec![0.01; count],
-            eligible: vec![true; count],
-        }
+        Self { in_flight: vec![0; count], latency: vec![0.01; count], eligible: vec![true; count] }
     }
 }
 
@@ -45,10 +41,7 @@ fn counts(balancer: &Balancer, endpoints: &Fixed, picks: usize) -> Vec<usize> {
 }
 
 fn near(counts: &[usize], expected: &[usize], tolerance: usize) -> bool {
-    counts
-        .iter()
-        .zip(expected)
-        .all(|(count, wanted)| count.abs_diff(*wanted) <= tolerance)
+    counts.iter().zip(expected).all(|(count, wanted)| count.abs_diff(*wanted) <= tolerance)
 }
 
 const ALL: [BalancePolicy; 4] = [RoundRobin, LeastRequest, PeakEwma, Random];
@@ -57,21 +50,13 @@ const ALL: [BalancePolicy; 4] = [RoundRobin, LeastRequest, PeakEwma, Random];
 fn round_robin_goes_strictly_in_turn() {
     let balancer = Balancer::new(RoundRobin, [1, 1, 1], 0);
     let mut rng = Rng::new(0);
-    let picks: Vec<_> = (0..7)
-        .filter_map(|_| balancer.pick(&Fixed::idle(3), &mut rng))
-        .collect();
+    let picks: Vec<_> = (0..7).filter_map(|_| balancer.pick(&Fixed::idle(3), &mut rng)).collect();
     assert_eq!(picks, [0, 1, 2, 0, 1, 2, 0]);
 }
 
 #[test]
 fn weighted_round_robin_keeps_to_the_weights_at_every_moment() {
-    for weights in [
-        vec![1, 2, 1],
-        vec![95, 5],
-        vec![1000, 1, 1, 7],
-        vec![3; 4],
-        (1..60).collect(),
-    ] {
+    for weights in [vec![1, 2, 1], vec![95, 5], vec![1000, 1, 1, 7], vec![3; 4], (1..60).collect()] {
         let balancer = Balancer::new(RoundRobin, weights.clone(), 9);
         let endpoints = Fixed::idle(weights.len());
         let sum: u32 = weights.iter().sum();
@@ -81,10 +66,7 @@ fn weighted_round_robin_keeps_to_the_weights_at_every_moment() {
             counts[balancer.pick(&endpoints, &mut rng).expect("not empty")] += 1;
             for (count, weight) in counts.iter().zip(&weights) {
                 let due = f64::from(picks) * f64::from(*weight) / f64::from(sum);
-                assert!(
-                    (f64::from(*count) - due).abs() < 6.0,
-                    "{counts:?} of {weights:?} after {picks}"
-                );
+                assert!((f64::from(*count) - due).abs() < 6.0, "{counts:?} of {weights:?} after {picks}");
             }
         }
     }
@@ -97,13 +79,7 @@ fn round_robin_spreads_the_share_of_an_endpoint_that_is_out() {
     for weights in [[1; 4], [2, 2, 2, 3]] {
         let counts = counts(&Balancer::new(RoundRobin, weights, 0), &endpoints, 9_000);
         assert_eq!(counts[1], 0);
-        assert!(
-            counts
-                .iter()
-                .filter(|&&count| count > 0)
-                .all(|count| (2_400..4_100).contains(count)),
-            "{counts:?}"
-        );
+        assert!(counts.iter().filter(|&&count| count > 0).all(|count| (2_400..4_100).contains(count)), "{counts:?}");
     }
 }
 
@@ -114,15 +90,8 @@ fn idle_endpoints_share_by_weight_under_every_policy() {
         assert!(near(&found, &[3_000; 3], 270), "{policy:?}: {found:?}");
         let found = counts(&Balancer::new(policy, [95, 5], 0), &Fixed::idle(2), 10_000);
         assert!(near(&found, &[9_500, 500], 120), "{policy:?}: {found:?}");
-        let found = counts(
-            &Balancer::new(policy, [4, 1, 1, 2], 0),
-            &Fixed::idle(4),
-            8_000,
-        );
-        assert!(
-            near(&found, &[4_000, 1_000, 1_000, 2_000], 250),
-            "{policy:?}: {found:?}"
-        );
+        let found = counts(&Balancer::new(policy, [4, 1, 1, 2], 0), &Fixed::idle(4), 8_000);
+        assert!(near(&found, &[4_000, 1_000, 1_000, 2_000], 250), "{policy:?}: {found:?}");
     }
 }
 
@@ -136,10 +105,7 @@ fn least_request_of_two_or_three_always_takes_an_idle_one() {
     }
     let mut endpoints = Fixed::idle(2);
     endpoints.in_flight[0] = 1;
-    assert_eq!(
-        counts(&Balancer::new(LeastRequest, [1; 2], 0), &endpoints, 1_000),
-        [0, 1_000]
-    );
+    assert_eq!(counts(&Balancer::new(LeastRequest, [1; 2], 0), &endpoints, 1_000), [0, 1_000]);
 }
 
 #[test]
@@ -147,17 +113,8 @@ fn least_request_of_many_never_takes_the_busiest() {
     let mut endpoints = Fixed::idle(10);
     endpoints.in_flight[7] = 3;
     let found = counts(&Balancer::new(LeastRequest, [1; 10], 0), &endpoints, 10_000);
-    assert_eq!(
-        found[7], 0,
-        "two different ones are drawn, so one of them is idle"
-    );
-    assert!(
-        found
-            .iter()
-            .filter(|&&count| count > 0)
-            .all(|count| (950..1_280).contains(count)),
-        "{found:?}"
-    );
+    assert_eq!(found[7], 0, "two different ones are drawn, so one of them is idle");
+    assert!(found.iter().filter(|&&count| count > 0).all(|count| (950..1_280).contains(count)), "{found:?}");
 }
 
 #[test]
@@ -168,11 +125,7 @@ fn a_light_endpoint_does_not_take_the_overflow_of_a_heavy_one() {
     let found = counts(&balancer, &endpoints, 10_000);
     assert!(found[1] < 200, "half full of its weight: {found:?}");
     endpoints.in_flight[0] = 200;
-    assert_eq!(
-        counts(&balancer, &endpoints, 100),
-        [0, 100],
-        "twice over its weight"
-    );
+    assert_eq!(counts(&balancer, &endpoints, 100), [0, 100], "twice over its weight");
 }
 
 #[test]
@@ -185,14 +138,21 @@ fn peak_ewma_takes_the_faster_until_its_queue_outweighs_it() {
     assert_eq!(counts(&balancer, &endpoints, 100), [100, 0]);
 }
 
+#[test]
+fn the_score_is_what_is_compared() {
+    let mut endpoints = Fixed::idle(2);
+    endpoints.in_flight = vec![9, 0];
+    let score = |policy, index| Balancer::new(policy, [5, 1], 0).score(&endpoints, index);
+    assert_eq!((score(LeastRequest, 0), score(LeastRequest, 1)), (Some(2.0), Some(1.0)));
+    assert_eq!((score(PeakEwma, 0), score(PeakEwma, 1)), (Some(0.02), Some(0.01)));
+    assert_eq!((score(RoundRobin, 0), score(Random, 0)), (None, None));
+}
+
 /// One endpoint is ten times slower: requests of 10 ticks in place of 1, three sent a tick.
 #[test]
 fn a_slow_endpoint_gets_under_a_fifth_under_load() {
     for policy in [LeastRequest, PeakEwma] {
-        let mut endpoints = Fixed {
-            latency: vec![0.1, 0.01, 0.01],
-            ..Fixed::idle(3)
-        };
+        let mut endpoints = Fixed { latency: vec![0.1, 0.01, 0.01], ..Fixed::idle(3) };
         let balancer = Balancer::new(policy, [1; 3], 0);
         let mut rng = Rng::new(1);
         let mut ends: Vec<(usize, usize)> = Vec::new();
@@ -218,22 +178,26 @@ fn a_slow_endpoint_gets_under_a_fifth_under_load() {
 #[test]
 fn when_none_is_eligible_any_is_picked() {
     for policy in ALL {
-        let endpoints = Fixed {
-            eligible: vec![false; 4],
-            ..Fixed::idle(4)
-        };
+        let endpoints = Fixed { eligible: vec![false; 4], ..Fixed::idle(4) };
         let found = counts(&Balancer::new(policy, [1; 4], 0), &endpoints, 4_000);
         assert!(near(&found, &[1_000; 4], 150), "{policy:?}: {found:?}");
     }
 }
 
 #[test]
+fn when_the_heaviest_is_out_the_others_share_by_weight() {
+    let mut endpoints = Fixed::idle(4);
+    endpoints.eligible[0] = false;
+    for policy in ALL {
+        let found = counts(&Balancer::new(policy, [100_000, 1, 1, 2], 0), &endpoints, 4_000);
+        assert!(near(&found, &[0, 1_000, 1_000, 2_000], 150), "{policy:?}: {found:?}");
+    }
+}
+
+#[test]
 fn one_eligible_among_many_is_found() {
     for policy in ALL {
-        let mut endpoints = Fixed {
-            eligible: vec![false; 1_000],
-            ..Fixed::idle(1_000)
-        };
+        let mut endpoints = Fixed { eligible: vec![false; 1_000], ..Fixed::idle(1_000) };
         endpoints.eligible[500] = true;
         let balancer = Balancer::new(policy, (0..1_000).map(|index| index % 5 + 1), 0);
         assert_eq!(counts(&balancer, &endpoints, 50)[500], 50, "{policy:?}");
@@ -244,18 +208,9 @@ fn one_eligible_among_many_is_found() {
 fn the_empty_and_the_single_set_need_no_thought() {
     let mut rng = Rng::new(0);
     for policy in ALL {
-        assert_eq!(
-            Balancer::new(policy, [], 0).pick(&Fixed::idle(0), &mut rng),
-            None
-        );
-        let alone = Fixed {
-            eligible: vec![false],
-            ..Fixed::idle(1)
-        };
-        assert_eq!(
-            Balancer::new(policy, [3], 0).pick(&alone, &mut rng),
-            Some(0)
-        );
+        assert_eq!(Balancer::new(policy, [], 0).pick(&Fixed::idle(0), &mut rng), None);
+        let alone = Fixed { eligible: vec![false], ..Fixed::idle(1) };
+        assert_eq!(Balancer::new(policy, [3], 0).pick(&alone, &mut rng), Some(0));
     }
 }
 

@@ -19,10 +19,7 @@ pub(super) enum Wheel {
 impl Wheel {
     /// A weight of zero counts as one: an endpoint that is to get nothing is not an endpoint.
     pub(super) fn new(weights: impl IntoIterator<Item = u32>) -> Self {
-        let weights: Vec<u64> = weights
-            .into_iter()
-            .map(|weight| u64::from(weight.max(1)))
-            .collect();
+        let weights: Vec<u64> = weights.into_iter().map(|weight| u64::from(weight.max(1))).collect();
         if weights.windows(2).all(|pair| pair[0] == pair[1]) {
             return Self::Equal(weights.len());
         }
@@ -56,14 +53,21 @@ impl Wheel {
         }
     }
 
+    /// An endpoint's weight, in units of which the sum is what [`Wheel::at`] divides the circle by.
+    pub(super) fn weight(&self, index: usize) -> u64 {
+        match self {
+            Self::Equal(_) => 1,
+            Self::Weighted { totals, .. } => {
+                totals[index] - index.checked_sub(1).map_or(0, |previous| totals[previous])
+            }
+        }
+    }
+
     /// How many requests in flight count as one: the endpoint's weight, in units of the smallest.
     pub(super) fn share(&self, index: usize) -> f64 {
         match self {
             Self::Equal(_) => 1.0,
-            Self::Weighted { totals, smallest } => {
-                let before = index.checked_sub(1).map_or(0, |previous| totals[previous]);
-                (totals[index] - before) as f64 / *smallest as f64
-            }
+            Self::Weighted { smallest, .. } => self.weight(index) as f64 / *smallest as f64,
         }
     }
 }
@@ -76,9 +80,7 @@ mod tests {
     fn the_circle_is_divided_by_weight() {
         let wheel = Wheel::new([1, 2, 1]);
         let quarter = u64::MAX / 4;
-        let found: Vec<usize> = [0, quarter + 2, 2 * quarter, 3 * quarter + 4, u64::MAX]
-            .map(|p| wheel.at(p))
-            .into();
+        let found: Vec<usize> = [0, quarter + 2, 2 * quarter, 3 * quarter + 4, u64::MAX].map(|p| wheel.at(p)).into();
         assert_eq!(found, [0, 1, 1, 2, 2]);
         assert_eq!([0, 1, 2].map(|index| wheel.share(index)), [1.0, 2.0, 1.0]);
     }

@@ -16,10 +16,7 @@ fn cors(origins: &[&str]) -> Cors {
 fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, value) in fields {
-        map.append(
-            HeaderName::from_static(name),
-            HeaderValue::from_static(value),
-        );
+        map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     map
 }
@@ -35,11 +32,7 @@ fn preflight(cors: &Cors, request: &[(&'static str, &'static str)]) -> HeaderMap
     }
 }
 
-fn respond(
-    cors: &Cors,
-    request: &HeaderMap,
-    upstream: &[(&'static str, &'static str)],
-) -> HeaderMap {
+fn respond(cors: &Cors, request: &HeaderMap, upstream: &[(&'static str, &'static str)]) -> HeaderMap {
     let policy = CorsPolicy::compile(cors);
     let mut response = map(upstream);
     match policy.decide(&Method::GET, request) {
@@ -72,11 +65,7 @@ fn a_preflight_gets_the_configured_lists() {
 
 #[test]
 fn any_method_and_header_are_those_that_the_preflight_asks_for() {
-    let any = Cors {
-        allow_methods: vec!["*".into()],
-        allow_headers: vec!["*".into()],
-        ..cors(&["*"])
-    };
+    let any = Cors { allow_methods: vec!["*".into()], allow_headers: vec!["*".into()], ..cors(&["*"]) };
     assert_eq!(
         preflight(&any, &ASKS),
         map(&[
@@ -93,34 +82,22 @@ fn any_method_and_header_are_those_that_the_preflight_asks_for() {
 
 #[test]
 fn a_preflight_of_a_refused_origin_gets_no_permission() {
-    assert_eq!(
-        preflight(&cors(&["https://other.example"]), &ASKS),
-        map(&[VARY_ALL])
-    );
+    assert_eq!(preflight(&cors(&["https://other.example"]), &ASKS), map(&[VARY_ALL]));
 }
 
 #[test]
 fn only_options_with_origin_and_requested_method_is_a_preflight() {
     let policy = CorsPolicy::compile(&cors(&["*"]));
-    for (method, headers) in [
-        (Method::GET, map(&ASKS)),
-        (Method::OPTIONS, from("https://app.example")),
-        (Method::OPTIONS, map(&ASKS[1..])),
-    ] {
-        assert!(
-            matches!(policy.decide(&method, &headers), CorsDecision::Pass(_)),
-            "{method} {headers:?}"
-        );
+    for (method, headers) in
+        [(Method::GET, map(&ASKS)), (Method::OPTIONS, from("https://app.example")), (Method::OPTIONS, map(&ASKS[1..]))]
+    {
+        assert!(matches!(policy.decide(&method, &headers), CorsDecision::Pass(_)), "{method} {headers:?}");
     }
 }
 
 #[test]
 fn an_allowed_origin_may_read_and_caches_are_told() {
-    let response = respond(
-        &cors(&["https://app.example"]),
-        &from("https://app.example"),
-        &[("vary", "accept")],
-    );
+    let response = respond(&cors(&["https://app.example"]), &from("https://app.example"), &[("vary", "accept")]);
     assert_eq!(
         response,
         map(&[
@@ -135,25 +112,14 @@ fn an_allowed_origin_may_read_and_caches_are_told() {
 #[test]
 fn any_origin_is_a_star_without_vary() {
     let response = respond(&cors(&["*"]), &from("https://app.example"), &[]);
-    let expected = [
-        ("access-control-allow-origin", "*"),
-        ("access-control-expose-headers", "x-total"),
-    ];
+    let expected = [("access-control-allow-origin", "*"), ("access-control-expose-headers", "x-total")];
     assert_eq!(response, map(&expected));
 }
 
 #[test]
 fn with_credentials_the_origin_is_named_and_never_a_star() {
-    let rules = Cors {
-        allow_credentials: true,
-        expose_headers: vec!["*".into()],
-        ..cors(&["*"])
-    };
-    let response = respond(
-        &rules,
-        &from("https://app.example"),
-        &[("x-one", "1"), ("set-cookie", "a=b")],
-    );
+    let rules = Cors { allow_credentials: true, expose_headers: vec!["*".into()], ..cors(&["*"]) };
+    let response = respond(&rules, &from("https://app.example"), &[("x-one", "1"), ("set-cookie", "a=b")]);
     assert_eq!(
         response,
         map(&[
@@ -191,12 +157,7 @@ fn a_response_to_no_origin_still_varies_by_it() {
 fn a_wildcard_covers_whole_labels_and_nothing_else() {
     let policy = CorsPolicy::compile(&cors(&["https://*.example.com", "http://*.local:8080"]));
     let allowed = |origin| matches!(policy.grant(&from(origin)), Grant::Allowed(_));
-    for origin in [
-        "https://a.example.com",
-        "https://b.a.example.com",
-        "HTTPS://A.Example.COM",
-        "http://x.local:8080",
-    ] {
+    for origin in ["https://a.example.com", "https://b.a.example.com", "HTTPS://A.Example.COM", "http://x.local:8080"] {
         assert!(allowed(origin), "{origin}");
     }
     for origin in [
@@ -223,20 +184,11 @@ fn a_wildcard_covers_whole_labels_and_nothing_else() {
 fn the_null_origin_is_allowed_only_by_name() {
     let grant = |origins: &[&str]| CorsPolicy::compile(&cors(origins)).grant(&from("null"));
     assert_eq!(grant(&["https://app.example"]), Grant::Refused);
-    assert_eq!(
-        grant(&["null"]),
-        Grant::Allowed(HeaderValue::from_static("null"))
-    );
+    assert_eq!(grant(&["null"]), Grant::Allowed(HeaderValue::from_static("null")));
 }
 
 #[test]
 fn two_origins_are_refused() {
-    let request = map(&[
-        ("origin", "https://app.example"),
-        ("origin", "https://app.example"),
-    ]);
-    assert_eq!(
-        CorsPolicy::compile(&cors(&["https://app.example"])).grant(&request),
-        Grant::Refused
-    );
+    let request = map(&[("origin", "https://app.example"), ("origin", "https://app.example")]);
+    assert_eq!(CorsPolicy::compile(&cors(&["https://app.example"])).grant(&request), Grant::Refused);
 }

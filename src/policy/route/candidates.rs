@@ -15,7 +15,7 @@ use super::conditions::{header, others_hold, parameter};
 use super::rules::Entry;
 
 /// A small decision tree. Every order is in exactly one place: under a key, in a set of patterns, or in the list.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Candidates {
     /// Smallest order anywhere below, so that a better find elsewhere skips the whole.
     first: usize,
@@ -56,12 +56,7 @@ impl Candidates {
     }
 
     /// The smallest order below `limit` whose conditions hold.
-    pub(super) fn first_below(
-        &self,
-        limit: usize,
-        entries: &[Entry],
-        request: &RouteQuery<'_>,
-    ) -> Option<usize> {
+    pub(super) fn first_below(&self, limit: usize, entries: &[Entry], request: &RouteQuery<'_>) -> Option<usize> {
         if self.first >= limit {
             return None;
         }
@@ -75,15 +70,11 @@ impl Candidates {
             if let Some(value) = keyed.key.read(request)
                 && let Some(candidates) = keyed.values.get(&*value)
             {
-                best = candidates
-                    .first_below(best.unwrap_or(limit), entries, request)
-                    .or(best);
+                best = candidates.first_below(best.unwrap_or(limit), entries, request).or(best);
             }
         }
         for group in &self.patterns {
-            best = group
-                .first_below(best.unwrap_or(limit), entries, request)
-                .or(best);
+            best = group.first_below(best.unwrap_or(limit), entries, request).or(best);
         }
         best
     }
@@ -105,30 +96,18 @@ impl Candidates {
                 }
                 None => true,
             });
-            let divided = values
-                .into_iter()
-                .map(|(value, orders)| (value, Self::divide(entries, orders, used)));
+            let divided = values.into_iter().map(|(value, orders)| (value, Self::divide(entries, orders, used)));
             let values = divided.collect();
             keyed.push(Keyed { key, values });
         }
         used.truncate(outer);
         let (patterns, list) = group_patterns(entries, orders);
-        Self {
-            first,
-            list: list.into(),
-            patterns: patterns.into(),
-            keyed: keyed.into(),
-        }
+        Self { first, list: list.into(), patterns: patterns.into(), keyed: keyed.into() }
     }
 }
 
 impl PatternGroup {
-    fn first_below(
-        &self,
-        limit: usize,
-        entries: &[Entry],
-        request: &RouteQuery<'_>,
-    ) -> Option<usize> {
+    fn first_below(&self, limit: usize, entries: &[Entry], request: &RouteQuery<'_>) -> Option<usize> {
         if *self.orders.first()? >= limit {
             return None;
         }
@@ -151,26 +130,15 @@ impl Key {
     }
 
     fn demanded<'a>(&self, condition: &'a Match) -> Option<&'a [u8]> {
-        demands(condition)
-            .find(|(key, _)| key == self)
-            .map(|(_, value)| value)
+        demands(condition).find(|(key, _)| key == self).map(|(_, value)| value)
     }
 }
 
 /// Everything a match demands an exact value of.
 fn demands(condition: &Match) -> impl Iterator<Item = (Key, &[u8])> {
-    let method = condition
-        .method
-        .iter()
-        .map(|method| (Key::Method, method.as_str().as_bytes()));
-    let headers = condition
-        .headers
-        .iter()
-        .filter_map(|h| Some((Key::Header(h.name.clone()), exact(&h.value)?)));
-    let query = condition
-        .query
-        .iter()
-        .filter_map(|q| Some((Key::Query(Arc::clone(&q.name)), exact(&q.value)?)));
+    let method = condition.method.iter().map(|method| (Key::Method, method.as_str().as_bytes()));
+    let headers = condition.headers.iter().filter_map(|h| Some((Key::Header(h.name.clone()), exact(&h.value)?)));
+    let query = condition.query.iter().filter_map(|q| Some((Key::Query(Arc::clone(&q.name)), exact(&q.value)?)));
     method.chain(headers).chain(query)
 }
 
@@ -184,8 +152,7 @@ fn exact(condition: &ValueMatch) -> Option<&[u8]> {
 /// The key that spares most candidates at one look-up: those that demand something of it, less the largest
 /// group that demands the same.
 fn best_key(entries: &[Entry], orders: &[usize], used: &[Key]) -> Option<Key> {
-    let mut counts: HashMap<Key, HashMap<&[u8], usize, RandomState>, RandomState> =
-        HashMap::default();
+    let mut counts: HashMap<Key, HashMap<&[u8], usize, RandomState>, RandomState> = HashMap::default();
     for &order in orders {
         let mut seen = HashSet::new();
         for (key, value) in demands(&entries[order].condition) {
@@ -198,17 +165,13 @@ fn best_key(entries: &[Entry], orders: &[usize], used: &[Key]) -> Option<Key> {
     let spared = |groups: &HashMap<&[u8], usize, RandomState>| {
         groups.values().sum::<usize>() - groups.values().max().copied().unwrap_or(0)
     };
-    let (key, spared) = counts
-        .into_iter()
-        .map(|(key, groups)| (key, spared(&groups)))
-        .max_by_key(|&(_, n)| n)?;
+    let (key, spared) = counts.into_iter().map(|(key, groups)| (key, spared(&groups))).max_by_key(|&(_, n)| n)?;
     (spared >= WORTH_A_KEY).then_some(key)
 }
 
 fn group_patterns(entries: &[Entry], orders: Vec<usize>) -> (Vec<PatternGroup>, Vec<usize>) {
-    let (patterns, mut list): (Vec<usize>, Vec<usize>) = orders
-        .into_iter()
-        .partition(|&order| matches!(entries[order].condition.path, PathMatch::Regex(_)));
+    let (patterns, mut list): (Vec<usize>, Vec<usize>) =
+        orders.into_iter().partition(|&order| matches!(entries[order].condition.path, PathMatch::Regex(_)));
     let mut groups = Vec::new();
     if patterns.len() > LIST {
         for chunk in patterns.chunks(PATTERNS) {
@@ -222,26 +185,13 @@ fn group_patterns(entries: &[Entry], orders: Vec<usize>) -> (Vec<PatternGroup>, 
 }
 
 /// A set that grows over its limit is halved; a single pattern that does goes into the list.
-fn add_group(
-    entries: &[Entry],
-    orders: &[usize],
-    groups: &mut Vec<PatternGroup>,
-    list: &mut Vec<usize>,
-) {
-    let texts = orders
-        .iter()
-        .filter_map(|&order| match &entries[order].condition.path {
-            PathMatch::Regex(pattern) => Some(pattern.as_str()),
-            PathMatch::Any
-            | PathMatch::Exact(_)
-            | PathMatch::Prefix(_)
-            | PathMatch::GrpcMethod(_) => None,
-        });
+fn add_group(entries: &[Entry], orders: &[usize], groups: &mut Vec<PatternGroup>, list: &mut Vec<usize>) {
+    let texts = orders.iter().filter_map(|&order| match &entries[order].condition.path {
+        PathMatch::Regex(pattern) => Some(pattern.as_str()),
+        PathMatch::Any | PathMatch::Exact(_) | PathMatch::Prefix(_) | PathMatch::GrpcMethod(_) => None,
+    });
     match RegexSetBuilder::new(texts).size_limit(SET_BYTES).build() {
-        Ok(set) => groups.push(PatternGroup {
-            set,
-            orders: orders.into(),
-        }),
+        Ok(set) => groups.push(PatternGroup { set, orders: orders.into() }),
         Err(_) if orders.len() > 1 => {
             let (left, right) = orders.split_at(orders.len() / 2);
             add_group(entries, left, groups, list);
@@ -256,10 +206,7 @@ fn holds(condition: &Match, request: &RouteQuery<'_>) -> bool {
         && match &condition.path {
             PathMatch::Regex(pattern) => pattern.is_match(request.path),
             // The index has seen to it.
-            PathMatch::Any
-            | PathMatch::Exact(_)
-            | PathMatch::Prefix(_)
-            | PathMatch::GrpcMethod(_) => true,
+            PathMatch::Any | PathMatch::Exact(_) | PathMatch::Prefix(_) | PathMatch::GrpcMethod(_) => true,
         }
 }
 

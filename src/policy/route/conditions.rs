@@ -10,19 +10,10 @@ use super::RouteQuery;
 
 /// Whether everything but the path holds.
 pub(super) fn others_hold(condition: &Match, request: &RouteQuery<'_>) -> bool {
-    condition
-        .method
-        .as_ref()
-        .is_none_or(|method| method == request.method)
+    condition.method.as_ref().is_none_or(|method| method == request.method)
         && (!condition.grpc || request.is_grpc)
-        && condition
-            .headers
-            .iter()
-            .all(|h| value_holds(&h.value, header(request, &h.name).as_deref()))
-        && condition
-            .query
-            .iter()
-            .all(|q| value_holds(&q.value, parameter(request, &q.name).as_deref()))
+        && condition.headers.iter().all(|h| value_holds(&h.value, header(request, &h.name).as_deref()))
+        && condition.query.iter().all(|q| value_holds(&q.value, parameter(request, &q.name).as_deref()))
 }
 
 pub(super) fn value_holds(condition: &ValueMatch, value: Option<&[u8]>) -> bool {
@@ -100,14 +91,9 @@ mod tests {
 
     #[test]
     fn decoding_keeps_what_is_no_encoding() {
-        for (text, expected) in [
-            ("a%20b", "a b"),
-            ("100%", "100%"),
-            ("%zz%41", "%zzA"),
-            ("%4", "%4"),
-            ("+", "+"),
-            ("", ""),
-        ] {
+        for (text, expected) in
+            [("a%20b", "a b"), ("100%", "100%"), ("%zz%41", "%zzA"), ("%4", "%4"), ("+", "+"), ("", "")]
+        {
             assert_eq!(&*percent_decode(text), expected.as_bytes(), "{text}");
         }
     }

@@ -53,9 +53,9 @@ impl HostChoice {
     #[must_use]
     pub const fn virtual_host(&self) -> Option<usize> {
         match self {
-            Self::Exact { virtual_host, .. }
-            | Self::Wildcard { virtual_host, .. }
-            | Self::Any { virtual_host } => Some(*virtual_host),
+            Self::Exact { virtual_host, .. } | Self::Wildcard { virtual_host, .. } | Self::Any { virtual_host } => {
+                Some(*virtual_host)
+            }
             Self::None => None,
         }
     }
@@ -66,17 +66,10 @@ impl fmt::Display for HostChoice {
         match self {
             Self::Exact { name, .. } => write!(f, "hostname `{name}` is the request's"),
             Self::Wildcard { suffix, .. } => {
-                write!(
-                    f,
-                    "no hostname is the request's; `*.{suffix}` is the longest wildcard that covers it"
-                )
+                write!(f, "no hostname is the request's; `*.{suffix}` is the longest wildcard that covers it")
             }
-            Self::Any { .. } => {
-                f.write_str("no hostname and no wildcard covers the request's; `*` takes the rest")
-            }
-            Self::None => {
-                f.write_str("no hostname and no wildcard covers the request's, and there is no `*`")
-            }
+            Self::Any { .. } => f.write_str("no hostname and no wildcard covers the request's; `*` takes the rest"),
+            Self::None => f.write_str("no hostname and no wildcard covers the request's, and there is no `*`"),
         }
     }
 }
@@ -171,18 +164,14 @@ impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PathNotEqual(path) => write!(f, "the path is not `{path}`"),
-            Self::PathNotUnder(prefix) if prefix.is_empty() => {
-                f.write_str("the path does not start with `/`")
-            }
+            Self::PathNotUnder(prefix) if prefix.is_empty() => f.write_str("the path does not start with `/`"),
             Self::PathNotUnder(prefix) => write!(f, "the path is not `{prefix}` or below it"),
             Self::PathNotLike(pattern) => {
                 write!(f, "the path does not match the pattern `{pattern}`")
             }
             Self::NotGrpcMethod(method) => write!(f, "the gRPC method is not `{method}`"),
             Self::Method { wanted, actual } => write!(f, "the method is {actual}, not {wanted}"),
-            Self::NotGrpc => {
-                f.write_str("the request is not gRPC (content-type is not application/grpc)")
-            }
+            Self::NotGrpc => f.write_str("the request is not gRPC (content-type is not application/grpc)"),
             Self::Header { name, problem } => write!(f, "header `{name}` {problem}"),
             Self::Query { name, problem } => write!(f, "query parameter `{name}` {problem}"),
         }
@@ -198,10 +187,7 @@ impl fmt::Display for ValueProblem {
             Self::NotPrefixed { wanted, actual } => {
                 write!(f, "is `{actual}`, which does not start with `{wanted}`")
             }
-            Self::NotLike { wanted, actual } => write!(
-                f,
-                "is `{actual}`, which does not match the pattern `{wanted}`"
-            ),
+            Self::NotLike { wanted, actual } => write!(f, "is `{actual}`, which does not match the pattern `{wanted}`"),
         }
     }
 }
@@ -212,57 +198,37 @@ impl RouteTable {
     pub fn explain(&self, request: &RouteQuery<'_>) -> Explanation {
         let found = self.index.find(request.host);
         let host = match found {
-            Some(Found::Exact(virtual_host)) => HostChoice::Exact {
-                virtual_host,
-                name: request.host.to_owned(),
-            },
-            Some(Found::Wildcard(virtual_host, length)) => HostChoice::Wildcard {
-                virtual_host,
-                suffix: request.host[request.host.len() - length..].to_owned(),
-            },
+            Some(Found::Exact(virtual_host)) => HostChoice::Exact { virtual_host, name: request.host.to_owned() },
+            Some(Found::Wildcard(virtual_host, length)) => {
+                HostChoice::Wildcard { virtual_host, suffix: request.host[request.host.len() - length..].to_owned() }
+            }
             Some(Found::Any(virtual_host)) => HostChoice::Any { virtual_host },
             None => HostChoice::None,
         };
         let entries = found.map_or(&[][..], |found| &self.hosts[found.virtual_host()].entries);
         let mut rules = Vec::new();
         for matches in entries.chunk_by(|a, b| a.rule == b.rule) {
-            let verdicts = matches
-                .iter()
-                .map(|entry| check(entry, request).map_or(Ok(entry), Err));
+            let verdicts = matches.iter().map(|entry| check(entry, request).map_or(Ok(entry), Err));
             match first_won(verdicts) {
                 Ok(entry) => {
                     rules.push(self.trace(entry.rule, RuleOutcome::Won(entry.match_index)));
-                    return Explanation {
-                        host,
-                        rules,
-                        winner: Some(entry.hit()),
-                    };
+                    return Explanation { host, rules, winner: Some(entry.hit()) };
                 }
                 Err(failures) => {
                     rules.push(self.trace(matches[0].rule, RuleOutcome::Lost(failures)));
                 }
             }
         }
-        Explanation {
-            host,
-            rules,
-            winner: None,
-        }
+        Explanation { host, rules, winner: None }
     }
 
     fn trace(&self, rule: usize, outcome: RuleOutcome) -> RuleTrace {
-        RuleTrace {
-            rule,
-            name: Arc::clone(&self.names[rule]),
-            outcome,
-        }
+        RuleTrace { rule, name: Arc::clone(&self.names[rule]), outcome }
     }
 }
 
 /// The first match that held, or why each did not.
-fn first_won<'a>(
-    verdicts: impl Iterator<Item = Result<&'a Entry, Mismatch>>,
-) -> Result<&'a Entry, Vec<Mismatch>> {
+fn first_won<'a>(verdicts: impl Iterator<Item = Result<&'a Entry, Mismatch>>) -> Result<&'a Entry, Vec<Mismatch>> {
     let mut failures = Vec::new();
     for verdict in verdicts {
         match verdict {
@@ -275,44 +241,23 @@ fn first_won<'a>(
 
 /// The first condition that fails.
 fn check(entry: &Entry, request: &RouteQuery<'_>) -> Option<Mismatch> {
-    let Match {
-        path,
-        method,
-        headers,
-        query,
-        grpc,
-    } = &entry.condition;
+    let Match { path, method, headers, query, grpc } = &entry.condition;
     check_path(path, request.path)
         .or_else(|| {
             let wanted = method.as_ref().filter(|&method| method != request.method)?;
-            Some(Mismatch::Method {
-                wanted: wanted.clone(),
-                actual: request.method.clone(),
-            })
+            Some(Mismatch::Method { wanted: wanted.clone(), actual: request.method.clone() })
         })
         .or_else(|| (*grpc && !request.is_grpc).then_some(Mismatch::NotGrpc))
         .or_else(|| {
             headers.iter().find_map(|condition| {
-                let problem = check_value(
-                    &condition.value,
-                    header(request, &condition.name).as_deref(),
-                )?;
-                Some(Mismatch::Header {
-                    name: condition.name.to_string(),
-                    problem,
-                })
+                let problem = check_value(&condition.value, header(request, &condition.name).as_deref())?;
+                Some(Mismatch::Header { name: condition.name.to_string(), problem })
             })
         })
         .or_else(|| {
             query.iter().find_map(|condition| {
-                let problem = check_value(
-                    &condition.value,
-                    parameter(request, &condition.name).as_deref(),
-                )?;
-                Some(Mismatch::Query {
-                    name: condition.name.to_string(),
-                    problem,
-                })
+                let problem = check_value(&condition.value, parameter(request, &condition.name).as_deref())?;
+                Some(Mismatch::Query { name: condition.name.to_string(), problem })
             })
         })
 }
@@ -320,13 +265,11 @@ fn check(entry: &Entry, request: &RouteQuery<'_>) -> Option<Mismatch> {
 fn check_path(condition: &PathMatch, path: &str) -> Option<Mismatch> {
     match condition {
         PathMatch::Any => None,
-        PathMatch::Exact(wanted) => {
-            (path != &**wanted).then(|| Mismatch::PathNotEqual(Arc::clone(wanted)))
-        }
+        PathMatch::Exact(wanted) => (path != &**wanted).then(|| Mismatch::PathNotEqual(Arc::clone(wanted))),
         PathMatch::Prefix(prefix) => {
-            let under = path.strip_prefix(&**prefix).is_some_and(|rest| {
-                rest.starts_with('/') || (rest.is_empty() && !prefix.is_empty())
-            });
+            let under = path
+                .strip_prefix(&**prefix)
+                .is_some_and(|rest| rest.starts_with('/') || (rest.is_empty() && !prefix.is_empty()));
             (!under).then(|| Mismatch::PathNotUnder(Arc::clone(prefix)))
         }
         PathMatch::Regex(pattern) => {
@@ -348,17 +291,8 @@ fn check_value(condition: &ValueMatch, value: Option<&[u8]>) -> Option<ValueProb
     let actual = String::from_utf8_lossy(actual).into_owned();
     Some(match condition {
         ValueMatch::Present(_) => ValueProblem::Unwanted,
-        ValueMatch::Exact(wanted) => ValueProblem::NotEqual {
-            wanted: Arc::clone(wanted),
-            actual,
-        },
-        ValueMatch::Prefix(wanted) => ValueProblem::NotPrefixed {
-            wanted: Arc::clone(wanted),
-            actual,
-        },
-        ValueMatch::Regex(pattern) => ValueProblem::NotLike {
-            wanted: pattern.as_str().to_owned(),
-            actual,
-        },
+        ValueMatch::Exact(wanted) => ValueProblem::NotEqual { wanted: Arc::clone(wanted), actual },
+        ValueMatch::Prefix(wanted) => ValueProblem::NotPrefixed { wanted: Arc::clone(wanted), actual },
+        ValueMatch::Regex(pattern) => ValueProblem::NotLike { wanted: pattern.as_str().to_owned(), actual },
     })
 }

@@ -39,12 +39,7 @@ pub(super) struct HostIndex {
 impl HostIndex {
     /// Hostnames are unique in a validated table; were they not, the first would win.
     pub(super) fn new(hosts: &[VirtualHost]) -> Self {
-        let mut index = Self {
-            exact: HashMap::default(),
-            suffixes: HashMap::default(),
-            lengths: [0; 4],
-            any: None,
-        };
+        let mut index = Self { exact: HashMap::default(), suffixes: HashMap::default(), lengths: [0; 4], any: None };
         for (number, host) in hosts.iter().enumerate() {
             for pattern in &host.hostnames {
                 match pattern {
@@ -80,13 +75,11 @@ impl HostIndex {
         if self.suffixes.is_empty() {
             return None;
         }
-        memchr::memchr_iter(b'.', host.as_bytes())
-            .filter(|&dot| dot > 0)
-            .find_map(|dot| {
-                let suffix = &host[dot + 1..];
-                let bit = self.lengths.get(suffix.len() / 64)? >> (suffix.len() % 64) & 1;
-                let &found = (bit == 1).then(|| self.suffixes.get(suffix))??;
-                Some(Found::Wildcard(found, suffix.len()))
-            })
+        memchr::memchr_iter(b'.', host.as_bytes()).filter(|&dot| dot > 0).find_map(|dot| {
+            let suffix = &host[dot + 1..];
+            let bit = self.lengths.get(suffix.len() / 64)? >> (suffix.len() % 64) & 1;
+            let &found = (bit == 1).then(|| self.suffixes.get(suffix))??;
+            Some(Found::Wildcard(found, suffix.len()))
+        })
     }
 }

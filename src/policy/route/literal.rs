@@ -54,20 +54,11 @@ impl Walk {
 
 fn common_prefix(branches: &[Hir]) -> Vec<u8> {
     let literals = branches.iter().map(|branch| {
-        let mut walk = Walk {
-            anchored: true,
-            literal: Vec::new(),
-        };
+        let mut walk = Walk { anchored: true, literal: Vec::new() };
         walk.step(branch);
         walk.literal
     });
-    let shorter = |a: Vec<u8>, b: Vec<u8>| {
-        a.into_iter()
-            .zip(b)
-            .take_while(|(a, b)| a == b)
-            .map(|(a, _)| a)
-            .collect()
-    };
+    let shorter = |a: Vec<u8>, b: Vec<u8>| a.into_iter().zip(b).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
     literals.reduce(shorter).unwrap_or_default()
 }
 

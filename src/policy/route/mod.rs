@@ -84,17 +84,8 @@ impl RouteTable {
                 rules
             })
             .collect();
-        let names = table
-            .hosts
-            .iter()
-            .flat_map(|host| &host.rules)
-            .map(|rule| Arc::clone(&rule.name))
-            .collect();
-        Self {
-            index: HostIndex::new(&table.hosts),
-            hosts,
-            names,
-        }
+        let names = table.hosts.iter().flat_map(|host| &host.rules).map(|rule| Arc::clone(&rule.name)).collect();
+        Self { index: HostIndex::new(&table.hosts), hosts, names }
     }
 
     /// Finds the rule of a request.

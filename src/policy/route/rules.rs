@@ -25,16 +25,9 @@ impl Entry {
     pub(super) fn hit(&self) -> RuleHit {
         let prefix_len = match &self.condition.path {
             PathMatch::Prefix(prefix) => prefix.len(),
-            PathMatch::Any
-            | PathMatch::Exact(_)
-            | PathMatch::Regex(_)
-            | PathMatch::GrpcMethod(_) => 0,
+            PathMatch::Any | PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::GrpcMethod(_) => 0,
         };
-        RuleHit {
-            rule: self.rule,
-            match_index: self.match_index,
-            prefix_len,
-        }
+        RuleHit { rule: self.rule, match_index: self.match_index, prefix_len }
     }
 }
 
@@ -57,30 +50,17 @@ pub(super) struct HostRules {
 
 impl HostRules {
     pub(super) fn compile(first_rule: usize, rules: &[Rule]) -> Self {
-        let entries: Box<[Entry]> = rules
-            .iter()
-            .zip(first_rule..)
-            .flat_map(|(rule, number)| entries_of(number, rule))
-            .collect();
+        let entries: Box<[Entry]> =
+            rules.iter().zip(first_rule..).flat_map(|(rule, number)| entries_of(number, rule)).collect();
         let mut files = Files::default();
         for (order, entry) in entries.iter().enumerate() {
             files.insert(order, &entry.condition.path);
         }
         let index = |file: File| -> Index {
-            file.into_iter()
-                .map(|(key, orders)| (key, Candidates::new(&entries, orders)))
-                .collect()
+            file.into_iter().map(|(key, orders)| (key, Candidates::new(&entries, orders))).collect()
         };
-        let prefix_depths = files
-            .prefixes
-            .keys()
-            .fold(0, |bits, prefix| bits | depth_bit(slashes(prefix)));
-        let longest_prefix = files
-            .prefixes
-            .keys()
-            .map(|prefix| prefix.len())
-            .max()
-            .unwrap_or(0);
+        let prefix_depths = files.prefixes.keys().fold(0, |bits, prefix| bits | depth_bit(slashes(prefix)));
+        let longest_prefix = files.prefixes.keys().map(|prefix| prefix.len()).max().unwrap_or(0);
         Self {
             exact: index(files.exact),
             prefixes: index(files.prefixes),
@@ -118,10 +98,7 @@ impl HostRules {
             return;
         }
         let ends = memchr::memchr_iter(b'/', path.as_bytes()).chain([path.len()]);
-        for (depth, end) in ends
-            .enumerate()
-            .take_while(|&(_, end)| end <= self.longest_prefix)
-        {
+        for (depth, end) in ends.enumerate().take_while(|&(_, end)| end <= self.longest_prefix) {
             if self.prefix_depths & depth_bit(depth) != 0
                 && let Some(candidates) = self.prefixes.get(&path[..end])
             {
@@ -165,26 +142,14 @@ pub(super) fn last_segment(path: &str) -> &str {
 
 fn entries_of(number: usize, rule: &Rule) -> Vec<Entry> {
     if rule.matches.is_empty() {
-        let everything = Match {
-            path: PathMatch::Any,
-            method: None,
-            headers: Vec::new(),
-            query: Vec::new(),
-            grpc: false,
-        };
-        return vec![Entry {
-            rule: number,
-            match_index: None,
-            condition: everything,
-        }];
+        let everything =
+            Match { path: PathMatch::Any, method: None, headers: Vec::new(), query: Vec::new(), grpc: false };
+        return vec![Entry { rule: number, match_index: None, condition: everything }];
     }
     let entry = |(index, condition): (usize, &Match)| Entry {
         rule: number,
         match_index: Some(index),
-        condition: Match {
-            path: normal_form(&condition.path),
-            ..condition.clone()
-        },
+        condition: Match { path: normal_form(&condition.path), ..condition.clone() },
     };
     rule.matches.iter().enumerate().map(entry).collect()
 }
@@ -204,10 +169,7 @@ fn normal_form(condition: &PathMatch) -> PathMatch {
 
 fn normal_path(text: &Arc<str>) -> Arc<str> {
     // Slashes are left as written: whether they merge is up to the listener.
-    let options = PathOptions {
-        merge_slashes: false,
-        escaped_slashes: EscapedSlashes::Keep,
-    };
+    let options = PathOptions { merge_slashes: false, escaped_slashes: EscapedSlashes::Keep };
     match path::normalize(text, options) {
         Ok(normal) if !text.contains('?') => normal.into(),
         _ => Arc::clone(text),

@@ -6,8 +6,8 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use outrigger_config::model;
 use outrigger_config::model::{
-    Action, HeaderMatch, HostPattern, Match, PathMatch, Place, QueryMatch, Retry, Rule, Setting,
-    Timeouts, ValueMatch, VirtualHost,
+    Action, HeaderMatch, HostPattern, Match, PathMatch, Place, QueryMatch, Retry, Rule, Setting, Timeouts, ValueMatch,
+    VirtualHost,
 };
 
 use super::*;
@@ -15,11 +15,7 @@ use super::*;
 mod property;
 
 fn place() -> Place {
-    Place {
-        file: "test".into(),
-        line: 1,
-        column: 1,
-    }
+    Place { file: "test".into(), line: 1, column: 1 }
 }
 
 fn setting<T>(value: T) -> Setting<T> {
@@ -32,11 +28,7 @@ fn rule(name: &str, matches: Vec<Match>) -> Rule {
         matches,
         filters: Vec::new(),
         action: Action::Forward(Vec::new()),
-        timeouts: Timeouts {
-            request: setting(None),
-            backend_request: setting(None),
-            idle: setting(None),
-        },
+        timeouts: Timeouts { request: setting(None), backend_request: setting(None), idle: setting(None) },
         retry: Retry {
             attempts: setting(0),
             on: Vec::new(),
@@ -49,13 +41,7 @@ fn rule(name: &str, matches: Vec<Match>) -> Rule {
 }
 
 fn when(path: PathMatch) -> Match {
-    Match {
-        path,
-        method: None,
-        headers: Vec::new(),
-        query: Vec::new(),
-        grpc: false,
-    }
+    Match { path, method: None, headers: Vec::new(), query: Vec::new(), grpc: false }
 }
 
 fn prefix(path: &str) -> PathMatch {
@@ -67,18 +53,11 @@ fn regex(pattern: &str) -> regex::Regex {
 }
 
 fn host(hostnames: Vec<HostPattern>, rules: Vec<Rule>) -> VirtualHost {
-    VirtualHost {
-        hostnames,
-        rules,
-        place: place(),
-    }
+    VirtualHost { hostnames, rules, place: place() }
 }
 
 fn table(hosts: Vec<VirtualHost>) -> model::RouteTable {
-    model::RouteTable {
-        name: "test".into(),
-        hosts,
-    }
+    model::RouteTable { name: "test".into(), hosts }
 }
 
 fn one_host(rules: Vec<Rule>) -> RouteTable {
@@ -121,51 +100,30 @@ impl Sample {
 }
 
 fn winner(table: &RouteTable, host: &str, path: &str) -> Option<usize> {
-    table
-        .find(&Sample::get(host, path).query())
-        .map(|hit| hit.rule)
+    table.find(&Sample::get(host, path).query()).map(|hit| hit.rule)
 }
 
 #[test]
 fn the_most_specific_hostname_is_consulted_and_no_other() {
     let table = RouteTable::compile(&table(vec![
         host(vec![HostPattern::Any], vec![rule("any", vec![])]),
-        host(
-            vec![HostPattern::Wildcard("b.c".into())],
-            vec![rule("long", vec![])],
-        ),
-        host(
-            vec![HostPattern::Wildcard("c".into())],
-            vec![rule("short", vec![])],
-        ),
-        host(
-            vec![HostPattern::Exact("a.b.c".into())],
-            vec![rule("exact", vec![when(prefix("/only"))])],
-        ),
+        host(vec![HostPattern::Wildcard("b.c".into())], vec![rule("long", vec![])]),
+        host(vec![HostPattern::Wildcard("c".into())], vec![rule("short", vec![])]),
+        host(vec![HostPattern::Exact("a.b.c".into())], vec![rule("exact", vec![when(prefix("/only"))])]),
     ]));
     assert_eq!(winner(&table, "a.b.c", "/only"), Some(3));
-    assert_eq!(
-        winner(&table, "a.b.c", "/other"),
-        None,
-        "the less specific hosts are not consulted"
-    );
+    assert_eq!(winner(&table, "a.b.c", "/other"), None, "the less specific hosts are not consulted");
     assert_eq!(winner(&table, "x.b.c", "/"), Some(1));
     assert_eq!(winner(&table, "y.x.b.c", "/"), Some(1));
-    assert_eq!(
-        winner(&table, "b.c", "/"),
-        Some(2),
-        "a wildcard needs a label before it"
-    );
+    assert_eq!(winner(&table, "b.c", "/"), Some(2), "a wildcard needs a label before it");
     assert_eq!(winner(&table, "c", "/"), Some(0));
     assert_eq!(winner(&table, "", "/"), Some(0));
 }
 
 #[test]
 fn a_host_that_nothing_covers_has_no_route() {
-    let table = RouteTable::compile(&table(vec![host(
-        vec![HostPattern::Exact("::1".into())],
-        vec![rule("r", vec![])],
-    )]));
+    let table =
+        RouteTable::compile(&table(vec![host(vec![HostPattern::Exact("::1".into())], vec![rule("r", vec![])])]));
     assert_eq!(winner(&table, "[::1]", "/"), Some(0));
     assert_eq!(winner(&table, "other", "/"), None);
     assert_eq!(winner(&table, "", "/"), None);
@@ -173,10 +131,7 @@ fn a_host_that_nothing_covers_has_no_route() {
 
 #[test]
 fn a_prefix_matches_whole_segments() {
-    let table = one_host(vec![
-        rule("v1", vec![when(prefix("/v1"))]),
-        rule("root", vec![when(prefix("/"))]),
-    ]);
+    let table = one_host(vec![rule("v1", vec![when(prefix("/v1"))]), rule("root", vec![when(prefix("/"))])]);
     for (path, expected) in [
         ("/v1", Some(0)),
         ("/v1/", Some(0)),
@@ -201,47 +156,18 @@ fn the_first_rule_wins_even_against_a_more_specific_one() {
 
 #[test]
 fn the_hit_names_the_match_and_the_prefix_it_covered() {
-    let table = one_host(vec![rule(
-        "r",
-        vec![
-            when(PathMatch::Exact("/x".into())),
-            when(prefix("/%61/b%2d/")),
-        ],
-    )]);
+    let table = one_host(vec![rule("r", vec![when(PathMatch::Exact("/x".into())), when(prefix("/%61/b%2d/"))])]);
     let hit = table.find(&Sample::get("h", "/a/b-/c").query());
-    assert_eq!(
-        hit,
-        Some(RuleHit {
-            rule: 0,
-            match_index: Some(1),
-            prefix_len: "/a/b-".len()
-        })
-    );
+    assert_eq!(hit, Some(RuleHit { rule: 0, match_index: Some(1), prefix_len: "/a/b-".len() }));
     let table = one_host(vec![rule("all", vec![])]);
     let hit = table.find(&Sample::get("h", "*").query());
-    assert_eq!(
-        hit,
-        Some(RuleHit {
-            rule: 0,
-            match_index: None,
-            prefix_len: 0
-        })
-    );
+    assert_eq!(hit, Some(RuleHit { rule: 0, match_index: None, prefix_len: 0 }));
 }
 
 #[test]
 fn several_lines_of_a_header_are_compared_joined() {
-    let condition = HeaderMatch {
-        name: HeaderName::from_static("x-a"),
-        value: ValueMatch::Exact("1,2".into()),
-    };
-    let table = one_host(vec![rule(
-        "r",
-        vec![Match {
-            headers: vec![condition],
-            ..when(PathMatch::Any)
-        }],
-    )]);
+    let condition = HeaderMatch { name: HeaderName::from_static("x-a"), value: ValueMatch::Exact("1,2".into()) };
+    let table = one_host(vec![rule("r", vec![Match { headers: vec![condition], ..when(PathMatch::Any) }])]);
     let mut sample = Sample::get("h", "/");
     sample.headers.append("x-a", HeaderValue::from_static("1"));
     assert_eq!(table.find(&sample.query()), None);
@@ -251,31 +177,16 @@ fn several_lines_of_a_header_are_compared_joined() {
 
 #[test]
 fn a_condition_on_host_reads_the_authority() {
-    let condition = HeaderMatch {
-        name: HOST,
-        value: ValueMatch::Prefix("pay".into()),
-    };
-    let table = one_host(vec![rule(
-        "r",
-        vec![Match {
-            headers: vec![condition],
-            ..when(PathMatch::Any)
-        }],
-    )]);
+    let condition = HeaderMatch { name: HOST, value: ValueMatch::Prefix("pay".into()) };
+    let table = one_host(vec![rule("r", vec![Match { headers: vec![condition], ..when(PathMatch::Any) }])]);
     assert_eq!(winner(&table, "payments", "/"), Some(0));
     assert_eq!(winner(&table, "orders", "/"), None);
 }
 
 #[test]
 fn a_pattern_set_that_is_too_large_is_divided() {
-    let patterns = (0..40).map(|i| {
-        rule(
-            &format!("r{i}"),
-            vec![when(PathMatch::Regex(regex(&format!(
-                "/(\\w{{1,40}})-{i}"
-            ))))],
-        )
-    });
+    let patterns =
+        (0..40).map(|i| rule(&format!("r{i}"), vec![when(PathMatch::Regex(regex(&format!("/(\\w{{1,40}})-{i}"))))]));
     let table = one_host(patterns.collect());
     assert_eq!(winner(&table, "h", "/abc-0"), Some(0));
     assert_eq!(winner(&table, "h", "/abc-39"), Some(39));
@@ -293,48 +204,25 @@ fn many_slashes_in_a_path_cost_no_more_probes_than_the_table_has_depths() {
 fn an_explanation_says_why_each_rule_lost() {
     let post = Match {
         method: Some(Method::POST),
-        headers: vec![HeaderMatch {
-            name: HeaderName::from_static("x-canary"),
-            value: ValueMatch::Exact("1".into()),
-        }],
+        headers: vec![HeaderMatch { name: HeaderName::from_static("x-canary"), value: ValueMatch::Exact("1".into()) }],
         ..when(prefix("/a"))
     };
-    let canary = Match {
-        method: None,
-        ..post.clone()
-    };
-    let page = QueryMatch {
-        name: "page".into(),
-        value: ValueMatch::Present(false),
-    };
-    let grpc = Match {
-        grpc: true,
-        ..when(PathMatch::GrpcMethod("b".into()))
-    };
+    let canary = Match { method: None, ..post.clone() };
+    let page = QueryMatch { name: "page".into(), value: ValueMatch::Present(false) };
+    let grpc = Match { grpc: true, ..when(PathMatch::GrpcMethod("b".into())) };
     let table = RouteTable::compile(&table(vec![host(
         vec![HostPattern::Wildcard("shop".into())],
         vec![
-            rule(
-                "other",
-                vec![when(prefix("/b")), when(PathMatch::Regex(regex("/c.*")))],
-            ),
+            rule("other", vec![when(prefix("/b")), when(PathMatch::Regex(regex("/c.*")))]),
             rule("canary", vec![post, canary]),
-            rule(
-                "paged",
-                vec![Match {
-                    query: vec![page],
-                    ..when(PathMatch::Any)
-                }],
-            ),
+            rule("paged", vec![Match { query: vec![page], ..when(PathMatch::Any) }]),
             rule("grpc", vec![grpc]),
             rule("all", vec![]),
             rule("never", vec![]),
         ],
     )]));
     let mut sample = Sample::get("pay.shop", "/a/b");
-    sample
-        .headers
-        .insert("x-canary", HeaderValue::from_static("0"));
+    sample.headers.insert("x-canary", HeaderValue::from_static("0"));
     sample.query = Some("x&p%61ge=2".into());
     let explanation = table.explain(&sample.query());
     assert_eq!(

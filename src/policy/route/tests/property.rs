@@ -3,9 +3,7 @@
 use std::sync::LazyLock;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use outrigger_config::model::{
-    self, HeaderMatch, HostPattern, Match, PathMatch, QueryMatch, ValueMatch, VirtualHost,
-};
+use outrigger_config::model::{self, HeaderMatch, HostPattern, Match, PathMatch, QueryMatch, ValueMatch, VirtualHost};
 use proptest::prelude::*;
 
 use super::{Sample, host, regex, rule, table};
@@ -25,44 +23,27 @@ fn naive(table: &model::RouteTable, sample: &Sample) -> Option<(usize, Option<us
     };
     let score = |host: &VirtualHost| host.hostnames.iter().filter_map(specificity).max();
     let best = table.hosts.iter().filter_map(score).max()?;
-    let chosen = table
-        .hosts
-        .iter()
-        .position(|host| score(host) == Some(best))?;
-    let before: usize = table.hosts[..chosen]
-        .iter()
-        .map(|host| host.rules.len())
-        .sum();
-    table.hosts[chosen]
-        .rules
-        .iter()
-        .enumerate()
-        .find_map(|(index, rule)| {
-            if rule.matches.is_empty() {
-                return Some((before + index, None));
-            }
-            let position = rule.matches.iter().position(|m| naive_match(m, sample))?;
-            Some((before + index, Some(position)))
-        })
+    let chosen = table.hosts.iter().position(|host| score(host) == Some(best))?;
+    let before: usize = table.hosts[..chosen].iter().map(|host| host.rules.len()).sum();
+    table.hosts[chosen].rules.iter().enumerate().find_map(|(index, rule)| {
+        if rule.matches.is_empty() {
+            return Some((before + index, None));
+        }
+        let position = rule.matches.iter().position(|m| naive_match(m, sample))?;
+        Some((before + index, Some(position)))
+    })
 }
 
 fn naive_match(m: &Match, sample: &Sample) -> bool {
     let path = match &m.path {
         PathMatch::Any => true,
         PathMatch::Exact(p) => **p == *sample.path,
-        PathMatch::Prefix(p) => {
-            (!p.is_empty() && **p == *sample.path) || sample.path.starts_with(&format!("{p}/"))
-        }
+        PathMatch::Prefix(p) => (!p.is_empty() && **p == *sample.path) || sample.path.starts_with(&format!("{p}/")),
         PathMatch::Regex(r) => r.is_match(&sample.path),
         PathMatch::GrpcMethod(name) => sample.path.split('/').next_back() == Some(name),
     };
     let headers = m.headers.iter().all(|h| {
-        let lines: Vec<_> = sample
-            .headers
-            .get_all(&h.name)
-            .iter()
-            .map(|v| v.to_str().expect("ascii"))
-            .collect();
+        let lines: Vec<_> = sample.headers.get_all(&h.name).iter().map(|v| v.to_str().expect("ascii")).collect();
         naive_value(&h.value, (!lines.is_empty()).then(|| lines.join(",")))
     });
     let query = m.query.iter().all(|q| {
@@ -75,9 +56,7 @@ fn naive_match(m: &Match, sample: &Sample) -> bool {
     });
     path && headers
         && query
-        && m.method
-            .as_ref()
-            .is_none_or(|method| *method == sample.method)
+        && m.method.as_ref().is_none_or(|method| *method == sample.method)
         && (!m.grpc || sample.is_grpc)
 }
 
@@ -102,20 +81,11 @@ fn pattern(list: &'static LazyLock<Vec<regex::Regex>>) -> impl Strategy<Value = 
 }
 
 static PATHS: LazyLock<Vec<regex::Regex>> = LazyLock::new(|| {
-    let mut patterns: Vec<_> = [
-        "/.*",
-        ".*",
-        "/[ab]",
-        "/a/.*",
-        "/a/b?",
-        "/a/b/?",
-        "(/a|/b)*",
-        "/a(/b/|)/b",
-        "/(?i)A/.*",
-    ]
-    .iter()
-    .map(|text| regex(text))
-    .collect();
+    let mut patterns: Vec<_> =
+        ["/.*", ".*", "/[ab]", "/a/.*", "/a/b?", "/a/b/?", "(/a|/b)*", "/a(/b/|)/b", "/(?i)A/.*"]
+            .iter()
+            .map(|text| regex(text))
+            .collect();
     for first in ["/a", "/b", "/[ab]", "/a+", "/ab"] {
         for second in ["/a", "/b", "/.*", "(/a|/ab)", "/b/a"] {
             patterns.push(regex(&format!("{first}{second}")));
@@ -124,12 +94,8 @@ static PATHS: LazyLock<Vec<regex::Regex>> = LazyLock::new(|| {
     patterns
 });
 
-static VALUES: LazyLock<Vec<regex::Regex>> = LazyLock::new(|| {
-    ["a.", "b?", "[ab]b", ".*,.*"]
-        .iter()
-        .map(|text| regex(text))
-        .collect()
-});
+static VALUES: LazyLock<Vec<regex::Regex>> =
+    LazyLock::new(|| ["a.", "b?", "[ab]b", ".*,.*"].iter().map(|text| regex(text)).collect());
 
 fn path_match() -> impl Strategy<Value = PathMatch> {
     const EXACT: &[&str] = &["/", "//", "/a", "/b", "/a/", "/a/b", "/a//b", "/b/a/", "*"];
@@ -157,19 +123,13 @@ fn method() -> impl Strategy<Value = Method> {
 }
 
 fn header_name() -> impl Strategy<Value = HeaderName> {
-    prop_oneof![
-        Just(HeaderName::from_static("x-a")),
-        Just(HeaderName::from_static("x-b"))
-    ]
+    prop_oneof![Just(HeaderName::from_static("x-a")), Just(HeaderName::from_static("x-b"))]
 }
 
 fn a_match() -> impl Strategy<Value = Match> {
-    let header =
-        (header_name(), value_match()).prop_map(|(name, value)| HeaderMatch { name, value });
-    let query = (pick(&["a", "b", "p"]), value_match()).prop_map(|(name, value)| QueryMatch {
-        name: name.into(),
-        value,
-    });
+    let header = (header_name(), value_match()).prop_map(|(name, value)| HeaderMatch { name, value });
+    let query =
+        (pick(&["a", "b", "p"]), value_match()).prop_map(|(name, value)| QueryMatch { name: name.into(), value });
     (
         path_match(),
         proptest::option::of(method()),
@@ -177,13 +137,7 @@ fn a_match() -> impl Strategy<Value = Match> {
         proptest::collection::vec(query, 0..2),
         proptest::bool::weighted(0.1),
     )
-        .prop_map(|(path, method, headers, query, grpc)| Match {
-            path,
-            method,
-            headers,
-            query,
-            grpc,
-        })
+        .prop_map(|(path, method, headers, query, grpc)| Match { path, method, headers, query, grpc })
 }
 
 fn a_host(rules: std::ops::Range<usize>) -> impl Strategy<Value = VirtualHost> {
@@ -195,13 +149,7 @@ fn a_host(rules: std::ops::Range<usize>) -> impl Strategy<Value = VirtualHost> {
 const HOSTNAMES: [&str; 7] = ["*", "a", "*.a", "b.a", "*.b.a", "a.b.a", "*.a.b.a"];
 
 fn a_table() -> impl Strategy<Value = model::RouteTable> {
-    let few = proptest::collection::vec(
-        (
-            a_host(0..6),
-            proptest::sample::subsequence(&HOSTNAMES[..], 0..4),
-        ),
-        1..4,
-    );
+    let few = proptest::collection::vec((a_host(0..6), proptest::sample::subsequence(&HOSTNAMES[..], 0..4)), 1..4);
     let many = (a_host(20..60), Just(vec!["*"])).prop_map(|host| vec![host]);
     prop_oneof![2 => few, 1 => many].prop_map(|hosts| {
         let mut taken = Vec::new();
@@ -224,25 +172,14 @@ fn a_table() -> impl Strategy<Value = model::RouteTable> {
 }
 
 fn a_sample() -> impl Strategy<Value = Sample> {
-    let headers = proptest::collection::vec((header_name(), pick(&["a", "b", "aa", "ab"])), 0..4)
-        .prop_map(|lines| {
-            let mut map = HeaderMap::new();
-            for (name, value) in lines {
-                map.append(name, HeaderValue::from_static(value));
-            }
-            map
-        });
-    let query = pick(&[
-        "",
-        "a",
-        "a=a",
-        "p=ab&a=b",
-        "p=b&p=a",
-        "%61=%61",
-        "b&a=%61a&a=b",
-        "p=&b=ab",
-        "a=a%61",
-    ]);
+    let headers = proptest::collection::vec((header_name(), pick(&["a", "b", "aa", "ab"])), 0..4).prop_map(|lines| {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(name, HeaderValue::from_static(value));
+        }
+        map
+    });
+    let query = pick(&["", "a", "a=a", "p=ab&a=b", "p=b&p=a", "%61=%61", "b&a=%61a&a=b", "p=&b=ab", "a=a%61"]);
     let segments = proptest::collection::vec(pick(&["a", "a", "b", "ab", ""]), 1..4);
     (
         pick(&["", "a", "b.a", "c.a", "b.b.a", "a.b.a", "x.a.b.a", "x.y.a.b.a", "b"]),
