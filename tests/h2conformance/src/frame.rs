@@ -79,9 +79,7 @@ pub(crate) fn code_name(code: u32) -> String {
 
 /// A frame with whatever it is given; `stream` keeps its reserved bit.
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len())
-        .unwrap_or(u32::MAX)
-        .to_be_bytes();
+    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes();
     let mut bytes = Vec::with_capacity(HEADER + payload.len());
     bytes.extend_from_slice(&length[1..]);
     bytes.extend_from_slice(&[kind, flags]);
@@ -115,12 +113,7 @@ pub(crate) fn priority_fields(dependency: u32, exclusive: bool, weight: u8) -> [
 }
 
 pub(crate) fn priority(stream: u32, dependency: u32, exclusive: bool, weight: u8) -> Vec<u8> {
-    frame(
-        kind::PRIORITY,
-        flag::NONE,
-        stream,
-        &priority_fields(dependency, exclusive, weight),
-    )
+    frame(kind::PRIORITY, flag::NONE, stream, &priority_fields(dependency, exclusive, weight))
 }
 
 pub(crate) fn reset(stream: u32, code: u32) -> Vec<u8> {
@@ -128,10 +121,8 @@ pub(crate) fn reset(stream: u32, code: u32) -> Vec<u8> {
 }
 
 pub(crate) fn settings(values: &[(u16, u32)]) -> Vec<u8> {
-    let payload: Vec<u8> = values
-        .iter()
-        .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
-        .collect();
+    let payload: Vec<u8> =
+        values.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
     frame(kind::SETTINGS, flag::NONE, 0, &payload)
 }
 
@@ -144,21 +135,11 @@ pub(crate) fn ping(flags: u8, payload: [u8; 8]) -> Vec<u8> {
 }
 
 pub(crate) fn goaway(last_stream: u32, code: u32) -> Vec<u8> {
-    frame(
-        kind::GOAWAY,
-        flag::NONE,
-        0,
-        &[last_stream.to_be_bytes(), code.to_be_bytes()].concat(),
-    )
+    frame(kind::GOAWAY, flag::NONE, 0, &[last_stream.to_be_bytes(), code.to_be_bytes()].concat())
 }
 
 pub(crate) fn window_update(stream: u32, increment: u32) -> Vec<u8> {
-    frame(
-        kind::WINDOW_UPDATE,
-        flag::NONE,
-        stream,
-        &increment.to_be_bytes(),
-    )
+    frame(kind::WINDOW_UPDATE, flag::NONE, stream, &increment.to_be_bytes())
 }
 
 /// A received frame.
@@ -185,12 +166,7 @@ impl Frame {
         }
         let payload = buffer[HEADER..HEADER + length].to_vec();
         buffer.drain(..HEADER + length);
-        Ok(Some(Self {
-            kind,
-            flags,
-            stream: u32::from_be_bytes([s0, s1, s2, s3]) & 0x7fff_ffff,
-            payload,
-        }))
+        Ok(Some(Self { kind, flags, stream: u32::from_be_bytes([s0, s1, s2, s3]) & 0x7fff_ffff, payload }))
     }
 
     pub(crate) fn has(&self, flag: u8) -> bool {
@@ -202,9 +178,7 @@ impl Frame {
         let mut content = &self.payload[..];
         if matches!(self.kind, kind::DATA | kind::HEADERS) && self.has(flag::PADDED) {
             let padding = content.first().map_or(0, |&length| usize::from(length));
-            content = content
-                .get(1..content.len().saturating_sub(padding))
-                .unwrap_or_default();
+            content = content.get(1..content.len().saturating_sub(padding)).unwrap_or_default();
         }
         if self.kind == kind::HEADERS && self.has(flag::PRIORITY) {
             content = content.get(5..).unwrap_or_default();
@@ -214,10 +188,7 @@ impl Frame {
 
     /// Four bytes of the payload as a number.
     pub(crate) fn number(&self, at: usize) -> u32 {
-        self.payload
-            .get(at..at + 4)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map_or(0, u32::from_be_bytes)
+        self.payload.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes)
     }
 }
 

@@ -78,10 +78,7 @@ fn integer(pattern: u8, bits: u32, value: usize) -> Vec<u8> {
 
 /// A block of plain literals.
 pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
-    fields
-        .iter()
-        .flat_map(|(name, value)| literal(Form::Plain, name.as_bytes(), value.as_bytes()))
-        .collect()
+    fields.iter().flat_map(|(name, value)| literal(Form::Plain, name.as_bytes(), value.as_bytes())).collect()
 }
 
 /// The status that a response's block starts with. Only `:status` may come first (RFC 9113 section 8.3.2), and only static
@@ -93,43 +90,27 @@ pub(crate) fn status(block: &[u8]) -> Option<u16> {
         if first & 0xe0 != 0x20 {
             break;
         }
-        let more = if first & 0x1f == 0x1f {
-            1 + rest[1..].iter().position(|byte| byte & 0x80 == 0)? + 1
-        } else {
-            1
-        };
+        let more = if first & 0x1f == 0x1f { 1 + rest[1..].iter().position(|byte| byte & 0x80 == 0)? + 1 } else { 1 };
         rest = rest.get(more..)?;
     }
     let (&first, rest) = rest.split_first()?;
     let fixed = [200, 204, 206, 304, 400, 404, 500];
     if first & 0x80 != 0 {
-        return fixed
-            .get(usize::from(first & 0x7f).checked_sub(8)?)
-            .copied();
+        return fixed.get(usize::from(first & 0x7f).checked_sub(8)?).copied();
     }
-    let name = if first & 0x40 != 0 {
-        first & 0x3f
-    } else {
-        first & 0x0f
-    };
+    let name = if first & 0x40 != 0 { first & 0x3f } else { first & 0x0f };
     if !(8..=14).contains(&name) {
         return None;
     }
     let (&length, value) = rest.split_first()?;
     let value = value.get(..usize::from(length & 0x7f))?;
-    let digits = if length & 0x80 == 0 {
-        value.to_vec()
-    } else {
-        huffman_digits(value)?
-    };
+    let digits = if length & 0x80 == 0 { value.to_vec() } else { huffman_digits(value)? };
     std::str::from_utf8(&digits).ok()?.parse().ok()
 }
 
 /// Three Huffman-coded digits (RFC 7541 appendix B): `0` to `2` are five bits, `3` to `9` are six.
 fn huffman_digits(coded: &[u8]) -> Option<Vec<u8>> {
-    let mut bits = coded
-        .iter()
-        .flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1));
+    let mut bits = coded.iter().flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1));
     let mut digits = Vec::with_capacity(3);
     while digits.len() < 3 {
         let mut five = 0;
@@ -162,24 +143,11 @@ mod tests {
         assert_eq!(status(&indexed(8)), Some(200));
         assert_eq!(status(&indexed(12)), Some(400));
         assert_eq!(status(&[table_size(4096), indexed(13)].concat()), Some(404));
-        assert_eq!(
-            status(&literal_indexed(Form::Plain, 8, &text(b"431"))),
-            Some(431)
-        );
+        assert_eq!(status(&literal_indexed(Form::Plain, 8, &text(b"431"))), Some(431));
         // RFC 7541 C.6.1: "302" is 64 02.
-        assert_eq!(
-            status(&literal_indexed(Form::Indexing, 8, &huffman(&[0x64, 0x02]))),
-            Some(302)
-        );
+        assert_eq!(status(&literal_indexed(Form::Indexing, 8, &huffman(&[0x64, 0x02]))), Some(302));
         // RFC 7541 C.6.2: "307" is 64 0e ff.
-        assert_eq!(
-            status(&literal_indexed(
-                Form::Indexing,
-                8,
-                &huffman(&[0x64, 0x0e, 0xff])
-            )),
-            Some(307)
-        );
+        assert_eq!(status(&literal_indexed(Form::Indexing, 8, &huffman(&[0x64, 0x0e, 0xff]))), Some(307));
         assert_eq!(status(&literal(Form::Plain, b"x-first", b"1")), None);
         assert_eq!(status(&[]), None);
     }

@@ -109,12 +109,7 @@ impl Case {
             Err(client::Failure::Broken(why)) => Outcome::Failed(why),
             Err(client::Failure::NotApplicable(why)) => Outcome::Skipped(why),
         };
-        CaseResult {
-            name: self.name.clone(),
-            scope: self.scope,
-            rule: self.rule,
-            outcome,
-        }
+        CaseResult { name: self.name.clone(), scope: self.scope, rule: self.rule, outcome }
     }
 }
 
@@ -152,12 +147,7 @@ impl CaseResult {
 
 impl fmt::Display for CaseResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            name,
-            rule,
-            outcome,
-            ..
-        } = self;
+        let Self { name, rule, outcome, .. } = self;
         match outcome {
             Outcome::Passed => write!(f, "PASS  {name:<12} {rule}"),
             Outcome::Failed(why) => write!(f, "FAIL  {name:<12} {rule}\n      {why}"),
@@ -214,11 +204,7 @@ mod tests {
             results = run_all(&target) => results,
             () = async { loop { drop(listener.accept().await.expect("accept")) } } => unreachable!(),
         };
-        let passed: Vec<_> = results
-            .iter()
-            .filter(|result| result.passed())
-            .map(|result| &*result.name)
-            .collect();
+        let passed: Vec<_> = results.iter().filter(|result| result.passed()).map(|result| &*result.name).collect();
         assert_eq!(passed, ["3.4/3", "3.4/4", "3.4/5"]);
     }
 }

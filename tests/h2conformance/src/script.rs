@@ -14,11 +14,7 @@ pub(crate) struct ServerSettings {
 impl Default for ServerSettings {
     /// What holds before a server says otherwise (RFC 9113 section 6.5.2).
     fn default() -> Self {
-        Self {
-            max_concurrent_streams: None,
-            initial_window_size: 65_535,
-            max_frame_size: 16_384,
-        }
+        Self { max_concurrent_streams: None, initial_window_size: 65_535, max_frame_size: 16_384 }
     }
 }
 
@@ -90,12 +86,7 @@ pub(crate) struct Script {
 
 impl std::fmt::Debug for Script {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Script of {} steps, expecting {:?}",
-            self.steps.len(),
-            self.expect
-        )
+        write!(f, "Script of {} steps, expecting {:?}", self.steps.len(), self.expect)
     }
 }
 
@@ -170,20 +161,12 @@ pub(crate) fn opened() -> Script {
 
 /// The same with these settings of the client.
 pub(crate) fn opened_with(settings: &[(u16, u32)]) -> Script {
-    Script {
-        opening: Opening::Settings(settings.to_vec()),
-        steps: Vec::new(),
-        expect: Expect::Nothing,
-    }
+    Script { opening: Opening::Settings(settings.to_vec()), steps: Vec::new(), expect: Expect::Nothing }
 }
 
 /// A connection on which nothing was written.
 pub(crate) fn bare() -> Script {
-    Script {
-        opening: Opening::Bare,
-        steps: Vec::new(),
-        expect: Expect::Nothing,
-    }
+    Script { opening: Opening::Bare, steps: Vec::new(), expect: Expect::Nothing }
 }
 
 /// Requests to the target.
@@ -196,12 +179,8 @@ pub(crate) struct Requests {
 impl Requests {
     /// The block of a request with more fields after the usual ones.
     pub(crate) fn block(&self, method: &str, more: &[(&str, &str)]) -> Vec<u8> {
-        let mut fields = vec![
-            (":method", method),
-            (":scheme", "http"),
-            (":authority", &self.authority),
-            (":path", &self.path),
-        ];
+        let mut fields =
+            vec![(":method", method), (":scheme", "http"), (":authority", &self.authority), (":path", &self.path)];
         fields.extend_from_slice(more);
         hpack::block(&fields)
     }
@@ -218,11 +197,7 @@ impl Requests {
 
     /// A GET whose block ends with these encoded fields.
     pub(crate) fn get_encoded(&self, stream: u32, more: &[u8]) -> Vec<u8> {
-        frame::headers(
-            stream,
-            flag::END_STREAM,
-            &[self.block("GET", &[]), more.to_vec()].concat(),
-        )
+        frame::headers(stream, flag::END_STREAM, &[self.block("GET", &[]), more.to_vec()].concat())
     }
 
     /// A POST whose body is still to come.

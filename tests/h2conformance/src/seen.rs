@@ -91,36 +91,24 @@ impl Seen {
         if self.gibberish {
             return Some(Err("what came is not HTTP/2".to_owned()));
         }
-        if let Some((_, code)) = self
-            .goaway
-            .filter(|&(last, code)| code != code::NO_ERROR || last < stream)
-        {
+        if let Some((_, code)) = self.goaway.filter(|&(last, code)| code != code::NO_ERROR || last < stream) {
             return Some(Err(format!("GOAWAY came with {}", code_name(code))));
         }
         let reset = self.stream(stream).and_then(|seen| seen.reset)?;
         // A server that answered before it read everything may ask the client to stop (section 8.1).
-        let answered =
-            reset == code::NO_ERROR && self.stream(stream).is_some_and(|seen| seen.ended);
-        (!answered).then(|| {
-            Err(format!(
-                "stream {stream} was reset with {}",
-                code_name(reset)
-            ))
-        })
+        let answered = reset == code::NO_ERROR && self.stream(stream).is_some_and(|seen| seen.ended);
+        (!answered).then(|| Err(format!("stream {stream} was reset with {}", code_name(reset))))
     }
 
     pub(crate) fn ended(&self, stream: u32) -> Option<Result<(), String>> {
-        self.broken(stream)
-            .or_else(|| self.stream(stream)?.ended.then_some(Ok(())))
+        self.broken(stream).or_else(|| self.stream(stream)?.ended.then_some(Ok(())))
     }
 
     pub(crate) fn connection_error(&self, codes: &[u32]) -> Option<Result<(), String>> {
         match self.goaway {
             Some((_, code)) if fits(code, codes) => Some(Ok(())),
             // A graceful GOAWAY may come before the one that names the error.
-            Some((_, code)) if code != code::NO_ERROR => {
-                Some(Err(format!("GOAWAY came with {}", code_name(code))))
-            }
+            Some((_, code)) if code != code::NO_ERROR => Some(Err(format!("GOAWAY came with {}", code_name(code)))),
             _ => self.closed.then_some(Ok(())),
         }
     }
@@ -145,32 +133,16 @@ impl Seen {
         streams.sort_by_key(|&(&id, _)| id);
         // Cases with many streams are about the last ones.
         for (id, seen) in streams.iter().rev().take(4).rev() {
-            let status = seen
-                .status
-                .map_or("no status".to_owned(), |status| status.to_string());
+            let status = seen.status.map_or("no status".to_owned(), |status| status.to_string());
             let end = if seen.ended { ", ended" } else { "" };
-            let reset = seen.reset.map_or(String::new(), |code| {
-                format!(", reset with {}", code_name(code))
-            });
-            let _infallible = write!(
-                text,
-                " stream {id} ({status}, {} bytes{end}{reset})",
-                seen.body
-            );
+            let reset = seen.reset.map_or(String::new(), |code| format!(", reset with {}", code_name(code)));
+            let _infallible = write!(text, " stream {id} ({status}, {} bytes{end}{reset})", seen.body);
         }
         if let Some((last, code)) = self.goaway {
             let _infallible = write!(text, " GOAWAY({last}, {})", code_name(code));
         }
-        text.push_str(if self.gibberish {
-            " something that is not HTTP/2"
-        } else {
-            ""
-        });
-        text.push_str(if self.closed {
-            " end of connection"
-        } else {
-            " connection open"
-        });
+        text.push_str(if self.gibberish { " something that is not HTTP/2" } else { "" });
+        text.push_str(if self.closed { " end of connection" } else { " connection open" });
         text
     }
 }

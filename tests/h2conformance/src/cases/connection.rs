@@ -17,38 +17,23 @@ fn preface(list: &mut List, requests: &Requests) {
     list.section("3.4");
     list.case(
         "The server's first frame is SETTINGS",
-        bare()
-            .send(frame::PREFACE)
-            .send(frame::settings(&[]))
-            .expecting(Expect::Preface),
+        bare().send(frame::PREFACE).send(frame::settings(&[])).expecting(Expect::Preface),
     );
     list.wider(
         "A request right behind the preface is answered",
-        bare()
-            .send(frame::PREFACE)
-            .send(frame::settings(&[]))
-            .send(requests.get(1))
-            .answer(1),
+        bare().send(frame::PREFACE).send(frame::settings(&[])).send(requests.get(1)).answer(1),
     );
     list.case(
         "Anything else than the preface ends the connection",
-        bare()
-            .send(b"INVALID CONNECTION PREFACE\r\n\r\n")
-            .expecting(Expect::End),
+        bare().send(b"INVALID CONNECTION PREFACE\r\n\r\n").expecting(Expect::End),
     );
     list.wider(
         "A preface that goes wrong halfway ends the connection",
-        bare()
-            .send(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n")
-            .send(frame::settings(&[]))
-            .expecting(Expect::End),
+        bare().send(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n").send(frame::settings(&[])).expecting(Expect::End),
     );
     list.wider(
         "A first frame other than SETTINGS is a connection error",
-        bare()
-            .send(frame::PREFACE)
-            .send(frame::ping(flag::NONE, [0; 8]))
-            .connection_error(&[code::PROTOCOL_ERROR]),
+        bare().send(frame::PREFACE).send(frame::ping(flag::NONE, [0; 8])).connection_error(&[code::PROTOCOL_ERROR]),
     );
 }
 
@@ -56,9 +41,7 @@ fn frame_format(list: &mut List, requests: &Requests) {
     list.section("4.1");
     list.case(
         "A frame of unknown type is ignored",
-        opened()
-            .send(frame::frame(kind::UNKNOWN, 0, 0, b"what?"))
-            .alive(1),
+        opened().send(frame::frame(kind::UNKNOWN, 0, 0, b"what?")).alive(1),
     );
     list.wider(
         "A frame of unknown type on an open stream is ignored",
@@ -70,19 +53,11 @@ fn frame_format(list: &mut List, requests: &Requests) {
     );
     list.case(
         "Undefined flags are ignored",
-        opened()
-            .send(frame::ping(!flag::ACK, *b"8 bytes!"))
-            .expecting(Expect::Pong(*b"8 bytes!")),
+        opened().send(frame::ping(!flag::ACK, *b"8 bytes!")).expecting(Expect::Pong(*b"8 bytes!")),
     );
     list.case(
         "The reserved bit of a stream identifier is ignored",
-        opened()
-            .send(frame::headers(
-                0x8000_0001,
-                flag::END_STREAM,
-                &requests.block("GET", &[]),
-            ))
-            .answer(1),
+        opened().send(frame::headers(0x8000_0001, flag::END_STREAM, &requests.block("GET", &[]))).answer(1),
     );
 }
 
@@ -95,46 +70,28 @@ fn frame_size(list: &mut List, requests: &Requests) {
                 if settings.initial_window_size < 16_384 {
                     return Err("the stream's window is smaller than the frame".to_owned());
                 }
-                Ok([
-                    post.clone(),
-                    frame::data(1, flag::END_STREAM, &[b'x'; 16_384]),
-                ]
-                .concat())
+                Ok([post.clone(), frame::data(1, flag::END_STREAM, &[b'x'; 16_384])].concat())
             })
             .answer(1)
     });
-    list.case(
-        "A DATA frame above SETTINGS_MAX_FRAME_SIZE is an error of its stream",
-        {
-            let post = requests.post(1);
-            opened()
-                .send_with(move |settings| {
-                    let payload = oversized(settings.max_frame_size)?;
-                    Ok([post.clone(), frame::data(1, flag::END_STREAM, &payload)].concat())
-                })
-                .stream_error(1, &[code::FRAME_SIZE_ERROR])
-        },
-    );
-    list.case(
-        "A HEADERS frame above SETTINGS_MAX_FRAME_SIZE is a connection error",
-        {
-            let block = requests.block("GET", &[]);
-            opened()
-                .send_with(move |settings| {
-                    let filler = hpack::literal(
-                        Form::Plain,
-                        b"x-filler",
-                        &oversized(settings.max_frame_size)?,
-                    );
-                    Ok(frame::headers(
-                        1,
-                        flag::END_STREAM,
-                        &[block.clone(), filler].concat(),
-                    ))
-                })
-                .connection_error(&[code::FRAME_SIZE_ERROR])
-        },
-    );
+    list.case("A DATA frame above SETTINGS_MAX_FRAME_SIZE is an error of its stream", {
+        let post = requests.post(1);
+        opened()
+            .send_with(move |settings| {
+                let payload = oversized(settings.max_frame_size)?;
+                Ok([post.clone(), frame::data(1, flag::END_STREAM, &payload)].concat())
+            })
+            .stream_error(1, &[code::FRAME_SIZE_ERROR])
+    });
+    list.case("A HEADERS frame above SETTINGS_MAX_FRAME_SIZE is a connection error", {
+        let block = requests.block("GET", &[]);
+        opened()
+            .send_with(move |settings| {
+                let filler = hpack::literal(Form::Plain, b"x-filler", &oversized(settings.max_frame_size)?);
+                Ok(frame::headers(1, flag::END_STREAM, &[block.clone(), filler].concat()))
+            })
+            .connection_error(&[code::FRAME_SIZE_ERROR])
+    });
     list.wider(
         "A SETTINGS frame above SETTINGS_MAX_FRAME_SIZE is a connection error",
         opened()
@@ -163,22 +120,14 @@ fn field_blocks(list: &mut List, requests: &Requests) {
     list.case(
         "A field block that cannot be decoded is a connection error",
         opened()
-            .send(frame::headers(
-                1,
-                flag::END_STREAM,
-                &[block.clone(), hpack::indexed(0)].concat(),
-            ))
+            .send(frame::headers(1, flag::END_STREAM, &[block.clone(), hpack::indexed(0)].concat()))
             .connection_error(&[code::COMPRESSION_ERROR]),
     );
     list.wider(
         "A CONTINUATION that cannot be decoded is a connection error",
         opened()
             .send(frame::headers_begun(1, flag::END_STREAM, &block))
-            .send(frame::continuation(
-                1,
-                flag::END_HEADERS,
-                &hpack::indexed(0),
-            ))
+            .send(frame::continuation(1, flag::END_HEADERS, &hpack::indexed(0)))
             .connection_error(&[code::COMPRESSION_ERROR]),
     );
     let broken_by = |intruder: Vec<u8>| {
@@ -210,11 +159,7 @@ fn field_blocks(list: &mut List, requests: &Requests) {
             .send(frame::headers(
                 1,
                 flag::NONE,
-                &[
-                    requests.block("POST", &[]),
-                    hpack::literal(Form::Indexing, b"x-kept", b"1"),
-                ]
-                .concat(),
+                &[requests.block("POST", &[]), hpack::literal(Form::Indexing, b"x-kept", b"1")].concat(),
             ))
             .send(frame::reset(1, code::CANCEL))
             .send(requests.get_encoded(3, &hpack::indexed(62)))
@@ -236,10 +181,7 @@ fn errors_and_extensions(list: &mut List, requests: &Requests) {
     );
     list.wider(
         "RST_STREAM is not answered with RST_STREAM",
-        opened()
-            .send(requests.post(1))
-            .send(frame::reset(1, code::CANCEL))
-            .expecting(Expect::AliveWithoutReset(3, 1)),
+        opened().send(requests.post(1)).send(frame::reset(1, code::CANCEL)).expecting(Expect::AliveWithoutReset(3, 1)),
     );
     list.wider(
         "A stream that the client resets leaves other streams alone",

@@ -28,9 +28,7 @@ fn framing(list: &mut List, requests: &Requests) {
     list.section("8.1");
     list.case("HEAD is answered without a body", {
         let block = requests.block("HEAD", &[]);
-        opened()
-            .send(frame::headers(1, flag::END_STREAM, &block))
-            .expecting(Expect::AnswerOf(1, 0))
+        opened().send(frame::headers(1, flag::END_STREAM, &block)).expecting(Expect::AnswerOf(1, 0))
     });
     list.case(
         "A POST with trailers is answered",
@@ -42,19 +40,15 @@ fn framing(list: &mut List, requests: &Requests) {
     );
     list.wider(
         "A POST with trailers and no body is answered",
-        opened()
-            .send(requests.post(1))
-            .send(frame::headers(1, flag::END_STREAM, &trailers))
-            .answer(1),
+        opened().send(requests.post(1)).send(frame::headers(1, flag::END_STREAM, &trailers)).answer(1),
     );
     list.case(
         "A second HEADERS without END_STREAM is malformed",
-        malformed(
-            opened()
-                .send(requests.post(1))
-                .send(frame::data(1, flag::NONE, b"body"))
-                .send(frame::headers(1, flag::NONE, &trailers)),
-        ),
+        malformed(opened().send(requests.post(1)).send(frame::data(1, flag::NONE, b"body")).send(frame::headers(
+            1,
+            flag::NONE,
+            &trailers,
+        ))),
     );
     list.wider(
         "Requests on one connection are answered concurrently",
@@ -68,14 +62,10 @@ fn framing(list: &mut List, requests: &Requests) {
 }
 
 fn malformed_fields(list: &mut List, requests: &Requests) {
-    let with = |name: &[u8], value: &[u8]| {
-        opened().send(requests.get_encoded(1, &hpack::literal(Form::Plain, name, value)))
-    };
+    let with =
+        |name: &[u8], value: &[u8]| opened().send(requests.get_encoded(1, &hpack::literal(Form::Plain, name, value)));
     list.section("8.2.1");
-    list.case(
-        "A field name in upper case is malformed",
-        malformed(with(b"X-Test", b"ok")),
-    );
+    list.case("A field name in upper case is malformed", malformed(with(b"X-Test", b"ok")));
     for (rule, name) in [
         ("A space in a field name is malformed", &b"x test"[..]),
         ("A colon in a field name is malformed", b"x:test"),
@@ -90,10 +80,7 @@ fn malformed_fields(list: &mut List, requests: &Requests) {
         ("NUL in a field value is malformed", &b"o\0k"[..]),
         ("CR in a field value is malformed", b"o\rk"),
         ("LF in a field value is malformed", b"o\nk"),
-        (
-            "CR LF and another field in a field value are malformed",
-            b"ok\r\nx-smuggled: 1",
-        ),
+        ("CR LF and another field in a field value are malformed", b"ok\r\nx-smuggled: 1"),
         ("A space before a field value is malformed", b" ok"),
         ("A tab after a field value is malformed", b"ok\t"),
     ] {
@@ -103,59 +90,33 @@ fn malformed_fields(list: &mut List, requests: &Requests) {
     list.section("8.2.3");
     list.wider(
         "A cookie may come in pieces",
-        opened()
-            .send(requests.get_with(1, &[("cookie", "a=1"), ("cookie", "b=2")]))
-            .answer(1),
+        opened().send(requests.get_with(1, &[("cookie", "a=1"), ("cookie", "b=2")])).answer(1),
     );
 }
 
 fn connection_fields(list: &mut List, requests: &Requests) {
     let with = |name, value| malformed(opened().send(requests.get_with(1, &[(name, value)])));
     list.section("8.2.2");
-    list.case(
-        "The field connection is malformed",
-        with("connection", "keep-alive"),
-    );
-    list.case(
-        "The field te with anything but trailers is malformed",
-        with("te", "trailers, deflate"),
-    );
+    list.case("The field connection is malformed", with("connection", "keep-alive"));
+    list.case("The field te with anything but trailers is malformed", with("te", "trailers, deflate"));
     for (rule, name, value) in [
-        (
-            "The field keep-alive is malformed",
-            "keep-alive",
-            "timeout=5",
-        ),
-        (
-            "The field proxy-connection is malformed",
-            "proxy-connection",
-            "keep-alive",
-        ),
-        (
-            "The field transfer-encoding is malformed",
-            "transfer-encoding",
-            "chunked",
-        ),
+        ("The field keep-alive is malformed", "keep-alive", "timeout=5"),
+        ("The field proxy-connection is malformed", "proxy-connection", "keep-alive"),
+        ("The field transfer-encoding is malformed", "transfer-encoding", "chunked"),
         ("The field upgrade is malformed", "upgrade", "websocket"),
     ] {
         list.wider(rule, with(name, value));
     }
     list.wider(
         "The field te with trailers is accepted",
-        opened()
-            .send(requests.get_with(1, &[("te", "trailers")]))
-            .answer(1),
+        opened().send(requests.get_with(1, &[("te", "trailers")])).answer(1),
     );
 }
 
 fn pseudo_fields(list: &mut List, requests: &Requests) {
     let (authority, path) = (&*requests.authority, &*requests.path);
-    let [method, scheme, host, target] = [
-        (":method", "GET"),
-        (":scheme", "http"),
-        (":authority", authority),
-        (":path", path),
-    ];
+    let [method, scheme, host, target] =
+        [(":method", "GET"), (":scheme", "http"), (":authority", authority), (":path", path)];
 
     list.section("8.3");
     list.case(
@@ -172,60 +133,30 @@ fn pseudo_fields(list: &mut List, requests: &Requests) {
     );
     list.case(
         "A pseudo-header field in a second HEADERS without END_STREAM is malformed",
-        malformed(
-            opened()
-                .send(requests.post(1))
-                .send(frame::data(1, flag::NONE, b"body"))
-                .send(frame::headers(1, flag::NONE, &hpack::block(&[method]))),
-        ),
+        malformed(opened().send(requests.post(1)).send(frame::data(1, flag::NONE, b"body")).send(frame::headers(
+            1,
+            flag::NONE,
+            &hpack::block(&[method]),
+        ))),
     );
     list.wider(
         "A pseudo-header field in trailers is malformed",
-        malformed(
-            opened()
-                .send(requests.post(1))
-                .send(frame::data(1, flag::NONE, b"body"))
-                .send(frame::headers(
-                    1,
-                    flag::END_STREAM,
-                    &hpack::block(&[target]),
-                )),
-        ),
+        malformed(opened().send(requests.post(1)).send(frame::data(1, flag::NONE, b"body")).send(frame::headers(
+            1,
+            flag::END_STREAM,
+            &hpack::block(&[target]),
+        ))),
     );
 
     list.section("8.3.1");
-    list.case(
-        "An empty :path is malformed",
-        malformed(request(&[method, scheme, host, (":path", "")])),
-    );
-    list.case(
-        "A request without :method is malformed",
-        malformed(request(&[scheme, host, target])),
-    );
-    list.case(
-        "A request without :scheme is malformed",
-        malformed(request(&[method, host, target])),
-    );
-    list.case(
-        "A request without :path is malformed",
-        malformed(request(&[method, scheme, host])),
-    );
-    list.case(
-        "Two :method are malformed",
-        malformed(request(&[method, method, scheme, host, target])),
-    );
-    list.case(
-        "Two :scheme are malformed",
-        malformed(request(&[method, scheme, scheme, host, target])),
-    );
-    list.case(
-        "Two :path are malformed",
-        malformed(request(&[method, scheme, host, target, target])),
-    );
-    list.wider(
-        "Two :authority are malformed",
-        malformed(request(&[method, scheme, host, host, target])),
-    );
+    list.case("An empty :path is malformed", malformed(request(&[method, scheme, host, (":path", "")])));
+    list.case("A request without :method is malformed", malformed(request(&[scheme, host, target])));
+    list.case("A request without :scheme is malformed", malformed(request(&[method, host, target])));
+    list.case("A request without :path is malformed", malformed(request(&[method, scheme, host])));
+    list.case("Two :method are malformed", malformed(request(&[method, method, scheme, host, target])));
+    list.case("Two :scheme are malformed", malformed(request(&[method, scheme, scheme, host, target])));
+    list.case("Two :path are malformed", malformed(request(&[method, scheme, host, target, target])));
+    list.wider("Two :authority are malformed", malformed(request(&[method, scheme, host, host, target])));
     list.wider(
         "A :path that does not begin with a slash is malformed",
         request(&[method, scheme, host, (":path", "index")]).refused(1),
@@ -238,12 +169,8 @@ fn pseudo_fields(list: &mut List, requests: &Requests) {
 
 fn authority(list: &mut List, requests: &Requests) {
     let (authority, path) = (&*requests.authority, &*requests.path);
-    let [method, scheme, host, target] = [
-        (":method", "GET"),
-        (":scheme", "http"),
-        (":authority", authority),
-        (":path", path),
-    ];
+    let [method, scheme, host, target] =
+        [(":method", "GET"), (":scheme", "http"), (":authority", authority), (":path", path)];
     list.wider(
         "A request with host instead of :authority is accepted",
         request(&[method, scheme, target, ("host", authority)]).answer(1),
@@ -256,18 +183,9 @@ fn authority(list: &mut List, requests: &Requests) {
         "A host that differs from :authority is refused",
         request(&[method, scheme, host, target, ("host", "other.test")]).refused(1),
     );
-    list.wider(
-        "A request with neither :authority nor host is refused",
-        request(&[method, scheme, target]).refused(1),
-    );
+    list.wider("A request with neither :authority nor host is refused", request(&[method, scheme, target]).refused(1));
     list.wider("User information in :authority is refused", {
-        request(&[
-            method,
-            scheme,
-            (":authority", "user@conformance.test"),
-            target,
-        ])
-        .refused(1)
+        request(&[method, scheme, (":authority", "user@conformance.test"), target]).refused(1)
     });
 
     list.section("8.5");
@@ -275,10 +193,7 @@ fn authority(list: &mut List, requests: &Requests) {
         "CONNECT with :scheme and :path is malformed",
         request(&[(":method", "CONNECT"), scheme, host, target]).refused(1),
     );
-    list.wider(
-        "CONNECT without :authority is malformed",
-        request(&[(":method", "CONNECT")]).refused(1),
-    );
+    list.wider("CONNECT without :authority is malformed", request(&[(":method", "CONNECT")]).refused(1));
 }
 
 fn content_length(list: &mut List, requests: &Requests) {
@@ -286,9 +201,7 @@ fn content_length(list: &mut List, requests: &Requests) {
     list.section("8.1.1");
     list.wider(
         "A content-length equal to the body is accepted",
-        posted("4")
-            .send(frame::data(1, flag::END_STREAM, b"body"))
-            .answer(1),
+        posted("4").send(frame::data(1, flag::END_STREAM, b"body")).answer(1),
     );
     list.case(
         "A content-length below the body is malformed",
@@ -296,11 +209,11 @@ fn content_length(list: &mut List, requests: &Requests) {
     );
     list.case(
         "A content-length below the sum of several DATA frames is malformed",
-        malformed(
-            posted("5")
-                .send(frame::data(1, flag::NONE, b"body"))
-                .send(frame::data(1, flag::END_STREAM, b"body")),
-        ),
+        malformed(posted("5").send(frame::data(1, flag::NONE, b"body")).send(frame::data(
+            1,
+            flag::END_STREAM,
+            b"body",
+        ))),
     );
     list.wider(
         "A content-length above the body is malformed",
@@ -308,9 +221,7 @@ fn content_length(list: &mut List, requests: &Requests) {
     );
     list.wider(
         "A content-length above 0 without a body is malformed",
-        opened()
-            .send(requests.get_with(1, &[("content-length", "4")]))
-            .refused(1),
+        opened().send(requests.get_with(1, &[("content-length", "4")])).refused(1),
     );
     list.wider(
         "Two content-length that differ are malformed",
@@ -321,8 +232,6 @@ fn content_length(list: &mut List, requests: &Requests) {
     );
     list.wider(
         "A content-length that is no number is malformed",
-        posted("four")
-            .send(frame::data(1, flag::END_STREAM, b"body"))
-            .refused(1),
+        posted("four").send(frame::data(1, flag::END_STREAM, b"body")).refused(1),
     );
 }

@@ -18,31 +18,20 @@ fn settings(list: &mut List, requests: &Requests) {
     list.section("6.5");
     list.case(
         "An acknowledgement of SETTINGS with payload is a connection error",
-        opened()
-            .send(frame::frame(kind::SETTINGS, flag::ACK, 0, &[0; 6]))
-            .connection_error(&[code::FRAME_SIZE_ERROR]),
+        opened().send(frame::frame(kind::SETTINGS, flag::ACK, 0, &[0; 6])).connection_error(&[code::FRAME_SIZE_ERROR]),
     );
     list.case(
         "SETTINGS on a stream is a connection error",
-        opened()
-            .send(frame::frame(kind::SETTINGS, flag::NONE, 1, &[]))
-            .connection_error(&[code::PROTOCOL_ERROR]),
+        opened().send(frame::frame(kind::SETTINGS, flag::NONE, 1, &[])).connection_error(&[code::PROTOCOL_ERROR]),
     );
     list.case(
         "SETTINGS whose length is no multiple of 6 is a connection error",
-        opened()
-            .send(frame::frame(kind::SETTINGS, flag::NONE, 0, &[0; 3]))
-            .connection_error(&[code::FRAME_SIZE_ERROR]),
+        opened().send(frame::frame(kind::SETTINGS, flag::NONE, 0, &[0; 3])).connection_error(&[code::FRAME_SIZE_ERROR]),
     );
 
     list.section("6.5.2");
     for (rule, id, value, codes) in [
-        (
-            "SETTINGS_ENABLE_PUSH of 2 is a connection error",
-            setting::ENABLE_PUSH,
-            2,
-            &[code::PROTOCOL_ERROR],
-        ),
+        ("SETTINGS_ENABLE_PUSH of 2 is a connection error", setting::ENABLE_PUSH, 2, &[code::PROTOCOL_ERROR]),
         (
             "SETTINGS_INITIAL_WINDOW_SIZE of 2^31 is a connection error",
             setting::INITIAL_WINDOW_SIZE,
@@ -62,29 +51,16 @@ fn settings(list: &mut List, requests: &Requests) {
             &[code::PROTOCOL_ERROR],
         ),
     ] {
-        list.case(
-            rule,
-            opened()
-                .send(frame::settings(&[(id, value)]))
-                .connection_error(codes),
-        );
+        list.case(rule, opened().send(frame::settings(&[(id, value)])).connection_error(codes));
     }
-    list.case(
-        "Unknown settings are ignored",
-        opened()
-            .send(frame::settings(&[(setting::UNKNOWN, 1)]))
-            .alive(1),
-    );
+    list.case("Unknown settings are ignored", opened().send(frame::settings(&[(setting::UNKNOWN, 1)])).alive(1));
 
     list.section("6.5.3");
     list.case(
         "Of several values the last one holds",
-        opened_with(&[
-            (setting::INITIAL_WINDOW_SIZE, 100),
-            (setting::INITIAL_WINDOW_SIZE, 1),
-        ])
-        .send(requests.get(1))
-        .await_exactly(1, 1),
+        opened_with(&[(setting::INITIAL_WINDOW_SIZE, 100), (setting::INITIAL_WINDOW_SIZE, 1)])
+            .send(requests.get(1))
+            .await_exactly(1, 1),
     );
     list.case(
         "Every SETTINGS is acknowledged",
@@ -100,16 +76,11 @@ fn window_updates(list: &mut List, requests: &Requests) {
     list.section("6.9");
     list.case(
         "WINDOW_UPDATE of 0 on the connection is a connection error",
-        opened()
-            .send(frame::window_update(0, 0))
-            .connection_error(&[code::PROTOCOL_ERROR]),
+        opened().send(frame::window_update(0, 0)).connection_error(&[code::PROTOCOL_ERROR]),
     );
     list.case(
         "WINDOW_UPDATE of 0 on a stream is a stream error",
-        opened()
-            .send(requests.post(1))
-            .send(frame::window_update(1, 0))
-            .stream_error(1, &[code::PROTOCOL_ERROR]),
+        opened().send(requests.post(1)).send(frame::window_update(1, 0)).stream_error(1, &[code::PROTOCOL_ERROR]),
     );
     list.case(
         "WINDOW_UPDATE of other than 4 bytes is a connection error",
@@ -130,23 +101,14 @@ fn window_updates(list: &mut List, requests: &Requests) {
 fn windows(list: &mut List, requests: &Requests) {
     let narrow = || opened_with(&[(setting::INITIAL_WINDOW_SIZE, 1)]).send(requests.get(1));
     list.section("6.9.1");
-    list.case(
-        "No more DATA is sent than the stream's window allows",
-        narrow().await_exactly(1, 1),
-    );
+    list.case("No more DATA is sent than the stream's window allows", narrow().await_exactly(1, 1));
     list.case(
         "WINDOW_UPDATE on a stream lets exactly so much more DATA pass",
-        narrow()
-            .await_exactly(1, 1)
-            .send(frame::window_update(1, 2))
-            .await_exactly(1, 3),
+        narrow().await_exactly(1, 1).send(frame::window_update(1, 2)).await_exactly(1, 3),
     );
     list.wider(
         "HEADERS are not held back by flow control",
-        opened_with(&[(setting::INITIAL_WINDOW_SIZE, 0)])
-            .send(requests.get(1))
-            .await_head(1)
-            .await_exactly(1, 0),
+        opened_with(&[(setting::INITIAL_WINDOW_SIZE, 0)]).send(requests.get(1)).await_head(1).await_exactly(1, 0),
     );
     list.wider(
         "A stream without window does not hold back another",
@@ -159,9 +121,7 @@ fn windows(list: &mut List, requests: &Requests) {
     );
     list.case(
         "A connection window above 2^31-1 is a connection error",
-        opened()
-            .send(frame::window_update(0, MAX_WINDOW))
-            .connection_error(&[code::FLOW_CONTROL_ERROR]),
+        opened().send(frame::window_update(0, MAX_WINDOW)).connection_error(&[code::FLOW_CONTROL_ERROR]),
     );
     list.case(
         "A stream window above 2^31-1 is a stream error",
@@ -172,9 +132,7 @@ fn windows(list: &mut List, requests: &Requests) {
     );
     list.wider(
         "A connection window of exactly 2^31-1 is accepted",
-        opened()
-            .send(frame::window_update(0, MAX_WINDOW - 65_535))
-            .alive(1),
+        opened().send(frame::window_update(0, MAX_WINDOW - 65_535)).alive(1),
     );
 }
 

@@ -15,49 +15,24 @@ pub(super) fn add(list: &mut List, requests: &Requests) {
 fn data(list: &mut List, requests: &Requests) {
     let posted = || opened().send(requests.post(1));
     list.section("6.1");
-    list.case(
-        "One DATA frame is a body",
-        posted()
-            .send(frame::data(1, flag::END_STREAM, b"body"))
-            .answer(1),
-    );
+    list.case("One DATA frame is a body", posted().send(frame::data(1, flag::END_STREAM, b"body")).answer(1));
     list.case(
         "Several DATA frames are one body",
-        posted()
-            .send(frame::data(1, flag::NONE, b"one"))
-            .send(frame::data(1, flag::END_STREAM, b"two"))
-            .answer(1),
+        posted().send(frame::data(1, flag::NONE, b"one")).send(frame::data(1, flag::END_STREAM, b"two")).answer(1),
     );
-    list.wider(
-        "An empty DATA frame ends a body",
-        posted()
-            .send(frame::data(1, flag::END_STREAM, b""))
-            .answer(1),
-    );
+    list.wider("An empty DATA frame ends a body", posted().send(frame::data(1, flag::END_STREAM, b"")).answer(1));
     list.case(
         "Padding is taken off",
-        posted()
-            .send(frame::data(
-                1,
-                flag::END_STREAM | flag::PADDED,
-                b"\x05body\0\0\0\0\0",
-            ))
-            .answer(1),
+        posted().send(frame::data(1, flag::END_STREAM | flag::PADDED, b"\x05body\0\0\0\0\0")).answer(1),
     );
     list.case(
         "DATA on stream 0 is a connection error",
-        opened()
-            .send(frame::data(0, flag::END_STREAM, b"x"))
-            .connection_error(&[code::PROTOCOL_ERROR]),
+        opened().send(frame::data(0, flag::END_STREAM, b"x")).connection_error(&[code::PROTOCOL_ERROR]),
     );
     list.case(
         "DATA with more padding than payload is a connection error",
         posted()
-            .send(frame::data(
-                1,
-                flag::END_STREAM | flag::PADDED,
-                b"\x06body\0",
-            ))
+            .send(frame::data(1, flag::END_STREAM | flag::PADDED, b"\x06body\0"))
             .connection_error(&[code::PROTOCOL_ERROR]),
     );
     list.wider(
@@ -72,59 +47,31 @@ fn headers(list: &mut List, requests: &Requests) {
     let block = requests.block("GET", &[]);
     let padding = [0; 5];
     list.section("6.2");
-    list.case(
-        "One HEADERS frame is a request",
-        opened().send(requests.get(1)).answer(1),
-    );
+    list.case("One HEADERS frame is a request", opened().send(requests.get(1)).answer(1));
     list.case(
         "HEADERS with padding are a request",
         opened()
-            .send(frame::headers(
-                1,
-                flag::END_STREAM | flag::PADDED,
-                &[&[5][..], &block, &padding].concat(),
-            ))
+            .send(frame::headers(1, flag::END_STREAM | flag::PADDED, &[&[5][..], &block, &padding].concat()))
             .answer(1),
     );
     list.case("HEADERS with padding and priority are a request", {
-        let payload = [
-            &[5][..],
-            &frame::priority_fields(0, false, 15),
-            &block,
-            &padding,
-        ]
-        .concat();
-        opened()
-            .send(frame::headers(
-                1,
-                flag::END_STREAM | flag::PADDED | flag::PRIORITY,
-                &payload,
-            ))
-            .answer(1)
+        let payload = [&[5][..], &frame::priority_fields(0, false, 15), &block, &padding].concat();
+        opened().send(frame::headers(1, flag::END_STREAM | flag::PADDED | flag::PRIORITY, &payload)).answer(1)
     });
     list.case(
         "HEADERS on stream 0 are a connection error",
+        opened().send(requests.get(0)).connection_error(&[code::PROTOCOL_ERROR]),
+    );
+    list.case("HEADERS with more padding than payload are a connection error", {
+        let payload = [&[200][..], &block[..20]].concat();
         opened()
-            .send(requests.get(0))
-            .connection_error(&[code::PROTOCOL_ERROR]),
-    );
-    list.case(
-        "HEADERS with more padding than payload are a connection error",
-        {
-            let payload = [&[200][..], &block[..20]].concat();
-            opened()
-                .send(frame::headers(1, flag::END_STREAM | flag::PADDED, &payload))
-                .connection_error(&[code::PROTOCOL_ERROR])
-        },
-    );
+            .send(frame::headers(1, flag::END_STREAM | flag::PADDED, &payload))
+            .connection_error(&[code::PROTOCOL_ERROR])
+    });
     list.wider(
         "HEADERS too short for their priority fields are a connection error",
         opened()
-            .send(frame::headers(
-                1,
-                flag::END_STREAM | flag::PRIORITY,
-                &[0; 4],
-            ))
+            .send(frame::headers(1, flag::END_STREAM | flag::PRIORITY, &[0; 4]))
             .connection_error(&[code::FRAME_SIZE_ERROR, code::PROTOCOL_ERROR]),
     );
 }
@@ -133,29 +80,20 @@ fn priority_and_reset(list: &mut List, requests: &Requests) {
     list.section("6.3");
     list.case(
         "PRIORITY on stream 0 is a connection error",
-        opened()
-            .send(frame::priority(0, 1, false, 15))
-            .connection_error(&[code::PROTOCOL_ERROR]),
+        opened().send(frame::priority(0, 1, false, 15)).connection_error(&[code::PROTOCOL_ERROR]),
     );
     list.case(
         "PRIORITY of other than 5 bytes is a stream error",
         opened()
             .send(requests.post(1))
-            .send(frame::frame(
-                kind::PRIORITY,
-                flag::NONE,
-                1,
-                &[0x80, 0, 0, 1],
-            ))
+            .send(frame::frame(kind::PRIORITY, flag::NONE, 1, &[0x80, 0, 0, 1]))
             .stream_error(1, &[code::FRAME_SIZE_ERROR]),
     );
 
     list.section("6.4");
     list.case(
         "RST_STREAM on stream 0 is a connection error",
-        opened()
-            .send(frame::reset(0, code::CANCEL))
-            .connection_error(&[code::PROTOCOL_ERROR]),
+        opened().send(frame::reset(0, code::CANCEL)).connection_error(&[code::PROTOCOL_ERROR]),
     );
     list.case(
         "RST_STREAM of other than 4 bytes is a connection error",
@@ -172,12 +110,7 @@ fn push_ping_goaway(list: &mut List, requests: &Requests) {
         let payload = [&2_u32.to_be_bytes()[..], &requests.block("GET", &[])].concat();
         opened()
             .send(requests.post(1))
-            .send(frame::frame(
-                kind::PUSH_PROMISE,
-                flag::END_HEADERS,
-                1,
-                &payload,
-            ))
+            .send(frame::frame(kind::PUSH_PROMISE, flag::END_HEADERS, 1, &payload))
             .connection_error(&[code::PROTOCOL_ERROR])
     });
 
@@ -189,15 +122,11 @@ fn push_ping_goaway(list: &mut List, requests: &Requests) {
     );
     list.case(
         "PING on a stream is a connection error",
-        opened()
-            .send(frame::frame(kind::PING, flag::NONE, 1, &[0; 8]))
-            .connection_error(&[code::PROTOCOL_ERROR]),
+        opened().send(frame::frame(kind::PING, flag::NONE, 1, &[0; 8])).connection_error(&[code::PROTOCOL_ERROR]),
     );
     list.case(
         "PING of other than 8 bytes is a connection error",
-        opened()
-            .send(frame::frame(kind::PING, flag::NONE, 0, &[0; 6]))
-            .connection_error(&[code::FRAME_SIZE_ERROR]),
+        opened().send(frame::frame(kind::PING, flag::NONE, 0, &[0; 6])).connection_error(&[code::FRAME_SIZE_ERROR]),
     );
 
     list.section("6.8");
@@ -211,15 +140,11 @@ fn push_ping_goaway(list: &mut List, requests: &Requests) {
     );
     list.case(
         "GOAWAY on a stream is a connection error",
-        opened()
-            .send(frame::frame(kind::GOAWAY, flag::NONE, 1, &[0; 8]))
-            .connection_error(&[code::PROTOCOL_ERROR]),
+        opened().send(frame::frame(kind::GOAWAY, flag::NONE, 1, &[0; 8])).connection_error(&[code::PROTOCOL_ERROR]),
     );
     list.wider(
         "GOAWAY of less than 8 bytes is a connection error",
-        opened()
-            .send(frame::frame(kind::GOAWAY, flag::NONE, 0, &[0; 7]))
-            .connection_error(&[code::FRAME_SIZE_ERROR]),
+        opened().send(frame::frame(kind::GOAWAY, flag::NONE, 0, &[0; 7])).connection_error(&[code::FRAME_SIZE_ERROR]),
     );
 }
 
@@ -230,9 +155,7 @@ fn continuation(list: &mut List, requests: &Requests) {
     list.section("6.10");
     list.case(
         "One CONTINUATION completes a request",
-        begun()
-            .send(frame::continuation(1, flag::END_HEADERS, rest))
-            .answer(1),
+        begun().send(frame::continuation(1, flag::END_HEADERS, rest)).answer(1),
     );
     list.case(
         "Several CONTINUATION frames, one of them empty, complete a request",
@@ -251,15 +174,11 @@ fn continuation(list: &mut List, requests: &Requests) {
     );
     list.wider(
         "CONTINUATION of another stream is a connection error",
-        begun()
-            .send(frame::continuation(3, flag::END_HEADERS, rest))
-            .connection_error(&[code::PROTOCOL_ERROR]),
+        begun().send(frame::continuation(3, flag::END_HEADERS, rest)).connection_error(&[code::PROTOCOL_ERROR]),
     );
     list.case(
         "CONTINUATION on stream 0 is a connection error",
-        begun()
-            .send(frame::continuation(0, flag::END_HEADERS, rest))
-            .connection_error(&[code::PROTOCOL_ERROR]),
+        begun().send(frame::continuation(0, flag::END_HEADERS, rest)).connection_error(&[code::PROTOCOL_ERROR]),
     );
     list.case(
         "A frame between two CONTINUATION frames is a connection error",

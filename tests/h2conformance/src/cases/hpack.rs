@@ -23,9 +23,7 @@ pub(super) fn add(list: &mut List, requests: &Requests) {
 
 /// The request's fields and then these are a connection error.
 fn undecodable(requests: &Requests, fields: &[u8]) -> Script {
-    opened()
-        .send(requests.get_encoded(1, fields))
-        .connection_error(&[code::COMPRESSION_ERROR])
+    opened().send(requests.get_encoded(1, fields)).connection_error(&[code::COMPRESSION_ERROR])
 }
 
 fn accepted(requests: &Requests, fields: &[u8]) -> Script {
@@ -46,37 +44,23 @@ fn tables(list: &mut List, requests: &Requests) {
             .send(requests.get_encoded(3, &hpack::indexed(NEWEST)))
             .answer(3),
     );
-    list.case(
-        "An index beyond both tables is a decoding error",
-        undecodable(requests, &hpack::indexed(NEWEST)),
-    );
+    list.case("An index beyond both tables is a decoding error", undecodable(requests, &hpack::indexed(NEWEST)));
     list.case(
         "A name's index beyond both tables is a decoding error",
-        undecodable(
-            requests,
-            &hpack::literal_indexed(Form::Plain, NEWEST, &hpack::text(b"ok")),
-        ),
+        undecodable(requests, &hpack::literal_indexed(Form::Plain, NEWEST, &hpack::text(b"ok"))),
     );
     list.wider(
         "A literal without indexing adds no entry",
         undecodable(
             requests,
-            &[
-                hpack::literal(Form::Plain, b"custom-key", b"custom-value"),
-                hpack::indexed(NEWEST),
-            ]
-            .concat(),
+            &[hpack::literal(Form::Plain, b"custom-key", b"custom-value"), hpack::indexed(NEWEST)].concat(),
         ),
     );
     list.wider(
         "A literal that is never indexed adds no entry",
         undecodable(
             requests,
-            &[
-                hpack::literal(Form::Never, b"custom-key", b"custom-value"),
-                hpack::indexed(NEWEST),
-            ]
-            .concat(),
+            &[hpack::literal(Form::Never, b"custom-key", b"custom-value"), hpack::indexed(NEWEST)].concat(),
         ),
     );
 }
@@ -87,14 +71,9 @@ fn primitives(list: &mut List, requests: &Requests) {
         let integer = [&[0xff][..], &[0xff; 12], &[0x7f]].concat();
         undecodable(requests, &integer)
     });
-    list.wider(
-        "An integer that is cut off is a decoding error",
-        undecodable(requests, &[0xff, 0x80]),
-    );
+    list.wider("An integer that is cut off is a decoding error", undecodable(requests, &[0xff, 0x80]));
 
-    let valued = |coded: &[u8]| {
-        hpack::literal_encoded(Form::Plain, &hpack::text(b"x-test"), &hpack::huffman(coded))
-    };
+    let valued = |coded: &[u8]| hpack::literal_encoded(Form::Plain, &hpack::text(b"x-test"), &hpack::huffman(coded));
     list.section("hpack/5.2");
     list.wider(
         "A string that is cut off is a decoding error",
@@ -107,41 +86,23 @@ fn primitives(list: &mut List, requests: &Requests) {
     list.case(
         "Huffman padding that is not all ones is a decoding error",
         // `custom-key` has seven bits of padding; here the last one is zero, and they still are no symbol.
-        undecodable(
-            requests,
-            &valued(&[0x25, 0xa8, 0x49, 0xe9, 0x5b, 0xa9, 0x7d, 0x7e]),
-        ),
+        undecodable(requests, &valued(&[0x25, 0xa8, 0x49, 0xe9, 0x5b, 0xa9, 0x7d, 0x7e])),
     );
     list.case(
         "The Huffman code of EOS is a decoding error",
         undecodable(requests, &valued(&[0xff, 0xff, 0xff, 0xff, 0x25, 0xa8])),
     );
-    list.wider(
-        "An empty string may be said to be Huffman-coded",
-        accepted(requests, &valued(b"")),
-    );
+    list.wider("An empty string may be said to be Huffman-coded", accepted(requests, &valued(b"")));
 }
 
 fn representations(list: &mut List, requests: &Requests) {
     list.section("hpack/6.1");
-    list.case(
-        "Index 0 is a decoding error",
-        undecodable(requests, &hpack::indexed(0)),
-    );
+    list.case("Index 0 is a decoding error", undecodable(requests, &hpack::indexed(0)));
     list.case("Static entries are known", {
-        let text = |index, value: &str| {
-            hpack::literal_indexed(Form::Plain, index, &hpack::text(value.as_bytes()))
-        };
-        let block = [
-            hpack::indexed(2),
-            hpack::indexed(6),
-            text(1, &requests.authority),
-            text(4, &requests.path),
-        ]
-        .concat();
-        opened()
-            .send(frame::headers(1, flag::END_STREAM, &block))
-            .answer(1)
+        let text = |index, value: &str| hpack::literal_indexed(Form::Plain, index, &hpack::text(value.as_bytes()));
+        let block =
+            [hpack::indexed(2), hpack::indexed(6), text(1, &requests.authority), text(4, &requests.path)].concat();
+        opened().send(frame::headers(1, flag::END_STREAM, &block)).answer(1)
     });
 
     list.section("hpack/6.2");
@@ -176,49 +137,23 @@ fn representations(list: &mut List, requests: &Requests) {
     ];
     for (form, [known, known_coded, new, new_coded]) in rules {
         let value = hpack::text(b"custom-value");
-        list.case(
-            known,
-            accepted(requests, &hpack::literal_indexed(form, USER_AGENT, &value)),
-        );
+        list.case(known, accepted(requests, &hpack::literal_indexed(form, USER_AGENT, &value)));
         list.case(
             known_coded,
-            accepted(
-                requests,
-                &hpack::literal_indexed(form, USER_AGENT, &hpack::huffman(CODED_VALUE)),
-            ),
+            accepted(requests, &hpack::literal_indexed(form, USER_AGENT, &hpack::huffman(CODED_VALUE))),
         );
-        list.case(
-            new,
-            accepted(
-                requests,
-                &hpack::literal(form, b"custom-key", b"custom-value"),
-            ),
-        );
+        list.case(new, accepted(requests, &hpack::literal(form, b"custom-key", b"custom-value")));
         list.case(
             new_coded,
-            accepted(
-                requests,
-                &hpack::literal_encoded(
-                    form,
-                    &hpack::huffman(CODED_KEY),
-                    &hpack::huffman(CODED_VALUE),
-                ),
-            ),
+            accepted(requests, &hpack::literal_encoded(form, &hpack::huffman(CODED_KEY), &hpack::huffman(CODED_VALUE))),
         );
     }
 }
 
 fn size_updates(list: &mut List, requests: &Requests) {
     let updated = |stream, sizes: &[usize], more: &[u8]| {
-        let updates: Vec<u8> = sizes
-            .iter()
-            .flat_map(|&size| hpack::table_size(size))
-            .collect();
-        frame::headers(
-            stream,
-            flag::END_STREAM,
-            &[&updates[..], &requests.block("GET", &[]), more].concat(),
-        )
+        let updates: Vec<u8> = sizes.iter().flat_map(|&size| hpack::table_size(size)).collect();
+        frame::headers(stream, flag::END_STREAM, &[&updates[..], &requests.block("GET", &[]), more].concat())
     };
     list.section("hpack/4.2");
     list.case(
@@ -229,10 +164,7 @@ fn size_updates(list: &mut List, requests: &Requests) {
         "Two table size updates before the first field are accepted",
         opened().send(updated(1, &[0, 4096], &[])).answer(1),
     );
-    list.case(
-        "A table size update behind a field is a decoding error",
-        undecodable(requests, &hpack::table_size(1)),
-    );
+    list.case("A table size update behind a field is a decoding error", undecodable(requests, &hpack::table_size(1)));
 
     list.section("hpack/4.3");
     list.wider(
@@ -246,26 +178,17 @@ fn size_updates(list: &mut List, requests: &Requests) {
 
     list.section("hpack/4.4");
     let large = hpack::literal(Form::Indexing, b"x-large", &[b'x'; 200]);
-    list.wider(
-        "An entry larger than the table is no error",
-        opened().send(updated(1, &[128], &large)).answer(1),
-    );
+    list.wider("An entry larger than the table is no error", opened().send(updated(1, &[128], &large)).answer(1));
     list.wider(
         "An entry larger than the table empties it",
         opened()
-            .send(updated(
-                1,
-                &[128],
-                &[kept(), large, hpack::indexed(NEWEST)].concat(),
-            ))
+            .send(updated(1, &[128], &[kept(), large, hpack::indexed(NEWEST)].concat()))
             .connection_error(&[code::COMPRESSION_ERROR]),
     );
 
     list.section("hpack/6.3");
     list.case(
         "A table size above what the server allowed is a decoding error",
-        opened()
-            .send(updated(1, &[1 << 28], &[]))
-            .connection_error(&[code::COMPRESSION_ERROR]),
+        opened().send(updated(1, &[1 << 28], &[])).connection_error(&[code::COMPRESSION_ERROR]),
     );
 }

@@ -11,15 +11,8 @@ use crate::script::{Requests, Script};
 use crate::{Case, Scope, Target};
 
 pub(crate) fn all(target: &Target) -> Vec<Case> {
-    let requests = Requests {
-        authority: target.authority.clone(),
-        path: target.path.clone(),
-    };
-    let mut list = List {
-        section: "",
-        number: 0,
-        cases: Vec::new(),
-    };
+    let requests = Requests { authority: target.authority.clone(), path: target.path.clone() };
+    let mut list = List { section: "", number: 0, cases: Vec::new() };
     connection::add(&mut list, &requests);
     streams::add(&mut list, &requests);
     frames::add(&mut list, &requests);
@@ -54,12 +47,7 @@ impl List {
 
     fn add(&mut self, scope: Scope, rule: &'static str, script: Script) {
         self.number += 1;
-        self.cases.push(Case {
-            name: format!("{}/{}", self.section, self.number),
-            scope,
-            rule,
-            script,
-        });
+        self.cases.push(Case { name: format!("{}/{}", self.section, self.number), scope, rule, script });
     }
 }
 

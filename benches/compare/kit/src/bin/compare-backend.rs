@@ -14,28 +14,19 @@ use tokio::net::{TcpListener, TcpStream};
 const BODY: usize = 1024;
 
 fn main() -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(serve())
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve())
 }
 
 async fn serve() -> anyhow::Result<()> {
     let http1 = TcpListener::bind("127.0.0.1:0").await?;
     let grpc = TcpListener::bind("127.0.0.1:0").await?;
     let mut stdout = std::io::stdout().lock();
-    writeln!(
-        stdout,
-        "http1 {}\ngrpc {}",
-        http1.local_addr()?,
-        grpc.local_addr()?
-    )?;
+    writeln!(stdout, "http1 {}\ngrpc {}", http1.local_addr()?, grpc.local_addr()?)?;
     stdout.flush()?;
     drop(stdout);
 
     let mut answer =
-        format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {BODY}\r\n\r\n")
-            .into_bytes();
+        format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {BODY}\r\n\r\n").into_bytes();
     answer.resize(answer.len() + BODY, b'x');
     let answer = Bytes::from(answer);
     loop {
@@ -66,11 +57,7 @@ async fn serve_http1(mut stream: TcpStream, answer: Bytes) -> std::io::Result<()
             return Ok(());
         }
         for &byte in &buffer[..read] {
-            matched = if byte == HEAD_END[matched] {
-                matched + 1
-            } else {
-                usize::from(byte == b'\r')
-            };
+            matched = if byte == HEAD_END[matched] { matched + 1 } else { usize::from(byte == b'\r') };
             if matched == HEAD_END.len() {
                 matched = 0;
                 stream.write_all(&answer).await?;
@@ -95,10 +82,7 @@ async fn serve_grpc(stream: TcpStream) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn echo(
-    mut body: h2::RecvStream,
-    mut respond: h2::server::SendResponse<Bytes>,
-) -> anyhow::Result<()> {
+async fn echo(mut body: h2::RecvStream, mut respond: h2::server::SendResponse<Bytes>) -> anyhow::Result<()> {
     let mut message = BytesMut::new();
     while let Some(chunk) = body.data().await {
         let chunk = chunk?;
@@ -106,10 +90,7 @@ async fn echo(
         message.extend_from_slice(&chunk);
     }
     let mut response = Response::new(());
-    response.headers_mut().insert(
-        http::header::CONTENT_TYPE,
-        HeaderValue::from_static("application/grpc"),
-    );
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     let mut send = respond.send_response(response, false)?;
     send.send_data(message.freeze(), false)?;
     let mut trailers = HeaderMap::with_capacity(1);

@@ -12,23 +12,15 @@ use tokio::net::{TcpListener, TcpStream};
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let mut address = |name: &str| -> anyhow::Result<SocketAddr> {
-        let text = arguments
-            .next()
-            .with_context(|| format!("{name} is missing"))?;
-        text.parse()
-            .with_context(|| format!("{name} is not an address: {text}"))
+        let text = arguments.next().with_context(|| format!("{name} is missing"))?;
+        text.parse().with_context(|| format!("{name} is not an address: {text}"))
     };
     let (listen, upstream) = (address("LISTEN")?, address("UPSTREAM")?);
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(serve(listen, upstream))
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(listen, upstream))
 }
 
 async fn serve(listen: SocketAddr, upstream: SocketAddr) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(listen)
-        .await
-        .with_context(|| format!("bind {listen}"))?;
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("bind {listen}"))?;
     loop {
         let (stream, _) = listener.accept().await?;
         tokio::spawn(async move {

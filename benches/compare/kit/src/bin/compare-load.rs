@@ -28,22 +28,13 @@ fn main() -> anyhow::Result<()> {
         requests: number("REQUESTS", requests)?,
         heads: heads(number("COUNT", count)?, host, path),
     };
-    anyhow::ensure!(
-        load.connections > 0 && !load.heads.is_empty(),
-        "CONNECTIONS and COUNT start at 1"
-    );
-    let report = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(run(load))?;
+    anyhow::ensure!(load.connections > 0 && !load.heads.is_empty(), "CONNECTIONS and COUNT start at 1");
+    let report = tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run(load))?;
     writeln!(std::io::stdout(), "{report}")?;
     Ok(())
 }
 
-fn number<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
-    name: &str,
-    text: &str,
-) -> anyhow::Result<T> {
+fn number<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(name: &str, text: &str) -> anyhow::Result<T> {
     text.parse().with_context(|| format!("{name}: {text}"))
 }
 
@@ -59,8 +50,7 @@ fn heads(count: usize, host: &str, path: &str) -> Vec<Vec<u8>> {
         .map(|at| {
             let number = (at * STRIDE % count).to_string();
             let (host, path) = (host.replace("{}", &number), path.replace("{}", &number));
-            format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: compare-load\r\n\r\n")
-                .into_bytes()
+            format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: compare-load\r\n\r\n").into_bytes()
         })
         .collect()
 }
@@ -70,8 +60,7 @@ async fn run(load: Load) -> anyhow::Result<String> {
     let started = Instant::now();
     let tasks: Vec<_> = (0..load.connections)
         .map(|at| {
-            let share = load.requests / load.connections
-                + usize::from(at < load.requests % load.connections);
+            let share = load.requests / load.connections + usize::from(at < load.requests % load.connections);
             let first = at * heads.len() / load.connections;
             tokio::spawn(drive(load.address, Arc::clone(&heads), first, share))
         })
@@ -97,12 +86,7 @@ async fn run(load: Load) -> anyhow::Result<String> {
 
 /// The latencies, in microseconds, of the requests that were answered. A broken connection ends its task: whatever it had
 /// left is missing from the result and thereby counted as failed.
-async fn drive(
-    address: SocketAddr,
-    heads: Arc<Vec<Vec<u8>>>,
-    first: usize,
-    share: usize,
-) -> Vec<u32> {
+async fn drive(address: SocketAddr, heads: Arc<Vec<Vec<u8>>>, first: usize, share: usize) -> Vec<u32> {
     let mut latencies = Vec::with_capacity(share);
     let Ok(mut stream) = TcpStream::connect(address).await else {
         return latencies;
@@ -113,17 +97,11 @@ async fn drive(
     let mut buffer = vec![0; 16 * 1024];
     for at in 0..share {
         let started = Instant::now();
-        if stream
-            .write_all(&heads[(first + at) % heads.len()])
-            .await
-            .is_err()
-        {
+        if stream.write_all(&heads[(first + at) % heads.len()]).await.is_err() {
             break;
         }
         match response(&mut stream, &mut buffer).await {
-            Some(true) => {
-                latencies.push(u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX))
-            }
+            Some(true) => latencies.push(u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX)),
             Some(false) => {}
             None => break,
         }
@@ -135,32 +113,20 @@ async fn drive(
 async fn response(stream: &mut TcpStream, buffer: &mut [u8]) -> Option<bool> {
     let mut filled = 0;
     loop {
-        let read = stream
-            .read(&mut buffer[filled..])
-            .await
-            .ok()
-            .filter(|&read| read > 0)?;
+        let read = stream.read(&mut buffer[filled..]).await.ok().filter(|&read| read > 0)?;
         filled += read;
-        let Some(head) = buffer[..filled]
-            .windows(4)
-            .position(|window| window == b"\r\n\r\n")
-        else {
+        let Some(head) = buffer[..filled].windows(4).position(|window| window == b"\r\n\r\n") else {
             continue;
         };
         let text = std::str::from_utf8(&buffer[..head]).ok()?;
         let length = text.split("\r\n").skip(1).find_map(|line| {
             let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-length")
-                .then(|| value.trim().parse::<usize>().ok())?
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
         })?;
         let success = text.split(' ').nth(1) == Some("200");
         let whole = head + 4 + length;
         while filled < whole {
-            let read = stream
-                .read(buffer.get_mut(filled..)?)
-                .await
-                .ok()
-                .filter(|&read| read > 0)?;
+            let read = stream.read(buffer.get_mut(filled..)?).await.ok().filter(|&read| read > 0)?;
             filled += read;
         }
         return Some(success);
