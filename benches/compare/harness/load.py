@@ -60,7 +60,7 @@ def h2load(address, core, directory, *, protocol, requests, connections, streams
         fault = f"{data[1]} body bytes arrived instead of {requests * body}"
     elif len(latencies) != requests:
         fault = f"{len(latencies)} latencies were logged instead of {requests}"
-    return Load(requests, seconds, quantile(latencies, 0.50), quantile(latencies, 0.99), fault)
+    return Load(requests, seconds, quantile(latencies, 50), quantile(latencies, 99), fault)
 
 
 def compare_load(program, address, core, *, requests, connections, count, host, path):
@@ -70,7 +70,6 @@ def compare_load(program, address, core, *, requests, connections, count, host, 
     return Load(requests, result["seconds"], result["p50_us"], result["p99_us"], fault)
 
 
-def quantile(ordered, share):
-    if not ordered:
-        return 0
-    return ordered[max(0, -(-len(ordered) * int(share * 100) // 100) - 1)]
+def quantile(ordered, percent):
+    """The smallest value that so many percent do not exceed."""
+    return ordered[-(-len(ordered) * percent // 100) - 1] if ordered else 0

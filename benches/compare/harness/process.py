@@ -69,9 +69,12 @@ class Child:
                 self.process.wait(timeout=5)
         # A parent that had to be killed could not stop its own children.
         for pid in family:
-            if pid != self.process.pid and parent_of(pid) is not None and os.getpgid(pid) == self.process.pid:
-                with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError):
+                if pid != self.process.pid and os.getpgid(pid) == self.process.pid:
                     os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while any(map(runs, family)) and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     def processes(self):
         """The ids of the child and all its descendants."""
@@ -123,6 +126,12 @@ def stat_fields(pid):
             return stat.read().rpartition(")")[2].split()
     except OSError:
         return None
+
+
+def runs(pid):
+    """Whether a process is there and has not ended."""
+    fields = stat_fields(pid)
+    return fields is not None and fields[0] not in "ZX"
 
 
 def parent_of(pid):
