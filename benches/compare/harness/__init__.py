@@ -1,0 +1,1 @@
+"""The side-by-side comparison of Outrigger with other proxies: see ../README.md."""

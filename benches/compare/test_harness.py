@@ -1,0 +1,92 @@
+"""Tests of the comparison's arithmetic and configuration files."""
+
+import json
+import os
+import tempfile
+import unittest
+
+from harness.load import quantile
+from harness.peers import Envoy, HAProxy, Nginx, Outrigger, Work
+from harness.process import Child, ChildFailed, run, runs
+from harness.report import Results, table, targets
+
+
+class Arithmetic(unittest.TestCase):
+    def test_a_quantile_is_the_smallest_value_that_so_many_do_not_exceed(self):
+        self.assertEqual([quantile(list(range(1, 101)), percent) for percent in (1, 50, 99, 100)], [1, 50, 99, 100])
+        self.assertEqual(quantile([7], 99), 7)
+        self.assertEqual(quantile([], 50), 0)
+
+    def test_ratios_are_taken_within_rounds_and_faulty_rounds_left_out(self):
+        results = Results()
+        for ours, theirs, fault in [(10, 20, ""), (30, 40, ""), (1, 1000, "1 of 9 requests failed")]:
+            results.add("h1", "outrigger", {"cpu_us": ours, "fault": fault})
+            results.add("h1", "envoy", {"cpu_us": theirs, "fault": ""})
+        self.assertEqual(results.ratio("h1", "outrigger", "cpu_us", "h1", "envoy"), 0.625)
+        self.assertEqual(results.median("h1", "outrigger", "cpu_us"), 20)
+        text = table(results, "h1", "title", ["outrigger", "envoy"])
+        self.assertIn("INVALID outrigger: 1 of 9 requests failed", text)
+
+    def test_a_target_is_missed_above_its_limit_and_by_any_fault(self):
+        def judged(mib, fault):
+            results = Results()
+            results.add("idle", "outrigger", {"idle_mib": 9.0})
+            results.add("idle", "outrigger", {"idle_mib": mib, "fault": fault})
+            return targets(results)[1]
+
+        self.assertTrue(judged(9.5, ""))
+        self.assertFalse(judged(11.5, ""))
+        self.assertFalse(judged(9.5, "status 503 on an idle connection"))
+
+
+class Configuration(unittest.TestCase):
+    def written(self, peer, **work):
+        with tempfile.TemporaryDirectory() as directory:
+            peer("/nowhere").command(Work("http1", "http1", "127.0.0.1:9", directory, port=8, admin_port=7, **work))
+            [name] = os.listdir(directory)
+            with open(os.path.join(directory, name)) as file:
+                return file.read()
+
+    def test_every_route_and_host_is_written(self):
+        envoy = json.loads(self.written(Envoy, prefixes=10))
+        manager = envoy["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+        self.assertEqual(len(manager["route_config"]["virtual_hosts"][0]["routes"]), 10)
+        self.assertEqual(self.written(Outrigger, prefixes=10).count("prefix: /r/"), 10)
+        self.assertEqual(self.written(Outrigger, hosts=10).count("hostnames:"), 10)
+        self.assertEqual(self.written(Nginx, prefixes=10).count("location /r/"), 10)
+        self.assertEqual(self.written(Nginx, hosts=10).count("server_name h"), 10)
+
+    def test_one_worker_and_no_log_everywhere(self):
+        outrigger = self.written(Outrigger)
+        self.assertIn("workers: 1", outrigger)
+        self.assertIn("accessLog: off", outrigger)
+        self.assertNotIn("access_log\"", self.written(Envoy))
+        self.assertIn("worker_processes 1;", self.written(Nginx))
+        self.assertIn("access_log off;", self.written(Nginx))
+        self.assertIn("nbthread 1", self.written(HAProxy))
+        self.assertNotIn("log ", self.written(HAProxy))
+
+
+class Processes(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = directory.name
+        self.core = min(os.sched_getaffinity(0))
+
+    def test_a_child_is_measured_with_its_own_children_and_stopped_with_them(self):
+        with Child("family", ["sh", "-c", "sleep 60 & wait"], self.core, self.directory) as child:
+            while len(child.processes()) < 2:
+                child.check_alive()
+            family = child.processes()
+            self.assertGreater(child.resident_kib(), 0)
+        for pid in family:
+            self.assertFalse(runs(pid), f"process {pid} still runs")
+
+    def test_a_failure_shows_what_was_printed(self):
+        with self.assertRaisesRegex(ChildFailed, "status 3:\nno luck"):
+            run(["sh", "-c", "echo no luck; exit 3"], self.core, timeout=10)
+
+
+if __name__ == "__main__":
+    unittest.main()
