@@ -8,3 +8,4 @@ pub mod codec;
 pub mod upstream;
 pub mod snapshot;
 pub mod proxy;
+pub mod server;

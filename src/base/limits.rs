@@ -57,3 +57,13 @@ pub const METRIC_CLUSTERS: usize = 1000;
 pub const METRIC_CODES: usize = 64;
 /// How long the metrics of what left the configuration stay, so that a last scrape sees them.
 pub const METRIC_LINGER: Duration = Duration::from_secs(60);
+/// Connections taken from one listener before other tasks of the worker get their turn.
+pub const ACCEPT_BURST: usize = 64;
+/// How long connections of a listener that left the configuration may go on before they are closed.
+pub const LISTENER_DRAIN: Duration = Duration::from_secs(600);
+/// Over how much of that time they are told to go.
+pub const LISTENER_DRAIN_SPREAD: Duration = Duration::from_secs(10);
+/// How long handshakes under way are given when a listener closes; a few round trips inside a data centre.
+pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(5);
+/// A connection that is told to finish may be about to ask: it is closed unasked only after this much silence.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(1);

@@ -2,5 +2,7 @@
 
 mod info;
 pub mod io;
+pub mod listen;
+pub mod sniff;
 
 pub use info::ConnInfo;

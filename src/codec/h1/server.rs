@@ -195,12 +195,10 @@ impl Connection {
                     Ok(None) => {}
                     Err(refusal) => return Poll::Ready(Next::Refuse(refusal)),
                 }
-            } else if retiring {
-                return Poll::Ready(Next::Close);
             } else if self.io.poll_read_ready(cx).is_pending() {
                 self.read.release();
                 self.write.release();
-                return match timer.poll(cx, self.idle_until(options)) {
+                return match timer.poll(cx, self.idle_until(options, retiring)) {
                     Poll::Ready(()) => Poll::Ready(Next::Close),
                     Poll::Pending => Poll::Pending,
                 };
@@ -214,7 +212,7 @@ impl Connection {
                 Poll::Pending => {
                     let at = match self.head_started {
                         Some(started) => started + options.header_timeout,
-                        None => self.idle_until(options),
+                        None => self.idle_until(options, retiring),
                     };
                     return match timer.poll(cx, at) {
                         Poll::Ready(()) if self.head_started.is_some() => Poll::Ready(Next::Refuse(TIMEOUT)),
@@ -226,9 +224,12 @@ impl Connection {
         }
     }
 
-    /// A connection that has never asked anything is given the time of a request head only.
-    fn idle_until(&self, options: &ServerOptions) -> Instant {
-        self.idle_since + if self.served { options.idle_timeout } else { options.header_timeout }
+    /// A connection that has never asked anything is given the time of a request head only. One that retires
+    /// is closed unasked only after some silence: a busy caller is about to ask again, and a close under way
+    /// would cost it that request; it is answered and told that it was the last.
+    fn idle_until(&self, options: &ServerOptions, retiring: bool) -> Instant {
+        let patience = if self.served { options.idle_timeout } else { options.header_timeout };
+        self.idle_since + if retiring { patience.min(limits::DRAIN_GRACE) } else { patience }
     }
 
     fn take_head(&mut self, options: &ServerOptions) -> Result<Option<Box<Parsed>>, Refusal> {

@@ -1,0 +1,318 @@
+//! A bound socket and the task that accepts on it.
+//!
+//! One task per socket takes connections and gives each to the worker with the fewest. At the limit of open
+//! connections it stops taking: the next ones wait in the kernel. What a connection gets (name, protocol,
+//! limits) is read when it is accepted, so a reload needs no new socket.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use outrigger_config::model;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+
+use super::worker::{Seat, Workers};
+use super::{ConnectionFactory, connection};
+use crate::base::drain::{Drain, Watch};
+use crate::base::{limits, task, worker};
+use crate::net::listen::{self, AcceptError};
+use crate::telemetry::ListenerMetrics;
+
+/// The first and the longest pause when the machine has no descriptors or memory left for a connection.
+const EXHAUSTED_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// A bound socket, for as long as something is accepted on it or open from it.
+#[derive(Debug)]
+pub(super) struct Socket<L> {
+    /// Where it was bound, ports filled in.
+    pub(super) address: SocketAddr,
+    /// What new connections get.
+    pub(super) current: ArcSwap<Current<L>>,
+    room: Arc<Room>,
+}
+
+/// The open connections accepted on a socket, under any name.
+#[derive(Debug, Default)]
+struct Room {
+    open: AtomicUsize,
+    /// The acceptor waits for one of them to end.
+    full: AtomicBool,
+    changed: Notify,
+}
+
+/// What new connections get.
+#[derive(Debug)]
+pub(super) struct Current<L> {
+    pub(super) config: model::Listener,
+    pub(super) view: Arc<L>,
+    pub(super) service: Arc<Service>,
+}
+
+/// The connections accepted under one listener name. They drain together when the name leaves the
+/// configuration, also when its socket stays.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) name: Arc<str>,
+    pub(super) metrics: Arc<ListenerMetrics>,
+    open: AtomicUsize,
+    empty: Notify,
+    drain: Drain,
+    closed: watch::Sender<bool>,
+}
+
+/// One open connection in every count it is part of, until dropped.
+#[derive(Debug)]
+pub(super) struct Open {
+    room: Arc<Room>,
+    service: Arc<Service>,
+    seat: Seat,
+}
+
+/// A connection on its way to its worker.
+pub(super) struct Accepted<L> {
+    pub(super) peer: SocketAddr,
+    pub(super) current: Arc<Current<L>>,
+    pub(super) watch: Watch,
+    pub(super) open: Open,
+}
+
+/// How an acceptor is told to end: the sender says so or is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Accepting,
+    /// Takes what already waits, then closes the socket.
+    HandOver,
+}
+
+impl Service {
+    pub(super) fn new(name: &Arc<str>, metrics: Arc<ListenerMetrics>) -> Arc<Self> {
+        Arc::new(Self {
+            name: Arc::clone(name),
+            metrics,
+            open: AtomicUsize::new(0),
+            empty: Notify::new(),
+            drain: Drain::default(),
+            closed: watch::Sender::new(false),
+        })
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Tells connections to finish, within `spread`; those accepted later are told at once.
+    pub(super) fn begin_drain(&self, spread: Duration) {
+        self.drain.start(spread);
+    }
+
+    /// Waits until no connection is open. Cancel safe.
+    pub(super) async fn drained(&self) {
+        loop {
+            // Enabled before the count is read, so that the last connection's end is not missed in between.
+            let mut empty = pin!(self.empty.notified());
+            empty.as_mut().enable();
+            if self.open.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            empty.await;
+        }
+    }
+
+    /// Closes what is still open.
+    pub(super) fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    pub(super) fn closed(&self) -> watch::Receiver<bool> {
+        self.closed.subscribe()
+    }
+}
+
+impl<L> Socket<L> {
+    pub(super) fn new(address: SocketAddr, current: Current<L>) -> Arc<Self> {
+        Arc::new(Self { address, current: ArcSwap::from_pointee(current), room: Arc::default() })
+    }
+
+    /// Replaces what new connections get.
+    pub(super) fn update(&self, current: Current<L>) {
+        self.current.store(Arc::new(current));
+        // The limit may have been raised.
+        self.room.changed.notify_one();
+    }
+
+    /// Waits while the limit of open connections is reached. Cancel safe.
+    async fn has_room(&self) {
+        let mut told = false;
+        loop {
+            let current = self.current.load();
+            let limit = usize::try_from(current.config.limits.max_connections).unwrap_or(usize::MAX);
+            if self.room.open.load(Ordering::SeqCst) < limit {
+                return;
+            }
+            if !told {
+                current.service.metrics.held_back();
+                told = true;
+            }
+            drop(current);
+            // `full` is set before the count is read again, and a connection that ends lowers the count
+            // before it reads `full`: one of the two sees the other.
+            self.room.full.store(true, Ordering::SeqCst);
+            if self.room.open.load(Ordering::SeqCst) >= limit {
+                self.room.changed.notified().await;
+            }
+            self.room.full.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Open {
+    fn new(room: &Arc<Room>, service: &Arc<Service>, seat: Seat) -> Self {
+        room.open.fetch_add(1, Ordering::SeqCst);
+        service.open.fetch_add(1, Ordering::SeqCst);
+        service.metrics.accepted();
+        Self { room: Arc::clone(room), service: Arc::clone(service), seat }
+    }
+
+    pub(super) fn worker(&self) -> usize {
+        self.seat.index()
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.service.metrics.closed();
+        if self.service.open.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.service.empty.notify_waiters();
+        }
+        self.room.open.fetch_sub(1, Ordering::SeqCst);
+        if self.room.full.load(Ordering::SeqCst) {
+            self.room.changed.notify_one();
+        }
+    }
+}
+
+/// What the accept task works with.
+pub(super) struct Acceptor<F: ConnectionFactory> {
+    pub(super) socket: Arc<Socket<F::Listener>>,
+    pub(super) workers: Workers,
+    pub(super) factory: Arc<F>,
+    pub(super) phase: watch::Receiver<Phase>,
+}
+
+impl<F: ConnectionFactory> Acceptor<F> {
+    /// Accepts until told to end. The socket is closed when this returns.
+    pub(super) async fn run(self, listener: std::net::TcpListener) {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                let address = self.socket.address;
+                tracing::error!(%address, %error, "a listener cannot be watched for connections");
+                return;
+            }
+        };
+        let mut phase = self.phase.clone();
+        // Both arms are cancel safe: a connection is given away in the same poll that took it.
+        let told = tokio::select! {
+            told = phase.wait_for(|phase| *phase == Phase::HandOver) => told.is_ok(),
+            () = self.accept_for_ever(&listener) => false,
+        };
+        if told {
+            self.hand_over(listener).await;
+        }
+    }
+
+    /// Never returns.
+    async fn accept_for_ever(&self, listener: &TcpListener) {
+        let mut pause = None;
+        let mut burst = 0;
+        loop {
+            self.socket.has_room().await;
+            match listener.accept().await.map_err(AcceptError::from) {
+                Ok((stream, peer)) => {
+                    self.dispatch(stream, peer);
+                    pause = None;
+                    burst += 1;
+                    if burst == limits::ACCEPT_BURST {
+                        burst = 0;
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Err(AcceptError::WouldBlock) => {}
+                Err(AcceptError::Gone(error)) => tracing::trace!(%error, "a caller left before it was accepted"),
+                Err(AcceptError::Exhausted(error)) => {
+                    let next = self.next_pause(pause, &error);
+                    pause = Some(next);
+                    tokio::time::sleep(next).await;
+                }
+            }
+        }
+    }
+
+    /// Counts every failure, but says it once until a connection is accepted again.
+    fn next_pause(&self, last: Option<Duration>, error: &io::Error) -> Duration {
+        self.socket.current.load().service.metrics.accept_failed();
+        let (first, longest) = EXHAUSTED_PAUSE;
+        match last {
+            Some(last) => longest.min(last * 2),
+            None => {
+                let address = self.socket.address;
+                tracing::warn!(%address, %error, "connections cannot be accepted; they wait in the kernel");
+                first
+            }
+        }
+    }
+
+    /// Takes everything that the kernel already accepted for us, beyond the limit too, and closes the socket:
+    /// whoever is left in the queue of a closed socket is reset.
+    async fn hand_over(&self, listener: TcpListener) {
+        listen::stop_handshakes(&listener);
+        tokio::time::sleep(limits::HANDSHAKE_GRACE).await;
+        // Asked of the kernel itself: the runtime may not have heard of the newest ones. From here to the end
+        // there is no await.
+        let Ok(listener) = listener.into_std() else { return };
+        loop {
+            match listener.accept().map_err(AcceptError::from) {
+                Ok((stream, peer)) => {
+                    let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                    match stream {
+                        Ok(stream) => self.dispatch(stream, peer),
+                        Err(error) => tracing::debug!(%error, "a connection was lost before it was served"),
+                    }
+                }
+                Err(AcceptError::Gone(_)) => {}
+                Err(AcceptError::WouldBlock) => return,
+                Err(AcceptError::Exhausted(error)) => {
+                    tracing::warn!(address = %self.socket.address, %error, "waiting connections are lost");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn dispatch(&self, stream: TcpStream, peer: SocketAddr) {
+        // A socket that is already reset may refuse its options; serving it finds out.
+        let _ = stream.set_nodelay(true);
+        let current = self.socket.current.load_full();
+        let watch = current.service.drain.watch();
+        let seat = self.workers.take_seat();
+        let chosen = seat.index();
+        let open = Open::new(&self.socket.room, &current.service, seat);
+        let accepted = Accepted { peer, current, watch, open };
+        let factory = Arc::clone(&self.factory);
+        if chosen == worker::index() {
+            drop(task::spawn("connection", connection::serve(stream, accepted, factory)));
+            return;
+        }
+        // The stream is known to the runtime of this worker; it is taken out and made known to the other.
+        let Ok(stream) = stream.into_std() else { return };
+        self.workers.run(chosen, move || match TcpStream::from_std(stream) {
+            Ok(stream) => drop(task::spawn("connection", connection::serve(stream, accepted, factory))),
+            Err(error) => tracing::debug!(%error, "a connection was lost before it was served"),
+        });
+    }
+}

@@ -1,0 +1,32 @@
+//! Layer 7: worker threads, the listeners on them, and how both go down.
+
+mod accept;
+mod connection;
+pub mod cpu;
+pub mod set;
+pub mod shutdown;
+pub mod worker;
+
+pub use set::{BindError, Change, ListenerSet, ListenerStatus};
+pub use worker::Workers;
+
+use std::sync::Arc;
+
+use crate::codec::Handler;
+use crate::net::ConnInfo;
+
+/// Makes the handler of each connection.
+pub trait ConnectionFactory: Send + Sync + 'static {
+    /// A listener as the published configuration has it.
+    type Listener: Send + Sync + 'static;
+    /// What answers the requests of a connection.
+    type Handler: Handler;
+
+    /// A listener of the published configuration.
+    fn listener(&self, name: &str) -> Option<Arc<Self::Listener>>;
+
+    /// The handler of one connection, on the worker that the connection lives on. `listener` is what the
+    /// configuration said when the connection was accepted: it may just have left, and then serves those
+    /// that it still drains.
+    fn handler(&self, listener: Arc<Self::Listener>, info: ConnInfo) -> Arc<Self::Handler>;
+}

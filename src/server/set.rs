@@ -1,0 +1,319 @@
+//! The listeners of a proxy, and how they follow the configuration.
+//!
+//! A change has two halves. [`ListenerSet::prepare`] binds what is new and touches nothing; it is the last step
+//! that can fail. [`ListenerSet::commit`], after the new snapshot is published, starts the new sockets, gives
+//! kept ones their new settings, and drains what left. Sockets are matched by address alone: name, protocol
+//! and limits change without a new socket.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_config::model::{Direction, Listener, Place};
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio::sync::{oneshot, watch};
+
+use super::ConnectionFactory;
+use super::accept::{Acceptor, Current, Phase, Service, Socket};
+use super::worker::Workers;
+use crate::base::{limits, task};
+use crate::net::listen;
+use crate::telemetry::Metrics;
+
+/// The listeners of one proxy. Dropping it stops accepting.
+#[derive(Debug)]
+pub struct ListenerSet<F: ConnectionFactory> {
+    workers: Workers,
+    factory: Arc<F>,
+    metrics: Arc<Metrics>,
+    bound: Mutex<Vec<Bound<F::Listener>>>,
+    /// On which worker the next acceptor runs.
+    next_worker: Mutex<usize>,
+}
+
+/// A socket that is accepted on.
+#[derive(Debug)]
+struct Bound<L> {
+    /// The address as configured; with port 0 the name tells sockets apart.
+    key: Key,
+    socket: Arc<Socket<L>>,
+    phase: watch::Sender<Phase>,
+    ended: oneshot::Receiver<()>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Key {
+    bind: SocketAddr,
+    ephemeral: Option<Arc<str>>,
+}
+
+/// A change that is ready: everything new is bound. Dropping it changes nothing.
+#[derive(Debug)]
+pub struct Change {
+    kept: Vec<Listener>,
+    new: Vec<(Listener, SocketAddr, TcpListener)>,
+    leaving: Vec<Leaving>,
+}
+
+/// Connections that a change will drain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaving {
+    /// The listener's name so far.
+    pub listener: Arc<str>,
+    /// Its open connections now.
+    pub connections: usize,
+}
+
+/// A listener as it is now.
+#[derive(Debug, Clone)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it really listens, ports filled in.
+    pub address: SocketAddr,
+    /// Which way its traffic goes.
+    pub direction: Direction,
+    /// Its open connections.
+    pub connections: usize,
+}
+
+/// A listener that could not be bound.
+#[derive(Debug, Error)]
+#[error("listener `{listener}` cannot listen on {address}: {source}")]
+pub struct BindError {
+    /// The listener.
+    pub listener: Arc<str>,
+    /// Its address.
+    pub address: SocketAddr,
+    /// Where it is written.
+    pub place: Place,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+impl<F: ConnectionFactory> ListenerSet<F> {
+    /// No listeners yet.
+    pub fn new(workers: Workers, factory: Arc<F>, metrics: Arc<Metrics>) -> Self {
+        Self { workers, factory, metrics, bound: Mutex::default(), next_worker: Mutex::default() }
+    }
+
+    /// Binds what is new in `listeners`.
+    ///
+    /// # Errors
+    /// When an address cannot be bound; nothing has changed then.
+    pub fn prepare(&self, listeners: &[Listener]) -> Result<Change, BindError> {
+        let bound = self.bound.lock();
+        let (mut kept, mut new) = (Vec::new(), Vec::new());
+        for listener in listeners {
+            let key = Key::of(listener);
+            if bound.iter().any(|bound| bound.key == key) {
+                kept.push(listener.clone());
+                continue;
+            }
+            let made = listen::bind(listener.bind).and_then(|socket| Ok((socket.local_addr()?, socket)));
+            let (address, socket) = made.map_err(|source| BindError {
+                listener: Arc::clone(&listener.name),
+                address: listener.bind,
+                place: listener.place.clone(),
+                source,
+            })?;
+            new.push((listener.clone(), address, socket));
+        }
+        let leaving = bound
+            .iter()
+            .map(|bound| (bound, Arc::clone(&bound.socket.current.load().service)))
+            .filter(|(bound, service)| {
+                !kept.iter().any(|listener| Key::of(listener) == bound.key && listener.name == service.name)
+            })
+            .map(|(_, service)| Leaving { listener: Arc::clone(&service.name), connections: service.open() })
+            .collect();
+        Ok(Change { kept, new, leaving })
+    }
+
+    /// Puts a change into effect. Called once the configuration it belongs to is what requests see.
+    ///
+    /// # Panics
+    /// Outside a runtime: what leaves is drained in a task of the caller's.
+    pub fn commit(&self, change: Change) {
+        let Change { kept, new, leaving: _ } = change;
+        let mut bound = self.bound.lock();
+        let mut gone = Vec::new();
+        for current in std::mem::take(&mut *bound) {
+            match kept.iter().find(|listener| Key::of(listener) == current.key) {
+                Some(listener) => {
+                    if let Some(old) = self.update(&current.socket, listener) {
+                        drop(task::spawn("drain-renamed", drain_service(old)));
+                    }
+                    bound.push(current);
+                }
+                None => gone.push(current),
+            }
+        }
+        for (listener, address, socket) in new {
+            bound.push(self.start(&listener, address, socket));
+        }
+        drop(bound);
+        for leaving in gone {
+            drop(task::spawn("drain-listener", async move {
+                let service = Arc::clone(&leaving.socket.current.load().service);
+                leaving.hand_over().await;
+                drain_service(service).await;
+            }));
+        }
+    }
+
+    /// The listeners now, in configuration order as far as they were bound together.
+    pub fn status(&self) -> Vec<ListenerStatus> {
+        self.bound
+            .lock()
+            .iter()
+            .map(|bound| {
+                let current = bound.socket.current.load();
+                ListenerStatus {
+                    name: Arc::clone(&current.service.name),
+                    address: bound.socket.address,
+                    direction: current.config.direction,
+                    connections: current.service.open(),
+                }
+            })
+            .collect()
+    }
+
+    /// Closes the sockets of one direction after taking what waits in them, and gives their connections back
+    /// to be drained.
+    pub(super) async fn stop(&self, direction: Direction) -> Vec<Arc<Service>> {
+        let mut stopped = Vec::new();
+        {
+            let mut bound = self.bound.lock();
+            let (matching, others) = std::mem::take(&mut *bound)
+                .into_iter()
+                .partition(|bound| bound.socket.current.load().config.direction == direction);
+            *bound = others;
+            stopped.extend::<Vec<_>>(matching);
+        }
+        // All are told before the first is waited for, so that they end together.
+        for bound in &stopped {
+            bound.phase.send_replace(Phase::HandOver);
+        }
+        let mut services = Vec::new();
+        for bound in stopped {
+            services.push(Arc::clone(&bound.socket.current.load().service));
+            bound.hand_over().await;
+        }
+        services
+    }
+
+    /// The connections of one direction, whose listeners go on accepting.
+    pub(super) fn services(&self, direction: Direction) -> Vec<Arc<Service>> {
+        let bound = self.bound.lock();
+        let current = bound.iter().map(|bound| bound.socket.current.load());
+        current.filter(|c| c.config.direction == direction).map(|c| Arc::clone(&c.service)).collect()
+    }
+
+    /// Gives a kept socket its new settings; what was accepted under an old name is given back.
+    fn update(&self, socket: &Socket<F::Listener>, listener: &Listener) -> Option<Arc<Service>> {
+        let old = Arc::clone(&socket.current.load().service);
+        let renamed = old.name != listener.name;
+        let service = if renamed { self.service(listener) } else { Arc::clone(&old) };
+        socket.update(self.current(listener, service));
+        renamed.then_some(old)
+    }
+
+    fn start(&self, listener: &Listener, address: SocketAddr, socket: TcpListener) -> Bound<F::Listener> {
+        let current = self.current(listener, self.service(listener));
+        let (phase, phases) = watch::channel(Phase::Accepting);
+        let (end, ended) = oneshot::channel();
+        let acceptor = Acceptor {
+            socket: Socket::new(address, current),
+            workers: self.workers.clone(),
+            factory: Arc::clone(&self.factory),
+            phase: phases,
+        };
+        let bound = Bound { key: Key::of(listener), socket: Arc::clone(&acceptor.socket), phase, ended };
+        let worker = {
+            let mut next = self.next_worker.lock();
+            *next += 1;
+            *next - 1
+        };
+        self.workers.run(worker, move || {
+            drop(task::spawn("accept", async move {
+                acceptor.run(socket).await;
+                // Nobody waits when the set was dropped.
+                let _ = end.send(());
+            }));
+        });
+        tracing::info!(listener = %listener.name, %address, "listening");
+        bound
+    }
+
+    /// # Panics
+    /// When the listener is not part of the published configuration: the caller publishes before it commits.
+    fn current(&self, listener: &Listener, service: Arc<Service>) -> Current<F::Listener> {
+        let view = self.factory.listener(&listener.name).expect("a listener is committed after it is published");
+        Current { config: listener.clone(), view, service }
+    }
+
+    fn service(&self, listener: &Listener) -> Arc<Service> {
+        Service::new(&listener.name, self.metrics.listener(&listener.name))
+    }
+}
+
+impl<L> Bound<L> {
+    /// Takes what waits in the socket and closes it.
+    async fn hand_over(self) {
+        self.phase.send_replace(Phase::HandOver);
+        // An error means that the acceptor is gone, and the socket with it.
+        let _ = self.ended.await;
+        tracing::info!(address = %self.socket.address, "no longer listening");
+    }
+}
+
+impl Key {
+    fn of(listener: &Listener) -> Self {
+        let ephemeral = (listener.bind.port() == 0).then(|| Arc::clone(&listener.name));
+        Self { bind: listener.bind, ephemeral }
+    }
+}
+
+impl Change {
+    /// Whose connections will be drained, and how many there are now.
+    #[must_use]
+    pub fn leaving(&self) -> &[Leaving] {
+        &self.leaving
+    }
+}
+
+/// Tells the connections of a name that left the configuration to finish, and closes in the end what did not.
+async fn drain_service(service: Arc<Service>) {
+    let connections = service.open();
+    tracing::info!(listener = %service.name, connections, "draining connections of a listener that left");
+    service.begin_drain(limits::LISTENER_DRAIN_SPREAD);
+    if tokio::time::timeout(limits::LISTENER_DRAIN, service.drained()).await.is_err() {
+        let connections = service.open();
+        tracing::warn!(listener = %service.name, connections, "closing connections that did not finish in time");
+        service.close();
+    }
+}
+
+/// Waits until all connections of all services are gone, or the time is up. True when all are gone.
+pub(super) async fn all_drained(services: &[Arc<Service>], until: tokio::time::Instant) -> bool {
+    tokio::time::timeout_at(until, async {
+        for service in services {
+            service.drained().await;
+        }
+    })
+    .await
+    .is_ok()
+}
+
+/// Tells the connections of all services to finish.
+pub(super) fn begin_drains(services: &[Arc<Service>], spread: Duration) {
+    for service in services {
+        service.begin_drain(spread);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! How a proxy goes down without costing a request.
+//!
+//! Readiness is withdrawn first, by the caller. Whoever routes to us needs time to hear that, so connections are
+//! accepted a while longer. Then the inbound sockets are closed, after everything that waits in them was taken,
+//! and their connections are told to finish, spread over time. Outbound listeners stay open meanwhile: requests
+//! in flight need them. When the last inbound connection is gone, outbound ones are told too.
+
+use outrigger_config::model::{Direction, Drain};
+use tokio::time::Instant;
+
+use super::ConnectionFactory;
+use super::set::{ListenerSet, all_drained, begin_drains};
+
+/// How a shutdown ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every connection finished.
+    Finished,
+    /// The deadline came first; so many connections were still open.
+    Deadline {
+        /// How many.
+        open: usize,
+    },
+}
+
+/// Drains all listeners. Not cancel safe: once begun, sockets are closed.
+pub async fn shutdown<F: ConnectionFactory>(listeners: &ListenerSet<F>, timing: &Drain) -> Outcome {
+    let begun = Instant::now();
+    let deadline = begun + timing.deadline;
+    tokio::time::sleep(timing.accept_for.min(timing.deadline)).await;
+
+    let inbound = listeners.stop(Direction::Inbound).await;
+    // A third: what does not listen to the hint still has two thirds to finish by itself.
+    let spread = deadline.saturating_duration_since(Instant::now()) / 3;
+    begin_drains(&inbound, spread);
+    all_drained(&inbound, deadline).await;
+
+    // They go on accepting, so that the application can still ask for something while others finish.
+    let outbound = listeners.services(Direction::Outbound);
+    begin_drains(&outbound, std::time::Duration::ZERO);
+    all_drained(&outbound, deadline).await;
+
+    let open = inbound.iter().chain(&outbound).map(|service| service.open()).sum();
+    if open == 0 { Outcome::Finished } else { Outcome::Deadline { open } }
+}
