@@ -31,6 +31,8 @@ pub struct ListenerSet<F: ConnectionFactory> {
     bound: Mutex<Vec<Bound<F::Listener>>>,
     /// On which worker the next acceptor runs.
     next_worker: Mutex<usize>,
+    /// Over how much time the connections of a listener that left are told to go.
+    drain_spread: Duration,
 }
 
 /// A socket that is accepted on.
@@ -96,7 +98,8 @@ pub struct BindError {
 impl<F: ConnectionFactory> ListenerSet<F> {
     /// No listeners yet.
     pub fn new(workers: Workers, factory: Arc<F>, metrics: Arc<Metrics>) -> Self {
-        Self { workers, factory, metrics, bound: Mutex::default(), next_worker: Mutex::default() }
+        let drain_spread = limits::LISTENER_DRAIN_SPREAD;
+        Self { workers, factory, metrics, bound: Mutex::default(), next_worker: Mutex::default(), drain_spread }
     }
 
     /// Binds what is new in `listeners`.
@@ -138,13 +141,14 @@ impl<F: ConnectionFactory> ListenerSet<F> {
     /// Outside a runtime: what leaves is drained in a task of the caller's.
     pub fn commit(&self, change: Change) {
         let Change { kept, new, leaving: _ } = change;
+        let spread = self.drain_spread;
         let mut bound = self.bound.lock();
         let mut gone = Vec::new();
         for current in std::mem::take(&mut *bound) {
             match kept.iter().find(|listener| Key::of(listener) == current.key) {
                 Some(listener) => {
                     if let Some(old) = self.update(&current.socket, listener) {
-                        drop(task::spawn("drain-renamed", drain_service(old)));
+                        drop(task::spawn("drain-renamed", drain_service(old, spread)));
                     }
                     bound.push(current);
                 }
@@ -159,7 +163,7 @@ impl<F: ConnectionFactory> ListenerSet<F> {
             drop(task::spawn("drain-listener", async move {
                 let service = Arc::clone(&leaving.socket.current.load().service);
                 leaving.hand_over().await;
-                drain_service(service).await;
+                drain_service(service, spread).await;
             }));
         }
     }
@@ -286,10 +290,10 @@ impl Change {
 }
 
 /// Tells the connections of a name that left the configuration to finish, and closes in the end what did not.
-async fn drain_service(service: Arc<Service>) {
+async fn drain_service(service: Arc<Service>, spread: Duration) {
     let connections = service.open();
     tracing::info!(listener = %service.name, connections, "draining connections of a listener that left");
-    service.begin_drain(limits::LISTENER_DRAIN_SPREAD);
+    service.begin_drain(spread);
     if tokio::time::timeout(limits::LISTENER_DRAIN, service.drained()).await.is_err() {
         let connections = service.open();
         tracing::warn!(listener = %service.name, connections, "closing connections that did not finish in time");

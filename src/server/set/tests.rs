@@ -66,7 +66,8 @@ impl Proxy {
         let service = Arc::new(Service { gate: Semaphore::new(0), holding: AtomicUsize::new(0) });
         let metrics = Metrics::new();
         let workers = Workers::start(workers).expect("workers");
-        let set = ListenerSet::new(workers, Arc::new(Arc::clone(&service)), Arc::clone(&metrics));
+        let mut set = ListenerSet::new(workers, Arc::new(Arc::clone(&service)), Arc::clone(&metrics));
+        set.drain_spread = Duration::from_millis(100);
         Self { set, service, metrics }
     }
 
