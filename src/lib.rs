@@ -9,3 +9,5 @@ pub mod upstream;
 pub mod snapshot;
 pub mod proxy;
 pub mod server;
+pub mod discovery;
+pub mod admin;

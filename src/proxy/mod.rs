@@ -40,18 +40,24 @@ impl Proxy {
         Self { cell, log }
     }
 
-    /// The handler of one connection; `None` when its listener is no longer configured.
+    /// A listener as the published configuration has it.
     #[must_use]
-    pub fn connection(&self, info: &ConnInfo) -> Option<Arc<ConnectionHandler>> {
-        let listener = self.cell.listener(&info.listener)?;
+    pub fn listener(&self, name: &str) -> Option<Arc<Listener>> {
+        self.cell.listener(name)
+    }
+
+    /// The handler of one connection. `listener` is what the configuration said when it was accepted, and
+    /// serves it when the configuration no longer has that listener.
+    #[must_use]
+    pub fn connection(&self, listener: Arc<Listener>, info: ConnInfo) -> Arc<ConnectionHandler> {
         let ip = info.peer.ip().to_canonical();
         let peer_value = HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Some(Arc::new(ConnectionHandler {
+        Arc::new(ConnectionHandler {
             proxy: self.clone(),
-            info: info.clone(),
+            info,
             origin: Origin { peer: ip, peer_value },
             last: Mutex::new(listener),
-        }))
+        })
     }
 }
 

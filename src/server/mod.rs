@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 use crate::codec::Handler;
 use crate::net::ConnInfo;
+use crate::proxy::{ConnectionHandler, Proxy};
+use crate::snapshot::Listener;
 
 /// Makes the handler of each connection.
 pub trait ConnectionFactory: Send + Sync + 'static {
@@ -29,4 +31,17 @@ pub trait ConnectionFactory: Send + Sync + 'static {
     /// configuration said when the connection was accepted: it may just have left, and then serves those
     /// that it still drains.
     fn handler(&self, listener: Arc<Self::Listener>, info: ConnInfo) -> Arc<Self::Handler>;
+}
+
+impl ConnectionFactory for Proxy {
+    type Listener = Listener;
+    type Handler = ConnectionHandler;
+
+    fn listener(&self, name: &str) -> Option<Arc<Listener>> {
+        Proxy::listener(self, name)
+    }
+
+    fn handler(&self, listener: Arc<Listener>, info: ConnInfo) -> Arc<ConnectionHandler> {
+        self.connection(listener, info)
+    }
 }

@@ -2,6 +2,14 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// A moment with milliseconds, e.g. `2026-02-28T23:59:59.123Z`. Times before 1970 count as 1970.
+#[must_use]
+pub fn rfc3339(at: SystemTime) -> String {
+    let mut out = Vec::with_capacity(24);
+    push_rfc3339(&mut out, at);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// Appends `at` with milliseconds, e.g. `2026-02-28T23:59:59.123Z`. Times before 1970 count as 1970.
 pub(super) fn push_rfc3339(out: &mut Vec<u8>, at: SystemTime) {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -11,4 +11,5 @@ pub mod metrics;
 mod series;
 
 pub use access_log::AccessLog;
+pub use clock::rfc3339;
 pub use metrics::{ClusterMetrics, ListenerMetrics, Metrics, RouteMetrics};

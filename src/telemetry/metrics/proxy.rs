@@ -34,6 +34,11 @@ impl ProxyMetrics {
         add(&self.refused, 1);
     }
 
+    /// The newest configuration is again the one in effect: the refused one was taken back.
+    pub fn confirmed(&self) {
+        self.last_refused.store(false, Ordering::Relaxed);
+    }
+
     /// The proxy is going down.
     pub fn draining(&self) {
         self.draining.store(true, Ordering::Relaxed);

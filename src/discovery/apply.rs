@@ -1,0 +1,300 @@
+//! Putting a configuration into effect, whole or not at all.
+//!
+//! Everything that can fail comes first and touches nothing: loading, compiling, opening the log, binding. Then
+//! come, without a step that can fail, publishing and draining. A failure keeps what runs and says why.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use outrigger_config::{Diagnostic, Diagnostics, Loaded, Style, load, model};
+use sha2::{Digest as _, Sha256};
+
+use super::file;
+use super::last_good::LastGood;
+use super::status::{Origin, Refused, Running, Status};
+use crate::proxy::Proxy;
+use crate::server::set::Leaving;
+use crate::server::{BindError, Change, ListenerSet};
+use crate::snapshot::{Snapshot, SnapshotCell};
+use crate::telemetry::access_log::Sink;
+use crate::telemetry::{AccessLog, Metrics};
+use crate::upstream::Registry;
+
+/// What a configuration is put into effect in.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Live state that outlives configurations.
+    pub registry: Arc<Registry>,
+    /// Numbers.
+    pub metrics: Arc<Metrics>,
+    /// Where requests find the configuration.
+    pub cell: Arc<SnapshotCell>,
+    /// The listeners.
+    pub listeners: Arc<ListenerSet<Proxy>>,
+    /// The access log.
+    pub log: Arc<AccessLog>,
+}
+
+/// Puts configurations into effect, one after another.
+#[derive(Debug)]
+pub struct Applier {
+    parts: Parts,
+    path: PathBuf,
+    last_good: Option<LastGood>,
+    status: Arc<Status>,
+    generation: u64,
+}
+
+/// A configuration read at the start, and what was wrong with the file if this is the last good copy.
+#[derive(Debug)]
+pub struct Start {
+    /// What to run.
+    pub loaded: Arc<Loaded>,
+    /// Its text.
+    text: String,
+    /// Where it is from.
+    origin: Origin,
+    /// Why the file itself is not used.
+    refused: Option<Refused>,
+}
+
+/// Whether a problem lies in the text, or in the machine, where the same text may do better later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Text,
+    Machine,
+}
+
+impl Start {
+    /// Reads the file; if it is broken and there is a good copy, that.
+    ///
+    /// # Errors
+    /// The problems of the file, when there is no copy either.
+    pub fn read(path: &std::path::Path, last_good: Option<&LastGood>) -> Result<Self, Diagnostics> {
+        let name = path.display().to_string();
+        let (fingerprint, problems) = match read_and_load(path) {
+            Ok((text, loaded)) => {
+                return Ok(Self { loaded: Arc::new(loaded), text, origin: Origin::File(name.into()), refused: None });
+            }
+            Err(Unusable { fingerprint, problems, fault: _ }) => (fingerprint, problems),
+        };
+        let Some(copy) = last_good else { return Err(problems) };
+        let path = copy.path().display().to_string();
+        match copy.read().map(|text| text.map(|text| (load(&path, &text), text))) {
+            Ok(Some((Ok(loaded), text))) => {
+                let refused = Refused { fingerprint, problems, at: SystemTime::now() };
+                let origin = Origin::LastGood(path.into());
+                Ok(Self { loaded: Arc::new(loaded), text, origin, refused: Some(refused) })
+            }
+            Ok(Some((Err(_), _))) => {
+                tracing::error!(copy = path, "the last good configuration is not valid for this version");
+                Err(problems)
+            }
+            Ok(None) => Err(problems),
+            Err(error) => {
+                tracing::error!(%error, copy = path, "the last good configuration cannot be used");
+                Err(problems)
+            }
+        }
+    }
+}
+
+impl Applier {
+    /// Puts the first configuration into effect; the cell already has its snapshot.
+    ///
+    /// # Errors
+    /// When a listener cannot be bound or the access log not opened.
+    pub fn start(
+        parts: Parts,
+        start: Start,
+        (path, last_good): (PathBuf, Option<LastGood>),
+        status: Arc<Status>,
+    ) -> Result<Self, Diagnostics> {
+        let Start { loaded, text, origin, refused } = start;
+        let applier = Self { parts, path, last_good, status, generation: 1 };
+        let ready = applier.prepare(&loaded)?;
+        let clusters = applier.parts.cell.load().clusters().to_vec();
+        applier.parts.registry.activate(&loaded.config, &clusters, Instant::now());
+        applier.commit(ready);
+        applier.acknowledge(&Running { generation: 1, loaded, origin, at: SystemTime::now() }, &text);
+        if let Some(refused) = refused {
+            let report = format!("\n{}", refused.problems.render(Style::Plain));
+            tracing::error!(%report, "the configuration is broken; the last good one is used instead");
+            applier.parts.metrics.proxy.refused();
+            applier.status.refused(refused);
+        }
+        Ok(applier)
+    }
+
+    /// Reads the file and puts it into effect if it is new. `asked` means that somebody wants it now: then a
+    /// text that was refused before is tried again too.
+    pub async fn reload(&mut self, asked: bool) {
+        let (text, loaded) = match read_and_load(&self.path) {
+            Ok(read) => read,
+            Err(unusable) => return self.refuse(unusable, asked),
+        };
+        let running = self.status.running();
+        if running.as_ref().is_some_and(|running| running.loaded.hash == loaded.hash) {
+            return self.confirm(running, &text, asked);
+        }
+        let loaded = Arc::new(loaded);
+        // Names first: a cluster without addresses would fail its first requests.
+        self.parts.registry.warm(&loaded.config).await;
+        let next = self.generation + 1;
+        let snapshot = Snapshot::compile(&loaded, &self.parts.registry, &self.parts.metrics, next);
+        let ready = match self.prepare(&loaded) {
+            Ok(ready) => ready,
+            Err(problems) => {
+                let unusable = Unusable { fingerprint: loaded.hash.clone(), problems, fault: Fault::Machine };
+                return self.refuse(unusable, asked);
+            }
+        };
+        let clusters = snapshot.clusters().to_vec();
+        for Leaving { listener, connections } in ready.change.leaving() {
+            tracing::warn!(%listener, connections, "this change drains the connections of a listener");
+        }
+        self.parts.cell.store(snapshot);
+        self.parts.registry.activate(&loaded.config, &clusters, Instant::now());
+        self.commit(ready);
+        self.generation = next;
+        note_restart_settings(running.as_ref(), &loaded.config);
+        let origin = Origin::File(self.path.display().to_string().into());
+        self.acknowledge(&Running { generation: next, loaded, origin, at: SystemTime::now() }, &text);
+    }
+
+    /// Does all that can fail.
+    fn prepare(&self, loaded: &Loaded) -> Result<Ready, Diagnostics> {
+        let target = &loaded.config.access_log;
+        let sink = AccessLog::open(target).map_err(|error| self.log_problem(target, &error))?;
+        let change = self.parts.listeners.prepare(&loaded.config.listeners).map_err(|error| bind_problem(&error))?;
+        Ok(Ready { sink, change })
+    }
+
+    fn commit(&self, ready: Ready) {
+        if let Err(error) = self.parts.log.switch(ready.sink) {
+            tracing::error!(%error, "the access log cannot be written: its thread did not start");
+        }
+        self.parts.listeners.commit(ready.change);
+    }
+
+    fn acknowledge(&self, running: &Running, text: &str) {
+        let Running { generation, loaded, origin, at } = running;
+        self.keep_copy(origin, text);
+        self.parts.metrics.proxy.applied(*generation, *at);
+        for warning in &loaded.warnings {
+            let report = format!("\n{warning}");
+            tracing::warn!(%report, "the configuration works, but probably not as meant");
+        }
+        tracing::info!(generation, hash = loaded.hash, "configuration in effect");
+        self.status.applied(running.clone());
+    }
+
+    /// A copy that cannot be written costs the next start, not this change.
+    fn keep_copy(&self, origin: &Origin, text: &str) {
+        let (Some(copy), Origin::File(_)) = (&self.last_good, origin) else { return };
+        if let Err(error) = copy.write(text) {
+            let path = copy.path();
+            tracing::error!(%error, path = %path.display(), "the last good configuration could not be kept");
+        }
+    }
+
+    /// The file says what runs already.
+    fn confirm(&self, running: Option<Running>, text: &str, asked: bool) {
+        if asked {
+            tracing::info!("the configuration has not changed");
+        }
+        let from_copy = running.filter(|running| matches!(running.origin, Origin::LastGood(_)));
+        if from_copy.is_none() && self.status.refusal().is_none() {
+            return;
+        }
+        if let Some(running) = from_copy {
+            let origin = Origin::File(self.path.display().to_string().into());
+            self.keep_copy(&origin, text);
+            self.status.applied(Running { origin, ..running });
+        }
+        tracing::info!("the configuration file says again what runs");
+        self.status.confirmed();
+        self.parts.metrics.proxy.confirmed();
+    }
+
+    /// Keeps what runs. The same problem is said once, unless somebody asked.
+    fn refuse(&self, unusable: Unusable, asked: bool) {
+        let Unusable { fingerprint, problems, fault } = unusable;
+        let known = self.status.refusal().is_some_and(|before| {
+            before.fingerprint == fingerprint && (fault == Fault::Text || before.problems == problems)
+        });
+        if known && !asked {
+            return;
+        }
+        let report = format!("\n{}", problems.render(Style::Plain));
+        tracing::error!(generation = self.generation, %report, "configuration refused; the one before stays in effect");
+        self.parts.metrics.proxy.refused();
+        self.status.refused(Refused { fingerprint, problems, at: SystemTime::now() });
+    }
+
+    fn log_problem(&self, target: &model::AccessLog, error: &io::Error) -> Diagnostics {
+        let mut message = format!("the access log cannot be opened: {error}");
+        if let model::AccessLog::File(path) = target {
+            // Writing to a string cannot fail.
+            let _ = write!(message, " ({})", path.display());
+        }
+        let fix = "name a file that this user may write to, in a folder that is there".to_owned();
+        Diagnostic::for_file(&self.path.display().to_string(), message, fix).into()
+    }
+}
+
+/// All that could fail was done.
+struct Ready {
+    sink: Sink,
+    change: Change,
+}
+
+/// A file that cannot be put into effect.
+struct Unusable {
+    fingerprint: String,
+    problems: Diagnostics,
+    fault: Fault,
+}
+
+fn read_and_load(path: &std::path::Path) -> Result<(String, Loaded), Unusable> {
+    let name = path.display().to_string();
+    let text = file::read(path).map_err(|error| {
+        let message = format!("the file cannot be read: {error}");
+        let fix = "check the path and who may read it".to_owned();
+        Unusable {
+            fingerprint: fingerprint(&message),
+            problems: Diagnostic::for_file(&name, message, fix).into(),
+            fault: Fault::Text,
+        }
+    })?;
+    match load(&name, &text) {
+        Ok(loaded) => Ok((text, loaded)),
+        Err(problems) => Err(Unusable { fingerprint: fingerprint(&text), problems, fault: Fault::Text }),
+    }
+}
+
+/// As the hash of a loaded configuration is made.
+fn fingerprint(text: &str) -> String {
+    Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn bind_problem(error: &BindError) -> Diagnostics {
+    let fix = "free the address, or give the listener another one".to_owned();
+    let mut problem = Diagnostic::for_file(&error.place.file, error.to_string(), fix);
+    problem.place = error.place.clone();
+    problem.into()
+}
+
+/// Two settings are read once.
+fn note_restart_settings(before: Option<&Running>, now: &model::Config) {
+    let Some(before) = before.map(|running| &running.loaded.config) else { return };
+    if before.workers != now.workers {
+        tracing::warn!("`workers` has changed; it takes effect at the next start");
+    }
+    if before.admin != now.admin {
+        tracing::warn!("`admin` has changed; it takes effect at the next start");
+    }
+}

@@ -1,0 +1,449 @@
+//! The effective configuration as JSON, in the words of the file: every default filled in, credentials left out.
+//!
+//! JSON is YAML, so the dump can be loaded again; except for what was left out it means the same. Every struct
+//! is taken apart field by field, so that a new setting cannot be forgotten here.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use outrigger_config::model;
+use serde_json::{Map, Value, json};
+
+/// The whole configuration.
+pub(super) fn config(config: &model::Config) -> Value {
+    let model::Config { node, admin, access_log, workers, drain, listeners, routes, clusters } = config;
+    let model::Node { id, service, zone } = node;
+    let model::Admin { address } = admin;
+    let model::Drain { accept_for, deadline } = drain;
+    let admin = match address {
+        // An address that others can reach was allowed when it was loaded.
+        Some(address) => json!({ "address": address, "allowRemote": !address.ip().is_loopback() }),
+        None => json!("off"),
+    };
+    let access_log = match access_log {
+        model::AccessLog::Off => json!("off"),
+        model::AccessLog::Stdout => json!("stdout"),
+        model::AccessLog::File(path) => json!({ "path": path.display().to_string() }),
+    };
+    some([
+        ("node", some([("id", json!(id)), ("service", json!(service)), ("zone", json!(zone))])),
+        ("admin", admin),
+        ("accessLog", access_log),
+        ("workers", json!(workers)),
+        ("drain", json!({ "acceptFor": duration(*accept_for), "deadline": duration(*deadline) })),
+        ("listeners", listeners.iter().map(listener).collect()),
+        ("routes", routes.iter().map(|(name, table)| (name.to_string(), route_table(table))).collect()),
+        ("clusters", clusters.iter().map(|(name, c)| (name.to_string(), cluster(c))).collect()),
+    ])
+}
+
+fn listener(listener: &model::Listener) -> Value {
+    let model::Listener { name, bind, protocol, routes, direction, trust, path, limits, place: _ } = listener;
+    let model::PathOptions { merge_slashes, escaped_slashes } = path;
+    let model::ListenerLimits {
+        max_connections,
+        max_head_bytes,
+        max_headers,
+        max_concurrent_streams,
+        header_timeout,
+        idle_timeout,
+        stream_idle_timeout,
+        max_connection_age,
+        detect_timeout,
+    } = limits;
+    json!({
+        "name": name,
+        "bind": bind,
+        "routes": routes,
+        "protocol": match protocol {
+            model::ListenerProtocol::Auto => "auto",
+            model::ListenerProtocol::Http1 => "http1",
+            model::ListenerProtocol::Http2 => "http2",
+        },
+        "direction": match direction {
+            model::Direction::Inbound => "inbound",
+            model::Direction::Outbound => "outbound",
+        },
+        "trust": match trust {
+            model::Trust::None => json!("none"),
+            model::Trust::Local => json!("local"),
+            model::Trust::Hops(hops) => json!({ "hops": hops }),
+        },
+        "path": {
+            "mergeSlashes": merge_slashes,
+            "escapedSlashes": match escaped_slashes {
+                model::EscapedSlashes::Keep => "keep",
+                model::EscapedSlashes::Reject => "reject",
+            },
+        },
+        "maxConnections": max_connections,
+        "maxHeadBytes": format!("{max_head_bytes}B"),
+        "maxHeaders": max_headers,
+        "maxConcurrentStreams": max_concurrent_streams,
+        "maxConnectionAge": duration(*max_connection_age),
+        "timeouts": {
+            "header": duration(*header_timeout),
+            "idle": duration(*idle_timeout),
+            "streamIdle": duration(*stream_idle_timeout),
+            "detect": duration(*detect_timeout),
+        },
+    })
+}
+
+fn route_table(table: &model::RouteTable) -> Value {
+    let model::RouteTable { name: _, hosts } = table;
+    hosts
+        .iter()
+        .enumerate()
+        .map(|(at, host)| {
+            let model::VirtualHost { hostnames, rules, place: _ } = host;
+            let unnamed = |rule: usize| format!("{at}/{rule}");
+            let rules: Vec<Value> = rules.iter().enumerate().map(|(i, r)| rule(r, &unnamed(i))).collect();
+            json!({ "hostnames": hostnames.iter().map(host_pattern).collect::<Vec<_>>(), "rules": rules })
+        })
+        .collect()
+}
+
+fn host_pattern(pattern: &model::HostPattern) -> String {
+    match pattern {
+        model::HostPattern::Any => "*".to_owned(),
+        model::HostPattern::Wildcard(suffix) => format!("*.{suffix}"),
+        model::HostPattern::Exact(name) => name.to_string(),
+    }
+}
+
+/// `unnamed` is the name of a rule without one, which follows from its position.
+fn rule(rule: &model::Rule, unnamed: &str) -> Value {
+    let model::Rule { name, matches, filters, action, timeouts, retry, place: _ } = rule;
+    let mut filters: Vec<Value> = filters.iter().map(filter).collect();
+    let mut backends = Value::Null;
+    match action {
+        model::Action::Forward(refs) => backends = refs.iter().map(backend_ref).collect(),
+        model::Action::Redirect(redirect) => filters.push(json!({ "redirect": self::redirect(redirect) })),
+        model::Action::Direct(direct) => {
+            let model::DirectResponse { status, body, content_type } = direct;
+            filters.push(json!({ "directResponse": {
+                "status": status.as_u16(),
+                "body": String::from_utf8_lossy(body),
+                "contentType": value(content_type),
+            } }));
+        }
+    }
+    let forwards = !backends.is_null();
+    let model::Timeouts { request, backend_request, idle } = timeouts;
+    // The request timeout without a place is a default that a written value would not be the same as.
+    let request = if request.place.is_some() { off_or(request.value) } else { Value::Null };
+    let timeouts =
+        some([("request", request), ("backendRequest", off_or(backend_request.value)), ("idle", off_or(idle.value))]);
+    let model::Retry { attempts, on, non_idempotent, backoff_base, backoff_max } = retry;
+    let retry = json!({
+        "attempts": attempts.value,
+        "on": on.iter().map(retry_on).collect::<Vec<_>>(),
+        "nonIdempotent": non_idempotent,
+        "backoff": { "base": duration(*backoff_base), "max": duration(*backoff_max) },
+    });
+    some([
+        ("name", if &**name == unnamed { Value::Null } else { json!(name) }),
+        ("matches", matches.iter().map(self::matches).collect()),
+        ("filters", json!(filters)),
+        ("backendRefs", backends),
+        ("timeouts", if forwards { timeouts } else { Value::Null }),
+        ("retry", if forwards && attempts.place.is_some() { retry } else { Value::Null }),
+    ])
+}
+
+fn matches(condition: &model::Match) -> Value {
+    let model::Match { path, method, headers, query, grpc } = condition;
+    let mut rpc = Value::Null;
+    let mut plain = Value::Null;
+    match (path, grpc) {
+        (model::PathMatch::Any, false) => {}
+        (model::PathMatch::Any, true) => rpc = json!({}),
+        (model::PathMatch::Exact(path), true) => rpc = grpc_path(path),
+        (model::PathMatch::Prefix(service), true) => rpc = json!({ "service": service.trim_start_matches('/') }),
+        (model::PathMatch::Exact(path), false) => plain = json!({ "exact": path }),
+        (model::PathMatch::Prefix(path), false) => plain = json!({ "prefix": or_slash(path) }),
+        (model::PathMatch::Regex(pattern), _) => plain = json!({ "regex": unanchored(pattern) }),
+        (model::PathMatch::GrpcMethod(method), _) => rpc = json!({ "method": method }),
+    }
+    some([
+        ("path", plain),
+        ("grpc", rpc),
+        ("method", json!(method.as_ref().map(http::Method::as_str))),
+        ("headers", headers.iter().map(|header| named(header.name.as_str(), &header.value)).collect()),
+        ("query", query.iter().map(|parameter| named(&parameter.name, &parameter.value)).collect()),
+    ])
+}
+
+/// `/service/Method`, as a gRPC path is made.
+fn grpc_path(path: &str) -> Value {
+    let path = path.trim_start_matches('/');
+    match path.rsplit_once('/') {
+        Some((service, method)) => json!({ "service": service, "method": method }),
+        None => json!({ "service": path }),
+    }
+}
+
+fn or_slash(path: &str) -> &str {
+    if path.is_empty() { "/" } else { path }
+}
+
+/// A pattern as it was written: it is compiled with anchors around it.
+fn unanchored(pattern: &regex::Regex) -> &str {
+    let text = pattern.as_str();
+    ["^(?:", "\\A(?:"]
+        .iter()
+        .zip([")$", ")\\z"])
+        .find_map(|(start, end)| text.strip_prefix(start)?.strip_suffix(end))
+        .unwrap_or(text)
+}
+
+fn named(name: &str, condition: &model::ValueMatch) -> Value {
+    match condition {
+        // A condition on a credential contains the credential.
+        model::ValueMatch::Exact(value) => json!({ "name": name, "exact": unless_secret(name, value) }),
+        model::ValueMatch::Prefix(value) => json!({ "name": name, "prefix": unless_secret(name, value) }),
+        model::ValueMatch::Regex(pattern) => {
+            json!({ "name": name, "regex": unless_secret(name, unanchored(pattern)) })
+        }
+        model::ValueMatch::Present(present) => json!({ "name": name, "present": present }),
+    }
+}
+
+fn filter(filter: &model::Filter) -> Value {
+    match filter {
+        model::Filter::RequestHeaders(edit) => json!({ "requestHeaders": header_edit(edit) }),
+        model::Filter::ResponseHeaders(edit) => json!({ "responseHeaders": header_edit(edit) }),
+        model::Filter::UrlRewrite(rewrite) => {
+            let model::UrlRewrite { hostname, path } = rewrite;
+            json!({ "urlRewrite": some([
+                ("hostname", json!(hostname.as_ref().map(value))),
+                ("path", path.as_ref().map_or(Value::Null, path_rewrite)),
+            ]) })
+        }
+        model::Filter::Cors(cors) => {
+            let model::Cors { allow_origins, allow_methods, allow_headers, expose_headers, allow_credentials, max_age } =
+                &**cors;
+            json!({ "cors": {
+                "allowOrigins": allow_origins,
+                "allowMethods": allow_methods,
+                "allowHeaders": allow_headers,
+                "exposeHeaders": expose_headers,
+                "allowCredentials": allow_credentials,
+                "maxAge": duration(*max_age),
+            } })
+        }
+    }
+}
+
+fn header_edit(edit: &model::HeaderEdit) -> Value {
+    let model::HeaderEdit { remove, set, add } = edit;
+    let pairs = |pairs: &[(HeaderName, HeaderValue)]| -> Vec<Value> {
+        let pair = |(name, text): &(HeaderName, HeaderValue)| json!({ "name": name.as_str(), "value": unless_secret(name.as_str(), &value(text)) });
+        pairs.iter().map(pair).collect()
+    };
+    json!({
+        "remove": remove.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
+        "set": pairs(set),
+        "add": pairs(add),
+    })
+}
+
+fn path_rewrite(rewrite: &model::PathRewrite) -> Value {
+    match rewrite {
+        model::PathRewrite::Full(path) => json!({ "replaceFullPath": path }),
+        model::PathRewrite::Prefix(path) => json!({ "replacePrefixMatch": or_slash(path) }),
+        model::PathRewrite::Regex { pattern, substitution } => {
+            json!({ "regex": pattern.as_str(), "substitution": substitution })
+        }
+    }
+}
+
+fn redirect(redirect: &model::Redirect) -> Value {
+    let model::Redirect { scheme, hostname, port, path, status } = redirect;
+    some([
+        ("scheme", json!(scheme)),
+        ("hostname", json!(hostname)),
+        ("port", json!(port)),
+        ("path", path.as_ref().map_or(Value::Null, path_rewrite)),
+        ("status", json!(status.as_u16())),
+    ])
+}
+
+fn backend_ref(backend: &model::BackendRef) -> Value {
+    let model::BackendRef { cluster, weight, filters } = backend;
+    json!({ "cluster": cluster, "weight": weight, "filters": filters.iter().map(filter).collect::<Vec<_>>() })
+}
+
+fn retry_on(condition: &model::RetryOn) -> Value {
+    match condition {
+        model::RetryOn::ConnectFailure => json!("connect-failure"),
+        model::RetryOn::RefusedStream => json!("refused-stream"),
+        model::RetryOn::Reset => json!("reset"),
+        model::RetryOn::GatewayError => json!("gateway-error"),
+        model::RetryOn::ServerError => json!("5xx"),
+        model::RetryOn::Status(status) => json!(status),
+        model::RetryOn::Grpc(code) => json!(GRPC_NAMES.get(usize::from(*code)).copied().unwrap_or("unknown")),
+    }
+}
+
+/// The status names of the gRPC specification in kebab case, by code.
+const GRPC_NAMES: [&str; 17] = [
+    "ok",
+    "cancelled",
+    "unknown",
+    "invalid-argument",
+    "deadline-exceeded",
+    "not-found",
+    "already-exists",
+    "permission-denied",
+    "resource-exhausted",
+    "failed-precondition",
+    "aborted",
+    "out-of-range",
+    "unimplemented",
+    "internal",
+    "unavailable",
+    "data-loss",
+    "unauthenticated",
+];
+
+fn cluster(cluster: &model::Cluster) -> Value {
+    let model::Cluster { name: _, protocol, balance, endpoints, ceilings, retry_budget, connection, dns, place: _ } =
+        cluster;
+    let model::Ceilings { max_requests, max_pending, max_retries, max_connections } = ceilings;
+    let model::RetryBudget { percent, min_per_second } = retry_budget;
+    let model::ConnectionOptions {
+        connect_timeout,
+        idle_timeout,
+        keepalive_interval,
+        keepalive_timeout,
+        max_streams,
+        max_age,
+    } = connection;
+    let model::DnsOptions { min_ttl, max_ttl } = dns;
+    json!({
+        "protocol": match protocol {
+            model::ClusterProtocol::Http1 => "http1",
+            model::ClusterProtocol::Http2 => "http2",
+            model::ClusterProtocol::Auto => "auto",
+        },
+        "loadBalancing": { "policy": match balance {
+            model::BalancePolicy::RoundRobin => "roundRobin",
+            model::BalancePolicy::LeastRequest => "leastRequest",
+            model::BalancePolicy::PeakEwma => "peakEwma",
+            model::BalancePolicy::Random => "random",
+        } },
+        "circuitBreaker": {
+            "maxRequests": max_requests,
+            "maxPending": max_pending,
+            "maxRetries": max_retries,
+            "maxConnections": max_connections,
+        },
+        "retryBudget": { "percent": percent, "minPerSecond": min_per_second },
+        "connection": {
+            "connectTimeout": duration(*connect_timeout),
+            "idleTimeout": duration(*idle_timeout),
+            "keepaliveInterval": duration(*keepalive_interval),
+            "keepaliveTimeout": duration(*keepalive_timeout),
+            "maxStreams": max_streams,
+            "maxAge": duration(*max_age),
+        },
+        "dns": { "minTtl": duration(*min_ttl), "maxTtl": duration(*max_ttl) },
+        "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+    })
+}
+
+fn endpoint(endpoint: &model::Endpoint) -> Value {
+    let model::Endpoint { target, weight, zone } = endpoint;
+    let address = match target {
+        model::Target::Address(address) => address.to_string(),
+        model::Target::Name { host, port } => format!("{host}:{port}"),
+    };
+    some([("address", json!(address)), ("weight", json!(weight)), ("zone", json!(zone))])
+}
+
+/// An object without the members that are null or empty lists.
+fn some<const N: usize>(members: [(&str, Value); N]) -> Value {
+    let there = |value: &Value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty());
+    let members = members.into_iter().filter(|(_, value)| there(value));
+    Value::Object(members.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
+}
+
+/// A duration as a configuration writes it, in its largest whole unit.
+pub(crate) fn duration(duration: Duration) -> String {
+    let micros = duration.as_micros();
+    [(3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1000, "ms")]
+        .iter()
+        .find(|(unit, _)| micros > 0 && micros.is_multiple_of(*unit))
+        .map_or_else(
+            || if micros == 0 { "0s".to_owned() } else { format!("{micros}us") },
+            |(unit, name)| format!("{}{name}", micros / unit),
+        )
+}
+
+fn off_or(limit: Option<Duration>) -> Value {
+    json!(duration(limit.unwrap_or_default()))
+}
+
+fn value(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
+/// Names of headers and parameters that carry credentials, by the words they are made of.
+fn unless_secret<'a>(name: &str, value: &'a str) -> &'a str {
+    const WORDS: [&str; 9] =
+        ["auth", "cookie", "credential", "key", "passwd", "password", "secret", "session", "token"];
+    let name = name.to_ascii_lowercase();
+    if WORDS.iter().any(|word| name.contains(word)) { REDACTED } else { value }
+}
+
+const REDACTED: &str = "<redacted>";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outrigger_config::load;
+
+    #[test]
+    fn a_dump_of_a_dump_is_the_same_for_every_example() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
+        let mut count = 0;
+        for entry in std::fs::read_dir(folder).expect("the examples") {
+            let path = entry.expect("an example").path();
+            let text = std::fs::read_to_string(&path).expect("readable");
+            let first = config(&load("first", &text).expect("valid").config);
+            let again = load("again", &first.to_string()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            assert_eq!(config(&again.config), first, "{}", path.display());
+            count += 1;
+        }
+        assert!(count > 0);
+    }
+
+    #[test]
+    fn credentials_are_left_out() {
+        let text = r#"
+            listeners: [{ name: in, bind: 127.0.0.1:1, routes: r }]
+            routes:
+              r:
+                - rules:
+                    - matches: [{ headers: [{ name: x-api-key, exact: hunter2 }], query: [{ name: token, exact: hunter2 }] }]
+                      filters:
+                        - requestHeaders: { set: { authorization: Bearer hunter2, x-plain: shown } }
+                        - responseHeaders: { add: { set-cookie: a=hunter2 } }
+                      backendRefs: [{ cluster: c }]
+            clusters: { c: { endpoints: [127.0.0.1:2] } }
+        "#;
+        let dump = config(&load("f", text).expect("valid").config).to_string();
+        assert!(!dump.contains("hunter2") && dump.contains("shown"), "{dump}");
+    }
+
+    #[test]
+    fn durations_are_written_in_their_largest_whole_unit() {
+        for (micros, text) in
+            [(0, "0s"), (1, "1us"), (1500, "1500us"), (250_000, "250ms"), (90_000_000, "90s"), (3_600_000_000, "1h")]
+        {
+            assert_eq!(duration(Duration::from_micros(micros)), text);
+        }
+    }
+}
