@@ -1,6 +1,6 @@
 //! Header hygiene: hop-by-hop fields (RFC 9110 section 7.6.1).
 
-use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -10,8 +10,18 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// and the ones that are hop-by-hop by definition. `TE: trailers` is kept: it tells the next hop that this one
 /// forwards trailers, which is true, and gRPC needs it. `Trailer` is end-to-end advice and stays.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        strip_connection_fields(headers);
+    if let Some(value) = headers.get(CONNECTION) {
+        // By far the most frequent values name no field.
+        if value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close") {
+            let lines = headers.get_all(CONNECTION).iter().count();
+            if lines > 1 {
+                strip_connection_fields(headers);
+            } else {
+                headers.remove(CONNECTION);
+            }
+        } else {
+            strip_connection_fields(headers);
+        }
     }
     for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS] {
         headers.remove(name);
@@ -83,9 +93,8 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
         .filter(|token| !token.is_empty())
 }
 
-/// `Connection` may name any field except those without which the message would mean something else:
-/// a caller must not be able to make us drop `Content-Length`, `Cookie` policy headers we add later are
-/// set after this step.
+/// `Connection` may name any field except those without which the message would mean something else. What this
+/// proxy sets itself is set after this step, so a caller cannot have it removed.
 fn strip_connection_fields(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -99,9 +108,6 @@ fn strip_connection_fields(headers: &mut HeaderMap) {
     }
     headers.remove(CONNECTION);
 }
-
-/// Marks that trailers follow, used when re-serialising.
-pub const TRAILER_FIELD: HeaderName = TRAILER;
 
 #[cfg(test)]
 mod tests {

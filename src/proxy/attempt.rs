@@ -221,7 +221,9 @@ fn forward_deadline(exchange: &Exchange<'_>, head: &mut RequestHead, now: Instan
     }
     match deadline::forward(exchange.limits.deadline, now) {
         Forwarded::Unlimited => true,
-        Forwarded::Timeout(value) => {
+        Forwarded::Timeout(mut value) => {
+            // Each is different: not for HPACK's table.
+            value.set_sensitive(true);
             head.headers.insert(GRPC_TIMEOUT, value);
             true
         }

@@ -3,18 +3,19 @@
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use outrigger_config::model::{DirectResponse, Filter, HeaderEdit, PathMatch, PathRewrite, Redirect, UrlRewrite};
+use outrigger_config::model::{DirectResponse, Filter, HeaderEdit, PathRewrite, Redirect, UrlRewrite};
 
 use super::local::date;
 use crate::codec::{Body, RequestHead, Response, ResponseHead};
 use crate::policy::{host, path};
 
-/// Applies the request side of filters. `matched` is the path condition that held (for prefix rewrites).
-pub(super) fn apply_to_request(filters: &[Filter], head: &mut RequestHead, matched: Option<&PathMatch>) {
+/// Applies the request side of filters. `prefix_len` is how much of the path
+/// the matched prefix covers (for prefix rewrites).
+pub(super) fn apply_to_request(filters: &[Filter], head: &mut RequestHead, prefix_len: usize) {
     for filter in filters {
         match filter {
             Filter::RequestHeaders(edit) => apply_edit(edit, &mut head.headers),
-            Filter::UrlRewrite(rewrite) => apply_rewrite(rewrite, head, matched),
+            Filter::UrlRewrite(rewrite) => apply_rewrite(rewrite, head, prefix_len),
             Filter::ResponseHeaders(_) | Filter::Cors(_) => {}
         }
     }
@@ -43,7 +44,7 @@ fn apply_edit(edit: &HeaderEdit, headers: &mut HeaderMap) {
     }
 }
 
-fn apply_rewrite(rewrite: &UrlRewrite, head: &mut RequestHead, matched: Option<&PathMatch>) {
+fn apply_rewrite(rewrite: &UrlRewrite, head: &mut RequestHead, prefix_len: usize) {
     let UrlRewrite { hostname, path } = rewrite;
     if let Some(hostname) = hostname
         && let Ok(authority) = Authority::try_from(hostname.as_bytes())
@@ -51,22 +52,18 @@ fn apply_rewrite(rewrite: &UrlRewrite, head: &mut RequestHead, matched: Option<&
         head.authority = Some(authority);
     }
     if let Some(rewrite) = path
-        && let Some(path) = rewritten(rewrite, &head.path, matched)
+        && let Some(path) = rewritten(rewrite, &head.path, prefix_len)
     {
         head.path = path;
     }
 }
 
 /// The new path with the old query. What a rewrite makes of a path that is then no path leaves the old one.
-fn rewritten(rewrite: &PathRewrite, old: &PathAndQuery, matched: Option<&PathMatch>) -> Option<PathAndQuery> {
+fn rewritten(rewrite: &PathRewrite, old: &PathAndQuery, prefix_len: usize) -> Option<PathAndQuery> {
     let (before, query) = path::split(old.as_str());
     let mut new = match rewrite {
         PathRewrite::Full(full) => full.to_string(),
-        PathRewrite::Prefix(prefix) => {
-            let Some(PathMatch::Prefix(matched)) = matched else { return None };
-            let rest = before.strip_prefix(&**matched)?;
-            join(prefix, rest)
-        }
+        PathRewrite::Prefix(prefix) => join(prefix, before.get(prefix_len..)?),
         PathRewrite::Regex { pattern, substitution } => {
             pattern.replace_all(before, &**substitution).into_owned()
         }
@@ -92,7 +89,7 @@ fn join(prefix: &str, rest: &str) -> String {
 }
 
 /// A redirect: parts that it does not name are the request's own.
-pub(super) fn redirect(redirect: &Redirect, head: &RequestHead, matched: Option<&PathMatch>) -> Response<Body> {
+pub(super) fn redirect(redirect: &Redirect, head: &RequestHead, prefix_len: usize) -> Response<Body> {
     let Redirect { scheme, hostname, port, path, status } = redirect;
     let own_scheme = if head.scheme == Scheme::HTTPS { "https" } else { "http" };
     let to_scheme = scheme.as_deref().unwrap_or(own_scheme);
@@ -108,7 +105,7 @@ pub(super) fn redirect(redirect: &Redirect, head: &RequestHead, matched: Option<
         "https" => 443,
         _ => 80,
     };
-    let new_path = path.as_ref().and_then(|rewrite| rewritten(rewrite, &head.path, matched));
+    let new_path = path.as_ref().and_then(|rewrite| rewritten(rewrite, &head.path, prefix_len));
     let path = new_path.as_ref().unwrap_or(&head.path);
     let location = match port.filter(|port| *port != well_known) {
         Some(port) => format!("{to_scheme}://{host}:{port}{path}"),
@@ -139,9 +136,9 @@ mod tests {
     use super::*;
 
     fn prefix_rewrite(matched: &str, to: &str, path: &str) -> String {
-        let matched = PathMatch::Prefix(matched.trim_end_matches('/').into());
+        let prefix_len = matched.trim_end_matches('/').len();
         let old = PathAndQuery::try_from(path).expect("a path");
-        rewritten(&PathRewrite::Prefix(to.into()), &old, Some(&matched)).expect("rewritten").to_string()
+        rewritten(&PathRewrite::Prefix(to.into()), &old, prefix_len).expect("rewritten").to_string()
     }
 
     #[test]
@@ -168,6 +165,6 @@ mod tests {
             substitution: "/b/$1".into(),
         };
         let old = PathAndQuery::from_static("/a/x?q=1");
-        assert_eq!(rewritten(&rewrite, &old, None).expect("rewritten").as_str(), "/b/x?q=1");
+        assert_eq!(rewritten(&rewrite, &old, 0).expect("rewritten").as_str(), "/b/x?q=1");
     }
 }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT, HeaderMap, HeaderName};
 use http::StatusCode;
-use outrigger_config::model::PathMatch;
 
 use super::attempt::{self, Exchange, Failure};
 use super::local::{self, Caller};
@@ -100,7 +99,7 @@ impl ConnectionHandler {
         prepare::normalise_path(head, listener)?;
         with_random(|random| prepare::set_forwarding(head, listener, &self.origin, random))?;
         record.note_head(head);
-        let (rule, matched) = route(listener, head, caller)?;
+        let (rule, prefix_len) = route(listener, head, caller)?;
         let config = &rule.config;
         let grant = match rule.cors.as_ref().map(|cors| (cors, cors.decide(&head.method, &head.headers))) {
             None => None,
@@ -113,7 +112,7 @@ impl ConnectionHandler {
         let mut answer = match &rule.action {
             Action::Redirect(redirect) => {
                 record.note_route(rule, listener.route_metrics(rule, None), None);
-                let response = filters::redirect(redirect, head, matched);
+                let response = filters::redirect(redirect, head, prefix_len);
                 Answer { response, permit: None, limits: Limits::default() }
             }
             Action::Direct(direct) => {
@@ -123,8 +122,8 @@ impl ConnectionHandler {
             Action::Forward(backends) => {
                 let backend = backends.choose(with_random(Rng::next_u64)).ok_or(Reason::NoEndpoint)?;
                 record.note_route(rule, listener.route_metrics(rule, Some(backend)), Some(&backend.cluster.config().name));
-                filters::apply_to_request(&config.filters, head, matched);
-                filters::apply_to_request(&backend.filters, head, matched);
+                filters::apply_to_request(&config.filters, head, prefix_len);
+                filters::apply_to_request(&backend.filters, head, prefix_len);
                 match self.forward(listener, rule, backend, head, body, interim, record, caller).await {
                     Ok(answer) => answer,
                     Err(local) => self.local(listener, &local, caller, record),
@@ -196,7 +195,7 @@ fn route<'a>(
     listener: &'a Listener,
     head: &RequestHead,
     caller: Caller,
-) -> Result<(&'a Arc<Rule>, Option<&'a PathMatch>), Local> {
+) -> Result<(&'a Arc<Rule>, usize), Local> {
     let host = prepare::host_of(head)?;
     let (path, query) = path::split(head.path.as_str());
     let hit = listener
@@ -210,9 +209,7 @@ fn route<'a>(
             is_grpc: caller == Caller::Grpc,
         })
         .ok_or(Reason::NoRoute)?;
-    let rule = &listener.rules[hit.rule];
-    let matched = hit.match_index.map(|at| &rule.config.matches[at].path);
-    Ok((rule, matched))
+    Ok((&listener.rules[hit.rule], hit.prefix_len))
 }
 
 /// The answer to a CORS preflight: it never reaches an upstream.
@@ -250,5 +247,5 @@ fn time_limits(
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {
-    headers.get(ACCEPT).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+    headers.get(ACCEPT).is_some_and(|value| memchr::memmem::find(value.as_bytes(), b"text/event-stream").is_some())
 }

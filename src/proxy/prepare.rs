@@ -116,20 +116,25 @@ fn is_request_id(value: &HeaderValue) -> bool {
 }
 
 /// Adds this listener to the list of those that the request has passed (as RFC 8586 does between CDNs).
-fn mark_passage(headers: &mut HeaderMap, mark: &str) -> Result<(), Unfit> {
+fn mark_passage(headers: &mut HeaderMap, mark: &HeaderValue) -> Result<(), Unfit> {
+    if !headers.contains_key(PASSED) {
+        headers.insert(PASSED, mark.clone());
+        return Ok(());
+    }
+    let own = mark.to_str().unwrap_or("");
     let mut passed = String::new();
     let mut hops = 0;
     for value in headers.get_all(PASSED) {
         for hop in value.to_str().unwrap_or("").split(',').map(str::trim) {
             hops += 1;
-            if hop == mark || hops > limits::MAX_HOPS {
+            if hop == own || hops > limits::MAX_HOPS {
                 return Err(Unfit::Loop);
             }
             passed.push_str(hop);
             passed.push_str(", ");
         }
     }
-    passed.push_str(mark);
+    passed.push_str(own);
     if let Ok(value) = HeaderValue::try_from(passed) {
         headers.insert(PASSED, value);
     }

@@ -31,7 +31,11 @@ pub(super) fn request_id(random: &mut Rng) -> HeaderValue {
             text[at] = HEX[(word >> shift) as usize & 0xf];
             at += 1;
         }
-        HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text)).unwrap_or(HeaderValue::from_static("-"))
+        let mut id =
+        HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text)).unwrap_or(HeaderValue::from_static("-"));
+    // Each is different: keeping it in HPACK's table would only push useful entries out.
+    id.set_sensitive(true);
+    id
 }
 
 #[cfg(test)]

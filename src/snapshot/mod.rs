@@ -7,6 +7,7 @@ mod rule;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
+use http::HeaderValue;
 use outrigger_config::Loaded;
 use outrigger_config::model;
 use sha2::{Digest, Sha256};
@@ -44,7 +45,7 @@ pub struct Listener {
     /// Its metric handles.
     pub metrics: Arc<ListenerMetrics>,
     /// Marks requests that passed here, so that a loop is noticed.
-    pub loop_mark: Box<str>,
+    pub loop_mark: HeaderValue,
     all_metrics: Arc<Metrics>,
     unrouted: OnceLock<Arc<RouteMetrics>>,
 }
@@ -137,7 +138,8 @@ impl Listener {
 }
 
 /// A short stable name of this listener of this proxy; says nothing about either to who reads it.
-fn loop_mark(node: &str, listener: &str) -> Box<str> {
+fn loop_mark(node: &str, listener: &str) -> HeaderValue {
     let digest = Sha256::new().chain_update(node).chain_update([0]).chain_update(listener).finalize();
-    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>().into()
+    let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    HeaderValue::try_from(hex).unwrap_or(HeaderValue::from_static("-"))
 }

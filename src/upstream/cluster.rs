@@ -33,7 +33,6 @@ pub struct Cluster {
 pub struct EndpointSet {
     members: Vec<Member>,
     balancer: Balancer,
-    policy: model::BalancePolicy,
 }
 
 /// One endpoint with its share.
@@ -179,7 +178,7 @@ impl EndpointSet {
     fn new(members: Vec<Member>, policy: model::BalancePolicy) -> Self {
         let seed = RandomState::new().build_hasher().finish();
         let balancer = Balancer::new(policy, members.iter().map(|member| member.weight), seed);
-        Self { members, balancer, policy }
+        Self { members, balancer }
     }
 
     /// The endpoints.
@@ -190,13 +189,8 @@ impl EndpointSet {
 
     /// What the balancer compares, where it compares: lower is chosen.
     #[must_use]
-    pub fn score(&self, member: &Member, now: Instant) -> Option<f64> {
-        let load = f64::from(member.state.in_flight.load(Ordering::Relaxed) + 1) / f64::from(member.weight);
-        match self.policy {
-            model::BalancePolicy::LeastRequest => Some(load),
-            model::BalancePolicy::PeakEwma => Some(load * member.state.latency.read(now)),
-            model::BalancePolicy::RoundRobin | model::BalancePolicy::Random => None,
-        }
+    pub fn score(&self, index: usize, now: Instant) -> Option<f64> {
+        self.balancer.score(&View { members: &self.members, tried: &[], now }, index)
     }
 
     fn pick(&self, tried: &[SocketAddr], rng: &mut Rng, now: Instant) -> Option<&Member> {

@@ -70,7 +70,8 @@ impl ClusterStatus {
         let endpoints = set
             .members()
             .iter()
-            .map(|member| {
+            .enumerate()
+            .map(|(index, member)| {
                 let state = &member.state;
                 let consecutive_failures = state.consecutive_failures.load(Ordering::Relaxed);
                 EndpointStatus {
@@ -81,7 +82,7 @@ impl ClusterStatus {
                     health: if consecutive_failures == 0 { "healthy" } else { "failing" },
                     in_flight: state.in_flight.load(Ordering::Relaxed),
                     latency_ms: state.latency.read(now) * 1e3,
-                    score: set.score(member, now),
+                    score: set.score(index, now),
                     requests: state.requests.load(Ordering::Relaxed),
                     failures: state.failures.load(Ordering::Relaxed),
                     consecutive_failures,

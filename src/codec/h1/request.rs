@@ -96,7 +96,7 @@ fn parse_with<'a>(
     let method = Method::from_bytes(raw.method.unwrap_or("").as_bytes())
         .map_err(|_| Refusal::bad_request("bad_method", "The request method is not a token."))?;
     let target = raw.path.unwrap_or("");
-    let mut headers = HeaderMap::with_capacity(raw.headers.len());
+    let mut headers = HeaderMap::with_capacity(raw.headers.len() + ROOM);
     let mut host: Option<HeaderValue> = None;
     let mut facts = Facts::default();
     for field in raw.headers.iter() {
@@ -119,6 +119,9 @@ fn parse_with<'a>(
     let head = RequestHead { method, scheme, authority, path, version, headers };
     Ok(Parsed { head, framing, keep_alive })
 }
+
+/// Fields that the pipeline adds; room for them saves a rebuild of the map.
+const ROOM: usize = 8;
 
 /// Which of the fields that decide about the connection were there at all; most requests have none of them,
 /// and then no look-up is made.

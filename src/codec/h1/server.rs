@@ -31,13 +31,22 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
     let shared = Arc::new(Shared { connection: Mutex::new(Connection::new(io)) });
     let mut retire = pin!(retirement(options.drain.clone(), options.retire_at));
     let mut retiring = false;
+    let mut turn = 0u32;
     let mut timer = Deadline::default();
     loop {
+        // The retirement is looked at when there is nothing to read, and now and then under a caller that pipelines.
+        turn = turn.wrapping_add(1);
         let next = poll_fn(|cx| {
-            if !retiring && retire.as_mut().poll(cx).is_ready() {
-                retiring = true;
+            if !retiring && turn.is_multiple_of(LOOK_EVERY) {
+                retiring = retire.as_mut().poll(cx).is_ready();
             }
-            shared.connection.lock().poll_head(cx, &options, &mut timer, retiring)
+            match shared.connection.lock().poll_head(cx, &options, &mut timer, retiring) {
+                Poll::Pending if !retiring && retire.as_mut().poll(cx).is_ready() => {
+                    retiring = true;
+                    shared.connection.lock().poll_head(cx, &options, &mut timer, retiring)
+                }
+                polled => polled,
+            }
         })
         .await;
         let (parsed, started) = match next {
@@ -51,11 +60,8 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
                 return;
             }
         };
+        let Parsed { head, framing, keep_alive } = parsed;
         // A request that arrives while we retire is still answered, and told that it was the last.
-        if !retiring {
-            retiring = poll_fn(|cx| Poll::Ready(retire.as_mut().poll(cx).is_ready())).await;
-        }
-        let Parsed { head, framing, keep_alive } = *parsed;
         let exchange = Exchange {
             version: head.version,
             head_request: head.method == Method::HEAD,
@@ -128,8 +134,9 @@ struct Connection {
     read_closed: bool,
 }
 
+#[expect(clippy::large_enum_variant, reason = "it is on the stack of the one task that makes and takes it")]
 enum Next {
-    Request(Box<Parsed>, Instant),
+    Request(Parsed, Instant),
     Refuse(Refusal),
     Close,
 }
@@ -151,6 +158,9 @@ enum End {
     KeepAlive,
     Close,
 }
+
+/// Requests after which a connection that never waits looks whether it should go.
+const LOOK_EVERY: u32 = 64;
 
 const TIMEOUT: Refusal = Refusal {
     status: StatusCode::REQUEST_TIMEOUT,
@@ -232,7 +242,7 @@ impl Connection {
         self.idle_since + if retiring { patience.min(limits::DRAIN_GRACE) } else { patience }
     }
 
-    fn take_head(&mut self, options: &ServerOptions) -> Result<Option<Box<Parsed>>, Refusal> {
+    fn take_head(&mut self, options: &ServerOptions) -> Result<Option<Parsed>, Refusal> {
         let end = self.scan.find_end(&self.read.bytes)?;
         let length = end.unwrap_or(self.read.bytes.len());
         if length > options.max_head_bytes {
@@ -250,7 +260,7 @@ impl Connection {
         let Some(end) = end else { return Ok(None) };
         self.scan = HeadScan::default();
         let head = self.read.bytes.split_to(end).freeze();
-        request::parse(&head, options.max_headers, &options.scheme).map(|parsed| Some(Box::new(parsed)))
+        request::parse(&head, options.max_headers, &options.scheme).map(Some)
     }
 
     /// While a request is being answered: notices that the caller has closed. Only possible once its whole
