@@ -40,13 +40,12 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
             if !retiring && turn.is_multiple_of(LOOK_EVERY) {
                 retiring = retire.as_mut().poll(cx).is_ready();
             }
-            match shared.connection.lock().poll_head(cx, &options, &mut timer, retiring) {
-                Poll::Pending if !retiring && retire.as_mut().poll(cx).is_ready() => {
-                    retiring = true;
-                    shared.connection.lock().poll_head(cx, &options, &mut timer, retiring)
-                }
-                polled => polled,
+            let polled = shared.connection.lock().poll_head(cx, &options, &mut timer, retiring);
+            if polled.is_pending() && !retiring && retire.as_mut().poll(cx).is_ready() {
+                retiring = true;
+                return shared.connection.lock().poll_head(cx, &options, &mut timer, retiring);
             }
+            polled
         })
         .await;
         let (parsed, started) = match next {
