@@ -17,7 +17,7 @@ use crate::yaml::{Kind, Node, NodeId, Tree};
 
 pub(super) fn read_field<'de, T: Deserialize<'de>>(tree: &Tree<'_>, sink: &Sink<'_>, id: NodeId) -> Field<T> {
     // A `Field` never fails: it reports and becomes `Bad`.
-    Field::deserialize(De { tree, sink, id, label: None }).unwrap_or_default()
+    Field::deserialize(De { tree, sink, id, label: None, slip: None }).unwrap_or_default()
 }
 
 /// A node that is to become a value.
@@ -28,6 +28,9 @@ struct De<'a, 't> {
     id: NodeId,
     /// The key that it is the value of.
     label: Option<&'a str>,
+    /// Set where this stands in for a field that was probably meant by an unknown key, at that key: the field is then
+    /// wrong, and nobody need be told that it is missing as well.
+    slip: Option<Span>,
 }
 
 /// Why a value could not be read.
@@ -66,17 +69,23 @@ impl<'a, 't> De<'a, 't> {
     }
 
     fn child(&self, id: NodeId, label: Option<&'a str>) -> Self {
-        Self { id, label, ..*self }
+        Self { id, label, slip: None, ..*self }
     }
 
     /// The value is not what its field wants.
     fn unfit(&self, wanted: &str, fix: &str) -> ReadError {
+        self.unfit_as("this", wanted, fix)
+    }
+
+    /// As `unfit`, with a name for the thing where it has no key.
+    fn unfit_as(&self, name: &str, wanted: &str, fix: &str) -> ReadError {
         let node = self.node();
+        let subject = self.label.map_or_else(|| name.to_owned(), |label| format!("`{}`", quoted(label)));
         let found = match &node.kind {
             Kind::Broken => return ReadError::Reported,
             Kind::Scalar { .. } if node.is_null() => {
                 let fix = format!("give it a value ({wanted}), or remove it");
-                self.sink.error(self.span(), format!("{} has no value", self.subject()), fix);
+                self.sink.error(self.span(), format!("{subject} has no value"), fix);
                 return ReadError::Reported;
             }
             Kind::Scalar { text, plain: false } => format!("the text \"{}\"", quoted(text)),
@@ -84,19 +93,12 @@ impl<'a, 't> De<'a, 't> {
             Kind::Seq(_) => "a list".to_owned(),
             Kind::Map(_) => "a mapping".to_owned(),
         };
-        self.sink.error(self.span(), format!("{} must be {wanted}, not {found}", self.subject()), fix);
+        self.sink.error(self.span(), format!("{subject} must be {wanted}, not {found}"), fix);
         ReadError::Reported
     }
 
-    fn subject(&self) -> String {
-        match self.label {
-            Some(label) => format!("`{}`", quoted(label)),
-            None => "this".to_owned(),
-        }
-    }
-
     fn span(&self) -> Span {
-        self.node().span
+        self.slip.unwrap_or(self.node().span)
     }
 
     fn report(&self, error: ReadError) -> ReadError {
@@ -120,6 +122,9 @@ impl<'a, 't> De<'a, 't> {
             Kind::Scalar { text, plain } if !node.is_null() => match (text.parse::<u64>(), plain) {
                 (Ok(number), true) if !text.starts_with('+') => Ok(number),
                 (Ok(number), false) => Err(self.unfit("a whole number", &format!("remove the quotes: write {number}"))),
+                _ if text.bytes().all(|b| b.is_ascii_digit()) => {
+                    Err(self.unfit("a whole number", "write a smaller one"))
+                }
                 _ => Err(self.unfit("a whole number", "write digits only, without unit, sign or fraction")),
             },
             _ => Err(self.unfit("a whole number", "write one number here")),
@@ -133,10 +138,10 @@ impl<'a, 't> De<'a, 't> {
         }
     }
 
-    fn map(&self) -> Result<&'a [(NodeId, NodeId)], ReadError> {
+    fn map(&self, name: &str) -> Result<&'a [(NodeId, NodeId)], ReadError> {
         match &self.node().kind {
             Kind::Map(pairs) => Ok(pairs),
-            _ => Err(self.unfit("a mapping", "write `{ key: value }`, or indented lines `key: value`")),
+            _ => Err(self.unfit_as(name, "a mapping", "write `{ key: value }`, or indented lines `key: value`")),
         }
     }
 
@@ -145,20 +150,22 @@ impl<'a, 't> De<'a, 't> {
         self.tree.text(id).unwrap_or_default()
     }
 
-    /// Reports a key that `owner` does not know.
-    fn unknown(&self, key: NodeId, owner: &'static str, known: &[&'static str]) {
+    /// Reports a key that `owner` does not know, and gives the one that was probably meant.
+    fn unknown(&self, key: NodeId, owner: &'static str, known: &[&'static str]) -> Option<&'static str> {
         let (word, span) = (self.key(key), self.tree.node(key).span);
         let what = names::describe(owner);
         if let Some(later) = names::later(owner, word) {
             self.sink.error(span, later.message, later.fix);
-            return;
+            return None;
         }
-        let fix = match names::meant(owner, word).or_else(|| nearest(word, known.iter().copied())) {
+        let meant = names::meant(owner, word).or_else(|| nearest(word, known.iter().copied()));
+        let fix = match meant {
             Some(known) => format!("did you mean `{known}`?"),
             None if known.is_empty() => "remove it".to_owned(),
             None => format!("remove it; {what} knows {}", one_of(known).replace(" or ", " and ")),
         };
         self.sink.error(span, format!("unknown field `{}` in {what}", quoted(word)), fix);
+        meant
     }
 
     /// Reports a word that is none of an enum's.
@@ -169,7 +176,7 @@ impl<'a, 't> De<'a, 't> {
         }
         let fix = match names::meant(owner, word).or_else(|| nearest(word, known.iter().copied())) {
             Some(known) => format!("did you mean `{known}`?"),
-            None => format!("write {}", one_of(known)),
+            None => names::forms(owner).map_or_else(|| format!("write {}", one_of(known)), str::to_owned),
         };
         self.sink.error(span, format!("`{}` is not {}", quoted(word), names::describe(owner)), fix);
         ReadError::Reported
@@ -252,7 +259,8 @@ impl<'de> Deserializer<'de> for De<'_, '_> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
-        visitor.visit_map(Pairs { de: self, pairs: self.map()?.iter(), value: None, known: None })
+        let all = self.map("this")?;
+        visitor.visit_map(Pairs { de: self, all, pairs: all.iter(), value: None, known: None })
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -261,7 +269,9 @@ impl<'de> Deserializer<'de> for De<'_, '_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ReadError> {
-        visitor.visit_map(Pairs { de: self, pairs: self.map()?.iter(), value: None, known: Some((name, fields)) })
+        let all = self.map(names::describe(name))?;
+        let known = Some(Known { owner: name, fields, fed: Vec::new() });
+        visitor.visit_map(Pairs { de: self, all, pairs: all.iter(), value: None, known })
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -285,7 +295,7 @@ impl<'de> Deserializer<'de> for De<'_, '_> {
                     Kind::Map(_) | Kind::Broken => "$map",
                 };
                 if !variants.contains(&shape) {
-                    return Err(self.unfit(names::describe(name), names::forms(name)));
+                    return Err(self.unfit(names::describe(name), names::forms(name).unwrap_or("write one value")));
                 }
                 (shape, Some(self))
             }
@@ -319,7 +329,9 @@ impl<'de> Deserializer<'de> for De<'_, '_> {
                     return Err(ReadError::Reported);
                 }
             },
-            Kind::Seq(_) => return Err(self.unfit(names::describe(name), names::forms(name))),
+            Kind::Seq(_) => {
+                return Err(self.unfit(names::describe(name), names::forms(name).unwrap_or("write one value")));
+            }
         };
         visitor.visit_enum(Variant { de: self, variant, value })
     }
@@ -346,6 +358,7 @@ impl<'de> SeqAccess<'de> for FieldAccess<'_, '_> {
             2 => end,
             3 => line,
             4 => column,
+            _ if self.de.slip.is_some() => return Err(ReadError::Reported),
             _ => return seed.deserialize(self.de).map(Some).map_err(|e| self.de.report(e)),
         }
         .into_deserializer();
@@ -373,10 +386,18 @@ impl<'de> SeqAccess<'de> for Items<'_, '_> {
 
 struct Pairs<'a, 't> {
     de: De<'a, 't>,
+    all: &'a [(NodeId, NodeId)],
     pairs: std::slice::Iter<'a, (NodeId, NodeId)>,
     value: Option<De<'a, 't>>,
-    /// For a struct: its name and fields. Others are reported and left out.
-    known: Option<(&'static str, &'static [&'static str])>,
+    /// For a struct. Unknown keys are reported and left out.
+    known: Option<Known>,
+}
+
+struct Known {
+    owner: &'static str,
+    fields: &'static [&'static str],
+    /// Fields that were given in place of unknown keys.
+    fed: Vec<&'static str>,
 }
 
 impl<'de> MapAccess<'de> for Pairs<'_, '_> {
@@ -387,17 +408,25 @@ impl<'de> MapAccess<'de> for Pairs<'_, '_> {
             let Some((key, value)) = self.pairs.next() else { return Ok(None) };
             let word = self.de.key(*key);
             self.value = Some(self.de.child(*value, Some(word)));
-            return match self.known {
-                None => seed.deserialize(self.de.child(*key, None)).map(Some),
-                Some((_, fields)) if fields.contains(&word) => {
-                    let word: StrDeserializer<'_, ReadError> = word.into_deserializer();
-                    seed.deserialize(word).map(Some)
-                }
-                Some((owner, fields)) => {
-                    self.de.unknown(*key, owner, fields);
-                    continue;
+            let Some(Known { owner, fields, fed }) = &mut self.known else {
+                return seed.deserialize(self.de.child(*key, None)).map(Some);
+            };
+            let field = match fields.iter().find(|field| **field == word) {
+                Some(field) => field,
+                None => {
+                    let own = |meant: &str| self.all.iter().any(|(key, _)| self.de.key(*key) == meant);
+                    let meant = self.de.unknown(*key, owner, fields);
+                    let Some(meant) = meant.filter(|m| fields.contains(m) && !fed.contains(m) && !own(m)) else {
+                        continue;
+                    };
+                    fed.push(meant);
+                    let slip = Some(self.de.tree.node(*key).span);
+                    self.value = Some(De { slip, ..self.de.child(*value, None) });
+                    meant
                 }
             };
+            let field: StrDeserializer<'_, ReadError> = field.into_deserializer();
+            return seed.deserialize(field).map(Some);
         }
     }
 

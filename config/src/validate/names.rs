@@ -37,16 +37,17 @@ pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Wrong> {
     if text == "*" {
         return Ok(HostPattern::Any);
     }
-    if let Some(suffix) = text.strip_prefix("*.") {
-        return host(suffix).map(HostPattern::Wildcard);
-    }
-    if text.contains('*') {
+    let suffix = text.strip_prefix("*.");
+    if suffix.unwrap_or(text).contains('*') {
         return Err(Wrong::new(
-            format!("the hostname `{}` has a `*` in the middle", quoted(text)),
-            "a wildcard is only the whole first label: `*.example.com`; `*` alone is any host",
+            format!("the hostname `{}` has a `*` that is not its whole first label", quoted(text)),
+            "write `*.example.com` for every name below it, or `*` alone for any host",
         ));
     }
-    host(text).map(HostPattern::Exact)
+    match suffix {
+        Some(suffix) => host(suffix).map(HostPattern::Wildcard),
+        None => host(text).map(HostPattern::Exact),
+    }
 }
 
 /// A host without port, in the form in which it is compared: lower case, no trailing dot, IPv6 in brackets.
@@ -70,7 +71,7 @@ pub(super) fn host(text: &str) -> Result<Arc<str>, Wrong> {
     }
     let lower = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     if lower.is_empty() {
-        return wrong("is empty", "write a name, or leave the field out".to_owned());
+        return Err(Wrong::new("the hostname is empty", "write a name, or remove the entry"));
     }
     if !lower.is_ascii() {
         return wrong("has letters beyond ASCII", "write it in its `xn--` form (IDNA)".to_owned());
