@@ -2,12 +2,9 @@
 
 use std::fmt;
 
-use serde::de::value::{StrDeserializer, U32Deserializer};
-use serde::de::{
-    self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, Unexpected,
-    VariantAccess, Visitor,
-};
+use serde::de::{self, Deserialize, Deserializer, Unexpected, Visitor};
 
+use super::access::{FieldAccess, Items, Known, Pairs, Variant};
 use super::field::{FIELD, Field};
 use crate::raw::names;
 use crate::sink::Sink;
@@ -22,9 +19,9 @@ pub(super) fn read_field<'de, T: Deserialize<'de>>(tree: &Tree<'_>, sink: &Sink<
 
 /// A node that is to become a value.
 #[derive(Clone, Copy)]
-struct De<'a, 't> {
+pub(super) struct De<'a, 't> {
     tree: &'a Tree<'t>,
-    sink: &'a Sink<'t>,
+    pub(super) sink: &'a Sink<'t>,
     id: NodeId,
     /// The key that it is the value of.
     label: Option<&'a str>,
@@ -35,7 +32,7 @@ struct De<'a, 't> {
 
 /// Why a value could not be read.
 #[derive(Debug)]
-enum ReadError {
+pub(super) enum ReadError {
     /// The diagnostic is in the sink.
     Reported,
     /// Raised inside serde; not reported yet.
@@ -68,12 +65,22 @@ impl<'a, 't> De<'a, 't> {
         self.tree.node(self.id)
     }
 
-    fn child(&self, id: NodeId, label: Option<&'a str>) -> Self {
+    pub(super) fn child(&self, id: NodeId, label: Option<&'a str>) -> Self {
         Self { id, label, slip: None, ..*self }
     }
 
+    /// What stands in for the field that was meant by the unknown `key`.
+    pub(super) fn slip(&self, value: NodeId, key: NodeId) -> Self {
+        Self { slip: Some(self.tree.node(key).span), ..self.child(value, None) }
+    }
+
+    /// True for what [`Self::slip`] gives.
+    pub(super) fn is_slip(&self) -> bool {
+        self.slip.is_some()
+    }
+
     /// The value is not what its field wants.
-    fn unfit(&self, wanted: &str, fix: &str) -> ReadError {
+    pub(super) fn unfit(&self, wanted: &str, fix: &str) -> ReadError {
         self.unfit_as("this", wanted, fix)
     }
 
@@ -97,11 +104,11 @@ impl<'a, 't> De<'a, 't> {
         ReadError::Reported
     }
 
-    fn span(&self) -> Span {
+    pub(super) fn span(&self) -> Span {
         self.slip.unwrap_or(self.node().span)
     }
 
-    fn report(&self, error: ReadError) -> ReadError {
+    pub(super) fn report(&self, error: ReadError) -> ReadError {
         if let ReadError::Raised(message) = error {
             self.sink.error(self.span(), message, "see the reference of this field");
         }
@@ -145,13 +152,13 @@ impl<'a, 't> De<'a, 't> {
         }
     }
 
-    fn key(&self, id: NodeId) -> &'a str {
+    pub(super) fn key(&self, id: NodeId) -> &'a str {
         // Keys that are no scalars were dropped when the tree was built.
         self.tree.text(id).unwrap_or_default()
     }
 
     /// Reports a key that `owner` does not know, and gives the one that was probably meant.
-    fn unknown(&self, key: NodeId, owner: &'static str, known: &[&'static str]) -> Option<&'static str> {
+    pub(super) fn unknown(&self, key: NodeId, owner: &'static str, known: &[&'static str]) -> Option<&'static str> {
         let (word, span) = (self.key(key), self.tree.node(key).span);
         let what = names::describe(owner);
         if let Some(later) = names::later(owner, word) {
@@ -338,163 +345,5 @@ impl<'de> Deserializer<'de> for De<'_, '_> {
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
         visitor.visit_unit()
-    }
-}
-
-/// What [`Field`] reads: four numbers of the span, then the value.
-struct FieldAccess<'a, 't> {
-    de: De<'a, 't>,
-    step: u8,
-}
-
-impl<'de> SeqAccess<'de> for FieldAccess<'_, '_> {
-    type Error = ReadError;
-
-    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, ReadError> {
-        let Span { start, end, line, column } = self.de.span();
-        self.step += 1;
-        let number: U32Deserializer<ReadError> = match self.step {
-            1 => start,
-            2 => end,
-            3 => line,
-            4 => column,
-            _ if self.de.slip.is_some() => return Err(ReadError::Reported),
-            _ => return seed.deserialize(self.de).map(Some).map_err(|e| self.de.report(e)),
-        }
-        .into_deserializer();
-        seed.deserialize(number).map(Some)
-    }
-}
-
-struct Items<'a, 't> {
-    de: De<'a, 't>,
-    items: std::slice::Iter<'a, NodeId>,
-}
-
-impl<'de> SeqAccess<'de> for Items<'_, '_> {
-    type Error = ReadError;
-
-    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, ReadError> {
-        let Some(id) = self.items.next() else { return Ok(None) };
-        seed.deserialize(self.de.child(*id, None)).map(Some)
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.items.len())
-    }
-}
-
-struct Pairs<'a, 't> {
-    de: De<'a, 't>,
-    all: &'a [(NodeId, NodeId)],
-    pairs: std::slice::Iter<'a, (NodeId, NodeId)>,
-    value: Option<De<'a, 't>>,
-    /// For a struct. Unknown keys are reported and left out.
-    known: Option<Known>,
-}
-
-struct Known {
-    owner: &'static str,
-    fields: &'static [&'static str],
-    /// Fields that were given in place of unknown keys.
-    fed: Vec<&'static str>,
-}
-
-impl<'de> MapAccess<'de> for Pairs<'_, '_> {
-    type Error = ReadError;
-
-    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, ReadError> {
-        loop {
-            let Some((key, value)) = self.pairs.next() else { return Ok(None) };
-            let word = self.de.key(*key);
-            self.value = Some(self.de.child(*value, Some(word)));
-            let Some(Known { owner, fields, fed }) = &mut self.known else {
-                return seed.deserialize(self.de.child(*key, None)).map(Some);
-            };
-            let field = match fields.iter().find(|field| **field == word) {
-                Some(field) => field,
-                None => {
-                    let own = |meant: &str| self.all.iter().any(|(key, _)| self.de.key(*key) == meant);
-                    let meant = self.de.unknown(*key, owner, fields);
-                    let Some(meant) = meant.filter(|m| fields.contains(m) && !fed.contains(m) && !own(m)) else {
-                        continue;
-                    };
-                    fed.push(meant);
-                    let slip = Some(self.de.tree.node(*key).span);
-                    self.value = Some(De { slip, ..self.de.child(*value, None) });
-                    meant
-                }
-            };
-            let field: StrDeserializer<'_, ReadError> = field.into_deserializer();
-            return seed.deserialize(field).map(Some);
-        }
-    }
-
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, ReadError> {
-        match self.value.take() {
-            Some(de) => seed.deserialize(de),
-            None => Err(ReadError::Raised("a value was asked for before its key".to_owned())),
-        }
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.pairs.len())
-    }
-}
-
-struct Variant<'a, 't> {
-    de: De<'a, 't>,
-    variant: &'a str,
-    value: Option<De<'a, 't>>,
-}
-
-impl<'de, 'a, 't> EnumAccess<'de> for Variant<'a, 't> {
-    type Error = ReadError;
-    type Variant = Self;
-
-    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), ReadError> {
-        let name: StrDeserializer<'_, ReadError> = self.variant.into_deserializer();
-        Ok((seed.deserialize(name)?, self))
-    }
-}
-
-impl<'de> VariantAccess<'de> for Variant<'_, '_> {
-    type Error = ReadError;
-
-    fn unit_variant(self) -> Result<(), ReadError> {
-        match self.value {
-            None => Ok(()),
-            Some(value) => {
-                let fix = format!("write `{}` alone", self.variant);
-                self.de.sink.error(value.span(), format!("`{}` takes no value", self.variant), fix);
-                Err(ReadError::Reported)
-            }
-        }
-    }
-
-    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, ReadError> {
-        match self.value {
-            Some(value) => seed.deserialize(value),
-            None => {
-                let fix = format!("write `{{ {}: … }}`", self.variant);
-                self.de.sink.error(self.de.span(), format!("`{}` needs a value", self.variant), fix);
-                Err(ReadError::Reported)
-            }
-        }
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, ReadError> {
-        Err(self.de.unfit("one value", "write one value"))
-    }
-
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, ReadError> {
-        match self.value {
-            Some(value) => value.deserialize_struct("", fields, visitor),
-            None => Err(self.de.unfit("a mapping", "write `{ key: value }`")),
-        }
     }
 }

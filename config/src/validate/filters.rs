@@ -134,9 +134,8 @@ fn url_rewrite(check: &Check<'_, '_>, field: &Field<raw::UrlRewrite>, prefix: &m
 /// A host with an optional port.
 fn authority(text: &str) -> Result<HeaderValue, Wrong> {
     let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !host.ends_with(':') && !(host.contains(':') && !host.ends_with(']')) => {
-            (host, Some(port))
-        }
+        // Other colons are those of an IPv6 address.
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
         _ => (text, None),
     };
     let host = names::host(host)?;
@@ -420,6 +419,18 @@ mod tests {
         );
         for bad in ["/$3", "/$", "/$head", "/${", "/${}"] {
             assert!(groups_exist(bad, &pattern).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_authority_is_a_host_with_an_optional_port() {
+        for (text, stored) in
+            [("A.example", "a.example"), ("a:8080", "a:8080"), ("::1", "[::1]"), ("[::1]:80", "[::1]:80")]
+        {
+            assert_eq!(authority(text).expect(text), stored);
+        }
+        for bad in ["a:0", "a:http", "a:99999", "a:", ":80", "http://a", "a/b", "::1:x"] {
+            assert!(authority(bad).is_err(), "{bad}");
         }
     }
 

@@ -263,10 +263,7 @@ impl<'r> Names<'r> {
 }
 
 /// A number that a check has bounded, in the type of the model.
-fn small<T: TryFrom<u64>>(value: u64) -> T
-where
-    T: Default,
-{
+fn small<T: TryFrom<u64> + Default>(value: u64) -> T {
     T::try_from(value).unwrap_or_default()
 }
 

@@ -256,30 +256,35 @@ impl Check<'_, '_> {
 }
 
 fn compile(text: &str, anchors: Anchors) -> Result<Regex, Wrong> {
-    // Alone first: `a)|(b` is wrong, and would be well-formed inside the group that anchors it.
-    let alone = build(text)?;
-    match anchors {
-        Anchors::Inside => Ok(alone),
+    // Parsed alone first: `a)|(b` is wrong, and would be well-formed inside the group that anchors it.
+    regex_syntax::ast::parse::Parser::new().parse(text).map_err(|error| not_a_pattern(&error.to_string()))?;
+    let built = match anchors {
+        Anchors::Inside => build(text),
         Anchors::Whole => build(&format!("^(?:{text})$"))
             // A comment in verbose mode, `(?x) a # b`, swallows the end of the group.
-            .or_else(|_| build(&format!("^(?:{text}\n)$"))),
-    }
-}
-
-fn build(text: &str) -> Result<Regex, Wrong> {
-    RegexBuilder::new(text).size_limit(MAX_COMPILED_PATTERN_BYTES).build().map_err(|error| match error {
+            .or_else(|error| match error {
+                regex::Error::Syntax(_) => build(&format!("^(?:{text}\n)$")),
+                error => Err(error),
+            }),
+    };
+    built.map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => Wrong::new(
             "the regular expression is too large when compiled",
             "use smaller repetitions; `(?-u:\\w)` is much smaller than `\\w`",
         ),
-        error => {
-            let text = error.to_string();
-            let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            let fix =
-                "the syntax is that of the Rust `regex` crate: like PCRE, without look-around and back-references";
-            Wrong::new(format!("this is not a regular expression: {reason}"), fix)
-        }
+        error => not_a_pattern(&error.to_string()),
     })
+}
+
+fn build(text: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(text).size_limit(MAX_COMPILED_PATTERN_BYTES).build()
+}
+
+/// The last line of the parser's report is the reason; those above draw the pattern.
+fn not_a_pattern(report: &str) -> Wrong {
+    let reason = report.lines().last().unwrap_or_default().trim_start_matches("error: ");
+    let fix = "the syntax is that of the Rust `regex` crate: like PCRE, without look-around and back-references";
+    Wrong::new(format!("this is not a regular expression: {reason}"), fix)
 }
 
 #[cfg(test)]

@@ -169,7 +169,7 @@ fn answers_well(text: &str) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn damaged_examples_are_answered(which in any::<usize>(), damages in prop::collection::vec(damage(), 1..6)) {
