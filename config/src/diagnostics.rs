@@ -77,7 +77,7 @@ impl Diagnostic {
             writeln!(out, "{pad} {bar} {}{}", " ".repeat(excerpt.caret), paint.on(head, &carets))?;
         }
         if let Some((Place { file, line, column }, what)) = &self.related {
-            writeln!(out, "{pad} {} note: {what} at {file}:{line}:{column}", paint.on(BLUE, "="))?;
+            writeln!(out, "{pad} {} note: {what}: {file}:{line}:{column}", paint.on(BLUE, "="))?;
         }
         writeln!(out, "{pad} {} {} {}", paint.on(BLUE, "="), paint.on(GREEN, "help:"), self.fix)
     }

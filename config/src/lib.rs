@@ -11,6 +11,7 @@
 //! [`load`] runs all of it and gives a [`Validated`](model::Validated) configuration, or every problem at once.
 
 pub mod diagnostics;
+pub mod diff;
 pub mod limits;
 mod load;
 pub mod model;
@@ -25,5 +26,6 @@ mod words;
 mod yaml;
 
 pub use diagnostics::{Diagnostic, Diagnostics, Severity, Style};
+pub use diff::{Diff, diff};
 pub use load::{Loaded, load};
 pub use schema::json_schema;

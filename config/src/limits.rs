@@ -50,7 +50,7 @@ pub const MAX_PATTERN_BYTES: usize = 4 * 1024;
 /// Bytes of a regular expression when compiled.
 pub const MAX_COMPILED_PATTERN_BYTES: usize = 1024 * 1024;
 /// Different regular expressions in one configuration.
-pub const MAX_PATTERNS: usize = 20_000;
+pub const MAX_PATTERNS: usize = 10_000;
 /// Bytes of the body of a `directResponse`.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 

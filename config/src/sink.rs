@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 
 use crate::diagnostics::{Diagnostic, Diagnostics, Severity};
 use crate::limits::MAX_DIAGNOSTICS;
-use crate::source::{Source, Span};
+use crate::source::{Source, Span, printable};
 
 /// Collects problems of one text.
 #[derive(Debug)]
@@ -59,8 +59,9 @@ impl<'t> Sink<'t> {
         self.list.borrow_mut().push(Diagnostic {
             severity,
             place: self.source.place(span),
-            message,
-            fix,
+            // Whatever was quoted, nothing that a terminal would obey gets out.
+            message: message.chars().map(printable).collect(),
+            fix: fix.chars().map(printable).collect(),
             related: other.map(|(span, what)| (self.source.place(span), what.to_owned())),
             excerpt: Some(self.source.excerpt(span)),
         });

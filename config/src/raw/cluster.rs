@@ -25,7 +25,7 @@ pub(crate) struct Cluster {
     /// How names of endpoints are resolved.
     pub(crate) dns: Field<Dns>,
     /// `IP:PORT`, `NAME:PORT` (every address of the name is an endpoint), or `{ address, weight, zone }`.
-    #[schemars(required, length(min = 1))]
+    #[schemars(extend("x-required" = true), length(min = 1))]
     pub(crate) endpoints: Field<List<Endpoint>>,
 }
 
@@ -147,7 +147,7 @@ pub(crate) enum Endpoint {
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct EndpointFields {
     /// `IP:PORT` or `NAME:PORT`.
-    #[schemars(required)]
+    #[schemars(extend("x-required" = true))]
     pub(crate) address: Field<String>,
     /// Share of the requests, relative to the other endpoints.
     #[schemars(range(min = limits::ENDPOINT_WEIGHT.min, max = limits::ENDPOINT_WEIGHT.max), extend("default" = 1))]

@@ -54,10 +54,10 @@ pub(crate) enum HeaderValues {
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct HeaderPair {
     /// The header.
-    #[schemars(required)]
+    #[schemars(extend("x-required" = true))]
     pub(crate) name: Field<String>,
     /// Its value.
-    #[schemars(required)]
+    #[schemars(extend("x-required" = true))]
     pub(crate) value: Field<String>,
 }
 
@@ -90,7 +90,7 @@ pub(crate) struct PathRewrite {
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Cors {
     /// Origins: `https://app.example`, `https://*.example`, or `*`.
-    #[schemars(required, length(min = 1))]
+    #[schemars(extend("x-required" = true), length(min = 1))]
     pub(crate) allow_origins: Field<List<String>>,
     /// Methods, or `*` alone.
     #[schemars(extend("default" = ["GET", "HEAD", "POST"]))]

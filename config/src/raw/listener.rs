@@ -12,13 +12,13 @@ use crate::read::Field;
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Listener {
     /// Unique name.
-    #[schemars(required)]
+    #[schemars(extend("x-required" = true))]
     pub(crate) name: Field<String>,
     /// Where it listens, `IP:PORT`. `[::]` means IPv6 only. Port 0 lets the system choose.
-    #[schemars(required)]
+    #[schemars(extend("x-required" = true))]
     pub(crate) bind: Field<String>,
     /// Name of its route table.
-    #[schemars(required)]
+    #[schemars(extend("x-required" = true))]
     pub(crate) routes: Field<String>,
     /// What is spoken on it. `auto` tells HTTP/1 and HTTP/2 apart by the first bytes.
     #[schemars(extend("default" = "auto"))]

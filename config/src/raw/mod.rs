@@ -40,7 +40,7 @@ pub(crate) struct Config {
     /// How the process goes down.
     pub(crate) drain: Field<Drain>,
     /// Where connections are accepted. At least one.
-    #[schemars(required, length(min = 1))]
+    #[schemars(extend("x-required" = true), length(min = 1))]
     pub(crate) listeners: Field<List<Listener>>,
     /// Route tables by name. Listeners refer to them.
     pub(crate) routes: Field<Entries<List<VirtualHost>>>,
@@ -102,7 +102,7 @@ pub(crate) enum AccessLog {
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct AccessLogFile {
     /// Its path; reopened on SIGHUP. `/dev/stdout` is standard output.
-    #[schemars(required)]
+    #[schemars(extend("x-required" = true))]
     pub(crate) path: Field<String>,
 }
 

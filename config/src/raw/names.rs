@@ -59,16 +59,16 @@ pub(crate) fn describe(name: &str) -> &'static str {
 }
 
 /// The forms that a type takes, as advice.
-pub(crate) fn forms(name: &str) -> &'static str {
-    match name {
+pub(crate) fn forms(name: &str) -> Option<&'static str> {
+    Some(match name {
         "Admin" => "write `admin: off` or `admin: { address: 127.0.0.1:15000 }`",
         "AccessLog" => "write `accessLog: stdout`, `accessLog: off` or `accessLog: { path: /var/log/access.log }`",
         "Endpoint" => "write `IP:PORT`, `NAME:PORT` or `{ address: IP:PORT, weight: 2 }`",
         "HeaderValues" => "write `{ x-name: \"value\" }` or `[{ name: x-name, value: \"value\" }]`",
         "Trust" => "write `none`, `local` or `{ hops: 1 }`",
         "PathMatch" => "write `{ prefix: /v1 }`, `{ exact: /v1/item }` or `{ regex: \"/v[0-9]+/.*\" }`",
-        _ => "write one value here",
-    }
+        _ => return None,
+    })
 }
 
 /// What to do when two alternatives were written at once.
@@ -101,6 +101,7 @@ pub(crate) fn meant(owner: &str, word: &str) -> Option<&'static str> {
         ("Match", "header") => "headers",
         ("PathMatch", "pathPrefix") => "prefix",
         ("BackendRef", "name") => "cluster",
+        ("Condition", "value" | "equals" | "match") => "exact",
         ("Retry", "retryOn" | "conditions") => "on",
         ("Retry", "maxAttempts" | "numRetries") => "attempts",
         ("Filter", "requestHeaderModifier") => "requestHeaders",

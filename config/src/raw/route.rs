@@ -15,7 +15,7 @@ pub(crate) struct VirtualHost {
     /// specific one wins. Without it: any host.
     pub(crate) hostnames: Field<List<String>>,
     /// Tried in order; the first that matches is taken.
-    #[schemars(required, length(min = 1))]
+    #[schemars(extend("x-required" = true), length(min = 1))]
     pub(crate) rules: Field<List<Rule>>,
 }
 
@@ -70,7 +70,7 @@ pub(crate) enum PathMatch {
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Condition {
     /// Its name.
-    #[schemars(required)]
+    #[schemars(extend("x-required" = true))]
     pub(crate) name: Field<String>,
     /// The whole value.
     pub(crate) exact: Field<String>,
@@ -97,7 +97,7 @@ pub(crate) struct GrpcMatch {
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct BackendRef {
     /// Name of the cluster.
-    #[schemars(required)]
+    #[schemars(extend("x-required" = true))]
     pub(crate) cluster: Field<String>,
     /// Share of the requests, relative to the other backends of the rule. 0 gets nothing.
     #[schemars(range(min = limits::BACKEND_WEIGHT.min, max = limits::BACKEND_WEIGHT.max), extend("default" = 1))]

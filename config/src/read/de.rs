@@ -2,12 +2,9 @@
 
 use std::fmt;
 
-use serde::de::value::{StrDeserializer, U32Deserializer};
-use serde::de::{
-    self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, Unexpected,
-    VariantAccess, Visitor,
-};
+use serde::de::{self, Deserialize, Deserializer, Unexpected, Visitor};
 
+use super::access::{FieldAccess, Items, Known, Pairs, Variant};
 use super::field::{FIELD, Field};
 use crate::raw::names;
 use crate::sink::Sink;
@@ -17,22 +14,25 @@ use crate::yaml::{Kind, Node, NodeId, Tree};
 
 pub(super) fn read_field<'de, T: Deserialize<'de>>(tree: &Tree<'_>, sink: &Sink<'_>, id: NodeId) -> Field<T> {
     // A `Field` never fails: it reports and becomes `Bad`.
-    Field::deserialize(De { tree, sink, id, label: None }).unwrap_or_default()
+    Field::deserialize(De { tree, sink, id, label: None, slip: None }).unwrap_or_default()
 }
 
 /// A node that is to become a value.
 #[derive(Clone, Copy)]
-struct De<'a, 't> {
+pub(super) struct De<'a, 't> {
     tree: &'a Tree<'t>,
-    sink: &'a Sink<'t>,
+    pub(super) sink: &'a Sink<'t>,
     id: NodeId,
     /// The key that it is the value of.
     label: Option<&'a str>,
+    /// Set where this stands in for a field that was probably meant by an unknown key, at that key: the field is then
+    /// wrong, and nobody need be told that it is missing as well.
+    slip: Option<Span>,
 }
 
 /// Why a value could not be read.
 #[derive(Debug)]
-enum ReadError {
+pub(super) enum ReadError {
     /// The diagnostic is in the sink.
     Reported,
     /// Raised inside serde; not reported yet.
@@ -65,18 +65,34 @@ impl<'a, 't> De<'a, 't> {
         self.tree.node(self.id)
     }
 
-    fn child(&self, id: NodeId, label: Option<&'a str>) -> Self {
-        Self { id, label, ..*self }
+    pub(super) fn child(&self, id: NodeId, label: Option<&'a str>) -> Self {
+        Self { id, label, slip: None, ..*self }
+    }
+
+    /// What stands in for the field that was meant by the unknown `key`.
+    pub(super) fn slip(&self, value: NodeId, key: NodeId) -> Self {
+        Self { slip: Some(self.tree.node(key).span), ..self.child(value, None) }
+    }
+
+    /// True for what [`Self::slip`] gives.
+    pub(super) fn is_slip(&self) -> bool {
+        self.slip.is_some()
     }
 
     /// The value is not what its field wants.
-    fn unfit(&self, wanted: &str, fix: &str) -> ReadError {
+    pub(super) fn unfit(&self, wanted: &str, fix: &str) -> ReadError {
+        self.unfit_as("this", wanted, fix)
+    }
+
+    /// As `unfit`, with a name for the thing where it has no key.
+    fn unfit_as(&self, name: &str, wanted: &str, fix: &str) -> ReadError {
         let node = self.node();
+        let subject = self.label.map_or_else(|| name.to_owned(), |label| format!("`{}`", quoted(label)));
         let found = match &node.kind {
             Kind::Broken => return ReadError::Reported,
             Kind::Scalar { .. } if node.is_null() => {
                 let fix = format!("give it a value ({wanted}), or remove it");
-                self.sink.error(self.span(), format!("{} has no value", self.subject()), fix);
+                self.sink.error(self.span(), format!("{subject} has no value"), fix);
                 return ReadError::Reported;
             }
             Kind::Scalar { text, plain: false } => format!("the text \"{}\"", quoted(text)),
@@ -84,22 +100,15 @@ impl<'a, 't> De<'a, 't> {
             Kind::Seq(_) => "a list".to_owned(),
             Kind::Map(_) => "a mapping".to_owned(),
         };
-        self.sink.error(self.span(), format!("{} must be {wanted}, not {found}", self.subject()), fix);
+        self.sink.error(self.span(), format!("{subject} must be {wanted}, not {found}"), fix);
         ReadError::Reported
     }
 
-    fn subject(&self) -> String {
-        match self.label {
-            Some(label) => format!("`{}`", quoted(label)),
-            None => "this".to_owned(),
-        }
+    pub(super) fn span(&self) -> Span {
+        self.slip.unwrap_or(self.node().span)
     }
 
-    fn span(&self) -> Span {
-        self.node().span
-    }
-
-    fn report(&self, error: ReadError) -> ReadError {
+    pub(super) fn report(&self, error: ReadError) -> ReadError {
         if let ReadError::Raised(message) = error {
             self.sink.error(self.span(), message, "see the reference of this field");
         }
@@ -120,6 +129,9 @@ impl<'a, 't> De<'a, 't> {
             Kind::Scalar { text, plain } if !node.is_null() => match (text.parse::<u64>(), plain) {
                 (Ok(number), true) if !text.starts_with('+') => Ok(number),
                 (Ok(number), false) => Err(self.unfit("a whole number", &format!("remove the quotes: write {number}"))),
+                _ if text.bytes().all(|b| b.is_ascii_digit()) => {
+                    Err(self.unfit("a whole number", "write a smaller one"))
+                }
                 _ => Err(self.unfit("a whole number", "write digits only, without unit, sign or fraction")),
             },
             _ => Err(self.unfit("a whole number", "write one number here")),
@@ -133,32 +145,34 @@ impl<'a, 't> De<'a, 't> {
         }
     }
 
-    fn map(&self) -> Result<&'a [(NodeId, NodeId)], ReadError> {
+    fn map(&self, name: &str) -> Result<&'a [(NodeId, NodeId)], ReadError> {
         match &self.node().kind {
             Kind::Map(pairs) => Ok(pairs),
-            _ => Err(self.unfit("a mapping", "write `{ key: value }`, or indented lines `key: value`")),
+            _ => Err(self.unfit_as(name, "a mapping", "write `{ key: value }`, or indented lines `key: value`")),
         }
     }
 
-    fn key(&self, id: NodeId) -> &'a str {
+    pub(super) fn key(&self, id: NodeId) -> &'a str {
         // Keys that are no scalars were dropped when the tree was built.
         self.tree.text(id).unwrap_or_default()
     }
 
-    /// Reports a key that `owner` does not know.
-    fn unknown(&self, key: NodeId, owner: &'static str, known: &[&'static str]) {
+    /// Reports a key that `owner` does not know, and gives the one that was probably meant.
+    pub(super) fn unknown(&self, key: NodeId, owner: &'static str, known: &[&'static str]) -> Option<&'static str> {
         let (word, span) = (self.key(key), self.tree.node(key).span);
         let what = names::describe(owner);
         if let Some(later) = names::later(owner, word) {
             self.sink.error(span, later.message, later.fix);
-            return;
+            return None;
         }
-        let fix = match names::meant(owner, word).or_else(|| nearest(word, known.iter().copied())) {
+        let meant = names::meant(owner, word).or_else(|| nearest(word, known.iter().copied()));
+        let fix = match meant {
             Some(known) => format!("did you mean `{known}`?"),
             None if known.is_empty() => "remove it".to_owned(),
             None => format!("remove it; {what} knows {}", one_of(known).replace(" or ", " and ")),
         };
         self.sink.error(span, format!("unknown field `{}` in {what}", quoted(word)), fix);
+        meant
     }
 
     /// Reports a word that is none of an enum's.
@@ -169,7 +183,7 @@ impl<'a, 't> De<'a, 't> {
         }
         let fix = match names::meant(owner, word).or_else(|| nearest(word, known.iter().copied())) {
             Some(known) => format!("did you mean `{known}`?"),
-            None => format!("write {}", one_of(known)),
+            None => names::forms(owner).map_or_else(|| format!("write {}", one_of(known)), str::to_owned),
         };
         self.sink.error(span, format!("`{}` is not {}", quoted(word), names::describe(owner)), fix);
         ReadError::Reported
@@ -252,7 +266,8 @@ impl<'de> Deserializer<'de> for De<'_, '_> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
-        visitor.visit_map(Pairs { de: self, pairs: self.map()?.iter(), value: None, known: None })
+        let all = self.map("this")?;
+        visitor.visit_map(Pairs { de: self, all, pairs: all.iter(), value: None, known: None })
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -261,7 +276,9 @@ impl<'de> Deserializer<'de> for De<'_, '_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ReadError> {
-        visitor.visit_map(Pairs { de: self, pairs: self.map()?.iter(), value: None, known: Some((name, fields)) })
+        let all = self.map(names::describe(name))?;
+        let known = Some(Known { owner: name, fields, fed: Vec::new() });
+        visitor.visit_map(Pairs { de: self, all, pairs: all.iter(), value: None, known })
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -285,7 +302,7 @@ impl<'de> Deserializer<'de> for De<'_, '_> {
                     Kind::Map(_) | Kind::Broken => "$map",
                 };
                 if !variants.contains(&shape) {
-                    return Err(self.unfit(names::describe(name), names::forms(name)));
+                    return Err(self.unfit(names::describe(name), names::forms(name).unwrap_or("write one value")));
                 }
                 (shape, Some(self))
             }
@@ -319,153 +336,14 @@ impl<'de> Deserializer<'de> for De<'_, '_> {
                     return Err(ReadError::Reported);
                 }
             },
-            Kind::Seq(_) => return Err(self.unfit(names::describe(name), names::forms(name))),
+            Kind::Seq(_) => {
+                return Err(self.unfit(names::describe(name), names::forms(name).unwrap_or("write one value")));
+            }
         };
         visitor.visit_enum(Variant { de: self, variant, value })
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
         visitor.visit_unit()
-    }
-}
-
-/// What [`Field`] reads: four numbers of the span, then the value.
-struct FieldAccess<'a, 't> {
-    de: De<'a, 't>,
-    step: u8,
-}
-
-impl<'de> SeqAccess<'de> for FieldAccess<'_, '_> {
-    type Error = ReadError;
-
-    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, ReadError> {
-        let Span { start, end, line, column } = self.de.span();
-        self.step += 1;
-        let number: U32Deserializer<ReadError> = match self.step {
-            1 => start,
-            2 => end,
-            3 => line,
-            4 => column,
-            _ => return seed.deserialize(self.de).map(Some).map_err(|e| self.de.report(e)),
-        }
-        .into_deserializer();
-        seed.deserialize(number).map(Some)
-    }
-}
-
-struct Items<'a, 't> {
-    de: De<'a, 't>,
-    items: std::slice::Iter<'a, NodeId>,
-}
-
-impl<'de> SeqAccess<'de> for Items<'_, '_> {
-    type Error = ReadError;
-
-    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, ReadError> {
-        let Some(id) = self.items.next() else { return Ok(None) };
-        seed.deserialize(self.de.child(*id, None)).map(Some)
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.items.len())
-    }
-}
-
-struct Pairs<'a, 't> {
-    de: De<'a, 't>,
-    pairs: std::slice::Iter<'a, (NodeId, NodeId)>,
-    value: Option<De<'a, 't>>,
-    /// For a struct: its name and fields. Others are reported and left out.
-    known: Option<(&'static str, &'static [&'static str])>,
-}
-
-impl<'de> MapAccess<'de> for Pairs<'_, '_> {
-    type Error = ReadError;
-
-    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, ReadError> {
-        loop {
-            let Some((key, value)) = self.pairs.next() else { return Ok(None) };
-            let word = self.de.key(*key);
-            self.value = Some(self.de.child(*value, Some(word)));
-            return match self.known {
-                None => seed.deserialize(self.de.child(*key, None)).map(Some),
-                Some((_, fields)) if fields.contains(&word) => {
-                    let word: StrDeserializer<'_, ReadError> = word.into_deserializer();
-                    seed.deserialize(word).map(Some)
-                }
-                Some((owner, fields)) => {
-                    self.de.unknown(*key, owner, fields);
-                    continue;
-                }
-            };
-        }
-    }
-
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, ReadError> {
-        match self.value.take() {
-            Some(de) => seed.deserialize(de),
-            None => Err(ReadError::Raised("a value was asked for before its key".to_owned())),
-        }
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.pairs.len())
-    }
-}
-
-struct Variant<'a, 't> {
-    de: De<'a, 't>,
-    variant: &'a str,
-    value: Option<De<'a, 't>>,
-}
-
-impl<'de, 'a, 't> EnumAccess<'de> for Variant<'a, 't> {
-    type Error = ReadError;
-    type Variant = Self;
-
-    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), ReadError> {
-        let name: StrDeserializer<'_, ReadError> = self.variant.into_deserializer();
-        Ok((seed.deserialize(name)?, self))
-    }
-}
-
-impl<'de> VariantAccess<'de> for Variant<'_, '_> {
-    type Error = ReadError;
-
-    fn unit_variant(self) -> Result<(), ReadError> {
-        match self.value {
-            None => Ok(()),
-            Some(value) => {
-                let fix = format!("write `{}` alone", self.variant);
-                self.de.sink.error(value.span(), format!("`{}` takes no value", self.variant), fix);
-                Err(ReadError::Reported)
-            }
-        }
-    }
-
-    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, ReadError> {
-        match self.value {
-            Some(value) => seed.deserialize(value),
-            None => {
-                let fix = format!("write `{{ {}: … }}`", self.variant);
-                self.de.sink.error(self.de.span(), format!("`{}` needs a value", self.variant), fix);
-                Err(ReadError::Reported)
-            }
-        }
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, ReadError> {
-        Err(self.de.unfit("one value", "write one value"))
-    }
-
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, ReadError> {
-        match self.value {
-            Some(value) => value.deserialize_struct("", fields, visitor),
-            None => Err(self.de.unfit("a mapping", "write `{ key: value }`")),
-        }
     }
 }

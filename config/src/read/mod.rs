@@ -4,6 +4,7 @@
 //! deserialiser here sees the list of fields that a struct knows, so it reports and drops unknown ones itself; and
 //! every field and list entry of the raw types is a [`Field`], which reports what is wrong inside it and goes on.
 
+mod access;
 mod de;
 mod field;
 

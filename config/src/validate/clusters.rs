@@ -74,7 +74,7 @@ fn endpoints(check: &Check<'_, '_>, key: &Key, field: &Field<List<raw::Endpoint>
         if let Some(first) = seen.get(&target) {
             let message = format!("the endpoint `{}` comes twice", quoted(text));
             let fix = "remove one; use `weight` to give an endpoint a larger share".to_owned();
-            check.sink.error_with(at, (*first, "the first one is"), (message, fix));
+            check.sink.error_with(at, (*first, "the first one is here"), (message, fix));
             continue;
         }
         seen.insert(target.clone(), at);

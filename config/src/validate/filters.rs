@@ -69,7 +69,7 @@ pub(super) fn of_rule(check: &Check<'_, '_>, field: &Field<List<raw::Filter>>) -
     if let (Some(span), Some((_, at))) = (upstream_only, &out.terminal) {
         let message = "this filter does nothing: the rule answers by itself and no upstream sees the request";
         let text = (message.to_owned(), "remove it".to_owned());
-        check.sink.warning_with(span, (*at, "the answer is given"), text);
+        check.sink.warning_with(span, (*at, "the answer is given here"), text);
     }
     out
 }
@@ -104,7 +104,7 @@ fn limited<'f>(
 fn single(check: &Check<'_, '_>, first: &mut Option<Span>, (span, name): (Span, &str)) -> bool {
     if let Some(first) = first {
         let text = (format!("a second `{name}` in one rule"), "put both into one".to_owned());
-        check.sink.error_with(span, (*first, "the first one is"), text);
+        check.sink.error_with(span, (*first, "the first one is here"), text);
         return false;
     }
     *first = Some(span);
@@ -114,7 +114,7 @@ fn single(check: &Check<'_, '_>, first: &mut Option<Span>, (span, name): (Span, 
 fn answer(check: &Check<'_, '_>, terminal: &mut Option<(Action, Span)>, action: Option<Action>, span: Span) {
     if let Some((_, first)) = terminal {
         let text = ("a second filter that answers".to_owned(), "keep one `redirect` or `directResponse`".to_owned());
-        check.sink.error_with(span, (*first, "the first one is"), text);
+        check.sink.error_with(span, (*first, "the first one is here"), text);
     } else {
         *terminal = action.map(|action| (action, span));
     }
@@ -134,9 +134,8 @@ fn url_rewrite(check: &Check<'_, '_>, field: &Field<raw::UrlRewrite>, prefix: &m
 /// A host with an optional port.
 fn authority(text: &str) -> Result<HeaderValue, Wrong> {
     let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !host.ends_with(':') && !(host.contains(':') && !host.ends_with(']')) => {
-            (host, Some(port))
-        }
+        // Other colons are those of an IPv6 address.
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
         _ => (text, None),
     };
     let host = names::host(host)?;
@@ -245,7 +244,11 @@ fn groups_exist(substitution: &str, pattern: &regex::Regex) -> Result<(), Wrong>
             let digits: String = group.chars().take_while(char::is_ascii_digit).collect();
             let fix = match digits.is_empty() || digits.len() == group.len() || !exists(&digits) {
                 false => format!("write `${{{digits}}}{}`: without braces the name goes on", &group[digits.len()..]),
-                true => format!("the pattern has {} groups; `$$` is a dollar sign", pattern.captures_len() - 1),
+                true => match pattern.captures_len() - 1 {
+                    0 => "the pattern has no groups: put `(…)` around what is to be kept; `$$` is a dollar sign"
+                        .to_owned(),
+                    last => format!("the last group of the pattern is `${last}`; `$$` is a dollar sign"),
+                },
             };
             return Err(Wrong::new(format!("the pattern has no group `{}`", quoted(group)), fix));
         }
@@ -416,6 +419,18 @@ mod tests {
         );
         for bad in ["/$3", "/$", "/$head", "/${", "/${}"] {
             assert!(groups_exist(bad, &pattern).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_authority_is_a_host_with_an_optional_port() {
+        for (text, stored) in
+            [("A.example", "a.example"), ("a:8080", "a:8080"), ("::1", "[::1]"), ("[::1]:80", "[::1]:80")]
+        {
+            assert_eq!(authority(text).expect(text), stored);
+        }
+        for bad in ["a:0", "a:http", "a:99999", "a:", ":80", "http://a", "a/b", "::1:x"] {
+            assert!(authority(bad).is_err(), "{bad}");
         }
     }
 

@@ -126,7 +126,7 @@ fn values(check: &Check<'_, '_>, field: &Field<raw::HeaderValues>, twice: Twice)
 fn once(check: &Check<'_, '_>, seen: &mut HashMap<HeaderName, Span>, (name, at): (&HeaderName, Span)) -> bool {
     if let Some(first) = seen.get(name) {
         let text = (format!("the header `{name}` comes twice"), "keep one of the two".to_owned());
-        check.sink.error_with(at, (*first, "the first one is"), text);
+        check.sink.error_with(at, (*first, "the first one is here"), text);
         return false;
     }
     seen.insert(name.clone(), at);

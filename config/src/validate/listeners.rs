@@ -40,7 +40,7 @@ pub(super) fn listeners(
             if let Some(first) = seen.get(name.as_str()) {
                 let text =
                     (format!("a second listener is named `{}`", quoted(name)), "give it another name".to_owned());
-                check.sink.error_with(at, (*first, "the first one is"), text);
+                check.sink.error_with(at, (*first, "the first one is here"), text);
             } else {
                 seen.insert(name, at);
             }
@@ -77,12 +77,12 @@ fn listener(
 
     let lack = ("this listener has no `name`", "add a name, such as `name: inbound`");
     let name = check.required(name, span, lack).map_or_else(|| Arc::from(""), |(name, at)| check.name(name, at));
-    let who = quoted(&name);
-    let lack = format!("the listener `{who}` has no `bind`");
+    let who = if name.is_empty() { "this listener".to_owned() } else { format!("the listener `{}`", quoted(&name)) };
+    let lack = format!("{who} has no `bind`");
     let address = check
         .required(bind, span, (&lack, "add where it listens, such as `bind: 127.0.0.1:15001`"))
         .and_then(|(text, at)| check.parsed(names::bind(text), at));
-    let lack = format!("the listener `{who}` has no `routes`");
+    let lack = format!("{who} has no `routes`");
     let routes = check.required(routes, span, (&lack, "add the name of a route table: `routes: NAME`"));
     if let Some((table, at)) = routes {
         tables.refer(check, table, at);
@@ -200,7 +200,7 @@ fn report(check: &Check<'_, '_>, taken: &Taken, other: &Taken) {
     let message = format!("{} is already taken: {} listens on {}", taken.address, other.by, other.address);
     let fix = "use another port, or two addresses of which neither covers the other".to_owned();
     match (taken.span, other.span) {
-        (Some(span), Some(first)) => check.sink.error_with(span, (first, "the other one is"), (message, fix)),
+        (Some(span), Some(first)) => check.sink.error_with(span, (first, "the other one is here"), (message, fix)),
         (Some(span), None) => check.error(span, message, format!("{fix}; `admin` can be moved or set to `off`")),
         // The admin server's default address is looked at first, so it is never the second.
         (None, _) => check.error(Span::START, message, fix),

@@ -230,12 +230,12 @@ impl<'r> Names<'r> {
         }
         let what = self.what;
         let fix = match check.guess(name, known.keys().copied()) {
-            Some(near) => format!("did you mean `{near}`?"),
+            Some(near) => format!("did you mean `{}`?", quoted(near)),
             None if known.is_empty() => {
                 format!("there is no {what} yet: define it under `{}`", self.section())
             }
             None if known.len() <= 5 => {
-                let mut names: Vec<&str> = known.keys().copied().collect();
+                let mut names: Vec<String> = known.keys().map(|name| quoted(name)).collect();
                 names.sort_unstable();
                 format!("define it under `{}`, or refer to {}", self.section(), crate::text::one_of(&names))
             }
@@ -263,10 +263,7 @@ impl<'r> Names<'r> {
 }
 
 /// A number that a check has bounded, in the type of the model.
-fn small<T: TryFrom<u64>>(value: u64) -> T
-where
-    T: Default,
-{
+fn small<T: TryFrom<u64> + Default>(value: u64) -> T {
     T::try_from(value).unwrap_or_default()
 }
 

@@ -37,16 +37,17 @@ pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Wrong> {
     if text == "*" {
         return Ok(HostPattern::Any);
     }
-    if let Some(suffix) = text.strip_prefix("*.") {
-        return host(suffix).map(HostPattern::Wildcard);
-    }
-    if text.contains('*') {
+    let suffix = text.strip_prefix("*.");
+    if suffix.unwrap_or(text).contains('*') {
         return Err(Wrong::new(
-            format!("the hostname `{}` has a `*` in the middle", quoted(text)),
-            "a wildcard is only the whole first label: `*.example.com`; `*` alone is any host",
+            format!("the hostname `{}` has a `*` that is not its whole first label", quoted(text)),
+            "write `*.example.com` for every name below it, or `*` alone for any host",
         ));
     }
-    host(text).map(HostPattern::Exact)
+    match suffix {
+        Some(suffix) => host(suffix).map(HostPattern::Wildcard),
+        None => host(text).map(HostPattern::Exact),
+    }
 }
 
 /// A host without port, in the form in which it is compared: lower case, no trailing dot, IPv6 in brackets.
@@ -70,7 +71,7 @@ pub(super) fn host(text: &str) -> Result<Arc<str>, Wrong> {
     }
     let lower = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     if lower.is_empty() {
-        return wrong("is empty", "write a name, or leave the field out".to_owned());
+        return Err(Wrong::new("the hostname is empty", "write a name, or remove the entry"));
     }
     if !lower.is_ascii() {
         return wrong("has letters beyond ASCII", "write it in its `xn--` form (IDNA)".to_owned());
@@ -255,30 +256,35 @@ impl Check<'_, '_> {
 }
 
 fn compile(text: &str, anchors: Anchors) -> Result<Regex, Wrong> {
-    // Alone first: `a)|(b` is wrong, and would be well-formed inside the group that anchors it.
-    let alone = build(text)?;
-    match anchors {
-        Anchors::Inside => Ok(alone),
+    // Parsed alone first: `a)|(b` is wrong, and would be well-formed inside the group that anchors it.
+    regex_syntax::ast::parse::Parser::new().parse(text).map_err(|error| not_a_pattern(&error.to_string()))?;
+    let built = match anchors {
+        Anchors::Inside => build(text),
         Anchors::Whole => build(&format!("^(?:{text})$"))
             // A comment in verbose mode, `(?x) a # b`, swallows the end of the group.
-            .or_else(|_| build(&format!("^(?:{text}\n)$"))),
-    }
-}
-
-fn build(text: &str) -> Result<Regex, Wrong> {
-    RegexBuilder::new(text).size_limit(MAX_COMPILED_PATTERN_BYTES).build().map_err(|error| match error {
+            .or_else(|error| match error {
+                regex::Error::Syntax(_) => build(&format!("^(?:{text}\n)$")),
+                error => Err(error),
+            }),
+    };
+    built.map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => Wrong::new(
             "the regular expression is too large when compiled",
             "use smaller repetitions; `(?-u:\\w)` is much smaller than `\\w`",
         ),
-        error => {
-            let text = error.to_string();
-            let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            let fix =
-                "the syntax is that of the Rust `regex` crate: like PCRE, without look-around and back-references";
-            Wrong::new(format!("this is not a regular expression: {reason}"), fix)
-        }
+        error => not_a_pattern(&error.to_string()),
     })
+}
+
+fn build(text: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(text).size_limit(MAX_COMPILED_PATTERN_BYTES).build()
+}
+
+/// The last line of the parser's report is the reason; those above draw the pattern.
+fn not_a_pattern(report: &str) -> Wrong {
+    let reason = report.lines().last().unwrap_or_default().trim_start_matches("error: ");
+    let fix = "the syntax is that of the Rust `regex` crate: like PCRE, without look-around and back-references";
+    Wrong::new(format!("this is not a regular expression: {reason}"), fix)
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ impl Covered {
                 quoted(&last.name)
             );
             let fix = "move it up, make the earlier rule narrower, or remove it".to_owned();
-            check.sink.warning_with(span, (last.span, "the earlier rule is"), (message, fix));
+            check.sink.warning_with(span, (last.span, "the earlier rule is here"), (message, fix));
         }
         for one in matches {
             let taker = Taker { name: Arc::clone(&rule.name), span };

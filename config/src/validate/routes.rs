@@ -106,7 +106,7 @@ impl Table<'_, '_, '_> {
                         "put its rules under one host".to_owned(),
                     ),
                 };
-                check.sink.error_with(span, (*first, "the first one is"), (message, fix));
+                check.sink.error_with(span, (*first, "the first one is here"), (message, fix));
             } else {
                 seen.insert(pattern.clone(), span);
                 out.push(pattern);
@@ -139,7 +139,7 @@ impl Table<'_, '_, '_> {
         if let Some(first) = seen.get(&name) {
             let message = format!("a second rule of this table is named `{}`", quoted(&name));
             let text = (message, "give it another name, or none".to_owned());
-            check.sink.error_with(span, (*first, "the first one is"), text);
+            check.sink.error_with(span, (*first, "the first one is here"), text);
         } else if positional(&name) {
             let message = format!("the name `{}` looks like the position of an unnamed rule", quoted(&name));
             check.error(span, message, "give it another name, or none");
@@ -163,7 +163,7 @@ impl Table<'_, '_, '_> {
             (Some((action, at)), Some(refs)) => {
                 check.sink.error_with(
                     refs,
-                    (at, "the answer is given"),
+                    (at, "the answer is given here"),
                     (
                         "a rule that answers by itself has no backends".to_owned(),
                         "remove `backendRefs`, or the `redirect` or `directResponse` filter".to_owned(),
@@ -206,7 +206,7 @@ impl Table<'_, '_, '_> {
             if let Some(first) = seen.get(name.as_str()) {
                 let message = format!("the cluster `{}` comes twice in this rule", quoted(name));
                 let text = (message, "keep one and add up the weights".to_owned());
-                check.sink.error_with(at, (*first, "the first one is"), text);
+                check.sink.error_with(at, (*first, "the first one is here"), text);
                 continue;
             }
             seen.insert(name, at);

@@ -266,7 +266,7 @@ pub(super) fn unique<'t>(tree: &Tree<'t>, sink: &Sink<'t>, pairs: Vec<(NodeId, N
         if let Some(first) = seen.get(&**text) {
             sink.error_with(
                 node.span,
-                (tree.node(*first).span, "the first one is"),
+                (tree.node(*first).span, "the first one is here"),
                 (format!("`{}` is set twice", shorten(text)), "keep one of the two".to_owned()),
             );
             continue;

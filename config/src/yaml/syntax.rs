@@ -14,16 +14,49 @@ pub(super) fn report(sink: &Sink<'_>, error: &ScanError, offset: Offset) {
     let start = small(marker.byte_offset().unwrap_or(0)).saturating_add(offset.bytes);
     let span = Span { start, end: start, line: small(marker.line()) + offset.lines, column: small(marker.col()) + 1 };
     let (message, fix) = explain(error.kind());
+    let span = if is_tab(error.kind()) { find_tab(sink.source.text, span) } else { span };
     sink.error(span, message, fix);
 }
 
+fn is_tab(kind: &ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::TabNotAllowed
+            | ErrorKind::TabInBlockIndentation
+            | ErrorKind::TabInIndentation
+            | ErrorKind::TabAtBlockScalarStart
+            | ErrorKind::TabInPlainScalar
+    )
+}
+
+/// The scanner may notice a tab while it still stands on the line above: the next line that is indented by one.
+fn find_tab(text: &str, span: Span) -> Span {
+    let before = text.get(..span.start as usize).unwrap_or_default();
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    let lines = text.get(line_start..).unwrap_or_default().split_inclusive('\n').take(TAB_LINES);
+    let mut start = line_start;
+    for (number, line) in (span.line..).zip(lines) {
+        let indentation = line.len() - line.trim_start_matches([' ', '\t']).len();
+        if let Some(tab) = line[..indentation].find('\t') {
+            let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            return Span {
+                start: small(start + tab),
+                end: small(start + tab + 1),
+                line: number,
+                column: small(tab + 1),
+            };
+        }
+        start += line.len();
+    }
+    span
+}
+
+/// Lines that are looked at for a tab.
+const TAB_LINES: usize = 3;
+
 fn explain(kind: &ErrorKind) -> (String, &'static str) {
     match kind {
-        ErrorKind::TabNotAllowed
-        | ErrorKind::TabInBlockIndentation
-        | ErrorKind::TabInIndentation
-        | ErrorKind::TabAtBlockScalarStart
-        | ErrorKind::TabInPlainScalar => {
+        kind if is_tab(kind) => {
             ("a tab is used for indentation".to_owned(), "indent with spaces: YAML does not allow tabs")
         }
         ErrorKind::UnclosedFlowCollection { open } => {
@@ -54,7 +87,7 @@ fn explain(kind: &ErrorKind) -> (String, &'static str) {
         ),
         ErrorKind::MappingValueNotAllowed | ErrorKind::MappingKeyNotAllowed => (
             "a `key: value` cannot stand here".to_owned(),
-            "put it on a line of its own, or quote the text if its `: ` is meant literally",
+            "give this line the indentation of the entry that it belongs to, or quote the text if its `: ` is meant literally",
         ),
         ErrorKind::SimpleKeyExpected | ErrorKind::InvalidSimpleKey => {
             ("a `:` is missing after this key".to_owned(), "write `key: value`")

@@ -1,0 +1,7 @@
+//! Tests of the configuration language from outside: what people write, and what they are told.
+
+mod diagnostics;
+mod diff;
+mod examples;
+mod properties;
+mod scale;
