@@ -11,3 +11,5 @@ pub mod proxy;
 pub mod server;
 pub mod discovery;
 pub mod admin;
+pub mod cli;
+pub mod app;

@@ -17,7 +17,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use tokio::task::JoinHandle;
 
 use crate::base::task;
 
@@ -26,11 +26,11 @@ pub trait Subject: Send + Sync + 'static {
     /// Whether callers should be sent here.
     fn readiness(&self) -> Readiness;
     /// The configuration in effect and what was refused, without credentials.
-    fn config(&self) -> Value;
+    fn config(&self) -> impl Serialize;
     /// Clusters and their endpoints.
-    fn clusters(&self) -> Value;
+    fn clusters(&self) -> impl Serialize;
     /// Listeners and their connections.
-    fn listeners(&self) -> Value;
+    fn listeners(&self) -> impl Serialize;
     /// All metrics and their content type.
     fn metrics(&self) -> (String, &'static str);
     /// Begins to go down.
@@ -80,15 +80,15 @@ impl Server {
         self.address
     }
 
-    /// Answers for `subject` until the runtime ends.
-    pub fn start<S: Subject>(self, subject: Arc<S>) {
+    /// Answers for `subject` until the task is aborted.
+    pub fn start<S: Subject>(self, subject: Arc<S>) -> JoinHandle<()> {
         let router = router(subject, self.address.ip());
         let serving = axum::serve(self.socket, router).into_future();
-        drop(task::spawn("admin", async move {
+        task::spawn("admin", async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the admin server has ended");
             }
-        }));
+        })
     }
 }
 
@@ -195,9 +195,11 @@ async fn set_log_filter<S: Subject>(State(subject): State<Arc<S>>, query: Query<
     }
 }
 
-fn json(value: &Value) -> Response {
-    let text = format!("{value:#}\n");
-    ([(CONTENT_TYPE, "application/json")], text).into_response()
+fn json(value: &impl Serialize) -> Response {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => ([(CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(error) => sentence(StatusCode::INTERNAL_SERVER_ERROR, &format!("This cannot be shown: {error}.")),
+    }
 }
 
 fn sentence(status: StatusCode, text: &str) -> Response {

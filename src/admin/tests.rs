@@ -15,13 +15,13 @@ impl Subject for Fake {
     fn readiness(&self) -> Readiness {
         *self.readiness.lock().expect("not poisoned")
     }
-    fn config(&self) -> Value {
+    fn config(&self) -> impl Serialize {
         json!({ "generation": 7 })
     }
-    fn clusters(&self) -> Value {
+    fn clusters(&self) -> impl Serialize {
         json!([{ "name": "c" }])
     }
-    fn listeners(&self) -> Value {
+    fn listeners(&self) -> impl Serialize {
         json!([{ "name": "l" }])
     }
     fn metrics(&self) -> (String, &'static str) {
@@ -46,7 +46,7 @@ async fn server() -> (SocketAddr, Arc<Fake>) {
     let fake = Arc::new(Fake { readiness: Mutex::new(Readiness::Starting), filter: Mutex::new("info".to_owned()) });
     let server = Server::bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
     let address = server.address();
-    server.start(Arc::clone(&fake));
+    drop(server.start(Arc::clone(&fake)));
     (address, fake)
 }
 

@@ -104,7 +104,8 @@ fn route_table(table: &model::RouteTable) -> Value {
         .collect()
 }
 
-fn host_pattern(pattern: &model::HostPattern) -> String {
+/// A hostname in the words of the file.
+pub(crate) fn host_pattern(pattern: &model::HostPattern) -> String {
     match pattern {
         model::HostPattern::Any => "*".to_owned(),
         model::HostPattern::Wildcard(suffix) => format!("*.{suffix}"),
@@ -210,7 +211,8 @@ fn named(name: &str, condition: &model::ValueMatch) -> Value {
     }
 }
 
-fn filter(filter: &model::Filter) -> Value {
+/// A filter in the words of the file, credentials left out.
+pub(crate) fn filter(filter: &model::Filter) -> Value {
     match filter {
         model::Filter::RequestHeaders(edit) => json!({ "requestHeaders": header_edit(edit) }),
         model::Filter::ResponseHeaders(edit) => json!({ "responseHeaders": header_edit(edit) }),
@@ -275,7 +277,8 @@ fn backend_ref(backend: &model::BackendRef) -> Value {
     json!({ "cluster": cluster, "weight": weight, "filters": filters.iter().map(filter).collect::<Vec<_>>() })
 }
 
-fn retry_on(condition: &model::RetryOn) -> Value {
+/// A retry condition in the words of the file.
+pub(crate) fn retry_on(condition: &model::RetryOn) -> Value {
     match condition {
         model::RetryOn::ConnectFailure => json!("connect-failure"),
         model::RetryOn::RefusedStream => json!("refused-stream"),
@@ -323,17 +326,8 @@ fn cluster(cluster: &model::Cluster) -> Value {
     } = connection;
     let model::DnsOptions { min_ttl, max_ttl } = dns;
     json!({
-        "protocol": match protocol {
-            model::ClusterProtocol::Http1 => "http1",
-            model::ClusterProtocol::Http2 => "http2",
-            model::ClusterProtocol::Auto => "auto",
-        },
-        "loadBalancing": { "policy": match balance {
-            model::BalancePolicy::RoundRobin => "roundRobin",
-            model::BalancePolicy::LeastRequest => "leastRequest",
-            model::BalancePolicy::PeakEwma => "peakEwma",
-            model::BalancePolicy::Random => "random",
-        } },
+        "protocol": cluster_protocol(*protocol),
+        "loadBalancing": { "policy": balance_policy(*balance) },
         "circuitBreaker": {
             "maxRequests": max_requests,
             "maxPending": max_pending,
@@ -352,6 +346,25 @@ fn cluster(cluster: &model::Cluster) -> Value {
         "dns": { "minTtl": duration(*min_ttl), "maxTtl": duration(*max_ttl) },
         "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(),
     })
+}
+
+/// What is spoken to a cluster, in the words of the file.
+pub(crate) fn cluster_protocol(protocol: model::ClusterProtocol) -> &'static str {
+    match protocol {
+        model::ClusterProtocol::Http1 => "http1",
+        model::ClusterProtocol::Http2 => "http2",
+        model::ClusterProtocol::Auto => "auto",
+    }
+}
+
+/// How an endpoint is chosen, in the words of the file.
+pub(crate) fn balance_policy(policy: model::BalancePolicy) -> &'static str {
+    match policy {
+        model::BalancePolicy::RoundRobin => "roundRobin",
+        model::BalancePolicy::LeastRequest => "leastRequest",
+        model::BalancePolicy::PeakEwma => "peakEwma",
+        model::BalancePolicy::Random => "random",
+    }
 }
 
 fn endpoint(endpoint: &model::Endpoint) -> Value {

@@ -5,13 +5,15 @@ use std::time::SystemTime;
 
 use outrigger_config::{Diagnostics, Loaded};
 use parking_lot::Mutex;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::dump;
 use crate::telemetry::rfc3339;
 
 /// Where a configuration was read from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Origin {
     /// The configured file.
     File(Arc<str>),
@@ -84,34 +86,63 @@ impl Status {
         self.0.lock().refusal = Some(refused);
     }
 
-    /// Everything as JSON, credentials left out.
+    /// Everything, credentials left out.
     #[must_use]
-    pub fn to_json(&self) -> Value {
+    pub fn report(&self) -> Report {
         let (running, refusal) = {
             let inner = self.0.lock();
             (inner.running.clone(), inner.refusal.clone())
         };
-        let refusal = refusal.map(|refused| {
-            json!({ "at": rfc3339(refused.at), "hash": refused.fingerprint, "diagnostics": problems(&refused.problems) })
-        });
-        let Some(Running { generation, loaded, origin, at }) = running else {
-            return json!({ "generation": 0, "upToDate": false, "lastRefusal": refusal });
-        };
-        let origin_json = match &origin {
-            Origin::File(file) => json!({ "file": file }),
-            Origin::LastGood(file) => json!({ "lastGood": file }),
-        };
-        json!({
-            "generation": generation,
-            "hash": loaded.hash,
-            "loadedAt": rfc3339(at),
-            "source": origin_json,
-            "upToDate": refusal.is_none() && matches!(origin, Origin::File(_)),
-            "lastRefusal": refusal,
-            "warnings": problems(&loaded.warnings),
-            "config": dump::config(&loaded.config),
-        })
+        let from_file = running.as_ref().is_some_and(|running| matches!(running.origin, Origin::File(_)));
+        Report {
+            generation: running.as_ref().map_or(0, |running| running.generation),
+            hash: running.as_ref().map(|running| running.loaded.hash.clone()),
+            loaded_at: running.as_ref().map(|running| rfc3339(running.at)),
+            source: running.as_ref().map(|running| running.origin.clone()),
+            up_to_date: from_file && refusal.is_none(),
+            last_refusal: refusal.map(|refused| RefusalReport {
+                at: rfc3339(refused.at),
+                hash: refused.fingerprint,
+                diagnostics: problems(&refused.problems),
+            }),
+            warnings: running.as_ref().map(|running| problems(&running.loaded.warnings)).unwrap_or_default(),
+            config: running.map(|running| dump::config(&running.loaded.config)),
+        }
     }
+}
+
+/// [`Status`] for people and programs.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Counts configurations put into effect; 0 before the first.
+    pub generation: u64,
+    /// Of the text in effect.
+    pub hash: Option<String>,
+    /// Since when it is in effect.
+    pub loaded_at: Option<String>,
+    /// Where it came from.
+    pub source: Option<Origin>,
+    /// Whether it is what the file says.
+    pub up_to_date: bool,
+    /// What was refused since.
+    pub last_refusal: Option<RefusalReport>,
+    /// What works but is probably not meant.
+    pub warnings: Vec<Value>,
+    /// The configuration with every default, in the words of the file.
+    pub config: Option<Value>,
+}
+
+/// A refused configuration for people and programs.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusalReport {
+    /// When.
+    pub at: String,
+    /// Of the refused text.
+    pub hash: String,
+    /// Why.
+    pub diagnostics: Vec<Value>,
 }
 
 /// Problems without the lines of the file they are in, which may contain credentials.

@@ -6,6 +6,7 @@ mod filters;
 mod local;
 mod pipeline;
 mod prepare;
+pub mod preview;
 mod random;
 mod reason;
 mod record;

@@ -226,16 +226,7 @@ fn time_limits(
     caller: Caller,
     started: Instant,
 ) -> (Limits, Option<Duration>) {
-    let exchange = match caller {
-        // What is not a timeout is ignored, as gRPC servers do.
-        Caller::Grpc => deadline::Exchange::Grpc(
-            head.headers
-                .get(GRPC_TIMEOUT)
-                .and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()).ok()),
-        ),
-        Caller::Http if accepts_events(&head.headers) => deadline::Exchange::EventStream,
-        Caller::Http => deadline::Exchange::Plain,
-    };
+    let exchange = exchange_of(caller, &head.headers);
     let limits = deadline::limits(&rule.config.timeouts, exchange, listener.config.limits.stream_idle_timeout);
     let (whole, answer) = match limits.request.source {
         deadline::Source::Default => (None, limits.request.value),
@@ -244,6 +235,18 @@ fn time_limits(
     // A caller may name a time so long that it is none.
     let deadline = whole.and_then(|limit| started.checked_add(limit));
     (Limits { deadline, answer, idle: limits.idle.value }, limits.attempt.value)
+}
+
+/// What its time limits depend on.
+pub(super) fn exchange_of(caller: Caller, headers: &HeaderMap) -> deadline::Exchange {
+    match caller {
+        // What is not a timeout is ignored, as gRPC servers do.
+        Caller::Grpc => deadline::Exchange::Grpc(
+            headers.get(GRPC_TIMEOUT).and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()).ok()),
+        ),
+        Caller::Http if accepts_events(headers) => deadline::Exchange::EventStream,
+        Caller::Http => deadline::Exchange::Plain,
+    }
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {

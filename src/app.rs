@@ -1,0 +1,383 @@
+//! One proxy, wired together. Nothing here is global, so several can live in one process.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outrigger_config::{Diagnostics, model};
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde_json::json;
+use thiserror::Error;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::admin::{self, Readiness};
+use crate::base::task;
+use crate::cli::args::RunArgs;
+use crate::cli::{self, Report, logging};
+use crate::discovery::apply::Start;
+use crate::discovery::{Applier, FileWatch, LastGood, Parts, Status};
+use crate::proxy::Proxy;
+use crate::server::shutdown::{Outcome, shutdown};
+use crate::server::{ListenerSet, ListenerStatus, Workers, cpu};
+use crate::snapshot::{Snapshot, SnapshotCell};
+use crate::telemetry::{AccessLog, Metrics, metrics};
+use crate::upstream::Registry;
+use crate::upstream::dns::SystemResolver;
+
+/// What a proxy is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Where a copy of the last good configuration is kept.
+    pub state_dir: Option<PathBuf>,
+    /// How the log filter is shown and changed.
+    pub log_filter: Arc<dyn LogFilter>,
+}
+
+/// The filter of the process's log.
+pub trait LogFilter: std::fmt::Debug + Send + Sync + 'static {
+    /// The filter in effect.
+    fn get(&self) -> String;
+    /// Changes it.
+    ///
+    /// # Errors
+    /// What is wrong with it, in a sentence.
+    fn set(&self, filter: &str) -> Result<(), String>;
+}
+
+/// Why a proxy did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The configuration cannot be put into effect.
+    #[error("{0}")]
+    Config(Diagnostics),
+    /// The admin server's address cannot be bound.
+    #[error("the admin server cannot listen on {address}: {source}")]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No worker threads.
+    #[error("the worker threads cannot be started: {0}")]
+    Workers(io::Error),
+}
+
+/// A running proxy. It belongs to the runtime it was started on, its control thread. Dropping it stops it at
+/// once; [`App::shutdown`] does so gracefully.
+#[derive(Debug)]
+pub struct App {
+    shared: Arc<Shared>,
+    admin: Option<SocketAddr>,
+    reload: mpsc::Sender<()>,
+    /// Follows the configuration; ended before the listeners are closed.
+    following: Mutex<Option<JoinHandle<()>>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    metrics: Arc<Metrics>,
+    registry: Arc<Registry>,
+    status: Arc<Status>,
+    log: Arc<AccessLog>,
+    log_filter: Arc<dyn LogFilter>,
+    /// Set once, before the first configuration is in effect.
+    listeners: Mutex<Option<Arc<ListenerSet<Proxy>>>>,
+    readiness: watch::Sender<Readiness>,
+}
+
+/// How often what nobody uses any more is looked for.
+const SWEEP: Duration = Duration::from_secs(10);
+/// How long the end waits for the access log to be written.
+const FLUSH: Duration = Duration::from_secs(1);
+
+impl App {
+    /// Starts a proxy on the current runtime. Its listeners are bound when this returns.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running then.
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        let Options { config: path, state_dir, log_filter } = options;
+        let last_good = state_dir.map(LastGood::new);
+        let start = Start::read(&path, last_good.as_ref()).map_err(StartError::Config)?;
+        let loaded = Arc::clone(&start.loaded);
+        let config = &loaded.config;
+
+        let workers = config.workers.map_or_else(cpu::default_workers, usize::from);
+        let workers = Workers::start(workers).map_err(StartError::Workers)?;
+        let metrics = Metrics::new();
+        let registry = Registry::new(workers.count(), Arc::clone(&metrics), Box::new(SystemResolver::default()));
+        let log = AccessLog::off(&metrics);
+        let (readiness, _) = watch::channel(Readiness::Starting);
+        let shared = Arc::new(Shared {
+            metrics: Arc::clone(&metrics),
+            registry: Arc::clone(&registry),
+            status: Arc::default(),
+            log: Arc::clone(&log),
+            log_filter,
+            listeners: Mutex::default(),
+            readiness,
+        });
+        let mut app = Self {
+            shared: Arc::clone(&shared),
+            admin: None,
+            reload: mpsc::channel(1).0,
+            following: Mutex::default(),
+            tasks: Vec::new(),
+        };
+        // First of all, so that probes hear "not yet" instead of nothing.
+        app.start_admin(config.admin.address).await?;
+
+        registry.warm(config).await;
+        let cell = Arc::new(SnapshotCell::new(Snapshot::compile(&loaded, &registry, &metrics, 1)));
+        let proxy = Arc::new(Proxy::new(Arc::clone(&cell), Arc::clone(&log)));
+        let listeners = Arc::new(ListenerSet::new(workers, proxy, Arc::clone(&metrics)));
+        *shared.listeners.lock() = Some(Arc::clone(&listeners));
+        let parts = Parts { registry, metrics, cell: Arc::clone(&cell), listeners, log };
+        let watch = FileWatch::new(&path);
+        let applier =
+            Applier::start(parts, start, (path, last_good), Arc::clone(&shared.status)).map_err(StartError::Config)?;
+        shared.readiness.send_if_modified(|readiness| {
+            // A drain may have been asked for already.
+            let starting = *readiness == Readiness::Starting;
+            *readiness = if starting { Readiness::Ready } else { *readiness };
+            starting
+        });
+
+        let (reload, asked) = mpsc::channel(1);
+        app.reload = reload;
+        *app.following.lock() = Some(task::spawn("follow-configuration", follow(applier, watch, asked)));
+        let registry = Arc::clone(&shared.registry);
+        app.tasks.push(task::spawn("resolve-names", async move { registry.run().await }));
+        app.tasks.push(task::spawn("sweep", sweep(Arc::clone(&shared), cell)));
+        Ok(app)
+    }
+
+    async fn start_admin(&mut self, address: Option<SocketAddr>) -> Result<(), StartError> {
+        let Some(address) = address else { return Ok(()) };
+        let server = admin::Server::bind(address).await.map_err(|source| StartError::Admin { address, source })?;
+        self.admin = Some(server.address());
+        tracing::info!(address = %server.address(), "admin server");
+        self.tasks.push(server.start(Arc::clone(&self.shared)));
+        Ok(())
+    }
+
+    /// Reads the configuration again, and opens the access log again (as after SIGHUP).
+    pub fn reload(&self) {
+        self.shared.log.reopen();
+        // One that is waiting is enough for both.
+        let _ = self.reload.try_send(());
+    }
+
+    /// The listeners as they are now.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<ListenerStatus> {
+        self.shared.listener_status()
+    }
+
+    /// Where the admin server listens.
+    #[must_use]
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Waits until somebody asked for a drain over the admin server. Cancel safe.
+    pub async fn drain_requested(&self) {
+        let mut readiness = self.shared.readiness.subscribe();
+        // The sender is ours: this cannot end otherwise.
+        let _ = readiness.wait_for(|readiness| *readiness == Readiness::Draining).await;
+    }
+
+    /// Goes down gracefully, as the configuration in effect says. Not cancel safe.
+    pub async fn shutdown(&self) -> Outcome {
+        self.shared.begin_drain();
+        // A change would open again what is being closed.
+        if let Some(following) = self.following.lock().take() {
+            following.abort();
+        }
+        let timing = self.shared.status.running().map(|running| running.loaded.config.drain.clone());
+        let listeners = self.shared.listeners.lock().clone();
+        let outcome = match (timing, listeners) {
+            (Some(timing), Some(listeners)) => {
+                let model::Drain { accept_for, deadline } = &timing;
+                tracing::info!(?accept_for, ?deadline, "draining");
+                shutdown(&listeners, &timing).await
+            }
+            _ => Outcome::Finished,
+        };
+        match outcome {
+            Outcome::Finished => tracing::info!("drained"),
+            Outcome::Deadline { open } => tracing::warn!(open, "the drain deadline ended connections"),
+        }
+        if !self.shared.log.flush(FLUSH) {
+            tracing::warn!("the end of the access log could not be written in time");
+        }
+        outcome
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        if let Some(following) = self.following.get_mut().take() {
+            following.abort();
+        }
+        for task in &self.tasks {
+            task.abort();
+        }
+        // A connection to the admin server may outlive this; the listeners do not.
+        self.shared.listeners.lock().take();
+    }
+}
+
+impl Shared {
+    fn begin_drain(&self) {
+        self.metrics.proxy.draining();
+        self.readiness.send_replace(Readiness::Draining);
+    }
+
+    fn listener_status(&self) -> Vec<ListenerStatus> {
+        self.listeners.lock().as_ref().map(|listeners| listeners.status()).unwrap_or_default()
+    }
+}
+
+impl admin::Subject for Shared {
+    fn readiness(&self) -> Readiness {
+        *self.readiness.borrow()
+    }
+
+    fn config(&self) -> impl Serialize {
+        self.status.report()
+    }
+
+    fn clusters(&self) -> impl Serialize {
+        self.registry.status(Instant::now())
+    }
+
+    fn listeners(&self) -> impl Serialize {
+        let one = |status: ListenerStatus| {
+            let ListenerStatus { name, address, direction, connections } = status;
+            let direction = match direction {
+                model::Direction::Inbound => "inbound",
+                model::Direction::Outbound => "outbound",
+            };
+            json!({ "name": name, "address": address, "direction": direction, "connections": connections })
+        };
+        self.listener_status().into_iter().map(one).collect::<Vec<_>>()
+    }
+
+    fn metrics(&self) -> (String, &'static str) {
+        (self.metrics.encode(), metrics::CONTENT_TYPE)
+    }
+
+    fn drain(&self) {
+        self.begin_drain();
+    }
+
+    fn log_filter(&self) -> String {
+        self.log_filter.get()
+    }
+
+    fn set_log_filter(&self, filter: &str) -> Result<(), String> {
+        self.log_filter.set(filter)?;
+        tracing::info!(filter, "log filter changed");
+        Ok(())
+    }
+}
+
+/// Runs a proxy until it is told to end.
+#[must_use]
+pub fn run(args: RunArgs) -> ExitCode {
+    let RunArgs { config, state_dir, log } = args;
+    let log_filter = match logging::start(&log) {
+        Ok(filter) => Arc::new(filter),
+        Err(problem) => return Report::failure(format!("error: {problem}\n")).print(),
+    };
+    let options = Options { config, state_dir, log_filter };
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return Report::failure(format!("error: the control thread cannot be started: {error}\n")).print();
+        }
+    };
+    runtime.block_on(run_until_told(options))
+}
+
+async fn run_until_told(options: Options) -> ExitCode {
+    // Before anything is started, so that a signal in between is not the end of the process.
+    let signals = signal(SignalKind::hangup())
+        .and_then(|hup| Ok((hup, signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)));
+    let (mut hup, mut term, mut int) = match signals {
+        Ok(signals) => signals,
+        Err(error) => return Report::failure(format!("error: signals cannot be received: {error}\n")).print(),
+    };
+    let app = match App::start(options).await {
+        Ok(app) => app,
+        Err(StartError::Config(problems)) => {
+            let report = problems.render(cli::style(&io::stderr()));
+            return Report::failure(format!("{report}\nerror: the configuration cannot be used\n")).print();
+        }
+        Err(error) => return Report::failure(format!("error: {error}\n")).print(),
+    };
+    loop {
+        tokio::select! {
+            Some(()) = hup.recv() => app.reload(),
+            Some(()) = term.recv() => break,
+            Some(()) = int.recv() => break,
+            () = app.drain_requested() => break,
+        }
+    }
+    tokio::select! {
+        _ = app.shutdown() => ExitCode::SUCCESS,
+        Some(()) = term.recv() => ended_at_once(),
+        Some(()) = int.recv() => ended_at_once(),
+    }
+}
+
+fn ended_at_once() -> ExitCode {
+    tracing::warn!("a second signal ended the drain");
+    ExitCode::FAILURE
+}
+
+impl LogFilter for logging::Filter {
+    fn get(&self) -> String {
+        Self::get(self)
+    }
+
+    fn set(&self, filter: &str) -> Result<(), String> {
+        Self::set(self, filter)
+    }
+}
+
+/// Keeps the configuration in effect that the file says.
+async fn follow(mut applier: Applier, mut watch: FileWatch, mut asked: mpsc::Receiver<()>) {
+    loop {
+        // Both are cancel safe; a change during the other's turn is found at the next wait.
+        let asked = tokio::select! {
+            Some(()) = asked.recv() => true,
+            () = watch.changed() => false,
+        };
+        applier.reload(asked).await;
+    }
+}
+
+/// Lets go of what nobody uses any more.
+async fn sweep(shared: Arc<Shared>, cell: Arc<SnapshotCell>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        shared.metrics.sweep(Instant::now());
+        cell.sweep();
+    }
+}
+
+#[cfg(test)]
+mod tests;
