@@ -353,7 +353,8 @@ async fn a_thousand_connections_are_served() {
         client.send("GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await;
     }
     for client in &mut clients {
-        assert_eq!(client.response().await.status, 200);
+        let reply = client.response().await;
+        assert_eq!(reply.status, 200, "{reply:?}: {}", reply.text());
     }
     assert_eq!(backend.requests().len(), 1000);
     drop(clients);

@@ -75,8 +75,7 @@ impl H1Backend {
         F: Fn(Conn) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind a backend");
-        Self::on(listener, serve)
+        Self::on(Refusing::new().listen(), serve)
     }
 
     /// As [`Self::start`], on a socket that is already bound.
@@ -300,7 +299,7 @@ impl Drop for Conn {
 pub struct Refusing {
     /// Nobody listens here.
     pub addr: SocketAddr,
-    _socket: TcpSocket,
+    socket: TcpSocket,
 }
 
 impl Refusing {
@@ -308,12 +307,12 @@ impl Refusing {
     pub fn new() -> Self {
         let socket = TcpSocket::new_v4().expect("make a socket");
         socket.bind("127.0.0.1:0".parse().expect("an address")).expect("bind");
-        Self { addr: socket.local_addr().expect("bound"), _socket: socket }
+        Self { addr: socket.local_addr().expect("bound"), socket }
     }
 
-    /// Starts to listen after all.
+    /// Starts to listen after all, with room for many connections at once.
     pub fn listen(self) -> TcpListener {
-        self._socket.listen(128).expect("listen")
+        self.socket.listen(4096).expect("listen")
     }
 }
 

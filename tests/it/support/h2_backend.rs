@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
 
@@ -98,7 +98,7 @@ impl H2Backend {
         F: Fn(Call) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind a backend");
+        let listener = super::h1_backend::Refusing::new().listen();
         let addr = listener.local_addr().expect("bound");
         let log = Arc::new(Log::default());
         let (orders, _) = broadcast::channel(16);
