@@ -78,14 +78,11 @@ fn rewritten(rewrite: &PathRewrite, old: &PathAndQuery, prefix_len: usize) -> Op
     PathAndQuery::from_maybe_shared(Bytes::from(new)).ok()
 }
 
-/// Gateway API: `/foo` replaced by `/bar` in `/foo/x` is `/bar/x`; by `/` it is `/x`; slashes are not doubled.
+/// Gateway API: `/foo` replaced by `/bar` in `/foo/x` is `/bar/x`; by `/` it is `/x`; slashes are not doubled,
+/// and one at the end stays.
 fn join(prefix: &str, rest: &str) -> String {
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-    let rest = rest.strip_prefix('/').unwrap_or(rest);
-    if rest.is_empty() {
-        return if prefix.is_empty() { "/".to_owned() } else { prefix.to_owned() };
-    }
-    format!("{prefix}/{rest}")
+    if prefix.is_empty() && rest.is_empty() { "/".to_owned() } else { format!("{prefix}{rest}") }
 }
 
 /// A redirect: parts that it does not name are the request's own.
@@ -148,7 +145,8 @@ mod tests {
             ("/foo/bar", "/foo", "/xyz/", "/xyz/bar"),
             ("/foo/bar", "/foo/", "/xyz", "/xyz/bar"),
             ("/foo", "/foo", "/xyz", "/xyz"),
-            ("/foo/", "/foo", "/xyz", "/xyz"),
+            ("/foo/", "/foo", "/xyz", "/xyz/"),
+            ("/foo/", "/foo", "/", "/"),
             ("/foo/bar", "/foo", "/", "/bar"),
             ("/foo", "/foo", "/", "/"),
             ("/foo?a=b", "/foo", "/xyz", "/xyz?a=b"),

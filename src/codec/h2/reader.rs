@@ -148,7 +148,10 @@ impl Held {
     }
 }
 
-/// The `content-length` of a checked head.
+/// The `content-length` of a head that has one; `None` when it is not a plain number. The library lets an
+/// empty one pass.
 pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    let text = headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?;
+    text.bytes().all(|byte| byte.is_ascii_digit()).then_some(())?;
+    text.parse().ok()
 }

@@ -65,13 +65,16 @@ pub(super) fn accept(
     if facts.lengths > 1 {
         return Err(DUPLICATE_LENGTH.into());
     }
+    let length = match facts.lengths {
+        0 => None,
+        _ => Some(reader::content_length(&headers).ok_or(Rejected::Malformed)?),
+    };
     if facts.cookies > 1 {
         join_cookies(&mut headers);
     }
     let body = if stream.is_end_stream() {
         Body::Empty
     } else {
-        let length = if facts.lengths == 1 { reader::content_length(&headers) } else { None };
         Body::H2Server(H2ServerBody::new(stream, length))
     };
     let version = Version::HTTP_2;

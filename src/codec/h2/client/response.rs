@@ -24,10 +24,10 @@ pub(super) fn accept(response: http::Response<()>, method: &Method) -> Result<Ac
     let bodiless = *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let length = match lengths {
         0 => None,
-        1 if bodiless => None,
-        1 => reader::content_length(&headers),
+        1 => Some(reader::content_length(&headers).ok_or("its Content-Length is not a number")?),
         _ => return Err("more than one Content-Length"),
     };
+    let length = length.filter(|_| !bodiless);
     Ok(Accepted { head: ResponseHead { status, headers }, length })
 }
 

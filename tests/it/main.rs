@@ -1,0 +1,34 @@
+//! Black-box tests: the real binary, real sockets, one file a subject.
+//!
+//! `OUTRIGGER_FULL=1` runs the long forms (2 GiB streams, 1,000 reloads in 60 s).
+//! `OUTRIGGER_BIN` points the tests at another build of the proxy.
+#![allow(
+    unreachable_pub,
+    dead_code,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test binary exports nothing, and failing loudly is its work"
+)]
+
+mod admin;
+mod backends;
+mod balance;
+mod cancel;
+mod cli;
+mod drain;
+mod faults;
+mod floods;
+mod forwarding;
+mod grpc;
+mod http1;
+mod http2;
+mod layering;
+mod matrix;
+mod nginx;
+mod reload;
+mod routing;
+mod smuggling;
+mod stream;
+mod support;
