@@ -3,7 +3,7 @@
 use http::header::HOST;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Uri, Version};
-use outrigger_config::model::{Action, BackendRef, Config, Direction, Filter, Listener, PathMatch, Rule, VirtualHost};
+use outrigger_config::model::{Action, BackendRef, Config, Direction, Filter, Listener, Rule, VirtualHost};
 use outrigger_config::{Loaded, Style};
 
 use self::story::{Backend, Decision, Endpoint, HostPart, Limit, ListenerPart, Retries, RulePart, Story};
@@ -60,8 +60,8 @@ fn explain(loaded: &Loaded, args: &ExplainArgs) -> Result<Story, String> {
         }
         Some(hit) => {
             let rule = rules[hit.rule];
-            let matched = hit.match_index.map(|at| &rule.matches[at].path);
-            decide(config, listener, rule, &head, matched)
+            let prefix_len = hit.prefix_len;
+            decide(config, listener, rule, &head, prefix_len)
         }
     };
     Ok(Story {
@@ -174,11 +174,11 @@ fn decide(
     listener: &Listener,
     rule: &Rule,
     head: &RequestHead,
-    matched: Option<&PathMatch>,
+    prefix_len: usize,
 ) -> Decision {
     match &rule.action {
         Action::Redirect(redirect) => {
-            let answer = preview::redirect(redirect, head, matched);
+            let answer = preview::redirect(redirect, head, prefix_len);
             let location = answer.headers.get(http::header::LOCATION);
             Decision::Redirect {
                 status: answer.status.as_u16(),
@@ -194,7 +194,7 @@ fn decide(
             let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
             let limits = preview::limits(&rule.timeouts, &head.headers, listener.limits.stream_idle_timeout);
             Decision::Forward {
-                backends: backends.iter().map(|b| backend(config, rule, b, total, head, matched)).collect(),
+                backends: backends.iter().map(|b| backend(config, rule, b, total, head, prefix_len)).collect(),
                 filters: rule.filters.iter().map(describe).collect(),
                 timeouts: [
                     ("request", request_span(&limits.request), &limits.request),
@@ -226,10 +226,10 @@ fn backend(
     backend: &BackendRef,
     total: u64,
     head: &RequestHead,
-    matched: Option<&PathMatch>,
+    prefix_len: usize,
 ) -> Backend {
     let BackendRef { cluster, weight, filters } = backend;
-    let sent = preview::upstream_head(head, [&rule.filters, filters], matched);
+    let sent = preview::upstream_head(head, [&rule.filters, filters], prefix_len);
     let known = config.clusters.get(cluster);
     Backend {
         cluster: cluster.to_string(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderMap;
-use outrigger_config::model::{Filter, PathMatch, Redirect, Timeouts};
+use outrigger_config::model::{Filter, Redirect, Timeouts};
 
 use super::filters;
 use super::local::Caller;
@@ -23,19 +23,19 @@ pub fn limits<'a>(timeouts: &'a Timeouts, headers: &HeaderMap, listener_idle: Du
     deadline::limits(timeouts, exchange_of(Caller::of(headers), headers), listener_idle)
 }
 
-/// The head that an upstream would see after a rule's and a backend's filters. `matched` is the path condition
-/// that held.
+/// The head that an upstream would see after a rule's and a backend's filters. `prefix_len` is how much of
+/// the path the matched prefix covers.
 #[must_use]
-pub fn upstream_head(head: &RequestHead, filters: [&[Filter]; 2], matched: Option<&PathMatch>) -> RequestHead {
+pub fn upstream_head(head: &RequestHead, filters: [&[Filter]; 2], prefix_len: usize) -> RequestHead {
     let mut head = head.clone();
     for list in filters {
-        filters::apply_to_request(list, &mut head, matched);
+        filters::apply_to_request(list, &mut head, prefix_len);
     }
     head
 }
 
 /// The answer of a redirect.
 #[must_use]
-pub fn redirect(redirect: &Redirect, head: &RequestHead, matched: Option<&PathMatch>) -> ResponseHead {
-    filters::redirect(redirect, head, matched).head
+pub fn redirect(redirect: &Redirect, head: &RequestHead, prefix_len: usize) -> ResponseHead {
+    filters::redirect(redirect, head, prefix_len).head
 }
