@@ -276,7 +276,7 @@ pub struct Match {
 pub enum PathMatch {
     /// Any path.
     Any,
-    /// The whole path, byte for byte.
+    /// The whole path, byte for byte. In normal form, as that of a request when it is compared.
     Exact(Arc<str>),
     /// By whole segments: `/v1` matches `/v1` and `/v1/x`, not `/v1x`. Stored without a trailing slash (`/` as empty).
     Prefix(Arc<str>),

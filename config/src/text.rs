@@ -28,10 +28,11 @@ pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
         return None;
     }
     let lower = word.to_ascii_lowercase();
-    let allowed = (word.chars().count() / 3).clamp(1, 3);
     let mut best: Option<(usize, &str)> = None;
     for candidate in candidates {
-        if candidate.len().abs_diff(word.len()) > allowed * 2 || candidate.len() > MAX_GUESSED {
+        // A third of the letters: between words of one or two, any slip makes another word.
+        let allowed = (word.len().max(candidate.len()) / 3).min(3);
+        if candidate.len().abs_diff(word.len()) > allowed || candidate.len() > MAX_GUESSED {
             continue;
         }
         let distance = distance(&lower, &candidate.to_ascii_lowercase());
@@ -80,6 +81,8 @@ mod tests {
     #[test]
     fn a_different_word_finds_nothing() {
         assert_eq!(nearest("zzz", ["hostnames", "rules"]), None);
+        assert_eq!(nearest("d", ["c"]), None);
+        assert_eq!(nearest("ap", ["app"]), Some("app"));
     }
 
     #[test]

@@ -1,1 +1,3 @@
 //! The Outrigger control plane.
+
+pub mod check;

@@ -14,7 +14,7 @@ pub(crate) struct Listener {
     /// Unique name.
     #[schemars(extend("x-required" = true))]
     pub(crate) name: Field<String>,
-    /// Where it listens, `IP:PORT`. `[::]` means IPv6 only. Port 0 lets the system choose.
+    /// Where it listens, `IP:PORT`. `[::]` takes IPv4 as well. Port 0 lets the system choose.
     #[schemars(extend("x-required" = true))]
     pub(crate) bind: Field<String>,
     /// Name of its route table.

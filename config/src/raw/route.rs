@@ -41,7 +41,8 @@ pub(crate) struct Rule {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Match {
-    /// Condition on the path in its normal form. Not together with `grpc`.
+    /// Condition on the path in its normal form (RFC 3986: nothing encoded that need not be, no dot segments). Not
+    /// together with `grpc`.
     pub(crate) path: Field<PathMatch>,
     /// The method, in capitals.
     pub(crate) method: Field<String>,

@@ -93,9 +93,7 @@ fn what_does_not_fit_the_schema_does_not_load() {
     places(&full, String::new(), &mut pointers);
     let mut refused = 0;
     for pointer in &pointers {
-        for other in
-            [json!({ "surplus": "x" }), json!([[]]), json!(""), json!("odd word"), json!(-1), json!(true), json!(null)]
-        {
+        for other in [json!({ "surplus": "x" }), json!([[]]), json!("odd word"), json!(-1)] {
             let mut doc = full.clone();
             let here = doc.pointer_mut(pointer).expect("a place");
             // A number or a word of the other kind is text where text is wanted: the loader takes what is written.

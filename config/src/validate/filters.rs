@@ -294,6 +294,7 @@ fn cors(check: &Check<'_, '_>, field: &Field<raw::Cors>) -> Option<Arc<Cors>> {
     };
     star_alone(allow_methods);
     star_alone(allow_headers);
+    star_alone(expose_headers);
     let or_star = |text: &str| if text == "*" { Ok(()) } else { token(text) };
     let max_age = check.duration_or_zero(max_age, Duration::from_secs(5));
     Some(Arc::new(Cors {

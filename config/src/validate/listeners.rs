@@ -145,8 +145,9 @@ fn path_options(check: &Check<'_, '_>, field: &Field<raw::PathOptions>) -> PathO
 /// Stands where an address could not be read; such a model is never given out.
 const PLACEHOLDER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
 
-/// Addresses in use, by port. An unspecified address overlaps with every address of its family: `[::]` is bound for
-/// IPv6 only, so it does not overlap with IPv4.
+/// Addresses in use, by port. `0.0.0.0` overlaps with every IPv4 address, `[::]` with every address: unless the system
+/// says otherwise it takes IPv4 as well. The kernel would not complain, because listeners share their ports with a
+/// proxy that is being replaced, and would spread connections over both.
 #[derive(Default)]
 struct Binds {
     by_port: HashMap<u16, PortUse>,
@@ -155,9 +156,12 @@ struct Binds {
 #[derive(Default)]
 struct PortUse {
     exact: HashMap<IpAddr, Taken>,
-    /// The first of each family, and the unspecified one of each.
-    first: [Option<Taken>; 2],
-    wildcard: [Option<Taken>; 2],
+    /// The first of any kind, and the first of IPv4.
+    any: Option<Taken>,
+    any_v4: Option<Taken>,
+    /// Unspecified ones.
+    all: Option<Taken>,
+    all_v4: Option<Taken>,
 }
 
 #[derive(Clone)]
@@ -174,24 +178,26 @@ impl Binds {
             return;
         }
         let ip = address.ip().to_canonical();
-        let family = usize::from(ip.is_ipv6());
-        let port = self.by_port.entry(address.port()).or_default();
-        let other = if ip.is_unspecified() {
-            port.first[family].as_ref()
-        } else {
-            port.exact.get(&ip).or(port.wildcard[family].as_ref())
+        let PortUse { exact, any, any_v4, all, all_v4 } = self.by_port.entry(address.port()).or_default();
+        let other = match (ip, ip.is_unspecified()) {
+            (IpAddr::V6(_), true) => any.as_ref(),
+            (IpAddr::V4(_), true) => any_v4.as_ref().or(all.as_ref()),
+            (IpAddr::V6(_), false) => exact.get(&ip).or(all.as_ref()),
+            (IpAddr::V4(_), false) => exact.get(&ip).or(all_v4.as_ref()).or(all.as_ref()),
         };
         let taken = Taken { by: by.to_owned(), address, span };
-        match other {
-            Some(other) => report(check, &taken, other),
-            None => {
-                port.first[family].get_or_insert_with(|| taken.clone());
-                if ip.is_unspecified() {
-                    port.wildcard[family] = Some(taken);
-                } else {
-                    port.exact.insert(ip, taken);
-                }
-            }
+        if let Some(other) = other {
+            report(check, &taken, other);
+            return;
+        }
+        any.get_or_insert_with(|| taken.clone());
+        if ip.is_ipv4() {
+            any_v4.get_or_insert_with(|| taken.clone());
+        }
+        match (ip, ip.is_unspecified()) {
+            (IpAddr::V6(_), true) => *all = Some(taken),
+            (IpAddr::V4(_), true) => *all_v4 = Some(taken),
+            (_, false) => drop(exact.insert(ip, taken)),
         }
     }
 }

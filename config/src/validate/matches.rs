@@ -71,9 +71,7 @@ fn path(check: &Check<'_, '_>, raw: &raw::PathMatch, merges: bool) -> PathMatch 
     if let raw::PathMatch::Regex(_) = raw {
         return check.pattern(text, Anchors::Whole, span).map_or(PathMatch::Any, PathMatch::Regex);
     }
-    if check.parsed(names::path(text), span).is_none() {
-        return PathMatch::Any;
-    }
+    let Some(normal) = check.parsed(names::path(text), span) else { return PathMatch::Any };
     if merges && text.contains("//") {
         check.warning(
             span,
@@ -82,8 +80,8 @@ fn path(check: &Check<'_, '_>, raw: &raw::PathMatch, merges: bool) -> PathMatch 
         );
     }
     match raw {
-        raw::PathMatch::Exact(_) => PathMatch::Exact(Arc::from(text.as_str())),
-        raw::PathMatch::Prefix(_) | raw::PathMatch::Regex(_) => PathMatch::Prefix(text.trim_end_matches('/').into()),
+        raw::PathMatch::Exact(_) => PathMatch::Exact(normal.into()),
+        raw::PathMatch::Prefix(_) | raw::PathMatch::Regex(_) => PathMatch::Prefix(normal.trim_end_matches('/').into()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Names, hostnames, addresses, paths and patterns: text with a grammar of its own.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -147,8 +148,10 @@ pub(super) fn target(text: &str) -> Result<Target, Wrong> {
     host(name).map(|host| Target::Name { host, port })
 }
 
-/// A path that a normalised path is compared with.
-pub(super) fn path(text: &str) -> Result<(), Wrong> {
+/// A path that the paths of requests are compared with. They are compared in their normal form (RFC 3986 section
+/// 6.2.2), so this is brought into it: nothing is encoded that need not be, hexadecimal digits are capitals, and what a
+/// path cannot hold is encoded. What no normalised path can be equal to is refused.
+pub(super) fn path(text: &str) -> Result<String, Wrong> {
     let wrong = |what: &str, fix: String| Err(Wrong::new(format!("the path `{}` {what}", quoted(text)), fix));
     if text.len() > MAX_MATCH_BYTES {
         return wrong("is too long", format!("use at most {MAX_MATCH_BYTES} bytes"));
@@ -160,67 +163,68 @@ pub(super) fn path(text: &str) -> Result<(), Wrong> {
         let fix = format!("write `{}`; query parameters have a condition of their own: `query`", quoted(before));
         return wrong("has a query or a fragment", fix);
     }
-    if text.contains('*') && text.ends_with('*') {
+    if text.ends_with('*') {
         let stem = text.trim_end_matches('*').trim_end_matches('/');
         let stem = if stem.is_empty() { "/" } else { stem };
         return wrong("ends with a `*`, which is compared literally", format!("write `prefix: {}`", quoted(stem)));
     }
-    let normal = normal_path(text);
-    if normal != text {
-        let fix = format!("paths are compared in their normal form: write `{}`", quoted(&normal));
+    let Some(normal) = encoded(text) else {
+        let fix = "a percent sign is written `%25`; control characters are refused in every request";
+        return wrong("has a `%` without two digits, or a control character", fix.to_owned());
+    };
+    if normal.split('/').any(|segment| matches!(segment, "." | "..")) {
+        let fix = format!("dot segments are resolved before: write `{}`", quoted(&without_dots(&normal)));
         return wrong("can never match", fix);
     }
-    Ok(())
+    Ok(normal)
 }
 
-/// The normal form (RFC 3986 section 6.2.2): no dot segments, nothing encoded that need not be, upper-case hex;
-/// bytes that a path cannot hold are encoded.
-fn normal_path(text: &str) -> String {
-    let mut out: Vec<u8> = Vec::with_capacity(text.len());
+/// Percent-encoding in its normal form; `None` where there is none.
+fn encoded(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
+    let mut out = String::with_capacity(text.len());
     let mut i = 0;
-    while i < bytes.len() {
-        let hex =
-            |at: usize| bytes.get(at).and_then(|b| char::from(*b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
-        match (bytes[i], hex(i + 1), hex(i + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                let byte = high * 16 + low;
-                if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                    out.push(byte);
-                } else {
-                    out.extend(format!("%{byte:02X}").bytes());
-                }
-                i += 3;
-                continue;
-            }
-            (b'%', ..) => out.extend(b"%25"),
-            (byte, ..) if byte <= b' ' || byte >= 0x7f => out.extend(format!("%{byte:02X}").bytes()),
-            (byte, ..) => out.push(byte),
-        }
+    while let Some(&byte) = bytes.get(i) {
         i += 1;
+        let (byte, was_encoded) = if byte == b'%' {
+            let hex = |at: usize| bytes.get(at).and_then(|b| char::from(*b).to_digit(16));
+            let value = hex(i)? * 16 + hex(i + 1)?;
+            i += 2;
+            (u8::try_from(value).ok()?, true)
+        } else {
+            (byte, false)
+        };
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            0..=0x1f | 0x7f => return None,
+            // Characters of a path that are not unreserved stay as they were written (RFC 3986 section 3.3).
+            b'/' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@'
+                if !was_encoded =>
+            {
+                out.push(char::from(byte));
+            }
+            _ => {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "%{byte:02X}");
+            }
+        }
     }
-    let text = String::from_utf8_lossy(&out).into_owned();
+    Some(out)
+}
+
+fn without_dots(path: &str) -> String {
     let mut segments: Vec<&str> = Vec::new();
-    let mut slash_at_end = false;
-    for segment in text.split('/').skip(1) {
-        slash_at_end = matches!(segment, "." | "..");
+    let mut directory = false;
+    for segment in path.split('/').skip(1) {
+        directory = matches!(segment, "." | "..");
         match segment {
             "." => {}
-            ".." => {
-                segments.pop();
-            }
+            ".." => drop(segments.pop()),
             other => segments.push(other),
         }
     }
-    let mut normal = String::with_capacity(text.len());
-    for segment in &segments {
-        normal.push('/');
-        normal.push_str(segment);
-    }
-    if slash_at_end || segments.is_empty() {
-        normal.push('/');
-    }
-    normal
+    let end = if directory || segments.is_empty() { "/" } else { "" };
+    segments.iter().flat_map(|segment| ["/", segment]).chain([end]).collect()
 }
 
 /// Whether a pattern stands for the whole value or is looked for inside it.
@@ -308,29 +312,38 @@ mod tests {
     }
 
     #[test]
-    fn paths_in_normal_form_are_taken() {
-        for good in ["/", "/v1", "/v1/", "/a%2Fb", "/a%20b", "/a//b", "/a/.hidden", "/~user", "/a;b=c", "/a*b"] {
-            assert_eq!(path(good), Ok(()), "{good}");
+    fn paths_are_brought_into_their_normal_form() {
+        for normal in
+            ["/", "/v1", "/v1/", "/a%2Fb", "/a%20b", "/a//b", "/a/.hidden", "/~user", "/a;b=c", "/a*b", "/..a"]
+        {
+            assert_eq!(path(normal).as_deref(), Ok(normal));
+        }
+        for (text, normal) in [
+            ("/a%2fb", "/a%2Fb"),
+            ("/%7Euser", "/~user"),
+            ("/a b", "/a%20b"),
+            ("/ä", "/%C3%A4"),
+            ("/{id}|", "/%7Bid%7D%7C"),
+            ("/%3b;", "/%3B;"),
+        ] {
+            assert_eq!(path(text).as_deref(), Ok(normal));
         }
     }
 
     #[test]
-    fn paths_that_can_never_match_are_answered_with_their_normal_form() {
-        for (bad, normal) in [
+    fn paths_that_can_never_match_are_refused() {
+        for (bad, fix) in [
             ("/a/../b", "`/b`"),
             ("/a/./b", "`/a/b`"),
-            ("/a/..", "`/`"),
-            ("/a%2fb", "`/a%2Fb`"),
-            ("/%7Euser", "`/~user`"),
-            ("/a b", "`/a%20b`"),
-            ("/ä", "`/%C3%A4`"),
-            ("/100%", "`/100%25`"),
+            ("/a/%2e%2E", "`/`"),
+            ("/100%", "`%25`"),
+            ("/%00", "control"),
             ("v1", "`/v1`"),
             ("/v1?x=1", "`/v1`"),
             ("/v1/*", "`prefix: /v1`"),
         ] {
-            let fix = path(bad).expect_err(bad).fix;
-            assert!(fix.contains(normal), "{bad}: {fix}");
+            let wrong = path(bad).expect_err(bad);
+            assert!(wrong.fix.contains(fix), "{bad}: {}", wrong.fix);
         }
     }
 
