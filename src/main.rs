@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Run(args) => app::run(args),
         Command::Check(args) => cli::check::run(&args, cli::style(&io::stderr())).print(),
         Command::Explain(args) => cli::explain::run(&args, cli::style(&io::stdout())).print(),
+        Command::Dev(args) => app::dev(args),
         Command::Schema => cli::schema().print(),
         Command::Completions { shell } => cli::completions(shell).print(),
     }

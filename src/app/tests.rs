@@ -47,7 +47,8 @@ fn replace(path: &Path, text: &str) {
 fn exchange(address: SocketAddr, line: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(LONG)).expect("a timeout");
-    write!(stream, "{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").expect("sent");
+    write!(stream, "{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        .expect("sent");
     let mut reply = String::new();
     stream.read_to_string(&mut reply).expect("an answer");
     reply.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).expect("a body")

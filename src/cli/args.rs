@@ -46,6 +46,10 @@ pub enum Command {
                             outrigger explain --config proxy.yaml POST http://payments/v1/charges -H 'x-canary: true'\n  \
                             outrigger explain --config proxy.yaml --listener inbound http://app/health --format json")]
     Explain(ExplainArgs),
+    /// Run a demo on this machine: two services, a proxy beside each
+    ///
+    /// Prints what to curl, and where the configurations are: change one and save it. Ctrl-C ends it.
+    Dev(DevArgs),
     /// Print the JSON Schema of the configuration
     ///
     /// For editors: with the YAML language server, write
@@ -135,6 +139,17 @@ pub struct ExplainArgs {
     /// The request: its URL, or its method and its URL
     #[arg(value_name = "[METHOD] URL", required = true, num_args = 1..=2)]
     pub request: Vec<String>,
+}
+
+/// Arguments of `dev`.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Ask once through both proxies, print the answer and end; the exit status says whether it came
+    #[arg(long)]
+    pub once: bool,
+    /// How the log on standard error is written
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// `name: value`, as curl takes it.

@@ -169,13 +169,7 @@ fn won_because(rule: &Rule, at: Option<usize>) -> Vec<String> {
     }
 }
 
-fn decide(
-    config: &Config,
-    listener: &Listener,
-    rule: &Rule,
-    head: &RequestHead,
-    prefix_len: usize,
-) -> Decision {
+fn decide(config: &Config, listener: &Listener, rule: &Rule, head: &RequestHead, prefix_len: usize) -> Decision {
     match &rule.action {
         Action::Redirect(redirect) => {
             let answer = preview::redirect(redirect, head, prefix_len);

@@ -82,18 +82,16 @@ impl Page {
 
     fn retries(&mut self, retries: &Retries) {
         let Retries { attempts, set_by, on, after_sent, why, backoff } = retries;
-        let on = on.join(", ");
-        let text = match attempts {
-            0 => "one more, when it provably was not executed".to_owned(),
-            attempts => {
-                format!("{attempts} more on {on}, after {backoff}; one more, when it provably was not executed")
-            }
-        };
-        self.placed("retries", &text, Some(set_by));
-        if *attempts > 0 {
-            let sent = if *after_sent { "also" } else { "not" };
-            self.line("", &format!("{sent} when it may have been executed: {why}"));
+        let free = "one more when it provably was not executed";
+        if *attempts == 0 {
+            self.placed("retries", free, Some(set_by));
+            return;
         }
+        let on = on.join(", ");
+        self.placed("retries", &format!("{attempts} more on {on}, after {backoff}"), Some(set_by));
+        let sent = if *after_sent { "also" } else { "but not" };
+        self.line("", &format!("{sent} when it may have been executed: {why}"));
+        self.placed("", &format!("{free}, beside those"), Some("always"));
     }
 
     fn list(&mut self, heading: &str, lines: &[String]) {
