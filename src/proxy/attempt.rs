@@ -327,20 +327,23 @@ fn classify(tried: &Try, caller: Caller) -> Option<retry::Outcome> {
     }
 }
 
-/// A retry in flight: held until the next one or the end, so that retries have a ceiling.
-struct RetrySlot(Arc<Cluster>);
+/// A retry in flight: held until the next one or the end, so that retries have a ceiling. A free one is not
+/// counted: for the attempt before it the upstream did no work, and many come at once when a connection ends.
+struct RetrySlot(Option<Arc<Cluster>>);
 
 impl RetrySlot {
-    /// Room for one more retry: the ceiling, and the budget unless the retry is a free one.
+    /// Room for one more retry: the ceiling and the budget, unless the retry is a free one.
     fn enter(cluster: &Arc<Cluster>, verdict: Verdict) -> Option<Self> {
+        if verdict == Verdict::RetryFree {
+            return Some(Self(None));
+        }
         let state = cluster.state();
         if !state.retries.try_acquire(cluster.config().ceilings.max_retries) {
             state.metrics.overflowed(Overflow::Retries);
             return None;
         }
-        let slot = Self(Arc::clone(cluster));
-        let budget = cluster.config().retry_budget;
-        if matches!(verdict, Verdict::RetryCharged { .. }) && !state.budget.try_withdraw(budget, Instant::now()) {
+        let slot = Self(Some(Arc::clone(cluster)));
+        if !state.budget.try_withdraw(cluster.config().retry_budget, Instant::now()) {
             state.metrics.retry_budget_exhausted();
             return None;
         }
@@ -350,7 +353,9 @@ impl RetrySlot {
 
 impl Drop for RetrySlot {
     fn drop(&mut self) {
-        self.0.state().retries.release();
+        if let Some(cluster) = &self.0 {
+            cluster.state().retries.release();
+        }
     }
 }
 
