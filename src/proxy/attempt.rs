@@ -21,8 +21,8 @@ use crate::codec::{Body, Interim, PollBody, Replay, RequestHead, Response, SendE
 use crate::policy::deadline::{self, Forwarded};
 use crate::policy::retry::{self, Attempts, Idempotency, MaybeSent, NeverSent, Repeatable, Verdict};
 use crate::telemetry::metrics::AttemptOutcome;
-use crate::upstream::pool::{Ceilings, Wire};
-use crate::upstream::{Cluster, LeaseError, Outcome, Overflow, Permit, PickError};
+use crate::upstream::pool::{Ceilings, Preference, Wire};
+use crate::upstream::{Cluster, Lease, LeaseError, Outcome, Overflow, Permit, PickError};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -98,7 +98,10 @@ pub(super) async fn run(
         let body = replay.as_ref().map_or(Body::Empty, Replay::attempt);
         let mut patience = Patience::new(exchange, replay.as_ref(), now);
         let tried_once = {
-            let mut sending = pin!(send_once(cluster, &permit, head, body, interim));
+            // What went wrong with one kept connection may be wrong with the others.
+            let preference = if record.attempts > 1 { Preference::Young } else { Preference::Any };
+            let leasing = lease(cluster, &permit, head.version, preference);
+            let mut sending = pin!(send_once(leasing, head, body, interim));
             poll_fn(|cx| match sending.as_mut().poll(cx) {
                 Poll::Ready(end) => Poll::Ready(end),
                 Poll::Pending => timer.poll_opt(cx, patience.until()).map(|()| Try::TimedOut),
@@ -191,21 +194,28 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     }
 }
 
-async fn send_once(
+async fn lease(
     cluster: &Cluster,
     permit: &Permit,
+    version: Version,
+    preference: Preference,
+) -> Result<Lease, LeaseError> {
+    let config = cluster.config();
+    let wire = match (config.protocol, version) {
+        (ClusterProtocol::Http2, _) | (ClusterProtocol::Auto, Version::HTTP_2) => Wire::Http2,
+        (ClusterProtocol::Http1 | ClusterProtocol::Auto, _) => Wire::Http1,
+    };
+    let ceilings = Ceilings { pending: config.ceilings.max_pending, connections: config.ceilings.max_connections };
+    permit.member().pool.lease(wire, preference, ceilings).await
+}
+
+async fn send_once(
+    leasing: impl Future<Output = Result<Lease, LeaseError>>,
     head: &RequestHead,
     body: Body,
     interim: &dyn Interim,
 ) -> Try {
-    let config = cluster.config();
-    let wire = match (config.protocol, head.version) {
-        (ClusterProtocol::Http2, _) | (ClusterProtocol::Auto, Version::HTTP_2) => Wire::Http2,
-        (ClusterProtocol::Http1 | ClusterProtocol::Auto, _) => Wire::Http1,
-    };
-    let ceilings =
-        Ceilings { pending: config.ceilings.max_pending, connections: config.ceilings.max_connections };
-    match permit.member().pool.lease(wire, ceilings).await {
+    match leasing.await {
         Err(error) => Try::Lease(error),
         Ok(lease) => match lease.send(head, body, interim).await {
             Ok(response) => Try::Answered(response),
@@ -317,20 +327,23 @@ fn classify(tried: &Try, caller: Caller) -> Option<retry::Outcome> {
     }
 }
 
-/// A retry in flight: held until the next one or the end, so that retries have a ceiling.
-struct RetrySlot(Arc<Cluster>);
+/// A retry in flight: held until the next one or the end, so that retries have a ceiling. A free one is not
+/// counted: for the attempt before it the upstream did no work, and many come at once when a connection ends.
+struct RetrySlot(Option<Arc<Cluster>>);
 
 impl RetrySlot {
-    /// Room for one more retry: the ceiling, and the budget unless the retry is a free one.
+    /// Room for one more retry: the ceiling and the budget, unless the retry is a free one.
     fn enter(cluster: &Arc<Cluster>, verdict: Verdict) -> Option<Self> {
+        if verdict == Verdict::RetryFree {
+            return Some(Self(None));
+        }
         let state = cluster.state();
         if !state.retries.try_acquire(cluster.config().ceilings.max_retries) {
             state.metrics.overflowed(Overflow::Retries);
             return None;
         }
-        let slot = Self(Arc::clone(cluster));
-        let budget = cluster.config().retry_budget;
-        if matches!(verdict, Verdict::RetryCharged { .. }) && !state.budget.try_withdraw(budget, Instant::now()) {
+        let slot = Self(Some(Arc::clone(cluster)));
+        if !state.budget.try_withdraw(cluster.config().retry_budget, Instant::now()) {
             state.metrics.retry_budget_exhausted();
             return None;
         }
@@ -340,7 +353,9 @@ impl RetrySlot {
 
 impl Drop for RetrySlot {
     fn drop(&mut self) {
-        self.0.state().retries.release();
+        if let Some(cluster) = &self.0 {
+            cluster.state().retries.release();
+        }
     }
 }
 

@@ -43,6 +43,16 @@ pub enum Wire {
     Http2,
 }
 
+/// Which connections suit a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preference {
+    /// Any.
+    Any,
+    /// Young ones: the attempt before met a connection that was ending, and those of its age may be as well (a
+    /// server that restarts, or that takes so many requests on one).
+    Young,
+}
+
 /// All workers' connections under one key. When the last configuration that uses it goes, it is retired: it
 /// takes nothing back, and what is in use ends with its last request.
 #[derive(Debug)]
@@ -72,20 +82,27 @@ impl Pool {
     ///
     /// # Errors
     /// See [`LeaseError`]; nothing was sent in any case.
-    pub async fn lease(&self, wire: Wire, ceilings: Ceilings) -> Result<Lease, LeaseError> {
+    pub async fn lease(&self, wire: Wire, preference: Preference, ceilings: Ceilings) -> Result<Lease, LeaseError> {
         let pool = &self.workers[worker::index() % self.workers.len()];
-        match wire {
-            Wire::Http1 => {
+        match (wire, preference) {
+            (Wire::Http1, Preference::Any) => {
                 if let Some(connection) = pool.take_idle(Instant::now()) {
                     return Ok(Lease::H1(connection));
                 }
                 Box::pin(pool.open_h1(ceilings)).await.map(Lease::H1)
             }
-            Wire::Http2 => {
-                if let Some(slot) = pool.reserve(Instant::now()) {
+            (Wire::Http1, Preference::Young) => match Box::pin(pool.open_h1(ceilings)).await {
+                // Better an old one than none.
+                Err(LeaseError::Overflow(kind)) => {
+                    pool.take_idle(Instant::now()).map(Lease::H1).ok_or(LeaseError::Overflow(kind))
+                }
+                opened => opened.map(Lease::H1),
+            },
+            (Wire::Http2, _) => {
+                if let Some(slot) = pool.reserve(preference, Instant::now()) {
                     return Ok(Lease::H2(slot));
                 }
-                Box::pin(pool.wait_h2(ceilings)).await
+                Box::pin(pool.wait_h2(preference, ceilings)).await
             }
         }
     }
@@ -127,7 +144,7 @@ struct Idle {
     reaper_runs: bool,
 }
 
-/// HTTP/2 connections and who waits for one.
+/// HTTP/2 connections, the oldest first, and who waits for one.
 #[derive(Debug, Default)]
 struct Shared {
     connections: Vec<SharedConnection>,
@@ -162,20 +179,29 @@ impl From<Failure> for LeaseError {
 }
 
 impl Shared {
-    /// A stream on the first connection that has room. Connections that are ending or too old are taken out and
-    /// given back in `gone`: they must be closed outside the lock, because closing wakes those who wait.
-    fn reserve(&mut self, now: Instant, gone: &mut Vec<H2Connection>) -> Option<StreamSlot> {
-        let mut at = 0;
-        while let Some(connection) = self.connections.get(at) {
+    /// A stream on the first connection that has room, the oldest or the youngest first. Connections that are
+    /// ending or too old are taken out and given back in `gone`: they must be closed outside the lock, because
+    /// closing wakes those who wait.
+    fn reserve(&mut self, preference: Preference, now: Instant, gone: &mut Vec<H2Connection>) -> Option<StreamSlot> {
+        let mut unseen = self.connections.len();
+        let mut at = match preference {
+            Preference::Any => 0,
+            Preference::Young => unseen.saturating_sub(1),
+        };
+        while unseen > 0 {
+            unseen -= 1;
+            let connection = &self.connections[at];
             let old = connection.retire_at.is_some_and(|retire_at| retire_at <= now);
-            if old || connection.handle.is_closing() {
-                gone.push(self.connections.swap_remove(at).handle);
-                continue;
-            }
-            if let Some(slot) = connection.handle.reserve() {
+            let ending = old || connection.handle.is_closing();
+            if ending {
+                gone.push(self.connections.remove(at).handle);
+            } else if let Some(slot) = connection.handle.reserve() {
                 return Some(slot);
             }
-            at += 1;
+            at = match preference {
+                Preference::Any => at + usize::from(!ending),
+                Preference::Young => at.saturating_sub(1),
+            };
         }
         None
     }
@@ -207,9 +233,9 @@ fn close_all(connections: impl IntoIterator<Item = H2Connection>) {
 
 impl WorkerPool {
     /// A stream of a connection that is open.
-    fn reserve(&self, now: Instant) -> Option<StreamSlot> {
+    fn reserve(&self, preference: Preference, now: Instant) -> Option<StreamSlot> {
         let mut gone = Vec::new();
-        let slot = self.shared.lock().reserve(now, &mut gone);
+        let slot = self.shared.lock().reserve(preference, now, &mut gone);
         close_all(gone);
         slot
     }
@@ -254,13 +280,13 @@ impl WorkerPool {
         Ok(connection)
     }
 
-    async fn wait_h2(&self, ceilings: Ceilings) -> Result<Lease, LeaseError> {
+    async fn wait_h2(&self, preference: Preference, ceilings: Ceilings) -> Result<Lease, LeaseError> {
         let _pending = Pending::enter(&self.cluster, ceilings.pending)?;
         loop {
             let mut gone = Vec::new();
             let waiter = {
                 let mut shared = self.shared.lock();
-                if let Some(slot) = shared.reserve(Instant::now(), &mut gone) {
+                if let Some(slot) = shared.reserve(preference, Instant::now(), &mut gone) {
                     drop(shared);
                     close_all(gone);
                     return Ok(Lease::H2(slot));

@@ -43,9 +43,8 @@ impl Upstream {
             Version::H2 => Self::H2(
                 H2Backend::start(move |mut call: Call| async move {
                     if moment == Moment::MidResponse {
-                        let Ok(mut out) = call.respond(http::Response::new(()), false) else {
-                            return;
-                        };
+                        let head = http::Response::builder().header("content-length", 1000).body(()).unwrap();
+                        let Ok(mut out) = call.respond(head, false) else { return };
                         out.send_data("part".into(), false).ok();
                         call.reset_while_sending(&mut out).await;
                     } else if moment == Moment::MidUpload {

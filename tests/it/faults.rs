@@ -410,6 +410,46 @@ async fn a_kept_connection_that_dies_under_a_request_is_retried_only_when_that_i
     assert_eq!(payments, 1, "a payment is never made twice");
 }
 
+/// A server that restarts ends all its connections: the second attempt must not take another of them.
+#[tokio::test]
+async fn when_all_kept_connections_die_under_requests_each_is_answered_by_a_new_one() {
+    const KEPT: usize = 8;
+    let (release, gate) = tokio::sync::watch::channel(false);
+    let backend = H1Backend::start(move |mut conn: Conn| {
+        let mut gate = gate.clone();
+        async move {
+            while conn.request().await.is_some() {
+                if conn.index < KEPT {
+                    gate.wait_for(|open| *open).await.ok();
+                }
+                conn.send(response(200, &[], b"ok")).await.ok();
+                if conn.index < KEPT {
+                    // Takes one more and closes without an answer.
+                    conn.request().await;
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let proxy = Proxy::start(&Config::to("http1", &[backend.addr]).top("workers: 1")).await;
+    let mut clients = Vec::new();
+    for _ in 0..KEPT {
+        let client = H1Client::connect(proxy.addr()).await;
+        client.send("GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await;
+        clients.push(client);
+    }
+    backend.until(PATIENCE, "all requests", |r| r.iter().filter(|r| !r.requests.is_empty()).count() == KEPT).await;
+    release.send_replace(true);
+    for client in &mut clients {
+        assert_eq!(client.response().await.status, 200);
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        let reply = client.get("/again").await;
+        assert_eq!(reply.status, 200, "caller {number}: {reply:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_kept_connection_that_the_backend_has_closed_is_not_used() {
     let backend = H1Backend::start(|mut conn: Conn| async move {

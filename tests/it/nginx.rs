@@ -86,8 +86,12 @@ async fn a_hundred_thousand(down: &[&str], up: &str) {
     let proxy = Proxy::start(&Config::to(up, &[nginx.addr(up)])).await;
     assert_eq!(h1_client::get(proxy.addr(), "/1k").await.body.len(), 1024);
     let report = load(&proxy, REQUESTS, down).await;
-    let line = report.lines().find(|l| l.starts_with("requests:")).unwrap_or_default();
+    let line = report.lines().find(|l| l.starts_with("requests:")).unwrap_or_default().to_owned();
     println!("{}\n{line}", report.lines().find(|l| l.starts_with("finished")).unwrap_or_default());
+    let (_, metrics) = proxy.admin("/metrics").await;
+    let why: Vec<_> =
+        metrics.lines().filter(|l| l.contains("local_responses") || l.contains("attempts_total")).collect();
+    let report = format!("{report}\n{}", why.join("\n"));
     let expected = format!("{REQUESTS} done, {REQUESTS} succeeded, 0 failed, 0 errored, 0 timeout");
     assert!(line.ends_with(&expected), "{report}");
     let codes = report.lines().find(|l| l.starts_with("status codes:")).unwrap_or_default();
