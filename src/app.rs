@@ -407,8 +407,10 @@ async fn follow(mut applier: Applier, mut watch: FileWatch, mut asked: mpsc::Rec
 async fn sweep(shared: Arc<Shared>, cell: Arc<SnapshotCell>) {
     loop {
         tokio::time::sleep(SWEEP).await;
-        shared.metrics.sweep(Instant::now());
+        // Snapshots first: what they held is unused from then on.
         cell.sweep();
+        shared.registry.sweep(Instant::now());
+        shared.metrics.sweep(Instant::now());
     }
 }
 

@@ -124,9 +124,9 @@ pub(super) async fn run(
             _ => None,
         };
         if let Some(verdict @ (Verdict::RetryFree | Verdict::RetryCharged { .. })) = verdict
-            && let Some(slot) = RetrySlot::enter(cluster, verdict)
+            && let Some(slot) = RetrySlot::enter(cluster, retrying.take(), verdict, Instant::now())
         {
-            drop(retrying.replace(slot));
+            retrying = Some(slot);
             attempts.record(verdict);
             cluster.state().metrics.retried();
             drop((permit, tried_once));
@@ -332,18 +332,22 @@ fn classify(tried: &Try, caller: Caller) -> Option<retry::Outcome> {
 struct RetrySlot(Option<Arc<Cluster>>);
 
 impl RetrySlot {
-    /// Room for one more retry: the ceiling and the budget, unless the retry is a free one.
-    fn enter(cluster: &Arc<Cluster>, verdict: Verdict) -> Option<Self> {
+    /// Room for one more retry: the ceiling and the budget, unless the retry is a free one. A request that is
+    /// being retried already goes on in the place it holds: one request is never two retries in flight.
+    fn enter(cluster: &Arc<Cluster>, held: Option<Self>, verdict: Verdict, now: Instant) -> Option<Self> {
         if verdict == Verdict::RetryFree {
-            return Some(Self(None));
+            return Some(held.unwrap_or(Self(None)));
         }
         let state = cluster.state();
-        if !state.retries.try_acquire(cluster.config().ceilings.max_retries) {
-            state.metrics.overflowed(Overflow::Retries);
-            return None;
-        }
-        let slot = Self(Some(Arc::clone(cluster)));
-        if !state.budget.try_withdraw(cluster.config().retry_budget, Instant::now()) {
+        let slot = match held {
+            Some(slot @ Self(Some(_))) => slot,
+            _ if state.retries.try_acquire(cluster.config().ceilings.max_retries) => Self(Some(Arc::clone(cluster))),
+            _ => {
+                state.metrics.overflowed(Overflow::Retries);
+                return None;
+            }
+        };
+        if !state.budget.try_withdraw(cluster.config().retry_budget, now) {
             state.metrics.retry_budget_exhausted();
             return None;
         }

@@ -219,7 +219,7 @@ fn preflight(headers: HeaderMap) -> Answer {
 }
 
 /// The time limits of a request, and of one attempt.
-fn time_limits(
+pub(super) fn time_limits(
     listener: &Listener,
     rule: &Rule,
     head: &RequestHead,

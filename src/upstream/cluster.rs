@@ -1,7 +1,6 @@
 //! A cluster as one configuration sees it: its endpoints of this moment, and the choice among them.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -68,7 +67,7 @@ impl Cluster {
         registry: Weak<Registry>,
         names: &Names,
     ) -> Arc<Self> {
-        let empty = EndpointSet::new(Vec::new(), config.balance);
+        let empty = EndpointSet::new(Vec::new(), config.balance, 0);
         let cluster = Arc::new(Self { config, state, registry, endpoints: ArcSwap::from_pointee(empty) });
         cluster.rebuild(names);
         cluster
@@ -158,8 +157,7 @@ impl Cluster {
             .into_iter()
             .zip(states)
             .map(|((address, endpoint, hostname), state)| {
-                let key =
-                    PoolKey { cluster: Arc::clone(&self.config.name), address, options: self.config.connection };
+                let key = PoolKey { cluster: Arc::clone(&self.config.name), address, options: self.config.connection };
                 let pool = registry.pool(key, &self.state, &state);
                 Member {
                     state,
@@ -170,14 +168,14 @@ impl Cluster {
                 }
             })
             .collect();
-        self.endpoints.store(Arc::new(EndpointSet::new(members, self.config.balance)));
+        let set = EndpointSet::new(members, self.config.balance, registry.balancer_start());
+        self.endpoints.store(Arc::new(set));
     }
 }
 
 impl EndpointSet {
-    fn new(members: Vec<Member>, policy: model::BalancePolicy) -> Self {
-        let seed = RandomState::new().build_hasher().finish();
-        let balancer = Balancer::new(policy, members.iter().map(|member| member.weight), seed);
+    fn new(members: Vec<Member>, policy: model::BalancePolicy, start: u64) -> Self {
+        let balancer = Balancer::new(policy, members.iter().map(|member| member.weight), start);
         Self { members, balancer }
     }
 

@@ -11,7 +11,7 @@ use outrigger_config::model::DnsOptions;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::cluster::Cluster;
+use super::registry::Clock;
 
 /// Where addresses come from. The real one asks the system's name servers; tests script it.
 pub trait Resolve: Send + Sync + 'static {
@@ -75,14 +75,7 @@ impl Names {
             entry.wanted = false;
         }
         for (host, options) in names {
-            let entry = known.entry(host).or_insert_with(|| Known {
-                addresses: Arc::default(),
-                due: now,
-                options,
-                error: None,
-                failures: 0,
-                wanted: true,
-            });
+            let entry = known.entry(host).or_insert_with(|| Known::new(options, now));
             entry.wanted = true;
             entry.options = options;
         }
@@ -96,9 +89,9 @@ impl Names {
         &self,
         resolver: &dyn Resolve,
         names: impl Iterator<Item = (Arc<str>, DnsOptions)>,
+        now: Instant,
         limit: Duration,
     ) {
-        let now = Instant::now();
         let fresh: Vec<_> = {
             let known = self.known.lock();
             names.filter(|(host, _)| !known.contains_key(host)).collect()
@@ -106,8 +99,9 @@ impl Names {
         let asked = async {
             for group in fresh.chunks(PARALLEL) {
                 let answers = join_all(group.iter().map(|(host, _)| resolver.resolve(host)).collect()).await;
+                let mut known = self.known.lock();
                 for ((host, options), answer) in group.iter().zip(answers) {
-                    self.learn(host, *options, answer, now);
+                    known.entry(Arc::clone(host)).or_insert_with(|| Known::new(*options, now)).learn(host, answer, now);
                 }
             }
         };
@@ -116,88 +110,70 @@ impl Names {
         }
     }
 
-    /// Records an answer. Whether the addresses changed.
-    fn learn(&self, host: &Arc<str>, options: DnsOptions, answer: Result<Answer, String>, now: Instant) -> bool {
-        let mut known = self.known.lock();
-        let entry = known.entry(Arc::clone(host)).or_insert_with(|| Known {
-            addresses: Arc::default(),
-            due: now,
-            options,
-            error: None,
-            failures: 0,
-            wanted: true,
-        });
-        match answer {
-            Ok(answer) if !answer.addresses.is_empty() => {
-                entry.due = now + answer.ttl.clamp(entry.options.min_ttl, entry.options.max_ttl);
-                entry.error = None;
-                entry.failures = 0;
-                let changed = *entry.addresses != *answer.addresses;
-                if changed {
-                    entry.addresses = answer.addresses.into();
-                }
-                changed
-            }
-            other => {
-                let why = match other {
-                    Ok(_) => "the name has no address".to_owned(),
-                    Err(why) => why,
-                };
-                if entry.failures == 0 {
-                    tracing::warn!(host = %host, error = %why, "name resolution failed; the last good addresses stay");
-                }
-                entry.failures = entry.failures.saturating_add(1);
-                // 1, 2, 4 … s, never longer than the longest time to live.
-                let wait = Duration::from_secs(1 << entry.failures.min(6).saturating_sub(1));
-                entry.due = now + wait.min(entry.options.max_ttl.max(Duration::from_secs(1)));
-                entry.error = Some(why.into());
-                false
-            }
-        }
-    }
-
-    /// Keeps the names fresh for ever. `clusters` gives the clusters in use; those whose name changed are rebuilt.
-    pub async fn keep_fresh(&self, resolver: &dyn Resolve, clusters: impl Fn() -> Vec<Arc<Cluster>>) {
-        loop {
-            let now = Instant::now();
-            let (due, next) = self.due(now);
-            if due.is_empty() {
-                let wait = next.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(now));
-                tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
-                    () = self.changed.notified() => {}
-                }
-                continue;
-            }
-            let mut changed = Vec::new();
-            for group in due.chunks(PARALLEL) {
-                let answers = join_all(group.iter().map(|(host, _)| resolver.resolve(host)).collect()).await;
-                let now = Instant::now();
-                for ((host, options), answer) in group.iter().zip(answers) {
-                    if self.learn(host, *options, answer, now) {
-                        changed.push(Arc::clone(host));
-                    }
-                }
-            }
-            if !changed.is_empty() {
-                for cluster in clusters() {
-                    if changed.iter().any(|host| cluster.uses_name(host)) {
-                        cluster.rebuild(self);
-                    }
+    /// Asks for every name whose answer no longer holds. Gives those whose addresses changed.
+    pub async fn refresh(&self, resolver: &dyn Resolve, clock: &Clock) -> Vec<Arc<str>> {
+        let mut changed = Vec::new();
+        for group in self.due(clock()).chunks(PARALLEL) {
+            let answers = join_all(group.iter().map(|host| resolver.resolve(host)).collect()).await;
+            let now = clock();
+            let mut known = self.known.lock();
+            for (host, answer) in group.iter().zip(answers) {
+                // What nobody wants any more by now is not to come back.
+                if known.get_mut(host).is_some_and(|entry| entry.learn(host, answer, now)) {
+                    changed.push(Arc::clone(host));
                 }
             }
         }
+        changed
     }
 
-    fn due(&self, now: Instant) -> (Vec<(Arc<str>, DnsOptions)>, Option<Instant>) {
+    /// When the next answer stops holding.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        self.known.lock().values().map(|entry| entry.due).min()
+    }
+
+    /// Waits until other names are wanted. Cancel safe.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn due(&self, now: Instant) -> Vec<Arc<str>> {
         let known = self.known.lock();
-        let due = known
-            .iter()
-            .filter(|(_, entry)| entry.due <= now)
-            .map(|(host, entry)| (Arc::clone(host), entry.options))
-            .collect();
-        let next = known.values().map(|entry| entry.due).filter(|at| *at > now).min();
-        (due, next)
+        known.iter().filter(|(_, entry)| entry.due <= now).map(|(host, _)| Arc::clone(host)).collect()
+    }
+}
+
+impl Known {
+    fn new(options: DnsOptions, now: Instant) -> Self {
+        Self { addresses: Arc::default(), due: now, options, error: None, failures: 0, wanted: true }
+    }
+
+    /// Records an answer. Whether the addresses changed.
+    fn learn(&mut self, host: &str, answer: Result<Answer, String>, now: Instant) -> bool {
+        let why = match answer {
+            Ok(answer) if !answer.addresses.is_empty() => {
+                self.due = now + answer.ttl.clamp(self.options.min_ttl, self.options.max_ttl);
+                self.error = None;
+                self.failures = 0;
+                let changed = *self.addresses != *answer.addresses;
+                if changed {
+                    self.addresses = answer.addresses.into();
+                }
+                return changed;
+            }
+            Ok(_) => "the name has no address".to_owned(),
+            Err(why) => why,
+        };
+        if self.failures == 0 {
+            tracing::warn!(host, error = %why, "name resolution failed; the last good addresses stay");
+        }
+        self.failures = self.failures.saturating_add(1);
+        // 1, 2, 4 … s, never longer than the longest time to live.
+        let wait = Duration::from_secs(1 << self.failures.min(6).saturating_sub(1));
+        self.due = now + wait.min(self.options.max_ttl.max(Duration::from_secs(1)));
+        self.error = Some(why.into());
+        false
     }
 }
 

@@ -3,6 +3,7 @@
 //! an endpoint that flaps comes back with its history.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -16,19 +17,34 @@ use super::pool::{Pool, PoolKey};
 use super::state::{ClusterState, EndpointState};
 use super::status::ClusterStatus;
 use crate::policy::ewma;
+use crate::policy::rng::Rng;
 use crate::telemetry::Metrics;
 
 /// All live state of a proxy.
 pub struct Registry {
     workers: usize,
     metrics: Arc<Metrics>,
-    states: Mutex<HashMap<Arc<str>, Kept<Arc<ClusterState>>>>,
-    endpoints: Mutex<HashMap<EndpointKey, Kept<Arc<EndpointState>>>>,
+    states: Mutex<HashMap<Arc<str>, Kept<ClusterState>>>,
+    endpoints: Mutex<HashMap<EndpointKey, Kept<EndpointState>>>,
     pools: Mutex<HashMap<PoolKey, Weak<Pool>>>,
     active: Mutex<Vec<Weak<Cluster>>>,
     names: Names,
-    resolver: Box<dyn Resolve>,
+    surroundings: Surroundings,
+    starts: Mutex<Rng>,
 }
+
+/// What a registry takes from the world around it. A simulation brings its own.
+pub struct Surroundings {
+    /// Where addresses come from.
+    pub resolver: Box<dyn Resolve>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Where balancers begin follows from it.
+    pub seed: u64,
+}
+
+/// What time it is.
+pub type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
 
 /// The cluster and the address.
 type EndpointKey = (Arc<str>, SocketAddr);
@@ -36,8 +52,36 @@ type EndpointKey = (Arc<str>, SocketAddr);
 /// Something kept for as long as it is used, and a while longer.
 #[derive(Debug)]
 struct Kept<T> {
-    value: T,
-    last_used: Instant,
+    value: Arc<T>,
+    /// Since when nobody uses it, as far as was looked.
+    orphaned: Option<Instant>,
+}
+
+impl<T> Kept<T> {
+    fn new(value: T) -> Self {
+        Self { value: Arc::new(value), orphaned: None }
+    }
+
+    /// For somebody who uses it.
+    fn share(&self) -> Arc<T> {
+        Arc::clone(&self.value)
+    }
+
+    /// Whether it is in use, or was within [`LINGER`]. The time counts from the look that first found it unused:
+    /// what a configuration used for a week and then dropped must not be forgotten at once.
+    fn stays(&mut self, now: Instant) -> bool {
+        if Arc::strong_count(&self.value) > 1 {
+            self.orphaned = None;
+            return true;
+        }
+        now.saturating_duration_since(*self.orphaned.get_or_insert(now)) < LINGER
+    }
+}
+
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").field("seed", &self.seed).finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Registry {
@@ -50,6 +94,13 @@ impl Registry {
     /// An empty registry for so many workers.
     #[must_use]
     pub fn new(workers: usize, metrics: Arc<Metrics>, resolver: Box<dyn Resolve>) -> Arc<Self> {
+        let seed = RandomState::new().build_hasher().finish();
+        Self::within(workers, metrics, Surroundings { resolver, clock: Box::new(Instant::now), seed })
+    }
+
+    /// An empty registry in surroundings of the caller's choice.
+    #[must_use]
+    pub fn within(workers: usize, metrics: Arc<Metrics>, surroundings: Surroundings) -> Arc<Self> {
         Arc::new(Self {
             workers,
             metrics,
@@ -58,14 +109,16 @@ impl Registry {
             pools: Mutex::default(),
             active: Mutex::default(),
             names: Names::default(),
-            resolver,
+            starts: Mutex::new(Rng::new(surroundings.seed)),
+            surroundings,
         })
     }
 
     /// Resolves what a configuration names and nobody has asked for yet, within a second or so: part of
     /// preparing it, before it is published.
     pub async fn warm(&self, config: &model::Config) {
-        self.names.warm(&*self.resolver, names_of(config), WARM_LIMIT).await;
+        let Surroundings { resolver, clock, seed: _ } = &self.surroundings;
+        self.names.warm(&**resolver, names_of(config), clock(), WARM_LIMIT).await;
     }
 
     /// Compiles a cluster: state and pools that are known are found again.
@@ -86,12 +139,34 @@ impl Registry {
                 cluster.rebuild(&self.names);
             }
         }
-        self.forget(now);
+        self.sweep(now);
     }
 
     /// Keeps names fresh for ever; run once, on the control thread.
     pub async fn run(&self) {
-        self.names.keep_fresh(&*self.resolver, || self.clusters()).await;
+        loop {
+            self.refresh().await;
+            let next = self.names.next_due();
+            let wait = next.map_or(NOTHING_DUE, |at| at.saturating_duration_since((self.surroundings.clock)()));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.names.changed() => {}
+            }
+        }
+    }
+
+    /// Asks for the names whose answers no longer hold, and gives the clusters in use what changed.
+    pub async fn refresh(&self) {
+        let Surroundings { resolver, clock, seed: _ } = &self.surroundings;
+        let changed = self.names.refresh(&**resolver, clock).await;
+        if changed.is_empty() {
+            return;
+        }
+        for cluster in self.clusters() {
+            if changed.iter().any(|host| cluster.uses_name(host)) {
+                cluster.rebuild(&self.names);
+            }
+        }
     }
 
     /// The clusters in use.
@@ -107,20 +182,14 @@ impl Registry {
     }
 
     fn state(&self, name: &Arc<str>) -> Arc<ClusterState> {
-        let now = Instant::now();
-        let mut states = self.states.lock();
-        let kept = states.entry(Arc::clone(name)).or_insert_with(|| Kept {
-            value: Arc::new(ClusterState::new(Arc::clone(name), self.metrics.cluster(name), now)),
-            last_used: now,
-        });
-        kept.last_used = now;
-        Arc::clone(&kept.value)
+        let new = || ClusterState::new(Arc::clone(name), self.metrics.cluster(name), (self.surroundings.clock)());
+        self.states.lock().entry(Arc::clone(name)).or_insert_with(|| Kept::new(new())).share()
     }
 
     /// The states of a cluster's endpoints, old or new. A newcomer is expected to take the median time of those
     /// that are known.
     pub(super) fn endpoints(&self, cluster: &Arc<str>, addresses: &[SocketAddr]) -> Vec<Arc<EndpointState>> {
-        let now = Instant::now();
+        let now = (self.surroundings.clock)();
         let mut endpoints = self.endpoints.lock();
         let key = |address: &SocketAddr| (Arc::clone(cluster), *address);
         let known: Vec<f64> = addresses
@@ -132,14 +201,15 @@ impl Registry {
         addresses
             .iter()
             .map(|address| {
-                let kept = endpoints.entry(key(address)).or_insert_with(|| Kept {
-                    value: Arc::new(EndpointState::new(*address, expected, now)),
-                    last_used: now,
-                });
-                kept.last_used = now;
-                Arc::clone(&kept.value)
+                let new = || Kept::new(EndpointState::new(*address, expected, now));
+                endpoints.entry(key(address)).or_insert_with(new).share()
             })
             .collect()
+    }
+
+    /// Where the next balancer begins, so that proxies that start together do not walk in step.
+    pub(super) fn balancer_start(&self) -> u64 {
+        self.starts.lock().next_u64()
     }
 
     /// The pool under a key, old or new.
@@ -153,16 +223,11 @@ impl Registry {
         pool
     }
 
-    /// Forgets what has not been used for [`LINGER`]. What somebody still holds is in use.
-    fn forget(&self, now: Instant) {
-        fn stays<T>(kept: &mut Kept<Arc<T>>, now: Instant) -> bool {
-            if Arc::strong_count(&kept.value) > 1 {
-                kept.last_used = now;
-            }
-            now.saturating_duration_since(kept.last_used) < LINGER
-        }
-        self.endpoints.lock().retain(|_, kept| stays(kept, now));
-        self.states.lock().retain(|_, kept| stays(kept, now));
+    /// Forgets what has not been used for [`LINGER`]. What somebody still holds is in use. Called with every new
+    /// configuration and now and then between: names bring endpoints and take them away too.
+    pub fn sweep(&self, now: Instant) {
+        self.endpoints.lock().retain(|_, kept| kept.stays(now));
+        self.states.lock().retain(|_, kept| kept.stays(now));
         self.pools.lock().retain(|_, pool| pool.strong_count() > 0);
     }
 }
@@ -177,7 +242,10 @@ fn names_of(config: &model::Config) -> impl Iterator<Item = (Arc<str>, DnsOption
 }
 
 /// How long state outlives its last user.
-const LINGER: Duration = Duration::from_secs(60);
+pub const LINGER: Duration = Duration::from_secs(60);
+
+/// How long to wait for a change when no name is in use.
+const NOTHING_DUE: Duration = Duration::from_secs(3600);
 
 /// How long a new configuration waits for its new names.
 const WARM_LIMIT: Duration = Duration::from_millis(1500);
