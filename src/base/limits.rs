@@ -8,6 +8,8 @@ pub const H1_READ_BUFFER: usize = 8 * 1024;
 pub const H1_BODY_READ: usize = 64 * 1024;
 /// Body chunks up to this size are copied behind the head into one write; larger ones are written vectored.
 pub const H1_COPY_CHUNK: usize = 4 * 1024;
+/// An idle HTTP/1 connection keeps its buffers this long: a busy one asks again before.
+pub const BUFFER_LINGER: Duration = Duration::from_secs(1);
 /// Unflushed response bytes at which an HTTP/1 writer stops asking the body for more.
 pub const H1_WRITE_HIGH_WATER: usize = 64 * 1024;
 /// Pipelined bytes read ahead while a request is being answered; then the socket is left unread.

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::lease::{Lease, LeaseError, Overflow};
 use super::state::{ClusterState, EndpointState};
-use crate::base::{task, worker};
+use crate::base::{limits, task, worker};
 use crate::codec::SendErrorKind;
 use crate::codec::h1::{ClientConn, Home};
 use crate::codec::h2::{H2ClientOptions, H2Connection, StreamSlot};
@@ -417,6 +417,9 @@ impl WorkerPool {
         let mut at = 0;
         while at < idle.connections.len() {
             if self.is_usable(&idle.connections[at], now) {
+                if now >= idle.connections[at].idle_since + limits::BUFFER_LINGER {
+                    idle.connections[at].release_buffers();
+                }
                 at += 1;
             } else {
                 dead.push(idle.connections.remove(at));

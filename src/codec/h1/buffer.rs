@@ -38,6 +38,11 @@ impl ReadBuffer {
         Poll::Ready(Ok(n))
     }
 
+    /// Whether it holds memory.
+    pub(super) fn is_held(&self) -> bool {
+        self.bytes.capacity() > 0
+    }
+
     /// Gives the memory back if nothing is in it.
     pub(super) fn release(&mut self) {
         if self.bytes.is_empty() {
@@ -114,6 +119,11 @@ impl WriteBuffer {
             ready!(self.poll_write(io, cx))?;
         }
         Pin::new(io).poll_flush(cx)
+    }
+
+    /// Whether it holds memory.
+    pub(super) fn is_held(&self) -> bool {
+        self.tail.capacity() > 0
     }
 
     /// Gives the memory back if nothing is in it.

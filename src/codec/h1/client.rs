@@ -72,6 +72,12 @@ impl ClientConn {
         self.io.is_quiet()
     }
 
+    /// Gives the memory of its buffers back. For connections that stay idle.
+    pub fn release_buffers(&mut self) {
+        self.read.release();
+        self.write.release();
+    }
+
     /// Sends a request and waits for the response head. 1xx responses go to `interim`.
     ///
     /// Dropping the future closes the connection: the upstream sees that the caller has left.
@@ -271,8 +277,6 @@ impl ClientBody {
             && connection.write.is_empty()
             && connection.read.bytes.is_empty();
         if clean {
-            connection.read.release();
-            connection.write.release();
             connection.idle_since = Instant::now();
             let home = Arc::clone(&connection.home);
             home.take_back(connection);

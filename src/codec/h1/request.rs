@@ -97,19 +97,20 @@ fn parse_with<'a>(
         .map_err(|_| Refusal::bad_request("bad_method", "The request method is not a token."))?;
     let target = raw.path.unwrap_or("");
     let mut headers = HeaderMap::with_capacity(raw.headers.len() + ROOM);
-    let mut host: Option<HeaderValue> = None;
+    let mut host: Option<Bytes> = None;
     let mut facts = Facts::default();
     for field in raw.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| Refusal::bad_request("bad_field_name", "A field name is not a token."))?;
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value))
-            .map_err(|_| Refusal::bad_request("bad_field_value", "A field value has a control character."))?;
+        let value = head.slice_ref(field.value);
         if name == HOST {
             if host.replace(value).is_some() {
                 return Err(Refusal::bad_request("duplicate_host", "The request has more than one Host field."));
             }
             continue;
         }
+        let value = HeaderValue::from_maybe_shared(value)
+            .map_err(|_| Refusal::bad_request("bad_field_value", "A field value has a control character."))?;
         facts.note(&name);
         headers.append(name, value);
     }
@@ -220,7 +221,7 @@ fn target_of(
     head: &Bytes,
     target: &str,
     method: &Method,
-    host: Option<HeaderValue>,
+    host: Option<Bytes>,
     version: Version,
     scheme: &Scheme,
 ) -> Result<(Scheme, Option<Authority>, PathAndQuery), Refusal> {
@@ -236,7 +237,7 @@ fn target_of(
     }
     let from_host = match host {
         Some(value) if value.is_empty() => None,
-        Some(value) => Some(authority(Bytes::copy_from_slice(value.as_bytes())).ok_or(BAD_HOST)?),
+        Some(value) => Some(authority(value).ok_or(BAD_HOST)?),
         None if version == Version::HTTP_10 => None,
         None => return Err(Refusal::bad_request("missing_host", "The request has no Host field.")),
     };

@@ -182,7 +182,7 @@ impl Connection {
         }
     }
 
-    /// Waits for a complete head. Idle time holds no buffer.
+    /// Waits for a complete head. A connection that stays idle holds no buffer.
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -205,9 +205,16 @@ impl Connection {
                     Err(refusal) => return Poll::Ready(Next::Refuse(refusal)),
                 }
             } else if self.io.poll_read_ready(cx).is_pending() {
-                self.read.release();
-                self.write.release();
-                return match timer.poll(cx, self.idle_until(options, retiring)) {
+                let close_at = self.idle_until(options, retiring);
+                if self.read.is_held() || self.write.is_held() {
+                    // A busy caller is about to ask again and needs the buffers then.
+                    if timer.poll(cx, close_at.min(self.idle_since + limits::BUFFER_LINGER)).is_pending() {
+                        return Poll::Pending;
+                    }
+                    self.read.release();
+                    self.write.release();
+                }
+                return match timer.poll(cx, close_at) {
                     Poll::Ready(()) => Poll::Ready(Next::Close),
                     Poll::Pending => Poll::Pending,
                 };
