@@ -5,6 +5,8 @@
 //! inside the spread window, so that clients do not reconnect all at once.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -31,6 +33,7 @@ impl Notice {
 #[derive(Debug)]
 pub struct Drain {
     notice: watch::Sender<Option<Notice>>,
+    begun: Arc<AtomicBool>,
     live: mpsc::Sender<()>,
     gone: mpsc::Receiver<()>,
 }
@@ -39,6 +42,7 @@ pub struct Drain {
 #[derive(Debug, Clone)]
 pub struct Watch {
     notice: watch::Receiver<Option<Notice>>,
+    begun: Arc<AtomicBool>,
     _live: mpsc::Sender<()>,
 }
 
@@ -46,7 +50,7 @@ impl Default for Drain {
     fn default() -> Self {
         let (notice, _) = watch::channel(None);
         let (live, gone) = mpsc::channel(1);
-        Self { notice, live, gone }
+        Self { notice, begun: Arc::default(), live, gone }
     }
 }
 
@@ -54,7 +58,7 @@ impl Drain {
     /// A new watch for one connection.
     #[must_use]
     pub fn watch(&self) -> Watch {
-        Watch { notice: self.notice.subscribe(), _live: self.live.clone() }
+        Watch { notice: self.notice.subscribe(), begun: Arc::clone(&self.begun), _live: self.live.clone() }
     }
 
     /// Tells every connection, present and future, to finish. The first call counts.
@@ -66,11 +70,12 @@ impl Drain {
             *notice = Some(Notice { since: Instant::now(), spread });
             true
         });
+        self.begun.store(true, Ordering::Release);
     }
 
     /// Waits until the last watch is gone. Cancel safe only in that it consumes the drain.
     pub async fn finished(self) {
-        let Self { notice: _notice, live, mut gone } = self;
+        let Self { notice: _notice, begun: _, live, mut gone } = self;
         drop(live);
         while gone.recv().await.is_some() {}
     }
@@ -81,6 +86,12 @@ impl Watch {
     #[must_use]
     pub fn notice(&self) -> Option<Notice> {
         *self.notice.borrow()
+    }
+
+    /// Whether the drain has begun. One atomic load, for every request.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
     }
 
     /// Waits for the drain to begin; never returns if the [`Drain`] was dropped without one. Cancel safe.
@@ -117,6 +128,7 @@ mod tests {
     async fn a_watch_taken_after_the_start_sees_the_notice() {
         let drain = Drain::default();
         drain.start(Duration::from_secs(1));
+        assert!(drain.watch().has_begun());
         assert_eq!(drain.watch().notice().map(|n| n.spread), Some(Duration::from_secs(1)));
     }
 }

@@ -63,8 +63,10 @@ pub const METRIC_LINGER: Duration = Duration::from_secs(60);
 pub const ACCEPT_BURST: usize = 64;
 /// How long connections of a listener that left the configuration may go on before they are closed.
 pub const LISTENER_DRAIN: Duration = Duration::from_secs(600);
-/// Over how much of that time they are told to go.
+/// Over how much of that time they are told to go, at most.
 pub const LISTENER_DRAIN_SPREAD: Duration = Duration::from_secs(10);
+/// Connections of a drain are told to go this far apart, so that their callers do not all reconnect at once.
+pub const DRAIN_STEP: Duration = Duration::from_millis(10);
 /// How long handshakes under way are given when a listener closes; a few round trips inside a data centre.
 pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(5);
 /// A connection that is told to finish may be about to ask: it is closed unasked only after this much silence.

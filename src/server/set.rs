@@ -31,8 +31,6 @@ pub struct ListenerSet<F: ConnectionFactory> {
     bound: Mutex<Vec<Bound<F::Listener>>>,
     /// On which worker the next acceptor runs.
     next_worker: Mutex<usize>,
-    /// Over how much time the connections of a listener that left are told to go.
-    drain_spread: Duration,
 }
 
 /// A socket that is accepted on.
@@ -98,8 +96,7 @@ pub struct BindError {
 impl<F: ConnectionFactory> ListenerSet<F> {
     /// No listeners yet.
     pub fn new(workers: Workers, factory: Arc<F>, metrics: Arc<Metrics>) -> Self {
-        let drain_spread = limits::LISTENER_DRAIN_SPREAD;
-        Self { workers, factory, metrics, bound: Mutex::default(), next_worker: Mutex::default(), drain_spread }
+        Self { workers, factory, metrics, bound: Mutex::default(), next_worker: Mutex::default() }
     }
 
     /// Binds what is new in `listeners`.
@@ -141,14 +138,14 @@ impl<F: ConnectionFactory> ListenerSet<F> {
     /// Outside a runtime: what leaves is drained in a task of the caller's.
     pub fn commit(&self, change: Change) {
         let Change { kept, new, leaving: _ } = change;
-        let spread = self.drain_spread;
         let mut bound = self.bound.lock();
         let mut gone = Vec::new();
         for current in std::mem::take(&mut *bound) {
             match kept.iter().find(|listener| Key::of(listener) == current.key) {
                 Some(listener) => {
                     if let Some(old) = self.update(&current.socket, listener) {
-                        drop(task::spawn("drain-renamed", drain_service(old, spread)));
+                        begin_leaving(&old);
+                        drop(task::spawn("drain-renamed", async move { wait_for_leaving(&old).await }));
                     }
                     bound.push(current);
                 }
@@ -160,10 +157,12 @@ impl<F: ConnectionFactory> ListenerSet<F> {
         }
         drop(bound);
         for leaving in gone {
+            leaving.phase.send_replace(Phase::HandOver);
+            let service = Arc::clone(&leaving.socket.current.load().service);
+            begin_leaving(&service);
             drop(task::spawn("drain-listener", async move {
-                let service = Arc::clone(&leaving.socket.current.load().service);
                 leaving.hand_over().await;
-                drain_service(service, spread).await;
+                wait_for_leaving(&service).await;
             }));
         }
     }
@@ -185,28 +184,25 @@ impl<F: ConnectionFactory> ListenerSet<F> {
             .collect()
     }
 
-    /// Closes the sockets of one direction after taking what waits in them, and gives their connections back
-    /// to be drained.
-    pub(super) async fn stop(&self, direction: Direction) -> Vec<Arc<Service>> {
-        let mut stopped = Vec::new();
-        {
-            let mut bound = self.bound.lock();
-            let (matching, others) = std::mem::take(&mut *bound)
-                .into_iter()
-                .partition(|bound| bound.socket.current.load().config.direction == direction);
-            *bound = others;
-            stopped.extend::<Vec<_>>(matching);
-        }
-        // All are told before the first is waited for, so that they end together.
+    /// Tells the sockets of one direction to take what waits in them and close. Their connections are given
+    /// back to be drained, and the end of each socket to be waited for.
+    pub(super) fn stop(&self, direction: Direction) -> (Vec<Arc<Service>>, impl Future<Output = ()> + use<F>) {
+        let mut bound = self.bound.lock();
+        let (stopped, others): (Vec<_>, Vec<_>) = std::mem::take(&mut *bound)
+            .into_iter()
+            .partition(|bound| bound.socket.current.load().config.direction == direction);
+        *bound = others;
+        drop(bound);
         for bound in &stopped {
             bound.phase.send_replace(Phase::HandOver);
         }
-        let mut services = Vec::new();
-        for bound in stopped {
-            services.push(Arc::clone(&bound.socket.current.load().service));
-            bound.hand_over().await;
-        }
-        services
+        let services = stopped.iter().map(|bound| Arc::clone(&bound.socket.current.load().service)).collect();
+        let ended = async move {
+            for bound in stopped {
+                bound.hand_over().await;
+            }
+        };
+        (services, ended)
     }
 
     /// The connections of one direction, whose listeners go on accepting.
@@ -289,11 +285,15 @@ impl Change {
     }
 }
 
-/// Tells the connections of a name that left the configuration to finish, and closes in the end what did not.
-async fn drain_service(service: Arc<Service>, spread: Duration) {
+/// Tells the connections of a name that left the configuration to finish.
+fn begin_leaving(service: &Arc<Service>) {
     let connections = service.open();
     tracing::info!(listener = %service.name, connections, "draining connections of a listener that left");
-    service.begin_drain(spread);
+    begin_drains(std::slice::from_ref(service), limits::LISTENER_DRAIN_SPREAD);
+}
+
+/// Closes in the end what did not finish.
+async fn wait_for_leaving(service: &Service) {
     if tokio::time::timeout(limits::LISTENER_DRAIN, service.drained()).await.is_err() {
         let connections = service.open();
         tracing::warn!(listener = %service.name, connections, "closing connections that did not finish in time");
@@ -312,8 +312,10 @@ pub(super) async fn all_drained(services: &[Arc<Service>], until: tokio::time::I
     .is_ok()
 }
 
-/// Tells the connections of all services to finish.
-pub(super) fn begin_drains(services: &[Arc<Service>], spread: Duration) {
+/// Tells the connections of all services to finish, within `most`, and sooner when they are few.
+pub(super) fn begin_drains(services: &[Arc<Service>], most: Duration) {
+    let open: usize = services.iter().map(|service| service.open()).sum();
+    let spread = most.min(limits::DRAIN_STEP * u32::try_from(open).unwrap_or(u32::MAX));
     for service in services {
         service.begin_drain(spread);
     }

@@ -5,6 +5,8 @@
 //! and their connections are told to finish, spread over time. Outbound listeners stay open meanwhile: requests
 //! in flight need them. When the last inbound connection is gone, outbound ones are told too.
 
+use std::time::Duration;
+
 use outrigger_config::model::{Direction, Drain};
 use tokio::time::Instant;
 
@@ -29,15 +31,16 @@ pub async fn shutdown<F: ConnectionFactory>(listeners: &ListenerSet<F>, timing: 
     let deadline = begun + timing.deadline;
     tokio::time::sleep(timing.accept_for.min(timing.deadline)).await;
 
-    let inbound = listeners.stop(Direction::Inbound).await;
+    let (inbound, closed) = listeners.stop(Direction::Inbound);
     // A third: what does not listen to the hint still has two thirds to finish by itself.
-    let spread = deadline.saturating_duration_since(Instant::now()) / 3;
-    begin_drains(&inbound, spread);
+    begin_drains(&inbound, deadline.saturating_duration_since(Instant::now()) / 3);
+    // Meanwhile the sockets ignore new callers, so hardly anybody who is told to go comes back here.
+    closed.await;
     all_drained(&inbound, deadline).await;
 
     // They go on accepting, so that the application can still ask for something while others finish.
     let outbound = listeners.services(Direction::Outbound);
-    begin_drains(&outbound, std::time::Duration::ZERO);
+    begin_drains(&outbound, Duration::ZERO);
     all_drained(&outbound, deadline).await;
 
     let open = inbound.iter().chain(&outbound).map(|service| service.open()).sum();

@@ -61,7 +61,8 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
         };
         let Parsed { head, framing, keep_alive } = parsed;
         // A request that arrives while we retire is still answered, and told that it was the last.
-        let exchange = Exchange {
+        let draining = options.drain.has_begun();
+        let mut exchange = Exchange {
             version: head.version,
             head_request: head.method == Method::HEAD,
             keep_alive: keep_alive && !retiring,
@@ -81,6 +82,9 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
         };
         // The caller has left: dropping the handler's future has stopped all work for it.
         let Some(response) = answer else { return };
+        // A request that was under way when the drain began is the last of its connection: its caller hears it in
+        // time, which one whose connection is closed while it is idle may not.
+        exchange.keep_alive &= draining || !options.drain.has_begun();
         match respond(&shared, response, exchange).await {
             Ok(End::KeepAlive) => {}
             Ok(End::Close) => {

@@ -66,8 +66,7 @@ impl Proxy {
         let service = Arc::new(Service { gate: Semaphore::new(0), holding: AtomicUsize::new(0) });
         let metrics = Metrics::new();
         let workers = Workers::start(workers).expect("workers");
-        let mut set = ListenerSet::new(workers, Arc::new(Arc::clone(&service)), Arc::clone(&metrics));
-        set.drain_spread = Duration::from_millis(100);
+        let set = ListenerSet::new(workers, Arc::new(Arc::clone(&service)), Arc::clone(&metrics));
         Self { set, service, metrics }
     }
 
@@ -218,7 +217,8 @@ async fn a_removed_listener_finishes_its_requests_and_says_how_many_connections_
         refused.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
     });
     proxy.service.gate.add_permits(1);
-    assert!(busy.receive().expect("the answer").0.starts_with("a "));
+    let (body, close) = busy.receive().expect("the answer");
+    assert!(body.starts_with("a ") && close, "what was under way ends its connection");
     assert!(Client::connect(proxy.address("b")).ask("/").starts_with("b "));
 }
 
