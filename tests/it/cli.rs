@@ -178,10 +178,14 @@ fn help_names_every_command() {
     let output = files.run(&["--help"]);
     assert!(output.status.success());
     let help = text(&output.stdout);
-    for command in ["run", "check", "explain", "schema", "dev"] {
+    for command in ["run", "check", "explain", "schema", "dev", "completions"] {
         assert!(help.lines().any(|l| l.trim_start().starts_with(command)), "{command} in:\n{help}");
         let output = files.run(&[command, "--help"]);
         assert!(output.status.success() && output.stdout.len() > 100, "{command} --help");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let output = files.run(&["completions", shell]);
+        assert!(output.status.success() && text(&output.stdout).contains("explain"), "{shell}");
     }
     assert_eq!(files.run(&["--version"]).status.code(), Some(0));
     assert_eq!(files.run(&["fly"]).status.code(), Some(2), "an unknown command is a usage error");

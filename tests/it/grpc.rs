@@ -63,7 +63,7 @@ const CLAIMS: [&str; 13] = [
     "an unknown method",
     "a cancel reaches the server",
     "a deadline",
-    "500 calls at once",
+    "200 calls at once",
 ];
 
 #[tokio::test]

@@ -59,11 +59,9 @@ cancelled = threading.Event()
 def wait(request, context):
     """Waits for the caller to leave and remembers that it did."""
     cancelled.clear()
-    gone = threading.Event()
-    context.add_callback(gone.set)
+    context.add_callback(cancelled.set)
     yield b"waiting"
-    if gone.wait(20):
-        cancelled.set()
+    cancelled.wait(20)
 
 
 def was_cancelled(request, context):

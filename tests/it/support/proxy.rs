@@ -14,8 +14,7 @@ use super::{Config, PATIENCE, eventually, gate, h1_client, process};
 
 /// The program under test; `OUTRIGGER_BIN` names another build of it.
 pub fn binary() -> PathBuf {
-    std::env::var_os("OUTRIGGER_BIN")
-        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_outrigger")), PathBuf::from)
+    std::env::var_os("OUTRIGGER_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_outrigger")), PathBuf::from)
 }
 
 /// A running proxy.
