@@ -88,7 +88,7 @@ async fn random_spreads_too() {
 
 async fn slow_endpoint_gets_little(policy: &str) {
     gate::exclusive();
-    let (a, b, slow) = (taking(ms(3)).await, taking(ms(3)).await, taking(ms(30)).await);
+    let (a, b, slow) = (taking(ms(10)).await, taking(ms(10)).await, taking(ms(100)).await);
     let counts = spread(policy, &[&a, &b, &slow], 9000, 64).await;
     println!("{policy}: {counts:?}");
     assert_eq!(counts.iter().sum::<usize>(), 9000);
