@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use parking_lot::Mutex;
 
@@ -20,6 +20,9 @@ pub struct Replay(Arc<Mutex<State>>);
 struct State {
     source: Body,
     kept: Vec<Bytes>,
+    /// Small chunks that the present attempt has read, joined: each would keep the whole block that it was read
+    /// into. They become a chunk of their own when the next attempt begins.
+    tail: BytesMut,
     kept_bytes: usize,
     trailers: Option<HeaderMap>,
     source_ended: bool,
@@ -29,14 +32,18 @@ struct State {
     lost: bool,
     length: Option<u64>,
     received: u64,
+    /// Kept chunks that the present attempt has read.
+    read: usize,
+    /// The body of an attempt is alive.
+    in_use: bool,
+    /// The present attempt is the last.
+    committed: bool,
 }
 
 /// The body of one attempt.
 #[derive(Debug)]
 pub struct ReplayBody {
     state: Arc<Mutex<State>>,
-    /// Kept chunks that this attempt has read.
-    read: usize,
     left: Option<u64>,
     ended: bool,
 }
@@ -50,6 +57,7 @@ impl Replay {
         Self(Arc::new(Mutex::new(State {
             source,
             kept: Vec::new(),
+            tail: BytesMut::new(),
             kept_bytes: 0,
             trailers: None,
             source_ended,
@@ -58,19 +66,26 @@ impl Replay {
             lost: false,
             length,
             received: 0,
+            read: 0,
+            in_use: false,
+            committed: false,
         })))
     }
 
     /// The body for the next attempt. The one before must have been dropped.
     #[must_use]
     pub fn attempt(&self) -> Body {
-        let state = self.0.lock();
+        let mut state = self.0.lock();
+        debug_assert!(!state.in_use, "two attempts at once");
+        state.seal();
+        state.read = 0;
         if state.source_ended && state.kept.is_empty() && state.trailers.is_none() {
             return Body::Empty;
         }
+        state.in_use = true;
         let left = state.length;
         drop(state);
-        Body::Replay(Box::new(ReplayBody { state: Arc::clone(&self.0), read: 0, left, ended: false }))
+        Body::Replay(Box::new(ReplayBody { state: Arc::clone(&self.0), left, ended: false }))
     }
 
     /// Whether another attempt would see the whole body.
@@ -91,10 +106,23 @@ impl Replay {
         self.0.lock().ended_at
     }
 
-    /// There will be no further attempt: nothing more is kept.
+    /// There will be no further attempt: what was kept is given back as soon as it is read, and the caller's body
+    /// as soon as nobody reads it.
     pub fn commit(&self) {
         let mut state = self.0.lock();
         state.keeping = false;
+        state.committed = true;
+        if !state.in_use {
+            let source = state.release();
+            drop(state);
+            drop(source);
+            return;
+        }
+        let read = state.read;
+        for chunk in &mut state.kept[..read] {
+            *chunk = Bytes::new();
+        }
+        state.tail = BytesMut::new();
     }
 }
 
@@ -102,13 +130,41 @@ impl State {
     fn keep(&mut self, data: &Bytes) {
         if self.keeping && self.kept_bytes + data.len() <= limits::REPLAY_BYTES {
             self.kept_bytes += data.len();
-            self.kept.push(data.clone());
+            if data.len() < JOIN_BELOW {
+                self.tail.extend_from_slice(data);
+            } else {
+                self.seal();
+                self.kept.push(data.clone());
+            }
         } else {
             self.keeping = false;
             self.lost = true;
             self.kept = Vec::new();
+            self.tail = BytesMut::new();
             self.kept_bytes = 0;
         }
+        self.read = self.kept.len();
+    }
+
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            self.kept.push(std::mem::take(&mut self.tail).freeze());
+        }
+    }
+
+    fn next_kept(&mut self) -> Option<Bytes> {
+        let chunk = self.kept.get_mut(self.read)?;
+        self.read += 1;
+        Some(if self.committed { std::mem::take(chunk) } else { chunk.clone() })
+    }
+
+    /// Gives everything back; the source must be dropped without the lock.
+    fn release(&mut self) -> Body {
+        self.lost = true;
+        self.kept = Vec::new();
+        self.tail = BytesMut::new();
+        self.read = 0;
+        std::mem::replace(&mut self.source, Body::Empty)
     }
 }
 
@@ -120,9 +176,7 @@ impl PollBody for ReplayBody {
         let shared = Arc::clone(&self.state);
         let mut state = shared.lock();
         let state = &mut *state;
-        if let Some(data) = state.kept.get(self.read) {
-            self.read += 1;
-            let data = data.clone();
+        if let Some(data) = state.next_kept() {
             self.note(data.len());
             return Poll::Ready(Some(Ok(Frame::Data(data))));
         }
@@ -136,7 +190,6 @@ impl PollBody for ReplayBody {
             Poll::Ready(Some(Ok(Frame::Data(data)))) => {
                 state.received += data.len() as u64;
                 state.keep(data);
-                self.read = state.kept.len();
                 state.source_ended = state.source.is_end();
                 let n = data.len();
                 self.note(n);
@@ -161,8 +214,12 @@ impl PollBody for ReplayBody {
         polled
     }
 
-    fn poll_progress(&mut self, _cx: &mut Context<'_>) -> Result<(), BodyError> {
-        Ok(())
+    fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        let mut state = self.state.lock();
+        if state.source_ended || state.read < state.kept.len() {
+            return Ok(());
+        }
+        state.source.poll_progress(cx)
     }
 
     fn is_end(&self) -> bool {
@@ -170,11 +227,23 @@ impl PollBody for ReplayBody {
             return true;
         }
         let state = self.state.lock();
-        state.source_ended && state.trailers.is_none() && self.read >= state.kept.len()
+        state.source_ended && state.trailers.is_none() && state.read >= state.kept.len()
     }
 
     fn exact_len(&self) -> Option<u64> {
         self.left
+    }
+}
+
+impl Drop for ReplayBody {
+    fn drop(&mut self) {
+        let mut state = self.state.lock();
+        state.in_use = false;
+        if state.committed {
+            let source = state.release();
+            drop(state);
+            drop(source);
+        }
     }
 }
 
@@ -185,6 +254,9 @@ impl ReplayBody {
         }
     }
 }
+
+/// Chunks below this size are copied together.
+const JOIN_BELOW: usize = 4 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -224,5 +296,52 @@ mod tests {
     #[test]
     fn an_empty_body_stays_empty() {
         assert!(matches!(Replay::new(Body::Empty).attempt(), Body::Empty));
+    }
+
+    #[test]
+    fn chunks_of_a_byte_do_not_keep_a_block_each() {
+        let replay = Replay::new(Body::Full(Bytes::from_static(b"x")));
+        let mut state = replay.0.lock();
+        for _ in 0..1000 {
+            state.keep(&Bytes::from(vec![7; 8192]).slice(..1));
+        }
+        assert_eq!((state.kept.len(), state.tail.len()), (0, 1000));
+        state.keep(&Bytes::from(vec![8; JOIN_BELOW]));
+        state.keep(&Bytes::from_static(&[9]));
+        drop(state);
+        drop(replay.attempt());
+        let sizes: Vec<usize> = replay.0.lock().kept.iter().map(Bytes::len).collect();
+        assert_eq!(sizes, [1000, JOIN_BELOW, 1]);
+    }
+
+    #[test]
+    fn what_was_kept_goes_with_the_last_attempt() {
+        let replay = Replay::new(Body::Full(Bytes::from(vec![1; 10_000])));
+        let mut attempt = replay.attempt();
+        assert!(read(&mut attempt).is_some());
+        drop(attempt);
+        let mut last = replay.attempt();
+        replay.commit();
+        assert_eq!(read(&mut last).map(|data| data.len()), Some(10_000), "a retry still reads what was kept");
+        assert!(replay.0.lock().kept.iter().all(Bytes::is_empty), "and gives it back");
+        drop(last);
+        assert_eq!(replay.received(), 10_000);
+    }
+
+    #[test]
+    fn the_callers_body_is_given_back_when_nobody_reads_it() {
+        for committed_first in [true, false] {
+            let replay = Replay::new(Body::Full(Bytes::from(vec![1; 10])));
+            let attempt = replay.attempt();
+            if committed_first {
+                replay.commit();
+                drop(attempt);
+            } else {
+                drop(attempt);
+                assert!(matches!(replay.0.lock().source, Body::Full(_)), "another attempt may need it");
+                replay.commit();
+            }
+            assert!(matches!(replay.0.lock().source, Body::Empty));
+        }
     }
 }

@@ -39,6 +39,16 @@ impl Io {
         std::mem::take(&mut self.prefix)
     }
 
+    /// From now on closing resets the connection, so that what was sent does not pass for all there was.
+    pub fn reset_on_close(&self) {
+        let result = match &self.stream {
+            Stream::Tcp(stream) => stream.set_zero_linger(),
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "a connection will be closed instead of reset");
+        }
+    }
+
     /// The other side's address.
     ///
     /// # Errors

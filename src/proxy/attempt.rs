@@ -55,6 +55,17 @@ enum Try {
     Send(SendError),
     /// The limit of one attempt, or of the request, ran out.
     TimedOut,
+    /// The upload stood still for too long, whoever's fault it was.
+    Stalled,
+}
+
+/// An attempt that is not counted yet. Dropping it means that the caller has left.
+struct Uncounted<'a>(&'a Cluster);
+
+impl Drop for Uncounted<'_> {
+    fn drop(&mut self) {
+        self.0.state().metrics.attempted(AttemptOutcome::Cancelled);
+    }
 }
 
 /// Sends a request until it is answered, or there is no answer to be had. Dropping the future cancels what is
@@ -66,16 +77,31 @@ pub(super) async fn run(
     interim: &dyn Interim,
     record: &mut Record,
 ) -> Result<(Response<Body>, Permit), Failure> {
+    let replay = (!body.is_end()).then(|| Replay::new(body));
+    if let Some(replay) = &replay {
+        record.note_upload(replay);
+    }
+    let answer = attempt_all(exchange, head, replay.as_ref(), interim, record).await;
+    // However it ended: the record counts on, and must not keep the caller's body meanwhile.
+    if let Some(replay) = &replay {
+        replay.commit();
+    }
+    answer
+}
+
+async fn attempt_all(
+    exchange: &Exchange<'_>,
+    head: &mut RequestHead,
+    replay: Option<&Replay>,
+    interim: &dyn Interim,
+    record: &mut Record,
+) -> Result<(Response<Body>, Permit), Failure> {
     let cluster = exchange.cluster;
     let policy = &exchange.rule.retry;
     let idempotency = Idempotency::of(&head.method);
     let mut timer = Deadline::default();
     let mut attempts = Attempts::first();
     let mut tried: SmallVec<[std::net::SocketAddr; 4]> = SmallVec::new();
-    let replay = (!body.is_end()).then(|| Replay::new(body));
-    if let Some(replay) = &replay {
-        record.note_upload(replay);
-    }
     let mut retrying = None;
     cluster.state().budget.deposit(Instant::now());
     loop {
@@ -95,8 +121,9 @@ pub(super) async fn run(
         record.attempts += 1;
         record.upstream_host = Some(permit.member().state.address);
         tried.push(permit.member().state.address);
-        let body = replay.as_ref().map_or(Body::Empty, Replay::attempt);
-        let mut patience = Patience::new(exchange, replay.as_ref(), now);
+        let body = replay.map_or(Body::Empty, Replay::attempt);
+        let mut patience = Patience::new(exchange, replay, now);
+        let uncounted = Uncounted(cluster);
         let tried_once = {
             // What went wrong with one kept connection may be wrong with the others.
             let preference = if record.attempts > 1 { Preference::Young } else { Preference::Any };
@@ -104,17 +131,18 @@ pub(super) async fn run(
             let mut sending = pin!(send_once(leasing, head, body, interim));
             poll_fn(|cx| match sending.as_mut().poll(cx) {
                 Poll::Ready(end) => Poll::Ready(end),
-                Poll::Pending => timer.poll_opt(cx, patience.until()).map(|()| Try::TimedOut),
+                Poll::Pending => timer.poll_opt(cx, patience.until()).map(|()| patience.over()),
             })
             .await
         };
-        let latency = permit.started().elapsed();
-        record.upstream_time = Some(latency);
-        note(cluster, &permit, &tried_once, exchange.caller, latency);
-        let overall_over = exchange.limits.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        std::mem::forget(uncounted);
+        let now = Instant::now();
+        record.upstream_time = Some(now.saturating_duration_since(permit.started()));
+        note(cluster, &permit, &tried_once, exchange.caller, patience.answered_after(now), now);
+        let overall_over = exchange.limits.deadline.is_some_and(|deadline| deadline <= now);
         let verdict = match classify(&tried_once, exchange.caller) {
             Some(outcome) if !overall_over => {
-                let kept = match replay.as_ref().is_none_or(Replay::is_whole) {
+                let kept = match replay.is_none_or(Replay::is_whole) {
                     true => retry::Replay::Whole,
                     false => retry::Replay::Lost,
                 };
@@ -132,9 +160,6 @@ pub(super) async fn run(
             drop((permit, tried_once));
             pause(exchange, verdict, &mut timer).await;
             continue;
-        }
-        if let Some(replay) = &replay {
-            replay.commit();
         }
         return conclude(tried_once, overall_over).map(|response| (response, permit));
     }
@@ -184,6 +209,20 @@ impl<'a> Patience<'a> {
             }
         };
         earlier(self.fixed, soft)
+    }
+
+    /// What it means that [`Patience::until`] has passed.
+    fn over(&self) -> Try {
+        let uploading = self.upload.is_some_and(|upload| upload.ended().is_none());
+        let stalled = uploading && self.fixed.is_none_or(|fixed| Instant::now() < fixed);
+        if stalled { Try::Stalled } else { Try::TimedOut }
+    }
+
+    /// How long the upstream took to answer: not from before it had the whole request, because a caller that
+    /// sends slowly must not make an endpoint look slow.
+    fn answered_after(&self, now: Instant) -> Duration {
+        let asked = self.upload.and_then(Replay::ended).map_or(self.began, |ended| ended.max(self.began));
+        now.saturating_duration_since(asked)
     }
 }
 
@@ -242,8 +281,7 @@ fn forward_deadline(exchange: &Exchange<'_>, head: &mut RequestHead, now: Instan
 }
 
 /// Evidence about the endpoint, and the cluster's numbers. Our own limits and the caller's faults are none.
-fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Caller, latency: Duration) {
-    let now = permit.started() + latency;
+fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Caller, latency: Duration, now: Instant) {
     let counted = match tried {
         Try::Answered(response) => {
             let status = response.head.status.as_u16();
@@ -295,6 +333,7 @@ fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Caller, latency
             permit.member().state.latency.observe(latency, now);
             AttemptOutcome::Timeout
         }
+        Try::Stalled => AttemptOutcome::Timeout,
     };
     cluster.state().metrics.attempted(counted);
 }
@@ -324,6 +363,7 @@ fn classify(tried: &Try, caller: Caller) -> Option<retry::Outcome> {
             (_, Sent::Maybe) => Some(retry::Outcome::MaybeSent(MaybeSent::Reset)),
         },
         Try::TimedOut => Some(retry::Outcome::MaybeSent(MaybeSent::Timeout)),
+        Try::Stalled => None,
     }
 }
 
@@ -379,6 +419,7 @@ fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>, Failure> {
     let reason = match tried {
         Try::Answered(response) => return Ok(response),
         Try::TimedOut => Reason::Timeout,
+        Try::Stalled => Reason::Idle,
         Try::Lease(LeaseError::Overflow(_)) => Reason::Overflow,
         Try::Lease(LeaseError::Connect(_)) => Reason::ConnectFailure,
         Try::Send(error) => match error.kind {

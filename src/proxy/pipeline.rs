@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT, HeaderMap, HeaderName};
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use super::attempt::{self, Exchange, Failure};
 use super::local::{self, Caller};
@@ -69,20 +69,21 @@ impl Handler for ConnectionHandler {
         let Request { mut head, body, started } = request;
         let listener = self.listener();
         let caller = Caller::of(&head.headers);
+        let asked_head = head.method == Method::HEAD;
         let mut record =
             Record::new(Arc::clone(&listener), &self.proxy.log, Some(&head), started, self.info.peer);
         let answer = match self.answer(&listener, &mut head, body, interim, &mut record, caller).await {
             Ok(answer) => answer,
             Err(local) => self.local(&listener, &local, caller, &mut record),
         };
-        finish(answer, caller, record)
+        finish(answer, asked_head, caller, record)
     }
 
     fn refuse(&self, refusal: Refusal) -> Response<TrackedBody> {
         let listener = self.listener();
         let mut record = Record::new(Arc::clone(&listener), &self.proxy.log, None, Instant::now(), self.info.peer);
         let answer = self.local(&listener, &refusal.into(), Caller::Http, &mut record);
-        finish(answer, Caller::Http, record)
+        finish(answer, false, Caller::Http, record)
     }
 }
 
@@ -185,10 +186,11 @@ impl ConnectionHandler {
     }
 }
 
-fn finish(answer: Answer, caller: Caller, mut record: Record) -> Response<TrackedBody> {
+fn finish(answer: Answer, asked_head: bool, caller: Caller, mut record: Record) -> Response<TrackedBody> {
     let Answer { response: Response { head, body }, permit, limits } = answer;
     record.status = head.status.as_u16();
-    Response { head, body: TrackedBody::new(body, caller, permit, record, limits) }
+    let bodiless = asked_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    Response { head, body: TrackedBody::new(body, bodiless, caller, permit, record, limits) }
 }
 
 fn route<'a>(

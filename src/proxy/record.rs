@@ -123,6 +123,11 @@ impl Record {
         self.upload = Some(upload.clone());
     }
 
+    /// Bytes of the upload so far.
+    pub(super) fn received(&self) -> u64 {
+        self.upload.as_ref().map_or(0, Replay::received)
+    }
+
     /// The caller was given everything.
     pub(super) fn complete(&mut self) {
         self.complete = true;
@@ -140,7 +145,7 @@ impl Drop for Record {
         }
         let reason = self.reason.map_or("", Reason::code);
         let duration = self.started.elapsed();
-        let bytes_received = self.upload.as_ref().map_or(0, Replay::received);
+        let bytes_received = self.received();
         let metrics = self.metrics.take().unwrap_or_else(|| {
             let metrics = self.listener.unrouted_metrics();
             metrics.started();

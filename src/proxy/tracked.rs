@@ -23,6 +23,8 @@ pub struct TrackedBody {
     /// Something moved since the clock was last read.
     moved: bool,
     last_moved: Instant,
+    /// Bytes of the upload when the clock was last read.
+    received: u64,
     ended: bool,
 }
 
@@ -38,8 +40,16 @@ pub(super) struct Limits {
 }
 
 impl TrackedBody {
-    /// Takes over an answer's body. An answer without one is over at once.
-    pub(super) fn new(body: Body, caller: Caller, permit: Option<Permit>, record: Record, limits: Limits) -> Self {
+    /// Takes over an answer's body. An answer without one is over at once, and so is one whose body the caller is
+    /// not given (`bodiless`: HEAD, 204, 304).
+    pub(super) fn new(
+        body: Body,
+        bodiless: bool,
+        caller: Caller,
+        permit: Option<Permit>,
+        record: Record,
+        limits: Limits,
+    ) -> Self {
         let mut tracked = Self {
             body,
             caller,
@@ -49,9 +59,10 @@ impl TrackedBody {
             timer: Deadline::default(),
             moved: true,
             last_moved: Instant::now(),
+            received: 0,
             ended: false,
         };
-        if tracked.body.is_end() {
+        if bodiless || tracked.body.is_end() {
             tracked.end();
         }
         tracked
@@ -91,8 +102,10 @@ impl TrackedBody {
     }
 
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
-        if self.moved {
+        let received = self.record.received();
+        if self.moved || received != self.received {
             self.moved = false;
+            self.received = received;
             self.last_moved = Instant::now();
         }
         let idle_at = self.limits.idle.map(|idle| self.last_moved + idle);

@@ -28,8 +28,15 @@ impl Default for ReadBuffer {
 impl ReadBuffer {
     /// Reads once, at most `limit` bytes. `Ok(0)` is the end of the stream.
     pub(super) fn poll_fill(&mut self, io: &mut Io, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<usize>> {
-        let want = self.next.min(limit).max(1);
-        self.bytes.reserve(want);
+        let mut want = self.next.min(limit).max(1);
+        let spare = self.bytes.capacity() - self.bytes.len();
+        // What was taken out keeps its block in memory. The rest of the block is used before a new one is made:
+        // a peer that sends a byte at a time would otherwise hold a block with each of them.
+        if spare < want && spare >= want / 4 && spare > 0 {
+            want = spare;
+        } else {
+            self.bytes.reserve(want);
+        }
         let mut window = (&mut self.bytes).limit(want);
         let n = ready!(pin!(io.read_buf(&mut window)).poll(cx))?;
         if n == self.next && self.next < limits::H1_BODY_READ {

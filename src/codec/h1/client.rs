@@ -93,14 +93,15 @@ impl ClientConn {
         let reused = self.exchanges > 0;
         self.exchanges += 1;
         let encoder = encode::request(self.write.head_mut(), head, body.exact_len(), body.is_end());
-        let mut upload = Upload { body, done: encoder == Encoder::None, encoder, failed: false };
-        let mut progress = Progress { written: false, scan: HeadScan::default(), interims: 0 };
+        let mut upload =
+            Upload { body, done: encoder == Encoder::None, encoder, failed: false, written: false };
+        let mut progress = Progress { scan: HeadScan::default(), interims: 0 };
         let outcome =
             poll_fn(|cx| self.poll_response(cx, &mut upload, &mut progress, &head.method, interim)).await;
         match outcome {
             Ok(parsed) => Ok(self.into_response(parsed, upload)),
             Err(kind) => {
-                let sent = if progress.written { Sent::Maybe } else { Sent::Never };
+                let sent = if upload.written { Sent::Maybe } else { Sent::Never };
                 Err(SendError { sent, reused, kind })
             }
         }
@@ -114,17 +115,14 @@ impl ClientConn {
         method: &Method,
         interim: &dyn Interim,
     ) -> Poll<Result<Parsed, SendErrorKind>> {
-        let before = self.write.len();
         match upload.poll(cx, &mut self.write, &mut self.io) {
             Ok(()) => {}
             Err(UploadError::Body(error)) => return Poll::Ready(Err(SendErrorKind::RequestBody(error))),
+            // Nothing was sent, so nothing can be answered.
+            Err(UploadError::Io(error)) if !upload.written => return Poll::Ready(Err(SendErrorKind::Io(error))),
             // The answer may already be here (a server that refuses an upload answers and closes).
-            Err(UploadError::Io(error)) if !progress.written && before == self.write.len() => {
-                return Poll::Ready(Err(SendErrorKind::Io(error)));
-            }
             Err(UploadError::Io(_)) => {}
         }
-        progress.written |= self.write.len() < before || self.write.is_empty();
         loop {
             match self.take_head(progress, method) {
                 Ok(Some(parsed)) if parsed.head.status == StatusCode::SWITCHING_PROTOCOLS => {
@@ -196,8 +194,6 @@ impl ClientConn {
 }
 
 struct Progress {
-    /// At least a part of the request was handed to the kernel.
-    written: bool,
     scan: HeadScan,
     interims: u32,
 }
@@ -210,6 +206,8 @@ struct Upload {
     done: bool,
     /// Writing failed: the server does not want more. What it answered still counts.
     failed: bool,
+    /// At least a part of the request, head included, was handed to the kernel.
+    written: bool,
 }
 
 enum UploadError {
@@ -244,12 +242,13 @@ impl Upload {
                 return Ok(());
             }
             match write.poll_write(io, cx) {
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(_)) => self.written = true,
                 Poll::Ready(Err(error)) => {
                     self.failed = true;
                     return Err(UploadError::Io(error));
                 }
-                Poll::Pending => return Ok(()),
+                // Blocked on the upstream.
+                Poll::Pending => return self.body.poll_progress(cx).map_err(UploadError::Body),
             }
         }
     }
@@ -294,7 +293,8 @@ impl ClientBody {
         match self.upload.poll(cx, &mut connection.write, &mut connection.io) {
             // A server may answer and stop reading.
             Ok(()) | Err(UploadError::Io(_)) => Ok(()),
-            Err(UploadError::Body(error)) => Err(error),
+            // Whatever it was, it was not this body: the upstream must not be blamed for it.
+            Err(UploadError::Body(_)) => Err(BodyError::Abandoned),
         }
     }
 }

@@ -211,6 +211,9 @@ fn trailers_end(buf: &[u8]) -> Result<Option<usize>, BodyError> {
         if newline == 0 || buf[newline - 1] != b'\r' {
             return Err(BodyError::Malformed("trailer section"));
         }
+        if newline > limits::TRAILER_BYTES {
+            break;
+        }
         if newline - 1 == start {
             return Ok(Some(newline + 1));
         }

@@ -10,6 +10,7 @@ mod client;
 mod decode;
 mod encode;
 mod request;
+mod respond;
 mod response;
 mod server;
 

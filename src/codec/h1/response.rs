@@ -44,7 +44,10 @@ pub(super) fn parse(head: &Bytes, method: &Method) -> Result<Parsed, &'static st
         headers.append(name, value);
     }
     let framing = framing(&headers, status, method)?;
+    // RFC 9112 section 6.1: a transfer coding from HTTP/1.0 is a sign of confusion; nothing follows it.
+    let confused = version == Version::HTTP_10 && headers.contains_key(TRANSFER_ENCODING);
     let keep_alive = framing != Framing::UntilClose
+        && !confused
         && !has_token(&headers, &CONNECTION, "close")
         && (version == Version::HTTP_11 || has_token(&headers, &CONNECTION, "keep-alive"));
     Ok(Parsed { head: ResponseHead { status, headers }, framing, keep_alive })

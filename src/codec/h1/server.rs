@@ -8,20 +8,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use http::header::EXPECT;
 use http::{HeaderMap, Method, StatusCode, Version};
 use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 
 use super::buffer::{ReadBuffer, WriteBuffer};
 use super::decode::{Decoded, Decoder};
-use super::encode::{self, Encoder, ResponseContext};
+use super::encode;
 use super::request::{self, HeadScan, Parsed};
+use super::respond::{End, Exchange, respond};
 use crate::base::drain::Watch;
 use crate::base::limits;
 use crate::base::timer::Deadline;
 use crate::codec::body::{Body, BodyError, Frame, PollBody};
 use crate::codec::error::Refusal;
-use crate::codec::message::{Handler, Interim, Request, Response, ServerOptions};
+use crate::codec::headers::has_token;
+use crate::codec::message::{Handler, Interim, Request, ServerOptions};
 use crate::net::io::Io;
 
 /// Serves one connection until it ends, is idle too long, or is told to finish.
@@ -51,7 +54,7 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
         let (parsed, started) = match next {
             Next::Request(parsed, started) => (parsed, started),
             Next::Refuse(refusal) => {
-                refuse(&shared, &*handler, refusal, &mut timer).await;
+                refuse(&shared, &*handler, refusal, &options, &mut timer).await;
                 return;
             }
             Next::Close => {
@@ -62,12 +65,15 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
         let Parsed { head, framing, keep_alive } = parsed;
         // A request that arrives while we retire is still answered, and told that it was the last.
         let draining = options.drain.has_begun();
+        let decoder = Decoder::new(framing);
+        let expects = decoder != Decoder::Done && has_token(&head.headers, &EXPECT, "100-continue");
         let mut exchange = Exchange {
             version: head.version,
             head_request: head.method == Method::HEAD,
             keep_alive: keep_alive && !retiring,
+            expected: expects.then_some(decoder),
+            patience: options.idle_timeout,
         };
-        let decoder = Decoder::new(framing);
         let body = shared.begin_body(decoder);
         let request = Request { head, body, started };
         let interim = InterimWriter { shared: &shared, version: exchange.version };
@@ -85,7 +91,7 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
         // A request that was under way when the drain began is the last of its connection: its caller hears it in
         // time, which one whose connection is closed while it is idle may not.
         exchange.keep_alive &= draining || !options.drain.has_begun();
-        match respond(&shared, response, exchange).await {
+        match respond(&shared, response, exchange, &mut timer).await {
             Ok(End::KeepAlive) => {}
             Ok(End::Close) => {
                 shared.close(&mut timer, Instant::now()).await;
@@ -115,26 +121,26 @@ async fn retirement(mut drain: Watch, retire_at: Option<Instant>) {
 }
 
 #[derive(Debug)]
-struct Shared {
-    connection: Mutex<Connection>,
+pub(super) struct Shared {
+    pub(super) connection: Mutex<Connection>,
 }
 
 /// What the task of the connection and the body of the current request share.
 #[derive(Debug)]
-struct Connection {
-    io: Io,
-    read: ReadBuffer,
-    write: WriteBuffer,
+pub(super) struct Connection {
+    pub(super) io: Io,
+    pub(super) read: ReadBuffer,
+    pub(super) write: WriteBuffer,
     scan: HeadScan,
-    decoder: Decoder,
+    pub(super) decoder: Decoder,
     /// When the first byte of the head being read was seen.
     head_started: Option<Instant>,
     /// Since when nothing has been asked.
-    idle_since: Instant,
+    pub(super) idle_since: Instant,
     /// At least one request was answered.
-    served: bool,
+    pub(super) served: bool,
     /// Reading has ended or failed.
-    read_closed: bool,
+    pub(super) read_closed: bool,
 }
 
 #[expect(clippy::large_enum_variant, reason = "it is on the stack of the one task that makes and takes it")]
@@ -145,21 +151,9 @@ enum Next {
 }
 
 #[derive(PartialEq, Eq)]
-enum Peer {
+pub(super) enum Peer {
     Here,
     Gone,
-}
-
-#[derive(Clone, Copy)]
-struct Exchange {
-    version: Version,
-    head_request: bool,
-    keep_alive: bool,
-}
-
-enum End {
-    KeepAlive,
-    Close,
 }
 
 /// Requests after which a connection that never waits looks whether it should go.
@@ -275,7 +269,7 @@ impl Connection {
 
     /// While a request is being answered: notices that the caller has closed. Only possible once its whole
     /// request was read; pipelined bytes are kept up to a limit.
-    fn poll_while_busy(&mut self, cx: &mut Context<'_>) -> Peer {
+    pub(super) fn poll_while_busy(&mut self, cx: &mut Context<'_>) -> Peer {
         // An interim response may still be on its way out.
         if !self.write.is_empty() && matches!(self.write.poll_flush(&mut self.io, cx), Poll::Ready(Err(_))) {
             return Peer::Gone;
@@ -325,7 +319,7 @@ impl Connection {
     }
 
     /// Throws away what is at hand of the request's body; whether that was all of it.
-    fn discard_body(&mut self) -> bool {
+    pub(super) fn discard_body(&mut self) -> bool {
         loop {
             match self.decoder.decode(&mut self.read.bytes) {
                 Ok(Decoded::Data(_) | Decoded::Trailers(_)) => {}
@@ -391,78 +385,24 @@ impl Shared {
     }
 }
 
-async fn refuse<H: Handler>(shared: &Arc<Shared>, handler: &H, refusal: Refusal, timer: &mut Deadline) {
+async fn refuse<H: Handler>(
+    shared: &Arc<Shared>,
+    handler: &H,
+    refusal: Refusal,
+    options: &ServerOptions,
+    timer: &mut Deadline,
+) {
     let response = handler.refuse(refusal);
-    let exchange = Exchange { version: Version::HTTP_11, head_request: false, keep_alive: false };
-    if respond(shared, response, exchange).await.is_ok() {
+    let exchange = Exchange {
+        version: Version::HTTP_11,
+        head_request: false,
+        keep_alive: false,
+        expected: None,
+        patience: options.idle_timeout,
+    };
+    if respond(shared, response, exchange, timer).await.is_ok() {
         shared.close(timer, Instant::now()).await;
     }
-}
-
-/// Writes a response. The head and what the body has ready go out in one write.
-async fn respond<B: PollBody>(
-    shared: &Arc<Shared>,
-    response: Response<B>,
-    exchange: Exchange,
-) -> Result<End, BodyError> {
-    let Response { head, mut body } = response;
-    let Exchange { version, head_request, keep_alive } = exchange;
-    let (mut encoder, keep_alive) = {
-        let mut connection = shared.connection.lock();
-        // An upload that nobody reads any more either ends in bytes already here, or ends the connection.
-        let abandoned = Arc::strong_count(shared) == 1;
-        let keep_alive = keep_alive && !connection.read_closed && (!abandoned || connection.discard_body());
-        let context = ResponseContext { version, head_request, keep_alive, length: body.exact_len() };
-        let encoder = encode::response(connection.write.head_mut(), &head, context);
-        (encoder, keep_alive && encoder != Encoder::UntilClose)
-    };
-    let mut done = encoder == Encoder::None;
-    poll_fn(|cx| {
-        loop {
-            while !done && shared.connection.lock().write.len() < limits::H1_WRITE_HIGH_WATER {
-                match body.poll_frame(cx) {
-                    Poll::Ready(Some(Ok(Frame::Data(data)))) => {
-                        encoder.data(&mut shared.connection.lock().write, data)?;
-                    }
-                    Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
-                        encoder.end(&mut shared.connection.lock().write, Some(&trailers))?;
-                        done = true;
-                    }
-                    Poll::Ready(None) => {
-                        encoder.end(&mut shared.connection.lock().write, None)?;
-                        done = true;
-                    }
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                    Poll::Pending => break,
-                }
-            }
-            let mut connection = shared.connection.lock();
-            let connection = &mut *connection;
-            if !connection.write.is_empty() {
-                match connection.write.poll_write(&mut connection.io, cx) {
-                    Poll::Ready(Ok(_)) => continue,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(BodyError::Io(error.kind()))),
-                    Poll::Pending => {}
-                }
-            } else if done {
-                return Poll::Ready(Ok(()));
-            } else if connection.poll_while_busy(cx) == Peer::Gone {
-                return Poll::Ready(Err(BodyError::Incomplete));
-            }
-            break;
-        }
-        // Blocked on the caller or on the body: the other direction may still move.
-        match body.poll_progress(cx) {
-            Ok(()) => Poll::Pending,
-            Err(error) => Poll::Ready(Err(error)),
-        }
-    })
-    .await?;
-    let mut connection = shared.connection.lock();
-    connection.idle_since = Instant::now();
-    connection.served = true;
-    let whole = connection.decoder == Decoder::Done;
-    Ok(if keep_alive && whole && !connection.read_closed { End::KeepAlive } else { End::Close })
 }
 
 /// The body of a request being read from an HTTP/1 downstream.

@@ -303,3 +303,63 @@ async fn dropping_an_exchange_closes_the_upstream_at_once() {
     assert_eq!(n, 0);
     assert!(at.saturating_duration_since(dropped) < Duration::from_millis(100));
 }
+
+#[tokio::test]
+async fn a_request_of_which_a_part_was_written_may_have_been_executed() {
+    let (client, _shelf) = client_to(|stream, _| async move { drop(stream) }).await;
+    let hints = Hints(AtomicUsize::new(0));
+    // More than the socket takes at once: some of it is still unwritten when the connection ends.
+    let body = Body::Full(Bytes::from(vec![b'x'; 16 << 20]));
+    let error = client.send(&head(Method::POST), body, &hints).await.expect_err("no answer");
+    assert_eq!(error.sent, Sent::Maybe, "{error}");
+}
+
+#[tokio::test]
+async fn a_transfer_coding_from_http_1_0_ends_the_connection() {
+    let (client, mut shelf) = client_to(|mut stream, _| async move {
+        let answer = b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+        stream.write_all(answer).await.expect("written");
+    })
+    .await;
+    let hints = Hints(AtomicUsize::new(0));
+    let mut response = client.send(&head(Method::GET), Body::Empty, &hints).await.expect("an answer");
+    assert_eq!(read_all(&mut response.body).await.expect("a body").0, b"ok");
+    assert!(shelf.recv().await.is_none(), "it must not be kept");
+}
+
+#[tokio::test]
+async fn a_caller_that_reads_nothing_is_not_waited_for_for_ever() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let drain = Drain::default();
+    let options = ServerOptions { idle_timeout: Duration::from_millis(20), ..options(&drain) };
+    let mut client = TcpStream::connect(address).await.expect("connected");
+    client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+    let (stream, _) = listener.accept().await.expect("a connection");
+    let large = "x".repeat(32 << 20);
+    let handler = Scripted(move |_: &RequestHead, _: Result<_, BodyError>| text(StatusCode::OK, &large));
+    // Ends by itself, although the client is there.
+    serve(Io::tcp(stream), Arc::new(handler), options).await;
+    drop(client);
+}
+
+#[tokio::test]
+async fn bytes_read_one_by_one_share_their_blocks() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let mut peer = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
+    let (stream, _) = listener.accept().await.expect("a connection");
+    let mut io = Io::tcp(stream);
+    let mut buffer = super::buffer::ReadBuffer::default();
+    let mut held = Vec::new();
+    let mut blocks = 0;
+    let mut end = std::ptr::null();
+    for _ in 0..4000 {
+        peer.write_all(b"x").await.expect("written");
+        let n = std::future::poll_fn(|cx| buffer.poll_fill(&mut io, cx, usize::MAX)).await.expect("read");
+        let data = buffer.bytes.split_to(n).freeze();
+        blocks += usize::from(data.as_ptr() != end);
+        end = data.as_ptr_range().end;
+        held.push(data);
+    }
+    assert!(blocks <= 4, "{blocks} blocks for 4000 bytes");
+}
