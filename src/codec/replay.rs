@@ -12,6 +12,11 @@ use parking_lot::Mutex;
 use super::body::{Body, BodyError, Frame, PollBody};
 use crate::base::limits;
 
+/// Chunks below this size are copied when they are kept, instead of shared with the buffer they came in.
+const COPY_BELOW: usize = 4 * 1024;
+/// The first chunks of a body are shared whatever their size: most requests have no more, and are over soon.
+const SHARED_CHUNKS: usize = 4;
+
 /// The request body of all attempts of one request.
 #[derive(Debug, Clone)]
 pub struct Replay(Arc<Mutex<State>>);
@@ -102,7 +107,9 @@ impl State {
     fn keep(&mut self, data: &Bytes) {
         if self.keeping && self.kept_bytes + data.len() <= limits::REPLAY_BYTES {
             self.kept_bytes += data.len();
-            self.kept.push(data.clone());
+            // Each small chunk of a long stream may be all that is left of a read buffer of many times its size.
+            let small = data.len() < COPY_BELOW && self.kept.len() >= SHARED_CHUNKS;
+            self.kept.push(if small { Bytes::copy_from_slice(data) } else { data.clone() });
         } else {
             self.keeping = false;
             self.lost = true;
@@ -161,8 +168,11 @@ impl PollBody for ReplayBody {
         polled
     }
 
-    fn poll_progress(&mut self, _cx: &mut Context<'_>) -> Result<(), BodyError> {
-        Ok(())
+    fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        if self.ended {
+            return Ok(());
+        }
+        self.state.lock().source.poll_progress(cx)
     }
 
     fn is_end(&self) -> bool {
@@ -197,6 +207,21 @@ mod tests {
             Poll::Ready(None) => None,
             other => panic!("unexpected {other:?}"),
         }
+    }
+
+    #[test]
+    fn small_chunks_of_a_long_body_do_not_pin_their_buffers() {
+        let mut state = Replay::new(Body::Empty);
+        let state = Arc::get_mut(&mut state.0).expect("one owner").get_mut();
+        let buffer = Bytes::from(vec![7; 64 * 1024]);
+        for n in 0..10 {
+            state.keep(&buffer.slice(n..n + 5));
+        }
+        assert_eq!(state.kept_bytes, 50);
+        let shared = state.kept.iter().filter(|kept| buffer.as_ptr_range().contains(&kept.as_ptr())).count();
+        assert_eq!(shared, SHARED_CHUNKS);
+        state.keep(&buffer.slice(..COPY_BELOW));
+        assert!(buffer.as_ptr_range().contains(&state.kept[10].as_ptr()), "a large one is shared");
     }
 
     #[test]
