@@ -12,6 +12,9 @@ use parking_lot::Mutex;
 use super::body::{Body, BodyError, Frame, PollBody};
 use crate::base::limits;
 
+/// The first chunks of a body are shared whatever their size: most requests have no more, and are over soon.
+const SHARED_CHUNKS: usize = 4;
+
 /// The request body of all attempts of one request.
 #[derive(Debug, Clone)]
 pub struct Replay(Arc<Mutex<State>>);
@@ -130,11 +133,11 @@ impl State {
     fn keep(&mut self, data: &Bytes) {
         if self.keeping && self.kept_bytes + data.len() <= limits::REPLAY_BYTES {
             self.kept_bytes += data.len();
-            if data.len() < JOIN_BELOW {
-                self.tail.extend_from_slice(data);
-            } else {
+            if data.len() >= JOIN_BELOW || self.kept.len() < SHARED_CHUNKS {
                 self.seal();
                 self.kept.push(data.clone());
+            } else {
+                self.tail.extend_from_slice(data);
             }
         } else {
             self.keeping = false;
@@ -272,6 +275,22 @@ mod tests {
     }
 
     #[test]
+    fn small_chunks_of_a_long_body_do_not_pin_their_buffers() {
+        let mut state = Replay::new(Body::Empty);
+        let state = Arc::get_mut(&mut state.0).expect("one owner").get_mut();
+        let buffer = Bytes::from(vec![7; 64 * 1024]);
+        for n in 0..10 {
+            state.keep(&buffer.slice(n..n + 5));
+        }
+        assert_eq!(state.kept_bytes, 50);
+        let shared = state.kept.iter().filter(|kept| buffer.as_ptr_range().contains(&kept.as_ptr())).count();
+        assert_eq!(shared, SHARED_CHUNKS);
+        state.keep(&buffer.slice(..JOIN_BELOW));
+        assert!(buffer.as_ptr_range().contains(&state.kept[5].as_ptr()), "a large one is shared");
+        assert_eq!(state.kept[4].len(), 6 * 5, "those before it were joined");
+    }
+
+    #[test]
     fn a_second_attempt_reads_the_same_bytes() {
         let replay = Replay::new(Body::Full(Bytes::from_static(b"pay once")));
         for _ in 0..3 {
@@ -305,13 +324,13 @@ mod tests {
         for _ in 0..1000 {
             state.keep(&Bytes::from(vec![7; 8192]).slice(..1));
         }
-        assert_eq!((state.kept.len(), state.tail.len()), (0, 1000));
+        assert_eq!((state.kept.len(), state.tail.len()), (SHARED_CHUNKS, 1000 - SHARED_CHUNKS));
         state.keep(&Bytes::from(vec![8; JOIN_BELOW]));
         state.keep(&Bytes::from_static(&[9]));
         drop(state);
         drop(replay.attempt());
         let sizes: Vec<usize> = replay.0.lock().kept.iter().map(Bytes::len).collect();
-        assert_eq!(sizes, [1000, JOIN_BELOW, 1]);
+        assert_eq!(sizes, [1, 1, 1, 1, 996, JOIN_BELOW, 1]);
     }
 
     #[test]

@@ -20,8 +20,8 @@ use super::reader::Reader;
 use super::request::HeadLimits;
 use super::wire::Wire;
 use crate::base::drain::Notice;
+use crate::base::limits;
 use crate::base::timer::Deadline;
-use crate::base::{limits, task};
 use crate::codec::body::{BodyError, Frame, PollBody};
 use crate::codec::message::{Handler, ServerOptions};
 
@@ -64,7 +64,7 @@ where
         tracing::debug!("no HTTP/2 preface");
         return;
     };
-    wire.hold_flushes();
+    wire.take_turns();
     let mut connection = Box::new(Connection {
         connection,
         wire: wire.clone(),
@@ -175,9 +175,7 @@ where
         loop {
             match ready!(self.connection.poll_accept(cx)) {
                 Some(Ok((request, respond))) => {
-                    let handler = Arc::clone(&self.handler);
-                    let exchange = exchange::run(handler, request, respond, self.head_limits.clone());
-                    task::spawn("h2_exchange", exchange);
+                    exchange::start(&self.handler, request, respond, &self.head_limits);
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "an HTTP/2 downstream connection failed");
@@ -226,6 +224,7 @@ where
 /// Reads and throws away until the peer closes, within limits, so that a reset does not destroy what we wrote
 /// last.
 async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(mut wire: Wire<IO>) {
+    wire.let_through();
     let throw_away = async {
         if wire.shutdown().await.is_err() {
             return;

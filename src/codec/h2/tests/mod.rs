@@ -1,3 +1,9 @@
-mod client;
-mod server;
+mod closing;
+mod proxy;
+mod requests;
+mod responses;
+mod sizes;
 mod support;
+mod upstream;
+mod upstream_closing;
+mod wire;
