@@ -268,3 +268,25 @@ async fn the_admin_server_can_start_a_drain() {
     assert!((200..300).contains(&status), "{status}: {body}");
     assert!(proxy.exit(PATIENCE).await.success());
 }
+
+#[tokio::test]
+async fn a_second_signal_ends_the_process_at_once() {
+    let backend = H1Backend::start(|mut conn: Conn| async move {
+        if conn.request().await.is_some() {
+            conn.closed().await;
+        }
+    })
+    .await;
+    let mut proxy =
+        Proxy::start(&Config::to("http1", &[backend.addr]).top("drain: { acceptFor: 30s, deadline: 60s }")).await;
+    let client = H1Client::connect(proxy.addr()).await;
+    client.send("GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await;
+    backend.until(PATIENCE, "the request", |r| r.iter().any(|r| !r.requests.is_empty())).await;
+    proxy.signal("TERM");
+    let told = Instant::now();
+    while proxy.admin("/ready").await.0 == 200 {
+        assert!(told.elapsed() < PATIENCE, "the drain has begun");
+    }
+    proxy.signal("TERM");
+    proxy.exit(ms(3000)).await;
+}

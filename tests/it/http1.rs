@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use crate::support::http1::Framing;
-use crate::support::{Config, Conn, H1Backend, H1Client, PATIENCE, Proxy, eventually, h1_client, ms, response, within};
+use crate::support::proxy::Launch;
+use crate::support::{
+    Config, Conn, H1Backend, H1Client, PATIENCE, Proxy, eventually, h1_client, ms, process, response, within,
+};
 
 async fn forwarding() -> (H1Backend, Proxy) {
     let backend = H1Backend::ok().await;
@@ -360,4 +363,32 @@ async fn a_thousand_connections_are_served() {
     drop(clients);
     let pid = proxy.pid();
     eventually(PATIENCE, "the descriptors are given back", || crate::support::process::descriptors(pid) < 1100).await;
+}
+
+/// An accept loop that fails for want of descriptors must neither spin nor end.
+#[tokio::test]
+async fn running_out_of_descriptors_is_survived() {
+    let backend = H1Backend::ok().await;
+    let launch = Launch { descriptors: Some(100), ..Launch::default() };
+    let proxy = Proxy::start_as(&Config::to("http1", &[backend.addr]), &launch).await;
+    let mut clients = Vec::new();
+    for _ in 0..300 {
+        clients.push(H1Client::connect(proxy.addr()).await);
+    }
+    let pid = proxy.pid();
+    eventually(PATIENCE, "nearly all descriptors in use", || process::descriptors(pid) > 90).await;
+    let before = process::cpu_ticks(pid);
+    tokio::time::sleep(ms(500)).await;
+    let used = process::cpu_ticks(pid) - before;
+    assert!(used < 25, "half a second out of descriptors cost {used} of 50 ticks");
+    drop(clients);
+    let start = Instant::now();
+    loop {
+        let mut client = H1Client::connect(proxy.addr()).await;
+        client.send("GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await;
+        match tokio::time::timeout(ms(2000), client.wire.response("GET")).await {
+            Ok(Ok(reply)) if reply.status == 200 => break,
+            _ => assert!(start.elapsed() < PATIENCE, "it serves again:\n{}", proxy.stderr()),
+        }
+    }
 }

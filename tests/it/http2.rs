@@ -278,10 +278,7 @@ async fn a_slow_reader_of_tiny_messages_does_not_hurt_the_other_streams() {
     })
     .await;
     let proxy = Proxy::start(&Config::to("http2", &[backend.addr]).top("workers: 1")).await;
-    // The caller's own library has a limit for small frames as well.
-    let mut options = h2::client::Builder::new();
-    options.data_frame_budget(usize::MAX);
-    let client = H2Client::connect_with(proxy.addr(), &options).await;
+    let client = H2Client::connect(proxy.addr()).await;
     let (slow, _) = client.open(h2_client::get("/slow"), true).await.unwrap();
     let mut slow = within(PATIENCE, "a head", slow).await.unwrap().into_body();
     // Nothing of the slow stream is read while others work on the same upstream connection.

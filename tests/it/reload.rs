@@ -9,9 +9,10 @@ use tokio::task::JoinSet;
 
 use crate::support::any::{AnyClient, Message, Version};
 use crate::support::http1::chunk;
+use crate::support::proxy::Launch;
 use crate::support::{
-    Call, Config, Conn, H1Backend, H1Client, H2Backend, H2Client, PATIENCE, Proxy, full, gate, h1_client, h2_client,
-    ms, response, within,
+    Call, Config, Conn, H1Backend, H1Client, H2Backend, H2Client, PATIENCE, Proxy, eventually, full, gate, h1_client,
+    h2_client, ms, response, within,
 };
 
 /// A configuration that says in every response which one it is.
@@ -408,4 +409,90 @@ async fn endpoints_that_are_removed_get_no_new_requests_and_finish_old_ones() {
     assert_eq!(old.requests().len(), reached);
     release.send_replace(true);
     assert_eq!(waiting.response().await.text(), "old", "what was begun is finished");
+}
+
+#[tokio::test]
+async fn the_last_good_configuration_survives_a_restart() {
+    let backend = H1Backend::named("good").await;
+    let state = tempfile::tempdir().unwrap();
+    let launch =
+        Launch { arguments: vec!["--state-dir".to_owned(), state.path().display().to_string()], ..Launch::default() };
+    let config = Config::to("http1", &[backend.addr]).top("drain: { acceptFor: 0s, deadline: 1s }");
+    let mut first = Proxy::start_as(&config, &launch).await;
+    assert_eq!(h1_client::get(first.addr(), "/").await.text(), "good");
+    first.signal("TERM");
+    assert!(first.exit(PATIENCE).await.success());
+
+    let broken = config.render().replace("cluster: c", "cluster: missing");
+    let second = first.start_again(&broken, &launch).await;
+    assert_eq!(h1_client::get(second.addr(), "/").await.text(), "good");
+    let log = second.stderr();
+    assert!(log.contains("missing") && log.contains('^'), "the log says what is broken: {log}");
+    assert!(second.admin("/config").await.1.contains("missing"), "so does `/config`");
+
+    // Once the file is right again it counts.
+    let fresh = H1Backend::named("fresh").await;
+    second.replace_config(&Config::to("http1", &[fresh.addr]));
+    let start = Instant::now();
+    while h1_client::get(second.addr(), "/").await.text() != "fresh" {
+        assert!(start.elapsed() < PATIENCE, "a good file is taken:\n{}", second.stderr());
+    }
+}
+
+/// What was learned about endpoints (peak EWMA) is kept: a slow one gets little traffic right after a change too.
+#[tokio::test]
+async fn what_was_learned_about_endpoints_survives_a_change() {
+    let answering = |delay: Duration| {
+        H2Backend::start(move |mut call: Call| async move {
+            if call.body().await.is_ok() {
+                tokio::time::sleep(delay).await;
+                call.reply(200, "ok").await;
+            }
+        })
+    };
+    let (fast, slow) = (answering(ms(1)).await, answering(ms(300)).await);
+    let config = |number: usize| {
+        Config::to("http2", &[fast.addr, slow.addr])
+            .upstream("loadBalancing: { policy: peakEwma }")
+            .rule(&format!("filters: [{{ responseHeaders: {{ set: {{ x-number: '{number}' }} }} }}]"))
+    };
+    let proxy = Proxy::start(&config(1)).await;
+    let client = H2Client::connect(proxy.addr()).await;
+    for _ in 0..30 {
+        client.get("/").await;
+    }
+    let (before, learned) = (slow.count(), fast.count());
+    assert!(learned > 20, "it has learned which one is fast: {learned} of 30");
+    // Endpoints without history would share the first calls after every change until both are measured.
+    for number in 2..=12 {
+        proxy.replace_config(&config(number));
+        let start = Instant::now();
+        while client.get("/").await.header("x-number") != Some(number.to_string().as_str()) {
+            assert!(start.elapsed() < PATIENCE, "the change took effect");
+        }
+        for _ in 0..4 {
+            assert_eq!(client.get("/").await.status, 200);
+        }
+    }
+    let more = slow.count() - before;
+    assert!(more <= 2, "{more} calls went to the slow endpoint after eleven changes");
+}
+
+#[tokio::test]
+async fn the_access_log_is_reopened_on_a_signal() {
+    let backend = H1Backend::ok().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let proxy =
+        Proxy::start(&Config::to("http1", &[backend.addr]).top(&format!("accessLog: {}", path.display()))).await;
+    let lines = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default().lines().count();
+    h1_client::get(proxy.addr(), "/1").await;
+    eventually(PATIENCE, "the first line", || lines(&path) == 1).await;
+    let rotated = folder.path().join("access.log.1");
+    std::fs::rename(&path, &rotated).unwrap();
+    proxy.signal("HUP");
+    eventually(PATIENCE, "a new file", || path.exists()).await;
+    h1_client::get(proxy.addr(), "/2").await;
+    eventually(PATIENCE, "the second line in the new file", || lines(&path) == 1).await;
+    assert_eq!(lines(&rotated), 1);
 }

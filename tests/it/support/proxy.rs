@@ -17,6 +17,15 @@ pub fn binary() -> PathBuf {
     std::env::var_os("OUTRIGGER_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_outrigger")), PathBuf::from)
 }
 
+/// How a proxy is started.
+#[derive(Debug, Clone, Default)]
+pub struct Launch {
+    /// More arguments of `run`.
+    pub arguments: Vec<String>,
+    /// How many files and sockets it may have open.
+    pub descriptors: Option<u32>,
+}
+
 /// A running proxy.
 #[derive(Debug)]
 pub struct Proxy {
@@ -29,15 +38,14 @@ pub struct Proxy {
 impl Proxy {
     /// Starts a proxy and waits until it is ready.
     pub async fn start(config: &Config) -> Self {
-        let names = config.listener_names().map(str::to_owned).collect::<Vec<_>>();
-        Self::start_yaml(&names, &config.render()).await
+        Self::start_as(config, &Launch::default()).await
     }
 
-    /// Starts a proxy from YAML with `$ADMIN` and a `$PORT_<name>` for each listener.
-    pub async fn start_yaml(listeners: &[String], yaml: &str) -> Self {
+    /// Starts a proxy in a special way.
+    pub async fn start_as(config: &Config, launch: &Launch) -> Self {
+        let names = config.listener_names().map(str::to_owned).collect::<Vec<_>>();
         for _ in 0..5 {
-            let ports = choose_ports(listeners);
-            if let Some(proxy) = Self::try_start(ports, yaml, &[]).await {
+            if let Some(proxy) = Self::try_start(choose_ports(&names), &config.render(), launch).await {
                 return proxy;
             }
         }
@@ -49,36 +57,39 @@ impl Proxy {
         for _ in 0..5 {
             let mut ports = self.ports.clone();
             ports.insert("ADMIN".to_owned(), free_port());
-            if let Some(proxy) = Self::try_start(ports, &config.render(), &[]).await {
+            if let Some(proxy) = Self::try_start(ports, &config.render(), &Launch::default()).await {
                 return proxy;
             }
         }
         panic!("the listeners cannot be shared");
     }
 
-    /// Starts a proxy with environment variables.
-    pub async fn start_with_env(config: &Config, env: &[(&str, &str)]) -> Self {
-        let names = config.listener_names().map(str::to_owned).collect::<Vec<_>>();
-        for _ in 0..5 {
-            if let Some(proxy) = Self::try_start(choose_ports(&names), &config.render(), env).await {
-                return proxy;
-            }
-        }
-        panic!("no free ports in five attempts");
+    /// Starts another proxy on the ports of this one, which is gone, with any text as its configuration.
+    pub async fn start_again(&self, yaml: &str, launch: &Launch) -> Self {
+        assert!(self.exited.is_some(), "the one before has ended");
+        Self::try_start(self.ports.clone(), yaml, launch).await.expect("the ports are free again")
     }
 
-    async fn try_start(ports: BTreeMap<String, u16>, yaml: &str, env: &[(&str, &str)]) -> Option<Self> {
+    async fn try_start(ports: BTreeMap<String, u16>, yaml: &str, launch: &Launch) -> Option<Self> {
         gate::shared();
         let folder = tempfile::tempdir().expect("make a temporary folder");
         let path = folder.path().join("outrigger.yaml");
         std::fs::write(&path, fill(yaml, &ports)).expect("write the configuration");
         let stderr = std::fs::File::create(folder.path().join("stderr")).expect("create a file");
         let stdout = std::fs::File::create(folder.path().join("stdout")).expect("create a file");
-        let child = Command::new(binary())
+        let mut command = match launch.descriptors {
+            None => Command::new(binary()),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")]).arg(binary());
+                shell
+            }
+        };
+        let child = command
             .arg("run")
             .arg("--config")
             .arg(&path)
-            .envs(env.iter().copied())
+            .args(&launch.arguments)
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)
