@@ -439,3 +439,6 @@ fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>, Failure> {
     };
     Err(Failure { reason, details })
 }
+
+#[cfg(test)]
+mod simulation;

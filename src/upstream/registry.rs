@@ -62,8 +62,9 @@ impl<T> Kept<T> {
         Self { value: Arc::new(value), orphaned: None }
     }
 
-    /// For somebody who uses it.
-    fn share(&self) -> Arc<T> {
+    /// For somebody who uses it. It may be given up again before anybody looks.
+    fn share(&mut self) -> Arc<T> {
+        self.orphaned = None;
         Arc::clone(&self.value)
     }
 
