@@ -110,12 +110,6 @@ impl Cluster {
         }
     }
 
-    /// Whether an endpoint has this name.
-    #[must_use]
-    pub fn uses_name(&self, host: &str) -> bool {
-        self.names().any(|name| &**name == host)
-    }
-
     pub(super) fn has_names(&self) -> bool {
         self.names().next().is_some()
     }

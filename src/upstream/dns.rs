@@ -1,9 +1,10 @@
 //! Names of endpoints, resolved beside the traffic: every A and AAAA record, again when its time to live is
 //! over, and the last good answer for as long as there is none better. No request ever waits for a query.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
@@ -11,6 +12,7 @@ use outrigger_config::model::DnsOptions;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::cluster::Cluster;
 use super::registry::Clock;
 
 /// Where addresses come from. The real one asks the system's name servers; tests script it.
@@ -45,8 +47,24 @@ struct Known {
     options: DnsOptions,
     error: Option<Arc<str>>,
     failures: u32,
-    /// In the current configuration.
+    /// In the current configuration, and so kept fresh.
     wanted: bool,
+    /// A query is under way.
+    asked: bool,
+}
+
+impl Known {
+    fn nothing(options: DnsOptions, now: Instant) -> Self {
+        Self { addresses: Arc::default(), due: now, options, error: None, failures: 0, wanted: false, asked: false }
+    }
+}
+
+/// What an answer changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Learned {
+    Nothing,
+    Addresses,
+    Failed,
 }
 
 impl std::fmt::Debug for Names {
@@ -75,7 +93,7 @@ impl Names {
             entry.wanted = false;
         }
         for (host, options) in names {
-            let entry = known.entry(host).or_insert_with(|| Known::new(options, now));
+            let entry = known.entry(host).or_insert_with(|| Known::nothing(options, now));
             entry.wanted = true;
             entry.options = options;
         }
@@ -92,16 +110,26 @@ impl Names {
         now: Instant,
         limit: Duration,
     ) {
-        let fresh: Vec<_> = {
+        let mut fresh: HashMap<Arc<str>, DnsOptions> = {
             let known = self.known.lock();
             names.filter(|(host, _)| !known.contains_key(host)).collect()
         };
+        let mut queue: Vec<Arc<str>> = fresh.keys().cloned().collect();
+        let mut queries = Queries::default();
         let asked = async {
-            for group in fresh.chunks(PARALLEL) {
-                let answers = join_all(group.iter().map(|(host, _)| resolver.resolve(host)).collect()).await;
-                let mut known = self.known.lock();
-                for ((host, options), answer) in group.iter().zip(answers) {
-                    known.entry(Arc::clone(host)).or_insert_with(|| Known::new(*options, now)).learn(host, answer, now);
+            loop {
+                while let Some(host) = queue.pop_if(|_| queries.has_room()) {
+                    queries.begin(resolver, host);
+                }
+                if queries.is_empty() {
+                    return;
+                }
+                for (host, answer) in queries.finished().await {
+                    // Only for a configuration that is not published yet: it is not wanted until then.
+                    if let Some(options) = fresh.remove(&host) {
+                        self.known.lock().entry(Arc::clone(&host)).or_insert_with(|| Known::nothing(options, now));
+                        self.learn(&host, answer, now);
+                    }
                 }
             }
         };
@@ -110,93 +138,190 @@ impl Names {
         }
     }
 
-    /// Asks for every name whose answer no longer holds. Gives those whose addresses changed.
-    pub async fn refresh(&self, resolver: &dyn Resolve, clock: &Clock) -> Vec<Arc<str>> {
-        let mut changed = Vec::new();
-        for group in self.due(clock()).chunks(PARALLEL) {
-            let answers = join_all(group.iter().map(|host| resolver.resolve(host)).collect()).await;
-            let now = clock();
-            let mut known = self.known.lock();
-            for (host, answer) in group.iter().zip(answers) {
-                // What nobody wants any more by now is not to come back.
-                if known.get_mut(host).is_some_and(|entry| entry.learn(host, answer, now)) {
-                    changed.push(Arc::clone(host));
+    /// Records an answer, unless the name was given up meanwhile.
+    fn learn(&self, host: &str, answer: Result<Answer, String>, now: Instant) -> Learned {
+        let mut known = self.known.lock();
+        let Some(entry) = known.get_mut(host) else { return Learned::Nothing };
+        entry.asked = false;
+        match answer {
+            Ok(answer) if !answer.addresses.is_empty() => {
+                entry.due = now + answer.ttl.min(entry.options.max_ttl).max(entry.options.min_ttl);
+                entry.error = None;
+                entry.failures = 0;
+                let changed = *entry.addresses != *answer.addresses;
+                if !changed {
+                    return Learned::Nothing;
                 }
+                entry.addresses = answer.addresses.into();
+                Learned::Addresses
+            }
+            other => {
+                let why = match other {
+                    Ok(_) => "the name has no address".to_owned(),
+                    Err(why) => why,
+                };
+                if entry.failures == 0 {
+                    tracing::warn!(host = %host, error = %why, "name resolution failed; the last good addresses stay");
+                }
+                entry.failures = entry.failures.saturating_add(1);
+                // 1, 2, 4 … s, never longer than the longest time to live.
+                let wait = Duration::from_secs(1 << entry.failures.min(6).saturating_sub(1));
+                entry.due = now + wait.min(entry.options.max_ttl.max(Duration::from_secs(1)));
+                entry.error = Some(why.into());
+                Learned::Failed
             }
         }
-        changed
     }
 
-    /// When the next answer stops holding.
-    #[must_use]
-    pub fn next_due(&self) -> Option<Instant> {
-        self.known.lock().values().map(|entry| entry.due).min()
+    /// Keeps the names fresh for ever. `clusters` gives the clusters in use; those whose name changed are rebuilt,
+    /// for all answers that come close together at once. A name server that is slow for one name holds up no other.
+    pub async fn keep_fresh(&self, resolver: &dyn Resolve, clock: &Clock, clusters: impl Fn() -> Vec<Arc<Cluster>>) {
+        let mut queries = Queries::default();
+        let mut news = News::default();
+        loop {
+            let now = clock();
+            let next = self.begin_due(&mut queries, resolver, now);
+            if news.since.is_some_and(|since| queries.is_empty() || now >= since + GATHER) {
+                std::mem::take(&mut news).tell(&clusters(), self);
+            }
+            let wake = [next, news.since.map(|since| since + GATHER)].into_iter().flatten().min();
+            let wait = wake.map_or(NOTHING_DUE, |at| at.saturating_duration_since(now));
+            tokio::select! {
+                finished = queries.finished() => self.learn_all(finished, &mut news, clock()),
+                () = tokio::time::sleep(wait) => {}
+                () = self.changed.notified() => {}
+            }
+        }
     }
 
-    /// Waits until other names are wanted. Cancel safe.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
+    /// Asks once for every name that is due, and tells `clusters` what changed.
+    pub async fn refresh(&self, resolver: &dyn Resolve, clock: &Clock, clusters: impl Fn() -> Vec<Arc<Cluster>>) {
+        let mut queries = Queries::default();
+        let mut news = News::default();
+        let now = clock();
+        loop {
+            self.begin_due(&mut queries, resolver, now);
+            if queries.is_empty() {
+                break;
+            }
+            self.learn_all(queries.finished().await, &mut news, clock());
+        }
+        news.tell(&clusters(), self);
     }
 
-    fn due(&self, now: Instant) -> Vec<Arc<str>> {
-        let known = self.known.lock();
-        known.iter().filter(|(_, entry)| entry.due <= now).map(|(host, _)| Arc::clone(host)).collect()
+    fn learn_all(&self, finished: Vec<Finished>, news: &mut News, now: Instant) {
+        for (host, answer) in finished {
+            let learned = self.learn(&host, answer, now);
+            news.note(host, learned, now);
+        }
+    }
+
+    fn begin_due<'a>(&self, queries: &mut Queries<'a>, resolver: &'a dyn Resolve, now: Instant) -> Option<Instant> {
+        self.take_due(now, |host| {
+            let room = queries.has_room();
+            if room {
+                queries.begin(resolver, Arc::clone(host));
+            }
+            room
+        })
+    }
+
+    /// Gives every name that is due to `begin`, as long as it takes them. When the next one is due.
+    fn take_due(&self, now: Instant, mut begin: impl FnMut(&Arc<str>) -> bool) -> Option<Instant> {
+        let mut known = self.known.lock();
+        let mut next: Option<Instant> = None;
+        for (host, entry) in known.iter_mut().filter(|(_, entry)| entry.wanted && !entry.asked) {
+            if entry.due > now {
+                next = Some(next.map_or(entry.due, |at| at.min(entry.due)));
+            } else {
+                // Those there is no room for begin when a query has finished.
+                entry.asked = begin(host);
+            }
+        }
+        next
     }
 }
 
-impl Known {
-    fn new(options: DnsOptions, now: Instant) -> Self {
-        Self { addresses: Arc::default(), due: now, options, error: None, failures: 0, wanted: true }
+/// What answers changed that clusters have not been told yet.
+#[derive(Debug, Default)]
+struct News {
+    since: Option<Instant>,
+    changed: HashSet<Arc<str>>,
+    failed: HashSet<Arc<str>>,
+}
+
+impl News {
+    fn note(&mut self, host: Arc<str>, learned: Learned, now: Instant) {
+        let told = match learned {
+            Learned::Nothing => return,
+            Learned::Addresses => self.changed.insert(host),
+            Learned::Failed => self.failed.insert(host),
+        };
+        debug_assert!(told || self.since.is_some(), "news have a beginning");
+        self.since.get_or_insert(now);
     }
 
-    /// Records an answer. Whether the addresses changed.
-    fn learn(&mut self, host: &str, answer: Result<Answer, String>, now: Instant) -> bool {
-        let why = match answer {
-            Ok(answer) if !answer.addresses.is_empty() => {
-                self.due = now + answer.ttl.clamp(self.options.min_ttl, self.options.max_ttl);
-                self.error = None;
-                self.failures = 0;
-                let changed = *self.addresses != *answer.addresses;
-                if changed {
-                    self.addresses = answer.addresses.into();
-                }
-                return changed;
+    fn tell(self, clusters: &[Arc<Cluster>], names: &Names) {
+        let Self { since: _, changed, failed } = self;
+        for cluster in clusters {
+            if cluster.names().any(|host| changed.contains(host)) {
+                cluster.rebuild(names);
             }
-            Ok(_) => "the name has no address".to_owned(),
-            Err(why) => why,
-        };
-        if self.failures == 0 {
-            tracing::warn!(host, error = %why, "name resolution failed; the last good addresses stay");
+            for _ in cluster.names().filter(|host| failed.contains(*host)) {
+                cluster.state().metrics.resolve_failed();
+            }
         }
-        self.failures = self.failures.saturating_add(1);
-        // 1, 2, 4 … s, never longer than the longest time to live.
-        let wait = Duration::from_secs(1 << self.failures.min(6).saturating_sub(1));
-        self.due = now + wait.min(self.options.max_ttl.max(Duration::from_secs(1)));
-        self.error = Some(why.into());
-        false
+    }
+}
+
+/// A name with what a query gave.
+type Finished = (Arc<str>, Result<Answer, String>);
+
+/// Queries under way.
+#[derive(Default)]
+struct Queries<'a>(Vec<BoxFuture<'a, Finished>>);
+
+impl<'a> Queries<'a> {
+    fn has_room(&self) -> bool {
+        self.0.len() < PARALLEL
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn begin(&mut self, resolver: &'a dyn Resolve, host: Arc<str>) {
+        self.0.push(Box::pin(async move {
+            let answer = tokio::time::timeout(QUERY_LIMIT, resolver.resolve(&host)).await;
+            (host, answer.unwrap_or_else(|_| Err("the name servers did not answer in time".to_owned())))
+        }));
+    }
+
+    /// Those that have finished; waits for the first, for ever if there is none. Cancel safe.
+    async fn finished(&mut self) -> Vec<Finished> {
+        std::future::poll_fn(|cx| {
+            let mut finished = Vec::new();
+            self.0.retain_mut(|query| match query.as_mut().poll(cx) {
+                Poll::Ready(answer) => {
+                    finished.push(answer);
+                    false
+                }
+                Poll::Pending => true,
+            });
+            if finished.is_empty() { Poll::Pending } else { Poll::Ready(finished) }
+        })
+        .await
     }
 }
 
 /// Queries at once.
 const PARALLEL: usize = 16;
-
-async fn join_all<T>(mut futures: Vec<BoxFuture<'_, T>>) -> Vec<T> {
-    let mut results: Vec<Option<T>> = futures.iter().map(|_| None).collect();
-    std::future::poll_fn(|cx| {
-        let mut waiting = false;
-        for (future, result) in futures.iter_mut().zip(&mut results) {
-            if result.is_none() {
-                match future.as_mut().poll(cx) {
-                    std::task::Poll::Ready(value) => *result = Some(value),
-                    std::task::Poll::Pending => waiting = true,
-                }
-            }
-        }
-        if waiting { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
-    })
-    .await;
-    results.into_iter().flatten().collect()
-}
+/// How long one query may take.
+const QUERY_LIMIT: Duration = Duration::from_secs(10);
+/// Answers within this time change the endpoints of a cluster once.
+const GATHER: Duration = Duration::from_millis(100);
+/// Sleep without any name; a change of the configuration wakes.
+const NOTHING_DUE: Duration = Duration::from_secs(3600);
 
 /// The system's name servers and hosts file.
 pub struct SystemResolver(Result<TokioResolver, String>);
@@ -227,3 +352,6 @@ impl Resolve for SystemResolver {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

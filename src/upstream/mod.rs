@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod dns;
+mod guards;
 pub mod lease;
 pub mod permit;
 pub mod pool;

@@ -3,6 +3,8 @@
 //! HTTP/1 connections are taken and given back whole. HTTP/2 connections are shared: their streams are
 //! counted here, a further connection is opened when all are full, and one dial serves all who wait for it.
 
+mod turn;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +17,8 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
+use self::turn::{Failure, Turn};
+use super::guards::{Open, Pending};
 use super::lease::{Lease, LeaseError, Overflow};
 use super::state::{ClusterState, EndpointState};
 use crate::base::{limits, task, worker};
@@ -158,26 +162,6 @@ struct SharedConnection {
     retire_at: Option<Instant>,
 }
 
-/// Why a dial failed, for everybody who waited for it.
-#[derive(Debug, Clone)]
-enum Failure {
-    Connect(io::ErrorKind, Arc<str>),
-    Timeout,
-    Overflow,
-}
-
-impl From<Failure> for LeaseError {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Connect(kind, text) => {
-                Self::Connect(SendErrorKind::Connect(io::Error::new(kind, text.to_string())))
-            }
-            Failure::Timeout => Self::Connect(SendErrorKind::ConnectTimeout),
-            Failure::Overflow => Self::Overflow(Overflow::Connections),
-        }
-    }
-}
-
 impl Shared {
     /// A stream on the first connection that has room, the oldest or the youngest first. Connections that are
     /// ending or too old are taken out and given back in `gone`: they must be closed outside the lock, because
@@ -298,14 +282,10 @@ impl WorkerPool {
                 if shared.waiting.len() > expected {
                     self.start_dial(&mut shared, ceilings)?;
                 }
-                receiver
+                Turn { told: receiver, pool: self }
             };
             close_all(gone);
-            match waiter.await {
-                Ok(Ok(())) => {}
-                Ok(Err(failure)) => return Err(failure.into()),
-                Err(_) => return Err(LeaseError::Connect(SendErrorKind::Closed)),
-            }
+            waiter.come().await?;
         }
     }
 
@@ -331,6 +311,7 @@ impl WorkerPool {
                     let room = handle.capacity();
                     shared.connections.push(SharedConnection { handle, retire_at: pool.retire_at() });
                     shared.wake(room);
+                    pool.dial_for_the_rest(&mut shared, room, ceilings);
                 }
                 Err(failure) if shared.dialing == 0 => shared.fail(&failure),
                 Err(_) => {}
@@ -342,6 +323,18 @@ impl WorkerPool {
             }
         });
         Ok(())
+    }
+
+    /// The server may allow fewer streams than we counted on when we decided how many connections to open: those
+    /// who are left over must not wait for a stream to end while another connection may be opened.
+    fn dial_for_the_rest(&self, shared: &mut Shared, room: usize, ceilings: Ceilings) {
+        shared.waiting.retain(|waiter| !waiter.is_closed());
+        let expected = shared.dialing * self.key.options.max_streams as usize;
+        // A server that allows no stream at all is not asked again and again.
+        if room > 0 && shared.waiting.len() > expected {
+            // An overflow leaves them waiting for a stream of the connection that was just made.
+            let _ = self.start_dial(shared, ceilings);
+        }
     }
 
     async fn connect_h2(self: &Arc<Self>, mut guard: Open) -> Result<H2Connection, Failure> {
@@ -412,19 +405,11 @@ impl WorkerPool {
 
     /// Closes what was idle too long, or was closed by the server. Whether anything is left.
     fn reap(&self, now: Instant) -> bool {
-        let mut dead = Vec::new();
         let mut idle = self.idle.lock();
-        let mut at = 0;
-        while at < idle.connections.len() {
-            if self.is_usable(&idle.connections[at], now) {
-                if now >= idle.connections[at].idle_since + limits::BUFFER_LINGER {
-                    idle.connections[at].release_buffers();
-                }
-                at += 1;
-            } else {
-                dead.push(idle.connections.remove(at));
-            }
-        }
+        let dead: Vec<Box<ClientConn>> =
+            idle.connections.extract_if(.., |connection| !self.is_usable(connection, now)).collect();
+        let rested = |connection: &&mut Box<ClientConn>| now >= connection.idle_since + limits::BUFFER_LINGER;
+        idle.connections.iter_mut().filter(rested).for_each(|connection| connection.release_buffers());
         let mut shared = self.shared.lock();
         let gone: Vec<H2Connection> = shared
             .connections
@@ -440,6 +425,7 @@ impl WorkerPool {
         let left = !idle.connections.is_empty() || !shared.connections.is_empty();
         idle.reaper_runs = left;
         drop((shared, idle));
+        drop(dead);
         close_all(gone);
         left
     }
@@ -466,64 +452,16 @@ impl WorkerPool {
 
 impl Home for WorkerPool {
     fn take_back(&self, connection: Box<ClientConn>) {
-        if self.retired.load(Ordering::Acquire) {
-            return;
+        {
+            let mut idle = self.idle.lock();
+            // Under the lock: what is put in after the pool was emptied would keep the pool, and the pool it.
+            if self.retired.load(Ordering::Acquire) {
+                drop(idle);
+                return;
+            }
+            idle.connections.push(connection);
         }
-        self.idle.lock().connections.push(connection);
         self.ensure_reaper();
-    }
-}
-
-/// One who waits for a connection.
-struct Pending<'a>(&'a ClusterState);
-
-impl<'a> Pending<'a> {
-    fn enter(cluster: &'a ClusterState, ceiling: u32) -> Result<Self, LeaseError> {
-        if !cluster.pending.try_acquire(ceiling) {
-            return Err(LeaseError::Overflow(Overflow::Pending));
-        }
-        cluster.metrics.pending_began();
-        Ok(Self(cluster))
-    }
-}
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        self.0.pending.release();
-        self.0.metrics.pending_ended();
-    }
-}
-
-/// One open (or opening) connection.
-#[derive(Debug)]
-struct Open {
-    cluster: Arc<ClusterState>,
-    endpoint: Arc<EndpointState>,
-    made: bool,
-}
-
-impl Open {
-    fn enter(cluster: &Arc<ClusterState>, endpoint: &Arc<EndpointState>, ceiling: u32) -> Option<Self> {
-        if !cluster.connections.try_acquire(ceiling) {
-            return None;
-        }
-        endpoint.connections.fetch_add(1, Ordering::Relaxed);
-        Some(Self { cluster: Arc::clone(cluster), endpoint: Arc::clone(endpoint), made: false })
-    }
-
-    fn made(&mut self) {
-        self.made = true;
-        self.cluster.metrics.connected();
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.cluster.connections.release();
-        self.endpoint.connections.fetch_sub(1, Ordering::Relaxed);
-        if self.made {
-            self.cluster.metrics.disconnected();
-        }
     }
 }
 
@@ -537,3 +475,6 @@ fn jittered(age: Duration) -> Duration {
 
 /// How often idle HTTP/1 connections are looked through.
 const REAP_EVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

@@ -145,29 +145,14 @@ impl Registry {
 
     /// Keeps names fresh for ever; run once, on the control thread.
     pub async fn run(&self) {
-        loop {
-            self.refresh().await;
-            let next = self.names.next_due();
-            let wait = next.map_or(NOTHING_DUE, |at| at.saturating_duration_since((self.surroundings.clock)()));
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.names.changed() => {}
-            }
-        }
+        let Surroundings { resolver, clock, seed: _ } = &self.surroundings;
+        self.names.keep_fresh(&**resolver, clock, || self.clusters()).await;
     }
 
     /// Asks for the names whose answers no longer hold, and gives the clusters in use what changed.
     pub async fn refresh(&self) {
         let Surroundings { resolver, clock, seed: _ } = &self.surroundings;
-        let changed = self.names.refresh(&**resolver, clock).await;
-        if changed.is_empty() {
-            return;
-        }
-        for cluster in self.clusters() {
-            if changed.iter().any(|host| cluster.uses_name(host)) {
-                cluster.rebuild(&self.names);
-            }
-        }
+        self.names.refresh(&**resolver, clock, || self.clusters()).await;
     }
 
     /// The clusters in use.
@@ -245,8 +230,8 @@ fn names_of(config: &model::Config) -> impl Iterator<Item = (Arc<str>, DnsOption
 /// How long state outlives its last user.
 pub const LINGER: Duration = Duration::from_secs(60);
 
-/// How long to wait for a change when no name is in use.
-const NOTHING_DUE: Duration = Duration::from_secs(3600);
-
 /// How long a new configuration waits for its new names.
 const WARM_LIMIT: Duration = Duration::from_millis(1500);
+
+#[cfg(test)]
+mod tests;

@@ -245,7 +245,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn run(input: &[u8]) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>), BodyError> {
+    /// Data, trailers, and what follows.
+    type Whole = (Vec<u8>, Option<HeaderMap>, Vec<u8>);
+
+    fn run(input: &[u8]) -> Result<Whole, BodyError> {
         let mut buf = BytesMut::from(input);
         let mut decoder = Decoder::new(Framing::Chunked);
         let mut data = Vec::new();
