@@ -11,7 +11,7 @@ use h2::{RecvStream, SendStream, client, server};
 use http::uri::Scheme;
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -267,5 +267,105 @@ pub(super) struct OnDrop(pub(super) Arc<std::sync::atomic::AtomicBool>);
 impl Drop for OnDrop {
     fn drop(&mut self) {
         self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+/// A peer that writes and reads frames byte by byte.
+pub(super) struct Raw(pub(super) DuplexStream);
+
+/// A frame as it is on the wire.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct RawFrame {
+    pub(super) kind: u8,
+    pub(super) flags: u8,
+    pub(super) stream: u32,
+    pub(super) payload: Vec<u8>,
+}
+
+impl RawFrame {
+    pub(super) const DATA: u8 = 0;
+    pub(super) const HEADERS: u8 = 1;
+    pub(super) const RST_STREAM: u8 = 3;
+    pub(super) const SETTINGS: u8 = 4;
+    pub(super) const PING: u8 = 6;
+    pub(super) const GOAWAY: u8 = 7;
+    pub(super) const END_STREAM: u8 = 1;
+    pub(super) const ACK: u8 = 1;
+    pub(super) const END_HEADERS: u8 = 4;
+
+    pub(super) fn new(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Self {
+        Self { kind, flags, stream, payload: payload.to_vec() }
+    }
+
+    /// A response head with status 200 and no fields.
+    pub(super) fn ok(stream: u32, flags: u8) -> Self {
+        Self::new(Self::HEADERS, Self::END_HEADERS | flags, stream, &[0x88])
+    }
+
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let length = u32::try_from(self.payload.len()).expect("a short payload").to_be_bytes();
+        let mut bytes = length[1..].to_vec();
+        bytes.extend_from_slice(&[self.kind, self.flags]);
+        bytes.extend_from_slice(&self.stream.to_be_bytes());
+        bytes.extend_from_slice(&self.payload);
+        bytes
+    }
+
+    /// The error code of a RST_STREAM or a GOAWAY.
+    pub(super) fn reason(&self) -> h2::Reason {
+        let code = if self.kind == Self::GOAWAY { &self.payload[4..8] } else { &self.payload[..4] };
+        u32::from_be_bytes(code.try_into().expect("four bytes")).into()
+    }
+}
+
+impl Raw {
+    /// The client's side of a connection, with its preface sent.
+    pub(super) async fn client(io: DuplexStream) -> Self {
+        let mut raw = Self(io);
+        raw.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        raw.send(&[RawFrame::new(RawFrame::SETTINGS, 0, 0, &[])]).await;
+        raw
+    }
+
+    /// The server's side of a connection, with the client's preface read and settings exchanged.
+    pub(super) async fn server(io: DuplexStream) -> Self {
+        let mut raw = Self(io);
+        let mut preface = [0; 24];
+        within(raw.0.read_exact(&mut preface)).await.expect("the preface");
+        raw.send(&[RawFrame::new(RawFrame::SETTINGS, 0, 0, &[])]).await;
+        raw
+    }
+
+    pub(super) async fn write(&mut self, bytes: &[u8]) {
+        within(self.0.write_all(bytes)).await.expect("the other side reads");
+    }
+
+    pub(super) async fn send(&mut self, frames: &[RawFrame]) {
+        let bytes: Vec<u8> = frames.iter().flat_map(RawFrame::bytes).collect();
+        self.write(&bytes).await;
+    }
+
+    /// The next frame, or `None` when the other side has closed.
+    pub(super) async fn next(&mut self) -> Option<RawFrame> {
+        let mut head = [0; 9];
+        within(self.0.read_exact(&mut head)).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        within(self.0.read_exact(&mut payload)).await.ok()?;
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        Some(RawFrame { kind: head[3], flags: head[4], stream, payload })
+    }
+
+    /// The next frame of a kind, acknowledging settings on the way.
+    pub(super) async fn next_of(&mut self, kind: u8) -> RawFrame {
+        loop {
+            let frame = self.next().await.expect("a frame before the end");
+            if frame.kind == kind {
+                return frame;
+            }
+            if frame.kind == RawFrame::SETTINGS && frame.flags & RawFrame::ACK == 0 {
+                self.send(&[RawFrame::new(RawFrame::SETTINGS, RawFrame::ACK, 0, &[])]).await;
+            }
+        }
     }
 }
