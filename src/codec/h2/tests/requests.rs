@@ -66,7 +66,8 @@ fn to(uri: &'static str, method: &str) -> Request<()> {
 
 #[tokio::test]
 async fn the_head_is_taken_over_and_host_becomes_the_authority() {
-    let head = head_of(with(&[("host", "A.test"), ("x-one", "1"), ("expect", "100-continue"), ("te", "trailers")])).await;
+    let head =
+        head_of(with(&[("host", "A.test"), ("x-one", "1"), ("expect", "100-continue"), ("te", "trailers")])).await;
     assert_eq!(head.authority.as_ref().map(|a| a.as_str()), Some("a.test"));
     assert_eq!(head.path.as_str(), "/");
     assert_eq!(head.version, Version::HTTP_2);

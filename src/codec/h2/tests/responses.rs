@@ -244,7 +244,8 @@ async fn a_blocked_response_takes_no_more_from_its_body_than_fits() {
     let (other, _) = down.client.send_request(get("/"), true).expect("sent");
     within(other).await.expect("a response");
     let before = *taken.lock();
-    let (other, _) = down.client.send_request(Request::head("http://a.test/").body(()).expect("a request"), true).expect("sent");
+    let (other, _) =
+        down.client.send_request(Request::head("http://a.test/").body(()).expect("a request"), true).expect("sent");
     within(other).await.expect("a response");
     assert_eq!(*taken.lock(), before, "the stalled stream asked for more");
     assert!(before <= 2 * (64 + 64 + 2), "{before} chunks of 1 KiB were taken for a window of 64 KiB");
@@ -253,10 +254,7 @@ async fn a_blocked_response_takes_no_more_from_its_body_than_fits() {
 #[tokio::test]
 async fn large_bodies_pass_whole_in_both_directions() {
     const SIZE: usize = 3 * 1024 * 1024 + 17;
-    let mut down = downstream(handler(|request, _| {
-        Box::pin(async move { ok(request.body) })
-    }))
-    .await;
+    let mut down = downstream(handler(|request, _| Box::pin(async move { ok(request.body) }))).await;
     let (response, mut upload) = down.client.send_request(post("/"), false).expect("sent");
     let data: Vec<u8> = (0..SIZE).map(|n| (n % 251) as u8).collect();
     let sent = Bytes::from(data.clone());

@@ -144,8 +144,15 @@ pub(super) async fn downstream(handler: Arc<TestHandler>) -> Downstream {
 pub(super) async fn downstream_with(handler: Arc<TestHandler>, options: ServerOptions, drain: Drain) -> Downstream {
     let (near, far) = pipe();
     let server = tokio::spawn(serve(near, handler, options));
-    let (client, connection) =
-        client::Builder::new().initial_window_size(65_535).handshake(far).await.expect("the handshake succeeds");
+    // A client without the limits that are under test here.
+    let (client, connection) = client::Builder::new()
+        .initial_window_size(65_535)
+        .initial_connection_window_size(1024 * 1024)
+        .data_frame_budget(usize::MAX)
+        .max_local_error_reset_streams(None)
+        .handshake(far)
+        .await
+        .expect("the handshake succeeds");
     Downstream { client, driver: tokio::spawn(connection), server, drain }
 }
 
@@ -186,6 +193,9 @@ pub(super) async fn drain_body(body: &mut (impl PollBody + Send)) -> Result<(Vec
 
 /// Sends a large body as the window allows.
 pub(super) async fn send_all(stream: &mut SendStream<Bytes>, mut data: Bytes, end: bool) -> Result<(), h2::Error> {
+    if data.is_empty() {
+        return stream.send_data(data, end);
+    }
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
         let granted = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await.expect("the stream is open")?;

@@ -84,7 +84,10 @@ async fn head_and_small_upload_leave_together() {
     let sending = tokio::spawn(async move { send(&connection, head("POST", "/"), full("hello")).await.map(|_| ()) });
     raw.next_of(RawFrame::HEADERS).await;
     let data = raw.next().await.expect("a frame right behind");
-    assert_eq!((data.kind, data.flags, data.payload.as_slice()), (RawFrame::DATA, RawFrame::END_STREAM, b"hello".as_slice()));
+    assert_eq!(
+        (data.kind, data.flags, data.payload.as_slice()),
+        (RawFrame::DATA, RawFrame::END_STREAM, b"hello".as_slice())
+    );
     raw.send(&[RawFrame::ok(1, RawFrame::END_STREAM)]).await;
     sending.await.expect("runs").expect("a response");
 }
