@@ -27,8 +27,8 @@ pub struct H2Driver<IO> {
     /// Does not keep the connection open.
     shared: Weak<Shared>,
     link: Arc<Link>,
-    /// The server's GOAWAY was seen, or the handles are gone.
-    closing: bool,
+    /// Streams that were allowed at the last look; 0 once no more requests are taken.
+    allowed: usize,
     keepalive: Option<Keepalive>,
 }
 
@@ -57,7 +57,7 @@ where
             wire,
             shared: Arc::downgrade(shared),
             link: Arc::clone(&shared.link),
-            closing: false,
+            allowed: usize::MAX,
             keepalive,
         }
     }
@@ -71,7 +71,7 @@ where
                 }
                 return Poll::Ready(());
             }
-            self.notice_goaway();
+            self.watch_limit();
             let Some(keepalive) = &mut self.keepalive else { break };
             match keepalive.poll(cx, &self.link) {
                 Poll::Ready(Verdict::Ping) => {}
@@ -90,17 +90,18 @@ where
         Poll::Pending
     }
 
-    /// Lets waiters know as soon as the server takes no more requests.
-    fn notice_goaway(&mut self) {
-        if self.closing {
+    /// Lets waiters know as soon as the server allows more streams, or takes no more requests.
+    fn watch_limit(&mut self) {
+        if self.allowed == 0 {
             return;
         }
-        let Some(shared) = self.shared.upgrade() else {
-            self.closing = true;
-            return;
+        let before = self.allowed;
+        self.allowed = match self.shared.upgrade() {
+            // A server that allows none for now has not closed: it is looked at again.
+            Some(shared) => shared.allowed(&mut shared.requests.lock()).map_or(0, |allowed| allowed.max(1)),
+            None => 0,
         };
-        if shared.allowed(&mut shared.requests.lock()).is_none() {
-            self.closing = true;
+        if self.allowed > before || self.allowed == 0 {
             self.link.released();
         }
     }

@@ -155,7 +155,7 @@ impl H2Connection {
         self.shared.link.active.load(Ordering::Relaxed)
     }
 
-    /// Streams that may be open at once, as far as is known; 0 once the connection takes no more requests.
+    /// Streams that may be open at once, as far as is known; 0 also when the connection takes no more requests.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.shared.allowed(&mut self.shared.requests.lock()).unwrap_or(0)

@@ -433,6 +433,33 @@ async fn the_servers_limit_on_streams_is_kept() {
 }
 
 #[tokio::test]
+async fn a_server_that_allows_more_streams_wakes_those_who_wait() {
+    let released: Arc<AtomicUsize> = Arc::default();
+    let counter = Arc::clone(&released);
+    let mut options = client_options();
+    options.max_streams = 1000;
+    options.on_release = Some(Arc::new(move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+    }));
+    let (near, far) = pipe();
+    let (connection, _driver) = connect(near, &options).await;
+    let mut raw = Raw::server(far).await;
+    within(until(|| connection.capacity() == 1000)).await;
+    let most = |streams: u32| {
+        let mut setting = vec![0, 3];
+        setting.extend_from_slice(&streams.to_be_bytes());
+        RawFrame::new(RawFrame::SETTINGS, 0, 0, &setting)
+    };
+    raw.send(&[most(0)]).await;
+    within(until(|| connection.capacity() == 0)).await;
+    assert!(!connection.is_closing() && connection.reserve().is_none());
+    let before = released.load(Ordering::SeqCst);
+    raw.send(&[most(2)]).await;
+    within(until(|| released.load(Ordering::SeqCst) > before)).await;
+    assert_eq!(connection.capacity(), 2);
+}
+
+#[tokio::test]
 async fn a_stream_freed_by_a_cancel_can_be_used_at_once() {
     let mut builder = server::Builder::new();
     builder.max_concurrent_streams(1);
