@@ -64,7 +64,7 @@ where
         tracing::debug!("no HTTP/2 preface");
         return;
     };
-    wire.hold_flushes();
+    wire.take_turns();
     let mut connection = Box::new(Connection {
         connection,
         wire: wire.clone(),
@@ -226,6 +226,7 @@ where
 /// Reads and throws away until the peer closes, within limits, so that a reset does not destroy what we wrote
 /// last.
 async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(mut wire: Wire<IO>) {
+    wire.let_through();
     let throw_away = async {
         if wire.shutdown().await.is_err() {
             return;

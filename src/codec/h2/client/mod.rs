@@ -117,7 +117,7 @@ impl H2Connection {
     {
         let max_streams = options.max_streams.max(1);
         let wire = Wire::new(io);
-        wire.hold_flushes();
+        wire.take_turns();
         let (requests, connection) = builder(max_streams)
             .handshake(wire.clone())
             .await

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::pin::Pin;
 use std::task::Poll;
 
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::support::within;
 use crate::codec::h2::wire::Wire;
@@ -14,7 +14,7 @@ use crate::codec::h2::wire::Wire;
 async fn small_writes_are_held_until_they_are_released() {
     let (near, mut far) = tokio::io::duplex(1024);
     let mut wire = Wire::new(near);
-    wire.hold_flushes();
+    wire.take_turns();
     let traffic = wire.traffic();
     wire.write_all(b"one ").await.expect("taken");
     wire.flush().await.expect("nothing to do");
@@ -28,7 +28,7 @@ async fn small_writes_are_held_until_they_are_released() {
 }
 
 #[tokio::test]
-async fn a_wire_that_does_not_hold_flushes_writes_through() {
+async fn a_wire_that_does_not_take_turns_writes_through() {
     let (near, mut far) = tokio::io::duplex(1024);
     let mut wire = Wire::new(near);
     wire.write_all(b"now").await.expect("written");
@@ -41,7 +41,7 @@ async fn a_wire_that_does_not_hold_flushes_writes_through() {
 async fn order_is_kept_whatever_the_sizes() {
     let (near, mut far) = tokio::io::duplex(777);
     let mut wire = Wire::new(near);
-    wire.hold_flushes();
+    wire.take_turns();
     let sizes = [1, 4096, 4097, 10, 20_000, 3, 4000, 4000, 4000, 4000, 4000, 9, 65_536, 0, 1];
     let chunks: Vec<Vec<u8>> = sizes.iter().enumerate().map(|(n, size)| vec![n as u8; *size]).collect();
     let expected: Vec<u8> = chunks.concat();
@@ -71,7 +71,7 @@ async fn order_is_kept_whatever_the_sizes() {
 async fn a_full_socket_holds_the_writer_back() {
     let (near, _far) = tokio::io::duplex(64);
     let mut wire = Wire::new(near);
-    wire.hold_flushes();
+    wire.take_turns();
     let chunk = [0; 1024];
     let mut taken = 0;
     poll_fn(|cx| {
@@ -83,4 +83,32 @@ async fn a_full_socket_holds_the_writer_back() {
     })
     .await;
     assert!(taken >= 1024);
+}
+
+#[tokio::test]
+async fn a_turn_reads_a_bounded_amount() {
+    const SIZE: usize = 1024 * 1024;
+    let (near, mut far) = tokio::io::duplex(SIZE);
+    far.write_all(&vec![0; SIZE]).await.expect("written");
+    drop(far);
+    let mut wire = Wire::new(near);
+    wire.take_turns();
+    let (mut read, mut turns) = (0, 0);
+    let mut buffer = vec![0; 8 * 1024];
+    within(poll_fn(|cx| {
+        turns += 1;
+        loop {
+            let mut buf = ReadBuf::new(&mut buffer);
+            match Pin::new(&mut wire).poll_read(cx, &mut buf) {
+                Poll::Ready(done) if buf.filled().is_empty() => return Poll::Ready(done.expect("no failure")),
+                Poll::Ready(done) => done.expect("no failure"),
+                Poll::Pending => break,
+            }
+            read += buf.filled().len();
+        }
+        assert!(wire.poll_release(cx).is_ready());
+        Poll::Pending
+    }))
+    .await;
+    assert_eq!((read, turns), (SIZE, 17));
 }
