@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -16,45 +16,60 @@ use super::fields;
 use super::now;
 use super::pump::{Pump, Stopped};
 use super::request::{self, HeadLimits, Rejected};
+use crate::base::task;
 use crate::codec::body::PollBody;
 use crate::codec::message::{Handler, Interim, Request, Response};
 
-/// Answers one request. When the caller resets the stream or leaves, everything for it is dropped at once.
-pub(super) async fn run<H: Handler>(
-    handler: Arc<H>,
+/// Checks a request and starts a task that answers it. When the caller resets the stream or leaves, everything
+/// for it is dropped at once.
+pub(super) fn start<H: Handler>(
+    handler: &Arc<H>,
     request: http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    limits: HeadLimits,
+    limits: &HeadLimits,
 ) {
-    match request::accept(request, &limits, now()) {
+    match request::accept(request, limits, now()) {
         Ok(request) => {
-            let asked_head = request.head.method == Method::HEAD;
-            let caller = Caller { stream: Mutex::new(respond) };
-            if let Some(response) = answer(&*handler, request, &caller).await {
-                write(caller.stream.into_inner(), response, asked_head).await;
+            task::spawn("h2_exchange", answer(Arc::clone(handler), request, respond));
+        }
+        Err(Rejected::Refused(refusal)) => {
+            if let Some(pump) = begin(&mut respond, handler.refuse(refusal), false) {
+                task::spawn("h2_refusal", finish(pump));
             }
         }
-        Err(Rejected::Refused(refusal)) => write(respond, handler.refuse(refusal), false).await,
         Err(Rejected::Malformed) => respond.send_reset(Reason::PROTOCOL_ERROR),
     }
 }
 
-/// The handler's response, or `None` when the caller left first.
-async fn answer<H: Handler>(handler: &H, request: Request, caller: &Caller) -> Option<Response<H::Body>> {
-    let mut response = pin!(handler.handle(request, caller));
-    poll_fn(|cx| {
-        if let Poll::Ready(response) = response.as_mut().poll(cx) {
-            return Poll::Ready(Some(response));
+/// Runs the handler and writes its response.
+#[expect(clippy::manual_async_fn, reason = "an async function keeps its arguments twice: 800 bytes more")]
+pub(super) fn answer<H: Handler>(
+    handler: Arc<H>,
+    request: Request,
+    respond: SendResponse<Bytes>,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let asked_head = request.head.method == Method::HEAD;
+        let caller = Caller { stream: Mutex::new(respond) };
+        let pump = {
+            let mut handling = pin!(handler.handle(request, &caller));
+            poll_fn(|cx| {
+                if let Poll::Ready(response) = handling.as_mut().poll(cx) {
+                    return Poll::Ready(begin(&mut caller.stream.lock(), response, asked_head));
+                }
+                // After the handler: sending a 1xx replaces the waker that was registered here.
+                caller.stream.lock().poll_reset(cx).map(|_| None)
+            })
+            .await
+        };
+        if let Some(pump) = pump {
+            finish(pump).await;
         }
-        // After the handler: sending a 1xx replaces the waker that was registered here.
-        caller.stream.lock().poll_reset(cx).map(|_| None)
-    })
-    .await
+    }
 }
 
-/// Writes a response. What is left of the upload is refused when everything is dropped: the library then sends
-/// RST_STREAM with NO_ERROR behind the END_STREAM (RFC 9113 section 8.1).
-async fn write<B: PollBody>(mut respond: SendResponse<Bytes>, response: Response<B>, asked_head: bool) {
+/// Sends the head of a response. What is left to do, if anything is.
+fn begin<B: PollBody>(respond: &mut SendResponse<Bytes>, response: Response<B>, asked_head: bool) -> Option<Pump<B>> {
     let Response { head, body } = response;
     let bodiless = asked_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let end = bodiless || body.is_end();
@@ -62,20 +77,30 @@ async fn write<B: PollBody>(mut respond: SendResponse<Bytes>, response: Response
     *message.status_mut() = head.status;
     *message.headers_mut() = head.headers;
     fields::make_sendable(message.headers_mut());
-    let Ok(stream) = respond.send_response(message, end) else { return };
-    if end {
-        return;
+    match respond.send_response(message, end) {
+        Ok(stream) if !end => Some(Pump::new(stream, body)),
+        // Complete, or the caller has left.
+        Ok(_) | Err(_) => None,
     }
-    let mut pump = Pump::new(stream, body);
-    let stopped = poll_fn(|cx| match pump.poll(cx) {
-        Poll::Ready(done) => Poll::Ready(done),
-        Poll::Pending => pump.poll_gone(cx).map(|()| Err(Stopped::Stream)),
+}
+
+/// Writes the rest of a response. What is left of the upload is refused when everything is dropped: the library
+/// then sends RST_STREAM with NO_ERROR behind the END_STREAM (RFC 9113 section 8.1).
+fn finish<B: PollBody + Send>(mut pump: Pump<B>) -> impl Future<Output = ()> + Send {
+    poll_fn(move |cx| {
+        let stopped = match pump.poll(cx) {
+            Poll::Ready(done) => done,
+            Poll::Pending => {
+                ready!(pump.poll_gone(cx));
+                Err(Stopped::Stream)
+            }
+        };
+        if let Err(Stopped::Body(error)) = stopped {
+            tracing::debug!(%error, "a response ended before its end");
+            pump.reset(fault::reset_for(error));
+        }
+        Poll::Ready(())
     })
-    .await;
-    if let Err(Stopped::Body(error)) = stopped {
-        tracing::debug!(%error, "a response ended before its end");
-        pump.reset(fault::reset_for(error));
-    }
 }
 
 /// The caller of one request, as a handler sees it.

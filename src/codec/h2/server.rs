@@ -20,8 +20,8 @@ use super::reader::Reader;
 use super::request::HeadLimits;
 use super::wire::Wire;
 use crate::base::drain::Notice;
+use crate::base::limits;
 use crate::base::timer::Deadline;
-use crate::base::{limits, task};
 use crate::codec::body::{BodyError, Frame, PollBody};
 use crate::codec::message::{Handler, ServerOptions};
 
@@ -175,9 +175,7 @@ where
         loop {
             match ready!(self.connection.poll_accept(cx)) {
                 Some(Ok((request, respond))) => {
-                    let handler = Arc::clone(&self.handler);
-                    let exchange = exchange::run(handler, request, respond, self.head_limits.clone());
-                    task::spawn("h2_exchange", exchange);
+                    exchange::start(&self.handler, request, respond, &self.head_limits);
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "an HTTP/2 downstream connection failed");

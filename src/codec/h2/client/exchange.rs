@@ -12,7 +12,7 @@ use h2::{Reason, RecvStream};
 use http::uri::Uri;
 use http::{Method, Version};
 
-use super::response;
+use super::response::{self, Accepted};
 use super::{Link, StreamSlot};
 use crate::base::limits;
 use crate::codec::body::{Body, BodyError, Frame, PollBody};
@@ -26,22 +26,22 @@ impl StreamSlot {
     /// Sends a request and waits for the response head, while the upload goes on. 1xx responses go to `interim`.
     /// An owned head is moved; a borrowed one, which the caller keeps for another try, is copied.
     ///
-    /// Dropping the future resets the stream: the upstream sees that the caller has left.
+    /// The request is handed over by the call itself, so that the future need not hold it. Dropping the future
+    /// resets the stream: the upstream sees that the caller has left.
     ///
     /// # Errors
     /// [`SendError`], which says whether the application may have seen the request.
-    pub async fn send(
+    pub fn send<'a>(
         self,
         head: Cow<'_, RequestHead>,
         body: Body,
-        interim: &dyn Interim,
-    ) -> Result<Response<Body>, SendError> {
-        let mut exchange = self.begin(head, body)?;
-        let outcome = poll_fn(|cx| exchange.poll_response(cx, interim)).await;
-        match outcome {
-            Ok((response, stream)) => exchange.into_response(response, stream),
-            Err(failure) => Err(exchange.error_of(failure)),
-        }
+        interim: &'a dyn Interim,
+    ) -> impl Future<Output = Result<Response<Body>, SendError>> + Send + use<'a> {
+        let mut begun = self.begin(head, body).map_err(Some);
+        poll_fn(move |cx| match &mut begun {
+            Ok(exchange) => exchange.poll(cx, interim),
+            Err(error) => error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+        })
     }
 
     fn begin(self, head: Cow<'_, RequestHead>, body: Body) -> Result<Exchange, SendError> {
@@ -54,11 +54,11 @@ impl StreamSlot {
         let end = body.is_end();
         let method = head.method.clone();
         let written_before = link.traffic.written();
-        let (response, stream) =
+        let (receiving, stream) =
             requests.send_request(message_of(head), end).map_err(|error| SendError::never(link.kind_of(&error)))?;
         let reused = link.served.fetch_add(1, Ordering::Relaxed) > 0;
         let upload = (!end).then(|| Pump::eager(stream, body));
-        Ok(Exchange { response, upload, method, written_before, reused, interims: 0, slot: self })
+        Ok(Exchange { receiving, upload, method, written_before, reused, interims: 0, slot: Some(self) })
     }
 }
 
@@ -86,14 +86,15 @@ fn message_of(head: Cow<'_, RequestHead>) -> http::Request<()> {
 
 /// A request whose response head has not come yet.
 struct Exchange {
-    response: ResponseFuture,
+    receiving: ResponseFuture,
     upload: Option<Pump<Body>>,
     method: Method,
     /// What the connection had written when the request was handed over.
     written_before: u64,
     reused: bool,
     interims: u32,
-    slot: StreamSlot,
+    /// `None` once the response is here.
+    slot: Option<StreamSlot>,
 }
 
 enum Failure {
@@ -102,7 +103,22 @@ enum Failure {
     RequestBody(BodyError),
 }
 
+impl From<&'static str> for Failure {
+    fn from(problem: &'static str) -> Self {
+        Self::Bad(problem)
+    }
+}
+
 impl Exchange {
+    fn poll(&mut self, cx: &mut Context<'_>, interim: &dyn Interim) -> Poll<Result<Response<Body>, SendError>> {
+        let outcome = ready!(self.poll_response(cx, interim));
+        let Some(slot) = self.slot.take() else { return Poll::Pending };
+        Poll::Ready(match outcome.and_then(|(head, stream)| Ok((response::accept(head, &self.method)?, stream))) {
+            Ok((accepted, stream)) => Ok(self.response(accepted, stream, slot)),
+            Err(failure) => Err(self.error(failure, &slot.shared.link)),
+        })
+    }
+
     fn poll_response(
         &mut self,
         cx: &mut Context<'_>,
@@ -111,35 +127,30 @@ impl Exchange {
         if let Err(error) = poll_upload(&mut self.upload, cx) {
             return Poll::Ready(Err(Failure::RequestBody(error)));
         }
-        while let Some(received) = ready!(self.response.poll_informational(cx)) {
+        while let Some(received) = ready!(self.receiving.poll_informational(cx)) {
             self.interims += 1;
             if self.interims > limits::INTERIM_RESPONSES {
                 return Poll::Ready(Err(Failure::Bad("too many 1xx responses")));
             }
-            let head = response::accept_interim(received.map_err(Failure::Library)?).map_err(Failure::Bad)?;
+            let head = response::accept_interim(received.map_err(Failure::Library)?)?;
             interim.send(head.status, &head.headers);
         }
-        let (parts, stream) = ready!(Pin::new(&mut self.response).poll(cx)).map_err(Failure::Library)?.into_parts();
+        let (parts, stream) = ready!(Pin::new(&mut self.receiving).poll(cx)).map_err(Failure::Library)?.into_parts();
         Poll::Ready(Ok((http::Response::from_parts(parts, ()), stream)))
     }
 
-    fn into_response(self, received: http::Response<()>, stream: RecvStream) -> Result<Response<Body>, SendError> {
-        let accepted = match response::accept(received, &self.method) {
-            Ok(accepted) => accepted,
-            Err(problem) => return Err(self.error_of(Failure::Bad(problem))),
-        };
-        let response::Accepted { head, length } = accepted;
-        if self.upload.is_none() && stream.is_end_stream() {
-            return Ok(Response { head, body: Body::Empty });
+    fn response(&mut self, accepted: Accepted, stream: RecvStream, slot: StreamSlot) -> Response<Body> {
+        let Accepted { head, length } = accepted;
+        let upload = self.upload.take();
+        if upload.is_none() && stream.is_end_stream() {
+            return Response { head, body: Body::Empty };
         }
-        let Self { upload, slot, .. } = self;
         let body = H2ClientBody { reader: Reader::new(stream, length), upload, slot };
-        Ok(Response { head, body: Body::H2Client(Box::new(body)) })
+        Response { head, body: Body::H2Client(Box::new(body)) }
     }
 
     #[cold]
-    fn error_of(&self, failure: Failure) -> SendError {
-        let link = &self.slot.shared.link;
+    fn error(&self, failure: Failure, link: &Link) -> SendError {
         let kind = match failure {
             Failure::Library(error) => link.kind_of(&error),
             Failure::Bad(problem) => SendErrorKind::BadResponse(problem),

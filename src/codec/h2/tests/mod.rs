@@ -2,6 +2,7 @@ mod closing;
 mod proxy;
 mod requests;
 mod responses;
+mod sizes;
 mod support;
 mod upstream;
 mod upstream_closing;

@@ -100,9 +100,11 @@ async fn a_turn_reads_a_bounded_amount() {
         loop {
             let mut buf = ReadBuf::new(&mut buffer);
             match Pin::new(&mut wire).poll_read(cx, &mut buf) {
-                Poll::Ready(done) if buf.filled().is_empty() => return Poll::Ready(done.expect("no failure")),
                 Poll::Ready(done) => done.expect("no failure"),
                 Poll::Pending => break,
+            }
+            if buf.filled().is_empty() {
+                return Poll::Ready(());
             }
             read += buf.filled().len();
         }
