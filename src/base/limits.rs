@@ -36,12 +36,14 @@ pub const MAX_HOPS: usize = 32;
 pub const ACCESS_LOG_QUEUE: usize = 4096;
 /// Downstream HTTP/2: what one stream may send us unread.
 pub const H2_SERVER_STREAM_WINDOW: u32 = 256 * 1024;
-/// Downstream HTTP/2: what one connection may send us unread.
-pub const H2_SERVER_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Downstream HTTP/2: what one connection may send us unread. As many streams as fit into it may stall, each
+/// with an upload to a slow upstream, before the other uploads of the connection stand still too.
+pub const H2_SERVER_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Upstream HTTP/2: what one stream may hold for a slow downstream. Small enough that 50 stalled
-/// downloads stay below 16 MiB and leave the connection's window to the others.
+/// downloads stay below 16 MiB.
 pub const H2_CLIENT_STREAM_WINDOW: u32 = 256 * 1024;
-/// Upstream HTTP/2: what one connection may hold.
+/// Upstream HTTP/2: what one connection may hold, at least. It is raised to one stream window for each stream
+/// that the connection may have, so that stalled downloads leave the others theirs.
 pub const H2_CLIENT_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// HTTP/2 bytes of one stream handed to the library and not yet on the wire.
 pub const H2_SEND_BUFFER: usize = 64 * 1024;

@@ -41,6 +41,7 @@ where
     let mut builder = server::Builder::new();
     builder
         .initial_window_size(65_535)
+        .initial_connection_window_size(8 * 1024 * 1024)
         .data_frame_budget(usize::MAX)
         .max_local_error_reset_streams(None)
         .max_pending_accept_reset_streams(usize::MAX);
@@ -302,6 +303,38 @@ async fn stalled_downloads_leave_the_connection_to_others() {
         assert_eq!(within(read_all(&mut body)).await.expect("whole").0.len(), 128 * 1024);
     }
     assert!(connection.active() >= STALLED, "the stalled streams are still there");
+}
+
+#[tokio::test]
+async fn stalled_uploads_leave_the_connection_to_others() {
+    const STALLED: usize = 20;
+    let (mut down, _connection) = proxied(|(request, mut respond)| async move {
+        if request.uri().path() == "/stall" {
+            let _request = request;
+            let _ = poll_fn(|cx| respond.poll_reset(cx)).await;
+            return;
+        }
+        let (bytes, _) = read_all(&mut request.into_body()).await.expect("the upload is whole");
+        let mut outgoing = respond.send_response(http::Response::new(()), false).expect("sent");
+        outgoing.send_data(Bytes::from(bytes.len().to_string()), true).expect("sent");
+    })
+    .await;
+    let data = Bytes::from_static(&[1; 1024 * 1024]);
+    let mut stalled = tokio::task::JoinSet::new();
+    let mut waiting = Vec::new();
+    for _ in 0..STALLED {
+        let (response, mut upload) = down.client.send_request(post("/stall"), false).expect("sent");
+        waiting.push(response);
+        let data = data.clone();
+        stalled.spawn(async move { send_all(&mut upload, data, true).await });
+    }
+    for _ in 0..5 {
+        let (response, mut upload) = down.client.send_request(post("/once"), false).expect("sent");
+        within(send_all(&mut upload, data.clone(), true)).await.expect("sent");
+        let mut body = within(response).await.expect("a response").into_body();
+        assert_eq!(within(read_all(&mut body)).await.expect("whole").0, data.len().to_string().as_bytes());
+    }
+    assert!(stalled.try_join_next().is_none(), "the stalled uploads are still there");
 }
 
 #[tokio::test]
