@@ -72,11 +72,7 @@ pub(super) fn accept(
     if facts.cookies > 1 {
         join_cookies(&mut headers);
     }
-    let body = if stream.is_end_stream() {
-        Body::Empty
-    } else {
-        Body::H2Server(H2ServerBody::new(stream, length))
-    };
+    let body = if stream.is_end_stream() { Body::Empty } else { Body::H2Server(H2ServerBody::new(stream, length)) };
     let version = Version::HTTP_2;
     let head = RequestHead { method, scheme, authority: Some(authority), path, version, headers };
     Ok(Request { head, body, started })

@@ -14,16 +14,18 @@ use super::support::*;
 use crate::base::drain::Drain;
 use crate::codec::body::Body;
 use crate::codec::h2::{H2Connection, serve};
+use crate::codec::replay::Replay;
 use crate::net::io::Io;
 
-/// Sends everything to one upstream connection.
+/// Sends everything to one upstream connection; what goes to `/replay` as if it could be sent again.
 fn forward(connection: &H2Connection) -> Arc<TestHandler> {
     let connection = connection.clone();
     handler(move |request, interim| {
         let slot = connection.reserve();
         Box::pin(async move {
             let Some(slot) = slot else { return response(StatusCode::SERVICE_UNAVAILABLE, Body::Empty.into()) };
-            match slot.send(Cow::Owned(request.head), request.body, interim).await {
+            let body = if request.head.path == "/replay" { Replay::new(request.body).attempt() } else { request.body };
+            match slot.send(Cow::Owned(request.head), body, interim).await {
                 Ok(answer) => crate::codec::message::Response { head: answer.head, body: answer.body.into() },
                 Err(_) => response(StatusCode::BAD_GATEWAY, Body::Empty.into()),
             }
@@ -339,12 +341,21 @@ async fn stalled_uploads_leave_the_connection_to_others() {
 
 #[tokio::test]
 async fn tiny_uploads_to_a_slow_upstream_spare_the_callers_connection() {
+    tiny_upload_to_a_slow_upstream("/slow").await;
+}
+
+#[tokio::test]
+async fn tiny_uploads_that_may_be_sent_again_do_so_too() {
+    tiny_upload_to_a_slow_upstream("/replay").await;
+}
+
+async fn tiny_upload_to_a_slow_upstream(path: &'static str) {
     const MESSAGES: usize = 30_000;
     let (release, released) = tokio::sync::watch::channel(false);
     let (mut down, _connection) = proxied(move |(request, mut respond)| {
         let mut released = released.clone();
         async move {
-            if request.uri().path() == "/slow" {
+            if request.uri().path() == path {
                 released.wait_for(|released| *released).await.expect("released");
             }
             let (bytes, _) = read_all(&mut request.into_body()).await.expect("the upload is whole");
@@ -353,7 +364,7 @@ async fn tiny_uploads_to_a_slow_upstream_spare_the_callers_connection() {
         }
     })
     .await;
-    let (response, mut upload) = down.client.send_request(post("/slow"), false).expect("sent");
+    let (response, mut upload) = down.client.send_request(post(path), false).expect("sent");
     let sent: Arc<AtomicUsize> = Arc::default();
     let counter = Arc::clone(&sent);
     tokio::spawn(async move {
