@@ -34,7 +34,9 @@ const MAX_REQUESTS: u64 = (1 << 30) - 1024;
 /// because the library cuts trailers off silently at its own limit.
 const HEADER_LIST_MARGIN: u32 = 4;
 
-/// Called whenever a stream may have become free, or the connection has stopped taking requests.
+/// Called whenever a stream may have become free, or the connection has stopped taking requests: from the driver,
+/// from [`H2Connection::close_gracefully`] and wherever a [`StreamSlot`] is dropped. It must not take a lock that
+/// is held in one of these places.
 pub type OnRelease = Arc<dyn Fn() + Send + Sync>;
 
 /// How a connection to an upstream is used.
