@@ -69,11 +69,7 @@ pub trait Handler: Send + Sync + 'static {
     type Body: PollBody + Send + 'static;
 
     /// Answers one request. Dropping the future means that the caller has left: all work for it must stop.
-    fn handle(
-        &self,
-        request: Request,
-        interim: &dyn Interim,
-    ) -> impl Future<Output = Response<Self::Body>> + Send;
+    fn handle(&self, request: Request, interim: &dyn Interim) -> impl Future<Output = Response<Self::Body>> + Send;
 
     /// Answers, counts and logs a request that the codec refused.
     fn refuse(&self, refusal: Refusal) -> Response<Self::Body>;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::header::HeaderName;
 use http::Version;
+use http::header::HeaderName;
 use outrigger_config::model::{self, ClusterProtocol};
 use smallvec::SmallVec;
 

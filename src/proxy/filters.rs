@@ -64,9 +64,7 @@ fn rewritten(rewrite: &PathRewrite, old: &PathAndQuery, prefix_len: usize) -> Op
     let mut new = match rewrite {
         PathRewrite::Full(full) => full.to_string(),
         PathRewrite::Prefix(prefix) => join(prefix, before.get(prefix_len..)?),
-        PathRewrite::Regex { pattern, substitution } => {
-            pattern.replace_all(before, &**substitution).into_owned()
-        }
+        PathRewrite::Regex { pattern, substitution } => pattern.replace_all(before, &**substitution).into_owned(),
     };
     if !new.starts_with('/') {
         new.insert(0, '/');

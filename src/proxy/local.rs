@@ -2,8 +2,8 @@
 //! trailers-only form, which clients read as a status of the call.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue};
 use http::StatusCode;
+use http::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue};
 
 use super::reason::Reason;
 use crate::codec::{Body, Response, ResponseHead};

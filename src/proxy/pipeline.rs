@@ -70,8 +70,7 @@ impl Handler for ConnectionHandler {
         let listener = self.listener();
         let caller = Caller::of(&head.headers);
         let asked_head = head.method == Method::HEAD;
-        let mut record =
-            Record::new(Arc::clone(&listener), &self.proxy.log, Some(&head), started, self.info.peer);
+        let mut record = Record::new(Arc::clone(&listener), &self.proxy.log, Some(&head), started, self.info.peer);
         let answer = match self.answer(&listener, &mut head, body, interim, &mut record, caller).await {
             Ok(answer) => answer,
             Err(local) => self.local(&listener, &local, caller, &mut record),
@@ -122,7 +121,11 @@ impl ConnectionHandler {
             }
             Action::Forward(backends) => {
                 let backend = backends.choose(with_random(Rng::next_u64)).ok_or(Reason::NoEndpoint)?;
-                record.note_route(rule, listener.route_metrics(rule, Some(backend)), Some(&backend.cluster.config().name));
+                record.note_route(
+                    rule,
+                    listener.route_metrics(rule, Some(backend)),
+                    Some(&backend.cluster.config().name),
+                );
                 filters::apply_to_request(&config.filters, head, prefix_len);
                 filters::apply_to_request(&backend.filters, head, prefix_len);
                 match self.forward(listener, rule, backend, head, body, interim, record, caller).await {
@@ -193,11 +196,7 @@ fn finish(answer: Answer, asked_head: bool, caller: Caller, mut record: Record) 
     Response { head, body: TrackedBody::new(body, bodiless, caller, permit, record, limits) }
 }
 
-fn route<'a>(
-    listener: &'a Listener,
-    head: &RequestHead,
-    caller: Caller,
-) -> Result<(&'a Arc<Rule>, usize), Local> {
+fn route<'a>(listener: &'a Listener, head: &RequestHead, caller: Caller) -> Result<(&'a Arc<Rule>, usize), Local> {
     let host = prepare::host_of(head)?;
     let (path, query) = path::split(head.path.as_str());
     let hit = listener

@@ -19,20 +19,19 @@ pub(super) fn with_random<T>(use_it: impl FnOnce(&mut Rng) -> T) -> T {
 
 /// A version 4 UUID (RFC 9562).
 pub(super) fn request_id(random: &mut Rng) -> HeaderValue {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let high = random.next_u64() & 0xFFFF_FFFF_FFFF_0FFF | 0x4000;
-        let low = random.next_u64() & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000;
-        let mut text = [b'-'; 36];
-        let mut at = 0;
-        for (word, shift) in (0..16).map(|i| (high, 60 - i * 4)).chain((0..16).map(|i| (low, 60 - i * 4))) {
-            if matches!(at, 8 | 13 | 18 | 23) {
-                at += 1;
-            }
-            text[at] = HEX[(word >> shift) as usize & 0xf];
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let high = random.next_u64() & 0xFFFF_FFFF_FFFF_0FFF | 0x4000;
+    let low = random.next_u64() & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000;
+    let mut text = [b'-'; 36];
+    let mut at = 0;
+    for (word, shift) in (0..16).map(|i| (high, 60 - i * 4)).chain((0..16).map(|i| (low, 60 - i * 4))) {
+        if matches!(at, 8 | 13 | 18 | 23) {
             at += 1;
         }
-        let mut id =
-        HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text)).unwrap_or(HeaderValue::from_static("-"));
+        text[at] = HEX[(word >> shift) as usize & 0xf];
+        at += 1;
+    }
+    let mut id = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text)).unwrap_or(HeaderValue::from_static("-"));
     // Each is different: keeping it in HPACK's table would only push useful entries out.
     id.set_sensitive(true);
     id

@@ -76,11 +76,9 @@ impl Reason {
     pub const fn grpc_status(self) -> u8 {
         match self {
             Self::NoRoute => GRPC_UNIMPLEMENTED,
-            Self::NoEndpoint
-            | Self::ConnectFailure
-            | Self::Overflow
-            | Self::UpstreamClosed
-            | Self::UpstreamReset => GRPC_UNAVAILABLE,
+            Self::NoEndpoint | Self::ConnectFailure | Self::Overflow | Self::UpstreamClosed | Self::UpstreamReset => {
+                GRPC_UNAVAILABLE
+            }
             Self::Timeout | Self::Idle | Self::Deadline => GRPC_DEADLINE_EXCEEDED,
             Self::UpstreamProtocol | Self::DownstreamProtocol | Self::Loop => GRPC_INTERNAL,
             Self::Cancelled | Self::RequestBody => GRPC_CANCELLED,

@@ -81,12 +81,7 @@ impl Snapshot {
                 (Arc::clone(&listener.name), Arc::new(compiled))
             })
             .collect();
-        Self {
-            generation,
-            loaded: Arc::clone(loaded),
-            listeners,
-            clusters: clusters.into_values().collect(),
-        }
+        Self { generation, loaded: Arc::clone(loaded), listeners, clusters: clusters.into_values().collect() }
     }
 
     /// A listener by its name.

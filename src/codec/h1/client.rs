@@ -93,11 +93,9 @@ impl ClientConn {
         let reused = self.exchanges > 0;
         self.exchanges += 1;
         let encoder = encode::request(self.write.head_mut(), head, body.exact_len(), body.is_end());
-        let mut upload =
-            Upload { body, done: encoder == Encoder::None, encoder, failed: false, written: false };
+        let mut upload = Upload { body, done: encoder == Encoder::None, encoder, failed: false, written: false };
         let mut progress = Progress { scan: HeadScan::default(), interims: 0 };
-        let outcome =
-            poll_fn(|cx| self.poll_response(cx, &mut upload, &mut progress, &head.method, interim)).await;
+        let outcome = poll_fn(|cx| self.poll_response(cx, &mut upload, &mut progress, &head.method, interim)).await;
         match outcome {
             Ok(parsed) => Ok(self.into_response(parsed, upload)),
             Err(kind) => {

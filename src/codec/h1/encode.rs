@@ -30,9 +30,8 @@ impl Encoder {
         match self {
             Self::Length(left) => {
                 let n = data.len() as u64;
-                *left = left
-                    .checked_sub(n)
-                    .ok_or(BodyError::Malformed("the body is longer than its Content-Length"))?;
+                *left =
+                    left.checked_sub(n).ok_or(BodyError::Malformed("the body is longer than its Content-Length"))?;
                 out.push(data);
             }
             Self::Chunked => {

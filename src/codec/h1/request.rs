@@ -260,9 +260,7 @@ fn target_of(
     }
     let path = match &rest[end..] {
         "" => PathAndQuery::from_static("/"),
-        path if path.starts_with('/') => {
-            PathAndQuery::from_maybe_shared(shared(path)).map_err(|_| BAD_TARGET)?
-        }
+        path if path.starts_with('/') => PathAndQuery::from_maybe_shared(shared(path)).map_err(|_| BAD_TARGET)?,
         query => PathAndQuery::try_from(format!("/{query}")).map_err(|_| BAD_TARGET)?,
     };
     Ok((asked_scheme, Some(asked), path))

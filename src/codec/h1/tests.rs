@@ -317,7 +317,8 @@ async fn a_request_of_which_a_part_was_written_may_have_been_executed() {
 #[tokio::test]
 async fn a_transfer_coding_from_http_1_0_ends_the_connection() {
     let (client, mut shelf) = client_to(|mut stream, _| async move {
-        let answer = b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+        let answer =
+            b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
         stream.write_all(answer).await.expect("written");
     })
     .await;

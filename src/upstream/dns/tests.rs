@@ -12,7 +12,7 @@ use outrigger_config::model::DnsOptions;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Answer, Clock, BoxFuture, Names, PARALLEL, Resolve};
+use super::{Answer, BoxFuture, Clock, Names, PARALLEL, Resolve};
 
 const OPTIONS: DnsOptions = DnsOptions { min_ttl: Duration::from_secs(2), max_ttl: Duration::from_secs(30) };
 

@@ -87,12 +87,10 @@ async fn callers_who_leave_are_counted_out() {
 async fn one_dial_serves_all_who_wait_for_it() {
     let (listener, address) = listener().await;
     let setup = setup(address, 10);
-    let leases = tokio::join!(
-        lease(&setup, Wire::Http2),
-        lease(&setup, Wire::Http2),
-        lease(&setup, Wire::Http2),
-        async { listener.accept().await.expect("a connection") },
-    );
+    let leases =
+        tokio::join!(lease(&setup, Wire::Http2), lease(&setup, Wire::Http2), lease(&setup, Wire::Http2), async {
+            listener.accept().await.expect("a connection")
+        },);
     assert!(matches!((&leases.0, &leases.1, &leases.2), (Ok(_), Ok(_), Ok(_))));
     assert_eq!(setup.cluster.connections.get(), 1);
 }
