@@ -6,9 +6,9 @@
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use outrigger::codec::headers::strip_hop_by_hop;
 use outrigger::policy::balance::{Balancer, Candidates};
 use outrigger::policy::budget::BudgetUsage;
@@ -20,6 +20,9 @@ use outrigger::policy::path::normalize;
 use outrigger::policy::rng::Rng;
 use outrigger::policy::route::{RouteQuery, RouteTable};
 use outrigger::policy::weighted::Split;
+use outrigger::telemetry::access_log::Entry;
+use outrigger::telemetry::metrics::{AttemptOutcome, Finished, RouteLabels};
+use outrigger::telemetry::{AccessLog, Metrics};
 use outrigger_config::model::{
     self, Action, BalancePolicy, EscapedSlashes, HeaderMatch, HostPattern, Match, PathMatch, PathOptions, Place, Retry,
     Rule, Setting, Timeouts, Trust, ValueMatch, VirtualHost,
@@ -31,6 +34,7 @@ fn main() {
     picks(&bench);
     text(&bench);
     counters(&bench);
+    telemetry(&bench);
 }
 
 /// Measures and prints.
@@ -321,4 +325,57 @@ fn counters(bench: &Bench) {
     let limits = model::RetryBudget { percent: 20, min_per_second: 3 };
     bench.run("budget/deposit", |n| budget.deposit(start + Duration::from_micros(n as u64)));
     bench.run("budget/withdraw", |n| budget.try_withdraw(limits, start + Duration::from_micros(n as u64)));
+}
+
+fn telemetry(bench: &Bench) {
+    let metrics = Metrics::new();
+    let labels = RouteLabels { listener: "inbound".into(), route: "charges".into(), cluster: "payments-v1".into() };
+    let route = metrics.route(&labels);
+    bench.run("metrics/request", |n| {
+        route.started();
+        route.finished(&Finished {
+            status: 200,
+            grpc_status: None,
+            reason: "",
+            duration: Duration::from_micros(n as u64),
+            request_bytes: 100,
+            response_bytes: 1024,
+        });
+    });
+    let cluster = metrics.cluster(&"payments-v1".into());
+    bench.run("metrics/attempt", |_| cluster.attempted(AttemptOutcome::Success));
+    let log = AccessLog::off(&metrics);
+    let entry = log_entry();
+    bench.run("log/line while off", |_| log.submit(&entry));
+    // More lines than the writer can take are dropped, after they were formatted.
+    let sink = AccessLog::open(&model::AccessLog::File("/dev/null".into())).expect("/dev/null opens");
+    log.switch(sink).expect("the writer starts");
+    bench.run("log/line", |_| log.submit(&entry));
+}
+
+fn log_entry() -> Entry<'static> {
+    Entry {
+        start: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        method: "POST",
+        authority: Some("payments.shop.svc"),
+        path: "/v1/charges/8f14e45f?expand=customer",
+        protocol: Version::HTTP_2,
+        status: 200,
+        reason: "",
+        details: "",
+        bytes_received: 100,
+        bytes_sent: 1024,
+        duration: Duration::from_micros(1234),
+        upstream_time: Some(Duration::from_micros(1100)),
+        upstream_host: Some(([10, 0, 0, 7], 15006).into()),
+        upstream_cluster: Some("payments-v1"),
+        route: Some("charges"),
+        listener: "inbound",
+        request_id: Some(b"de3d9707-332f-4211-b1a0-6af295b165f5"),
+        x_forwarded_for: Some(b"10.0.0.3"),
+        user_agent: Some(b"grpc-go/1.70.0"),
+        peer: ([10, 0, 0, 3], 40000).into(),
+        attempts: 1,
+        grpc_status: Some(0),
+    }
 }

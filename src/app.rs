@@ -26,7 +26,7 @@ use crate::discovery::apply::Start;
 use crate::discovery::{Applier, FileWatch, LastGood, Parts, Status};
 use crate::proxy::Proxy;
 use crate::server::shutdown::{Outcome, shutdown};
-use crate::server::{ListenerSet, ListenerStatus, Workers, cpu};
+use crate::server::{ListenerSet, ListenerStatus, Workers, cpu, files};
 use crate::snapshot::{Snapshot, SnapshotCell};
 use crate::telemetry::{AccessLog, Metrics, metrics};
 use crate::upstream::Registry;
@@ -353,6 +353,8 @@ async fn run_until_told(options: Options) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return Report::failure(format!("error: signals cannot be received: {error}\n")).print(),
     };
+    let open_files = files::raise_limit();
+    tracing::debug!(?open_files, "limit of open files");
     let app = match App::start(options).await {
         Ok(app) => app,
         Err(StartError::Config(problems)) => {

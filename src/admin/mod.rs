@@ -19,7 +19,10 @@ use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
+use self::limited::Limited;
 use crate::base::task;
+
+mod limited;
 
 /// What the admin server shows and can do.
 pub trait Subject: Send + Sync + 'static {
@@ -83,7 +86,7 @@ impl Server {
     /// Answers for `subject` until the task is aborted.
     pub fn start<S: Subject>(self, subject: Arc<S>) -> JoinHandle<()> {
         let router = router(subject, self.address.ip());
-        let serving = axum::serve(self.socket, router).into_future();
+        let serving = axum::serve(Limited::new(self.socket), router).into_future();
         task::spawn("admin", async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the admin server has ended");

@@ -127,3 +127,20 @@ fn only_loopback_hosts_are_local() {
         assert!(!is_local(host), "{host}");
     }
 }
+
+#[tokio::test]
+async fn connections_over_the_limit_wait_until_one_ends() {
+    let (address, _) = server().await;
+    let mut held = Vec::new();
+    for _ in 0..crate::base::limits::ADMIN_CONNECTIONS {
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        stream.write_all(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("sent");
+        stream.read_exact(&mut [0; 12]).await.expect("an answer");
+        held.push(stream);
+    }
+    let mut waiting = tokio::spawn(async move { ask(address, "GET /live", "localhost").await });
+    let early = tokio::time::timeout(std::time::Duration::from_millis(50), &mut waiting).await;
+    assert!(early.is_err(), "it has to wait");
+    held.pop();
+    assert_eq!(waiting.await.expect("no panic").0, 200);
+}

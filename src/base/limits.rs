@@ -73,3 +73,5 @@ pub const DRAIN_STEP: Duration = Duration::from_millis(10);
 pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(5);
 /// A connection that is told to finish may be about to ask: it is closed unasked only after this much silence.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// Open connections to the admin server; the next ones wait in the kernel.
+pub const ADMIN_CONNECTIONS: usize = 64;

@@ -4,12 +4,11 @@
 //! connections it stops taking: the next ones wait in the kernel. What a connection gets (name, protocol,
 //! limits) is read when it is accepted, so a reload needs no new socket.
 
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use outrigger_config::model;
@@ -22,9 +21,6 @@ use crate::base::drain::{Drain, Watch};
 use crate::base::{limits, task, worker};
 use crate::net::listen::{self, AcceptError};
 use crate::telemetry::ListenerMetrics;
-
-/// The first and the longest pause when the machine has no descriptors or memory left for a connection.
-const EXHAUSTED_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// A bound socket, for as long as something is accepted on it or open from it.
 #[derive(Debug)]
@@ -228,14 +224,14 @@ impl<F: ConnectionFactory> Acceptor<F> {
 
     /// Never returns.
     async fn accept_for_ever(&self, listener: &TcpListener) {
-        let mut pause = None;
+        let mut trouble = Trouble::default();
         let mut burst = 0;
         loop {
             self.socket.has_room().await;
             match listener.accept().await.map_err(AcceptError::from) {
                 Ok((stream, peer)) => {
                     self.dispatch(stream, peer);
-                    pause = None;
+                    trouble.passed();
                     burst += 1;
                     if burst == limits::ACCEPT_BURST {
                         burst = 0;
@@ -245,24 +241,13 @@ impl<F: ConnectionFactory> Acceptor<F> {
                 Err(AcceptError::WouldBlock) => {}
                 Err(AcceptError::Gone(error)) => tracing::trace!(%error, "a caller left before it was accepted"),
                 Err(AcceptError::Exhausted(error)) => {
-                    let next = self.next_pause(pause, &error);
-                    pause = Some(next);
-                    tokio::time::sleep(next).await;
+                    self.socket.current.load().service.metrics.accept_failed();
+                    if trouble.is_news(Instant::now()) {
+                        let address = self.socket.address;
+                        tracing::warn!(%address, %error, "connections cannot be accepted; they wait in the kernel");
+                    }
+                    tokio::time::sleep(trouble.next_pause()).await;
                 }
-            }
-        }
-    }
-
-    /// Counts every failure, but says it once until a connection is accepted again.
-    fn next_pause(&self, last: Option<Duration>, error: &io::Error) -> Duration {
-        self.socket.current.load().service.metrics.accept_failed();
-        let (first, longest) = EXHAUSTED_PAUSE;
-        match last {
-            Some(last) => longest.min(last * 2),
-            None => {
-                let address = self.socket.address;
-                tracing::warn!(%address, %error, "connections cannot be accepted; they wait in the kernel");
-                first
             }
         }
     }
@@ -314,5 +299,61 @@ impl<F: ConnectionFactory> Acceptor<F> {
             Ok(stream) => drop(task::spawn("connection", connection::serve(stream, accepted, factory))),
             Err(error) => tracing::debug!(%error, "a connection was lost before it was served"),
         });
+    }
+}
+
+/// The machine has no descriptors or memory left for a connection: how long to wait, and whether to say it.
+#[derive(Debug, Default)]
+struct Trouble {
+    pause: Option<Duration>,
+    said: Option<Instant>,
+}
+
+impl Trouble {
+    const FIRST_PAUSE: Duration = Duration::from_millis(10);
+    const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+    /// At the limit every connection that ends lets one in, and the next one fails again.
+    const SAID_FOR: Duration = Duration::from_secs(60);
+
+    fn passed(&mut self) {
+        self.pause = None;
+    }
+
+    fn next_pause(&mut self) -> Duration {
+        let next = self.pause.map_or(Self::FIRST_PAUSE, |last| Self::LONGEST_PAUSE.min(last * 2));
+        self.pause = Some(next);
+        next
+    }
+
+    fn is_news(&mut self, now: Instant) -> bool {
+        let news = self.said.is_none_or(|said| now.saturating_duration_since(said) >= Self::SAID_FOR);
+        if news {
+            self.said = Some(now);
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_second_and_begin_again_after_a_success() {
+        let mut trouble = Trouble::default();
+        let pauses: Vec<u128> = (0..9).map(|_| trouble.next_pause().as_millis()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        trouble.passed();
+        assert_eq!(trouble.next_pause().as_millis(), 10);
+    }
+
+    #[test]
+    fn trouble_is_said_once_a_minute() {
+        let mut trouble = Trouble::default();
+        let start = Instant::now();
+        assert!(trouble.is_news(start));
+        trouble.passed();
+        assert!(!trouble.is_news(start + Duration::from_secs(59)));
+        assert!(trouble.is_news(start + Duration::from_secs(60)));
     }
 }

@@ -3,6 +3,7 @@
 mod accept;
 mod connection;
 pub mod cpu;
+pub mod files;
 pub mod set;
 pub mod shutdown;
 pub mod worker;

@@ -150,7 +150,10 @@ impl AccessLog {
 
     /// Opens the file again under its name (after a rotation moved it). A failure keeps the open one.
     pub fn reopen(&self) {
-        self.command(Command::Reopen);
+        // Without a writer there is no file, and nobody to take the command.
+        if self.writer.get().is_some() {
+            self.command(Command::Reopen);
+        }
     }
 
     /// Waits until everything taken so far is written, at most `limit`. True when it is.
@@ -204,7 +207,9 @@ impl AccessLog {
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        self.command(Command::Stop);
+        if self.writer.get().is_some() {
+            self.command(Command::Stop);
+        }
     }
 }
 
