@@ -35,6 +35,10 @@ pub(super) struct Request {
     pub(super) attempts: Attempts,
     tried: Vec<SocketAddr>,
     retrying: Option<RetrySlot>,
+    /// Repetitions outside policy and budget.
+    free: u8,
+    /// Repetitions that the policy asks for.
+    charged: u8,
     /// An attempt so far may have been executed.
     maybe_executed: bool,
     pub(super) phase: Phase,
@@ -113,6 +117,8 @@ impl World<'_> {
             attempts: Attempts::first(),
             tried: Vec::new(),
             retrying: None,
+            free: 0,
+            charged: 0,
             maybe_executed: false,
             phase: Phase::Pausing,
         };
@@ -226,6 +232,9 @@ impl World<'_> {
                 assert!(told <= deadline - now, "the upstream is told {told:?} of {:?}", deadline - now);
             }
         }
+        assert!(request.free <= 1, "repeated {} times outside the policy", request.free);
+        let most = policy.attempts.value;
+        assert!(request.charged <= most, "repeated {} of at most {most} times", request.charged);
         let most = usize::from(policy.attempts.value + 1).max(3);
         assert!(request.tried.len() < most, "attempt {} of at most {most}", request.tried.len() + 1);
         if !request.tried.is_empty() {
@@ -270,6 +279,7 @@ impl World<'_> {
         {
             request.retrying = Some(slot);
             request.attempts.record(verdict);
+            *(if verdict == Verdict::RetryFree { &mut request.free } else { &mut request.charged }) += 1;
             self.ledger.ended(&cluster, &permit, now);
             drop(permit);
             let wait = match verdict {
