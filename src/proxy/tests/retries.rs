@@ -85,3 +85,24 @@ async fn at_a_ceiling_nothing_is_sent_and_nothing_stays_counted() {
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("x-outrigger-reason: UO\r\n"), "{answer}");
     assert_eq!((upstream.requests(), cluster.state().in_flight.get()), (0, most));
 }
+
+#[tokio::test]
+async fn a_grpc_server_may_forbid_retries() {
+    const UNAVAILABLE: &str =
+        "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-status: 14\r\ncontent-length: 0\r\n\r\n";
+    const NEVER: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-status: 14\r\n\
+                         grpc-retry-pushback-ms: -1\r\ncontent-length: 0\r\n\r\n";
+    let rule = "backendRefs: [{ cluster: c }], retry: { attempts: 1, on: [unavailable], nonIdempotent: true, \
+                backoff: { base: 1ms, max: 2ms } }";
+    for (acts, requests) in [(&[Act::Answer(UNAVAILABLE)][..], 2), (&[Act::Answer(NEVER)][..], 1)] {
+        let upstream = Upstream::new(acts).await;
+        let harness = Harness::new(rule, "", &[upstream.address]);
+        let answer = harness
+            .ask("POST /s/m HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc\r\nconnection: close\r\n\r\n")
+            .await
+            .expect("an answer");
+        assert!(answer.contains("grpc-status: 14\r\n"), "{answer}");
+        assert_eq!(upstream.requests(), requests);
+        harness.settles().await;
+    }
+}
