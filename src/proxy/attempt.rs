@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::Version;
-use http::header::HeaderName;
+use http::header::{HeaderMap, HeaderName};
 use outrigger_config::model::{self, ClusterProtocol};
 use smallvec::SmallVec;
 
@@ -19,12 +19,15 @@ use super::with_random;
 use crate::base::timer::Deadline;
 use crate::codec::{Body, Interim, PollBody, Replay, RequestHead, Response, SendError, SendErrorKind, Sent};
 use crate::policy::deadline::{self, Forwarded};
-use crate::policy::retry::{self, Attempts, Idempotency, MaybeSent, NeverSent, Repeatable, Verdict};
+use crate::policy::retry::{
+    self, Attempts, Idempotency, MaybeSent, NeverSent, Pushback, Repeatable, Verdict, parse_grpc_pushback,
+};
 use crate::telemetry::metrics::AttemptOutcome;
 use crate::upstream::pool::{Ceilings, Preference, Wire};
 use crate::upstream::{Cluster, Lease, LeaseError, Outcome, Overflow, Permit, PickError};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// What stays the same over all attempts.
 pub(super) struct Exchange<'a> {
@@ -347,6 +350,7 @@ fn classify(tried: &Try, caller: Caller) -> Option<retry::Outcome> {
                 Caller::Http => None,
             };
             Some(match grpc {
+                Some(_) if forbids_retry(&response.head.headers) => retry::Outcome::Forbidden,
                 Some(status) => retry::Outcome::Grpc(status),
                 None => retry::Outcome::Status(response.head.status.as_u16()),
             })
@@ -365,6 +369,13 @@ fn classify(tried: &Try, caller: Caller) -> Option<retry::Outcome> {
         Try::TimedOut => Some(retry::Outcome::MaybeSent(MaybeSent::Timeout)),
         Try::Stalled => None,
     }
+}
+
+/// The server asks not to be asked again (gRFC A6).
+fn forbids_retry(headers: &HeaderMap) -> bool {
+    headers
+        .get(PUSHBACK)
+        .is_some_and(|value| value.to_str().is_ok_and(|text| parse_grpc_pushback(text) == Pushback::Never))
 }
 
 /// A retry in flight: held until the next one or the end, so that retries have a ceiling. A free one is not

@@ -88,3 +88,6 @@ impl ConnectionHandler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
