@@ -6,6 +6,9 @@ use crate::base::limits;
 use crate::codec::body::BodyError;
 use crate::codec::headers::clean_trailers;
 
+/// Fields of a trailer section, as over HTTP/1.
+const TRAILER_FIELDS: usize = 64;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -61,7 +64,7 @@ pub(super) fn check_trailers(mut trailers: HeaderMap) -> Result<Option<HeaderMap
         }
         total += size(name, value);
     }
-    if total > limits::TRAILER_BYTES {
+    if total > limits::TRAILER_BYTES || trailers.len() > TRAILER_FIELDS {
         return Err(BodyError::Malformed("the trailer section is too large"));
     }
     clean_trailers(&mut trailers);

@@ -224,6 +224,19 @@ async fn request_trailers_reach_the_handler_cleaned() {
 
 #[tokio::test]
 async fn oversized_trailers_fail_the_upload() {
+    let mut large = HeaderMap::new();
+    let value = HeaderValue::from_maybe_shared(Bytes::from(vec![b'a'; 20 * 1024])).expect("a value");
+    large.insert("x-large", value);
+    let many = (0..65).map(|n| (http::HeaderName::from_static("x-many"), HeaderValue::from(n))).collect();
+    for trailers in [large, many] {
+        let outcome = upload_with(trailers).await;
+        assert!(matches!(outcome, Err(crate::codec::body::BodyError::Malformed(_))), "{outcome:?}");
+    }
+}
+
+type Uploaded = Result<(Vec<u8>, Option<HeaderMap>), crate::codec::body::BodyError>;
+
+async fn upload_with(trailers: HeaderMap) -> Uploaded {
     let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let mut down = downstream(handler(move |mut request, _| {
         let sender = sender.clone();
@@ -234,12 +247,8 @@ async fn oversized_trailers_fail_the_upload() {
     }))
     .await;
     let (_response, mut upload) = down.client.send_request(post("/"), false).expect("sent");
-    let mut trailers = HeaderMap::new();
-    let value = HeaderValue::from_maybe_shared(Bytes::from(vec![b'a'; 20 * 1024])).expect("a value");
-    trailers.insert("x-large", value);
     upload.send_trailers(trailers).expect("sent");
-    let outcome = within(seen.recv()).await.expect("handled");
-    assert!(matches!(outcome, Err(crate::codec::body::BodyError::Malformed(_))), "{outcome:?}");
+    within(seen.recv()).await.expect("handled")
 }
 
 #[tokio::test]
