@@ -17,6 +17,7 @@ mod backends;
 mod balance;
 mod cancel;
 mod cli;
+mod descriptors;
 mod drain;
 mod faults;
 mod floods;
