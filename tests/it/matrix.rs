@@ -126,6 +126,23 @@ async fn head_has_the_fields_of_get_and_no_body() {
 }
 
 #[tokio::test]
+async fn a_chunked_answer_to_head_has_no_body_either() {
+    let backend = H1Backend::answering(|request| match request.method.as_str() {
+        "HEAD" => b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec(),
+        _ => response(200, &[], b"after"),
+    })
+    .await;
+    let proxy = Proxy::start(&Config::to("http1", &[backend.addr]).top("workers: 1")).await;
+    for version in [Version::H1, Version::H2] {
+        let mut client = AnyClient::connect(version, proxy.addr()).await;
+        let told = client.call("HEAD", "/", &Message::default()).await;
+        assert_eq!((told.status, told.body.len()), (200, 0), "{version:?}");
+        assert_eq!(client.get("/next").await.text(), "after", "{version:?}");
+    }
+    assert_eq!(backend.connections(), 1, "the connection was kept");
+}
+
+#[tokio::test]
 async fn no_content_and_not_modified_have_no_body() {
     for (down, up) in COMBINATIONS {
         let backend = AnyBackend::with(up, |seen| match seen.target.as_str() {

@@ -3,6 +3,7 @@
 //! proves which. Every table runs against an HTTP/1.1 and an HTTP/2 backend.
 
 mod h1_cases;
+mod h1_framing;
 mod h2_cases;
 
 use std::fmt::Write as _;

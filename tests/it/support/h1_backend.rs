@@ -105,6 +105,24 @@ impl H1Backend {
         Self { addr, log, accepting }
     }
 
+    /// Reads one request of each connection and then does with the connection as told.
+    pub async fn after_request<F, Fut>(act: F) -> Self
+    where
+        F: Fn(Conn) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let act = Arc::new(act);
+        Self::start(move |mut conn: Conn| {
+            let act = Arc::clone(&act);
+            async move {
+                if conn.request().await.is_some() {
+                    act(conn).await;
+                }
+            }
+        })
+        .await
+    }
+
     /// Answers every request on every connection.
     pub async fn answering<F>(answer: F) -> Self
     where
