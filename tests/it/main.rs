@@ -23,6 +23,7 @@ mod faults;
 mod floods;
 mod forwarding;
 mod grpc;
+mod h2_conformance;
 mod http1;
 mod http2;
 mod layering;
