@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::file;
 use super::last_good::LastGood;
-use super::status::{Origin, Refused, Running, Status};
+use super::status::{Fault, Origin, Refused, Running, Status};
 use crate::proxy::Proxy;
 use crate::server::set::Leaving;
 use crate::server::{BindError, Change, ListenerSet};
@@ -61,31 +61,25 @@ pub struct Start {
     refused: Option<Refused>,
 }
 
-/// Whether a problem lies in the text, or in the machine, where the same text may do better later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    Text,
-    Machine,
-}
-
 impl Start {
     /// Reads the file; if it is broken and there is a good copy, that.
     ///
     /// # Errors
     /// The problems of the file, when there is no copy either.
-    pub fn read(path: &std::path::Path, last_good: Option<&LastGood>) -> Result<Self, Diagnostics> {
+    pub fn read(path: &Path, last_good: Option<&LastGood>) -> Result<Self, Diagnostics> {
         let name = path.display().to_string();
-        let (fingerprint, problems) = match read_and_load(path) {
+        let unusable = match read_and_load(path, &name) {
             Ok((text, loaded)) => {
                 return Ok(Self { loaded: Arc::new(loaded), text, origin: Origin::File(name.into()), refused: None });
             }
-            Err(Unusable { fingerprint, problems, fault: _ }) => (fingerprint, problems),
+            Err(unusable) => unusable,
         };
+        let Unusable { fingerprint, problems, fault } = unusable;
         let Some(copy) = last_good else { return Err(problems) };
         let path = copy.path().display().to_string();
         match copy.read().map(|text| text.map(|text| (load(&path, &text), text))) {
             Ok(Some((Ok(loaded), text))) => {
-                let refused = Refused { fingerprint, problems, at: SystemTime::now() };
+                let refused = Refused { fingerprint, problems, fault, at: SystemTime::now() };
                 let origin = Origin::LastGood(path.into());
                 Ok(Self { loaded: Arc::new(loaded), text, origin, refused: Some(refused) })
             }
@@ -132,14 +126,25 @@ impl Applier {
     /// Reads the file and puts it into effect if it is new. `asked` means that somebody wants it now: then a
     /// text that was refused before is tried again too.
     pub async fn reload(&mut self, asked: bool) {
-        let (text, loaded) = match read_and_load(&self.path) {
-            Ok(read) => read,
+        let name = self.path.display().to_string();
+        let text = match read(&self.path, &name) {
+            Ok(text) => text,
             Err(unusable) => return self.refuse(unusable, asked),
         };
+        // The file is looked at every few seconds: known texts are recognised before they are parsed.
+        let fingerprint = fingerprint(&text);
         let running = self.status.running();
-        if running.as_ref().is_some_and(|running| running.loaded.hash == loaded.hash) {
+        if running.as_ref().is_some_and(|running| running.loaded.hash == fingerprint) {
             return self.confirm(running, &text, asked);
         }
+        let is_refused = |before: Refused| before.fingerprint == fingerprint && before.fault == Fault::Text;
+        if !asked && self.status.refusal().is_some_and(is_refused) {
+            return;
+        }
+        let loaded = match load(&name, &text) {
+            Ok(loaded) => loaded,
+            Err(problems) => return self.refuse(Unusable { fingerprint, problems, fault: Fault::Text }, asked),
+        };
         let loaded = Arc::new(loaded);
         // Names first: a cluster without addresses would fail its first requests.
         self.parts.registry.warm(&loaded.config).await;
@@ -148,8 +153,7 @@ impl Applier {
         let ready = match self.prepare(&loaded) {
             Ok(ready) => ready,
             Err(problems) => {
-                let unusable = Unusable { fingerprint: loaded.hash.clone(), problems, fault: Fault::Machine };
-                return self.refuse(unusable, asked);
+                return self.refuse(Unusable { fingerprint, problems, fault: Fault::Machine }, asked);
             }
         };
         let clusters = snapshot.clusters().to_vec();
@@ -223,16 +227,17 @@ impl Applier {
     /// Keeps what runs. The same problem is said once, unless somebody asked.
     fn refuse(&self, unusable: Unusable, asked: bool) {
         let Unusable { fingerprint, problems, fault } = unusable;
-        let known = self.status.refusal().is_some_and(|before| {
-            before.fingerprint == fingerprint && (fault == Fault::Text || before.problems == problems)
-        });
+        let known = self
+            .status
+            .refusal()
+            .is_some_and(|before| before.fingerprint == fingerprint && before.problems == problems);
         if known && !asked {
             return;
         }
         let report = format!("\n{}", problems.render(Style::Plain));
         tracing::error!(generation = self.generation, %report, "configuration refused; the one before stays in effect");
         self.parts.metrics.proxy.refused();
-        self.status.refused(Refused { fingerprint, problems, at: SystemTime::now() });
+        self.status.refused(Refused { fingerprint, problems, fault, at: SystemTime::now() });
     }
 
     fn log_problem(&self, target: &model::AccessLog, error: &io::Error) -> Diagnostics {
@@ -259,21 +264,24 @@ struct Unusable {
     fault: Fault,
 }
 
-fn read_and_load(path: &std::path::Path) -> Result<(String, Loaded), Unusable> {
-    let name = path.display().to_string();
-    let text = file::read(path).map_err(|error| {
+fn read_and_load(path: &Path, name: &str) -> Result<(String, Loaded), Unusable> {
+    let text = read(path, name)?;
+    match load(name, &text) {
+        Ok(loaded) => Ok((text, loaded)),
+        Err(problems) => Err(Unusable { fingerprint: fingerprint(&text), problems, fault: Fault::Text }),
+    }
+}
+
+fn read(path: &Path, name: &str) -> Result<String, Unusable> {
+    file::read(path).map_err(|error| {
         let message = format!("the file cannot be read: {error}");
         let fix = "check the path and who may read it".to_owned();
         Unusable {
             fingerprint: fingerprint(&message),
-            problems: Diagnostic::for_file(&name, message, fix).into(),
-            fault: Fault::Text,
+            problems: Diagnostic::for_file(name, message, fix).into(),
+            fault: Fault::Machine,
         }
-    })?;
-    match load(&name, &text) {
-        Ok(loaded) => Ok((text, loaded)),
-        Err(problems) => Err(Unusable { fingerprint: fingerprint(&text), problems, fault: Fault::Text }),
-    }
+    })
 }
 
 /// As the hash of a loaded configuration is made.
@@ -296,5 +304,16 @@ fn note_restart_settings(before: Option<&Running>, now: &model::Config) {
     }
     if before.admin != now.admin {
         tracing::warn!("`admin` has changed; it takes effect at the next start");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_recognised_by_the_hash_that_loading_gives_it() {
+        let text = include_str!("../../config/examples/minimal.yaml");
+        assert_eq!(load("minimal.yaml", text).expect("valid").hash, fingerprint(text));
     }
 }

@@ -1,6 +1,6 @@
 //! Layer 9: where configuration comes from, and how it is put into effect.
 //!
-//! [`file`] says when the file may have changed; [`apply`] makes it what runs, or says why not; [`last_good`]
+//! [`mod@file`] says when the file may have changed; [`apply`] makes it what runs, or says why not; [`last_good`]
 //! keeps a copy for a start when the file is broken; [`status`] is what others may know about all this.
 
 pub mod apply;

@@ -44,6 +44,15 @@ pub struct Running {
     pub at: SystemTime,
 }
 
+/// Whether a problem lies in the text, or in the machine, where the same text may do better later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The text is wrong.
+    Text,
+    /// It cannot be read, or an address cannot be bound, or a file not be opened.
+    Machine,
+}
+
 /// A configuration that was not put into effect.
 #[derive(Debug, Clone)]
 pub struct Refused {
@@ -51,6 +60,8 @@ pub struct Refused {
     pub fingerprint: String,
     /// Why.
     pub problems: Diagnostics,
+    /// Where that lies.
+    pub fault: Fault,
     /// When.
     pub at: SystemTime,
 }

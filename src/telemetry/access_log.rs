@@ -4,8 +4,8 @@
 //! buffer; one thread empties the buffers and writes. When the buffers are full (the disk or the reader of
 //! standard output is slow) lines are dropped and counted, never waited for.
 //!
-//! The thread is woken for the first line after a quiet time. While lines keep coming it looks by itself
-//! every [`GATHER`], so that a busy worker makes no system call for a line.
+//! The thread is woken for the first line after a quiet time. While lines keep coming it looks by itself every
+//! few milliseconds, so that a busy worker makes no system call for a line.
 //!
 //! Queries are not logged: they carry tokens and personal data more often than not. `path` ends at the `?`.
 

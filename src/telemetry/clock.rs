@@ -29,12 +29,11 @@ pub(super) fn push_rfc3339(out: &mut Vec<u8>, at: SystemTime) {
     }
 }
 
-/// Appends the last `width` digits of `value`, with zeros in front.
-pub(super) fn push_padded(out: &mut Vec<u8>, value: u64, width: u32) {
-    for place in (0..width).rev() {
-        let digit = value / 10u64.pow(place) % 10;
-        out.push(b'0' + u8::try_from(digit).unwrap_or(0));
-    }
+/// Appends the last `width` digits of `value`, with zeros in front; at most four.
+pub(super) fn push_padded(out: &mut Vec<u8>, value: u64, width: usize) {
+    let digit = |place: u64| b'0' + u8::try_from(value / place % 10).unwrap_or(0);
+    let digits = [digit(1000), digit(100), digit(10), digit(1)];
+    out.extend_from_slice(&digits[digits.len() - width..]);
 }
 
 /// The date `days` after 1970-01-01. Years are counted from March, so that the leap day is a year's last and

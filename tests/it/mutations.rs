@@ -46,7 +46,7 @@ impl Random {
                     bytes[at] = *self
                         .pick(&[b"\r", b"\n", b"\0", b" ", b"\t", b":", b",", b";", b"0", b"9"])
                         .first()
-                        .unwrap_or(&0)
+                        .unwrap_or(&0);
                 }
                 2 => drop(bytes.drain(at..end)),
                 3 => {

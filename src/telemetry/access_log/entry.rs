@@ -64,32 +64,32 @@ impl Entry<'_> {
         out.extend_from_slice(b"{\"start_time\":\"");
         push_rfc3339(out, self.start);
         out.push(b'"');
-        text(out, "method", self.method.as_bytes());
-        optional(out, "authority", self.authority.map(str::as_bytes));
-        text(out, "path", self.path.split('?').next().unwrap_or_default().as_bytes());
-        text(out, "protocol", protocol(self.protocol).as_bytes());
-        number(out, "response_code", u64::from(self.status));
-        text(out, "response_flags", if self.reason.is_empty() { b"-" } else { self.reason.as_bytes() });
-        text(out, "response_code_details", self.details.as_bytes());
-        number(out, "bytes_received", self.bytes_received);
-        number(out, "bytes_sent", self.bytes_sent);
-        millis(out, "duration", self.duration);
+        text(out, ",\"method\":\"", self.method.as_bytes());
+        optional(out, ",\"authority\":\"", self.authority.map(str::as_bytes));
+        text(out, ",\"path\":\"", self.path.split('?').next().unwrap_or_default().as_bytes());
+        out.extend_from_slice(protocol(self.protocol).as_bytes());
+        number(out, ",\"response_code\":", u64::from(self.status));
+        text(out, ",\"response_flags\":\"", if self.reason.is_empty() { b"-" } else { self.reason.as_bytes() });
+        text(out, ",\"response_code_details\":\"", self.details.as_bytes());
+        number(out, ",\"bytes_received\":", self.bytes_received);
+        number(out, ",\"bytes_sent\":", self.bytes_sent);
+        millis(out, ",\"duration\":", self.duration);
         if let Some(time) = self.upstream_time {
-            millis(out, "upstream_service_time", time);
+            millis(out, ",\"upstream_service_time\":", time);
         }
         if let Some(host) = self.upstream_host {
-            address(out, "upstream_host", host);
+            address(out, ",\"upstream_host\":\"", host);
         }
-        optional(out, "upstream_cluster", self.upstream_cluster.map(str::as_bytes));
-        optional(out, "route_name", self.route.map(str::as_bytes));
-        text(out, "listener", self.listener.as_bytes());
-        optional(out, "request_id", self.request_id);
-        optional(out, "x_forwarded_for", self.x_forwarded_for);
-        optional(out, "user_agent", self.user_agent);
-        address(out, "downstream_remote_address", self.peer);
-        number(out, "attempts", u64::from(self.attempts));
+        optional(out, ",\"upstream_cluster\":\"", self.upstream_cluster.map(str::as_bytes));
+        optional(out, ",\"route_name\":\"", self.route.map(str::as_bytes));
+        text(out, ",\"listener\":\"", self.listener.as_bytes());
+        optional(out, ",\"request_id\":\"", self.request_id);
+        optional(out, ",\"x_forwarded_for\":\"", self.x_forwarded_for);
+        optional(out, ",\"user_agent\":\"", self.user_agent);
+        address(out, ",\"downstream_remote_address\":\"", self.peer);
+        number(out, ",\"attempts\":", u64::from(self.attempts));
         if let Some(status) = self.grpc_status {
-            number(out, "grpc_status", u64::from(status));
+            number(out, ",\"grpc_status\":", u64::from(status));
         }
         out.extend_from_slice(b"}\n");
     }
@@ -97,35 +97,30 @@ impl Entry<'_> {
 
 fn protocol(version: Version) -> &'static str {
     match version {
-        Version::HTTP_09 => "HTTP/0.9",
-        Version::HTTP_10 => "HTTP/1.0",
-        Version::HTTP_2 => "HTTP/2",
-        Version::HTTP_3 => "HTTP/3",
-        _ => "HTTP/1.1",
+        Version::HTTP_09 => ",\"protocol\":\"HTTP/0.9\"",
+        Version::HTTP_10 => ",\"protocol\":\"HTTP/1.0\"",
+        Version::HTTP_2 => ",\"protocol\":\"HTTP/2\"",
+        Version::HTTP_3 => ",\"protocol\":\"HTTP/3\"",
+        _ => ",\"protocol\":\"HTTP/1.1\"",
     }
 }
 
-fn key(out: &mut Vec<u8>, name: &str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
-}
+// Every one of these takes the whole text before the value, opening quote included: one copy instead of three.
 
-fn text(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    key(out, name);
-    out.push(b'"');
+fn text(out: &mut Vec<u8>, before: &'static str, value: &[u8]) {
+    out.extend_from_slice(before.as_bytes());
     push_escaped(out, value);
     out.push(b'"');
 }
 
-fn optional(out: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
+fn optional(out: &mut Vec<u8>, before: &'static str, value: Option<&[u8]>) {
     if let Some(value) = value {
-        text(out, name, value);
+        text(out, before, value);
     }
 }
 
-fn number(out: &mut Vec<u8>, name: &str, value: u64) {
-    key(out, name);
+fn number(out: &mut Vec<u8>, before: &'static str, value: u64) {
+    out.extend_from_slice(before.as_bytes());
     push_number(out, value);
 }
 
@@ -134,18 +129,31 @@ fn push_number(out: &mut Vec<u8>, value: u64) {
 }
 
 /// Milliseconds with three decimals.
-fn millis(out: &mut Vec<u8>, name: &str, value: Duration) {
-    key(out, name);
+fn millis(out: &mut Vec<u8>, before: &'static str, value: Duration) {
     let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
-    push_number(out, micros / 1000);
+    number(out, before, micros / 1000);
     out.push(b'.');
     push_padded(out, micros % 1000, 3);
 }
 
-fn address(out: &mut Vec<u8>, name: &str, value: SocketAddr) {
-    key(out, name);
-    // An address contains nothing that JSON escapes, and writing to a vector cannot fail.
-    let _ = write!(out, "\"{value}\"");
+fn address(out: &mut Vec<u8>, before: &'static str, value: SocketAddr) {
+    out.extend_from_slice(before.as_bytes());
+    match value {
+        // Formatting one through `Display` costs as much as a quarter of the line.
+        SocketAddr::V4(address) => {
+            for (at, octet) in address.ip().octets().into_iter().enumerate() {
+                if at > 0 {
+                    out.push(b'.');
+                }
+                push_number(out, u64::from(octet));
+            }
+            out.push(b':');
+            push_number(out, u64::from(address.port()));
+        }
+        // Writing to a vector cannot fail.
+        SocketAddr::V6(address) => drop(write!(out, "{address}")),
+    }
+    out.push(b'"');
 }
 
 /// Appends a value that a caller may have chosen: cut to a length, controls escaped, and what is not UTF-8
@@ -155,7 +163,8 @@ fn push_escaped(out: &mut Vec<u8>, value: &[u8]) {
         Some(head) if value.len() > head.len() => (head, true),
         _ => (value, false),
     };
-    if value.iter().all(|&b| is_plain(b)) {
+    // Without an early exit the compiler looks at many bytes at once.
+    if value.iter().fold(true, |plain, &byte| plain & is_plain(byte)) {
         out.extend_from_slice(value);
     } else {
         for chunk in value.utf8_chunks() {

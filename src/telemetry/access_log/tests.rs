@@ -61,6 +61,14 @@ fn a_line_is_the_object_it_should_be() {
 }
 
 #[test]
+fn addresses_are_written_as_they_usually_are() {
+    for text in ["127.0.0.1:1", "255.10.0.9:65535", "0.0.0.0:0", "[::1]:80", "[2001:db8::7]:443"] {
+        let line = line(&Entry { peer: text.parse().expect("an address"), ..entry() });
+        assert!(line.contains(&format!("\"downstream_remote_address\":\"{text}\"")), "{line}");
+    }
+}
+
+#[test]
 fn the_query_is_never_logged() {
     assert!(!line(&entry()).contains("secret"));
 }
