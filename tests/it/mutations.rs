@@ -144,7 +144,7 @@ async fn damaged_responses_reach_no_caller_malformed() {
             .cluster("c", "http1", &[backend.addr]),
     )
     .await;
-    for round in 0..300 {
+    for round in 0..200 {
         let one = random.pick(&RESPONSES).as_bytes().to_vec();
         let bytes = random.damage(one);
         let place = format!("seed {}, round {round}: {}", random.seed, bytes.escape_ascii());
