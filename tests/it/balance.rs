@@ -1,4 +1,4 @@
-//! Balancing per request (done-line 3): one client connection, several endpoints, each policy.
+//! Balancing per request: one client connection, several endpoints, each policy.
 
 use std::sync::Arc;
 use std::time::Duration;

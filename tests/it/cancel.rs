@@ -1,4 +1,4 @@
-//! A caller that leaves (done-line 5): the upstream sees the reset or close within 100 ms.
+//! A caller that leaves: the upstream sees the reset or close within 100 ms.
 
 use std::time::{Duration, Instant};
 

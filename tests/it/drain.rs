@@ -1,4 +1,4 @@
-//! Going down (done-line 7): no request fails when an instance stops while callers spread over it and
+//! Going down: no request fails when an instance stops while callers spread over it and
 //! another one, or while another one shares its port.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Real gRPC programs through the proxy (done-line 2): Python's `grpcio` on both ends.
+//! Real gRPC programs through the proxy: Python's `grpcio` on both ends.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -186,7 +186,7 @@ async fn an_upstream_connection_that_breaks_is_replaced() {
     }
 }
 
-/// Issue 2: a shared upstream connection survives 10,000 downstream cancels without hurting its other
+/// A shared upstream connection survives 10,000 downstream cancels without hurting its other
 /// streams.
 #[tokio::test]
 async fn ten_thousand_cancels_do_not_hurt_the_other_streams() {
@@ -246,7 +246,7 @@ async fn ten_thousand_cancels_do_not_hurt_the_other_streams() {
     assert!(backend.errors().is_empty(), "{:?}", backend.errors());
 }
 
-/// Issue 2: the same for a slow reader of tiny messages.
+/// The same for a slow reader of tiny messages.
 #[tokio::test]
 async fn a_slow_reader_of_tiny_messages_does_not_hurt_the_other_streams() {
     const MESSAGES: usize = 40_000;
@@ -294,7 +294,7 @@ async fn a_slow_reader_of_tiny_messages_does_not_hurt_the_other_streams() {
     assert!(backend.errors().is_empty(), "{:?}", backend.errors());
 }
 
-/// Issue 2: 50 stalled HTTP/2 downloads hold less than 50 MiB.
+/// 50 stalled HTTP/2 downloads hold less than 50 MiB.
 #[tokio::test]
 async fn fifty_stalled_downloads_hold_little_memory() {
     gate::exclusive();

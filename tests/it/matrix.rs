@@ -399,7 +399,7 @@ async fn an_answer_that_comes_while_the_client_still_uploads_reaches_it() {
     }
 }
 
-/// Done-line 4: events are passed on one by one and at once.
+/// Events are passed on one by one and at once.
 #[tokio::test]
 async fn an_event_reaches_the_client_within_5_ms_of_being_written() {
     crate::support::gate::exclusive();

@@ -42,12 +42,7 @@ impl Random {
             let end = (at + 1 + self.below(12)).min(bytes.len());
             match self.below(6) {
                 0 => bytes[at] = self.below(256) as u8,
-                1 => {
-                    bytes[at] = *self
-                        .pick(&[b"\r", b"\n", b"\0", b" ", b"\t", b":", b",", b";", b"0", b"9"])
-                        .first()
-                        .unwrap_or(&0);
-                }
+                1 => bytes[at] = b"\r\n\0 \t:,;09"[self.below(10)],
                 2 => drop(bytes.drain(at..end)),
                 3 => {
                     let piece = bytes[at..end].to_vec();
@@ -144,7 +139,7 @@ async fn damaged_responses_reach_no_caller_malformed() {
             .cluster("c", "http1", &[backend.addr]),
     )
     .await;
-    for round in 0..300 {
+    for round in 0..200 {
         let one = random.pick(&RESPONSES).as_bytes().to_vec();
         let bytes = random.damage(one);
         let place = format!("seed {}, round {round}: {}", random.seed, bytes.escape_ascii());

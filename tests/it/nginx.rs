@@ -1,4 +1,4 @@
-//! A real web server behind the proxy and a real load generator before it (done-line 2): h2load with
+//! A real web server behind the proxy and a real load generator before it: h2load with
 //! 100,000 requests over HTTP/1.1 and over HTTP/2 to nginx, none failed.
 
 use std::process::{Child, Command, Stdio};

@@ -1,4 +1,4 @@
-//! Configuration changes (done-line 6): they cost no request and no connection, live state survives
+//! Configuration changes: they cost no request and no connection, live state survives
 //! them, and a broken file changes nothing. 100 changes here; `OUTRIGGER_FULL=1` makes it 1,000.
 
 use std::sync::Arc;

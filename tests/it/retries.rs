@@ -153,7 +153,7 @@ async fn a_reset_stream_is_502_and_a_post_is_not_sent_again() {
     assert!(backend.connections() <= 2, "the connection of each worker lives on");
 }
 
-/// The keep-alive race (DESIGN section 6): the backend closes a kept connection at the moment when the
+/// The keep-alive race: the backend closes a kept connection at the moment when the
 /// next request arrives on it.
 #[tokio::test]
 async fn a_kept_connection_that_dies_under_a_request_is_retried_only_when_that_is_safe() {

@@ -1,4 +1,4 @@
-//! Large bodies (done-line 4): memory stays flat, and a slow reader holds the sender back.
+//! Large bodies: memory stays flat, and a slow reader holds the sender back.
 //! 256 MiB each way here; `OUTRIGGER_FULL=1` makes it 2 GiB.
 
 use std::future::poll_fn;
