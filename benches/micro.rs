@@ -233,6 +233,7 @@ fn rule(condition: Match) -> Rule {
             backoff_base: Duration::ZERO,
             backoff_max: Duration::ZERO,
         },
+        external_authorization: true,
         place: place(),
     }
 }

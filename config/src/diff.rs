@@ -151,7 +151,20 @@ impl fmt::Display for Diff {
 #[must_use]
 pub fn diff(old: &Config, new: &Config) -> Diff {
     // Destructured, so that a new section cannot be forgotten here.
-    let Config { node, admin, access_log, workers, drain, listeners, routes, clusters } = new;
+    let Config {
+        node,
+        admin,
+        access_log,
+        workers,
+        drain,
+        listeners,
+        routes,
+        clusters,
+        identity: _,
+        authorization: _,
+        jwt_providers: _,
+        external_authorizers: _,
+    } = new;
     let settings = Parts::default()
         .add("node", old.node == *node)
         .add("admin", old.admin == *admin)
@@ -216,7 +229,22 @@ impl Parts {
 }
 
 fn listener(old: &Listener, new: &Listener) -> Vec<&'static str> {
-    let Listener { name: _, bind, protocol, routes, direction, trust, path, limits, place: _ } = new;
+    let Listener {
+        name: _,
+        bind,
+        protocol,
+        routes,
+        direction,
+        trust,
+        path,
+        limits,
+        tls: _,
+        client_cert_header: _,
+        authorization: _,
+        jwt: _,
+        external_authorization: _,
+        place: _,
+    } = new;
     Parts::default()
         .add("bind", old.bind == *bind)
         .add("protocol", old.protocol == *protocol)
@@ -265,7 +293,7 @@ fn same_order(old: &BTreeMap<BTreeSet<String>, Vec<&str>>, new: &BTreeMap<BTreeS
 }
 
 fn rule(old: &Rule, new: &Rule) -> Vec<&'static str> {
-    let Rule { name: _, matches, filters, action, timeouts, retry, place: _ } = new;
+    let Rule { name: _, matches, filters, action, timeouts, retry, external_authorization: _, place: _ } = new;
     Parts::default()
         .add("matches", old.matches == *matches)
         .add("filters", old.filters == *filters)
@@ -297,7 +325,8 @@ fn same<T: PartialEq>(old: &Setting<T>, new: &Setting<T>) -> bool {
 }
 
 fn cluster(old: &Cluster, new: &Cluster) -> Vec<&'static str> {
-    let Cluster { name: _, protocol, balance, endpoints: _, ceilings, retry_budget, connection, dns, place: _ } = new;
+    let Cluster { name: _, protocol, balance, endpoints: _, ceilings, retry_budget, connection, tls: _, dns, place: _ } =
+        new;
     Parts::default()
         .add("protocol", old.protocol == *protocol)
         .add("loadBalancing", old.balance == *balance)

@@ -20,6 +20,7 @@ mod read;
 mod schema;
 mod sink;
 mod source;
+pub mod spiffe;
 mod text;
 mod validate;
 mod words;

@@ -12,6 +12,12 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
+mod access;
+mod identity;
+
+pub use access::*;
+pub use identity::*;
+
 /// Proof that a value passed validation: read-only, and made only by this crate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Validated<T>(T);
@@ -30,7 +36,7 @@ impl<T> Deref for Validated<T> {
 }
 
 /// A place in a configuration file, 1-based.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The file as it was named when loaded.
     pub file: Arc<str>,
@@ -68,6 +74,14 @@ pub struct Config {
     pub routes: BTreeMap<Arc<str>, RouteTable>,
     /// Clusters by name.
     pub clusters: BTreeMap<Arc<str>, Cluster>,
+    /// The mesh identity. There whenever something refers to it.
+    pub identity: Option<Identity>,
+    /// Authorization policies by name.
+    pub authorization: BTreeMap<Arc<str>, Authorization>,
+    /// Token providers by name.
+    pub jwt_providers: BTreeMap<Arc<str>, JwtProvider>,
+    /// Authorizers outside by name.
+    pub external_authorizers: BTreeMap<Arc<str>, ExternalAuthorizer>,
 }
 
 /// Who this proxy is; used in logs, metrics and the loop check.
@@ -117,8 +131,9 @@ pub struct Listener {
     pub bind: SocketAddr,
     /// What is spoken on it.
     pub protocol: ListenerProtocol,
-    /// The route table it uses; exists in [`Config::routes`].
-    pub routes: Arc<str>,
+    /// The route table it uses; exists in [`Config::routes`]. `None` only where TLS is handed on and nothing is
+    /// terminated.
+    pub routes: Option<Arc<str>>,
     /// Inbound listeners are drained on shutdown; outbound ones stay open until the end.
     pub direction: Direction,
     /// What may be believed of forwarding headers.
@@ -127,6 +142,16 @@ pub struct Listener {
     pub path: PathOptions,
     /// Limits and timeouts towards the downstream.
     pub limits: ListenerLimits,
+    /// TLS; `None` is plaintext, as [`TlsMode::Off`].
+    pub tls: Option<ListenerTls>,
+    /// What is done with `x-forwarded-client-cert`.
+    pub client_cert_header: ClientCertHeader,
+    /// Its authorization policy; exists in [`Config::authorization`].
+    pub authorization: Option<Arc<str>>,
+    /// Tokens.
+    pub jwt: Option<ListenerJwt>,
+    /// The authorizer that is asked; exists in [`Config::external_authorizers`].
+    pub external_authorization: Option<Arc<str>>,
     /// Where it is written.
     pub place: Place,
 }
@@ -251,6 +276,8 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// Retries.
     pub retry: Retry,
+    /// Whether the listener's authorizer is asked (default true).
+    pub external_authorization: bool,
     /// Where it is written.
     pub place: Place,
 }
@@ -531,6 +558,8 @@ pub struct Cluster {
     pub retry_budget: RetryBudget,
     /// Connection options.
     pub connection: ConnectionOptions,
+    /// TLS to its endpoints.
+    pub tls: Option<ClusterTls>,
     /// How names are resolved.
     pub dns: DnsOptions,
     /// Where it is written.
@@ -544,7 +573,7 @@ pub enum ClusterProtocol {
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
-    /// HTTP/2 for requests that came over HTTP/2, HTTP/1.1 for the others.
+    /// HTTP/2 for requests that came over HTTP/2, HTTP/1.1 for the others; over TLS, what ALPN says.
     Auto,
 }
 

@@ -42,7 +42,8 @@ fn explain(loaded: &Loaded, args: &ExplainArgs) -> Result<Story, String> {
     let config = &*loaded.config;
     let (listener, why_listener) = choose_listener(config, args.listener.as_deref())?;
     let (head, normal_host) = request(args, listener)?;
-    let table = config.routes.get(&listener.routes).ok_or("the listener's route table is missing")?;
+    let name = listener.routes.as_ref().ok_or("the listener hands connections on and has no routes")?;
+    let table = config.routes.get(name).ok_or("the listener's route table is missing")?;
     let (plain_path, query) = path::split(head.path.as_str());
     let explanation = RouteTable::compile(table).explain(&RouteQuery {
         host: &normal_host,
@@ -72,7 +73,7 @@ fn explain(loaded: &Loaded, args: &ExplainArgs) -> Result<Story, String> {
         listener: ListenerPart {
             name: listener.name.to_string(),
             bind: listener.bind.to_string(),
-            routes: listener.routes.to_string(),
+            routes: listener.routes.as_deref().unwrap_or_default().to_owned(),
             why: why_listener,
             place: story::place(&listener.place),
         },

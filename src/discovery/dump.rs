@@ -11,7 +11,20 @@ use serde_json::{Map, Value, json};
 
 /// The whole configuration.
 pub(super) fn config(config: &model::Config) -> Value {
-    let model::Config { node, admin, access_log, workers, drain, listeners, routes, clusters } = config;
+    let model::Config {
+        node,
+        admin,
+        access_log,
+        workers,
+        drain,
+        listeners,
+        routes,
+        clusters,
+        identity: _,
+        authorization: _,
+        jwt_providers: _,
+        external_authorizers: _,
+    } = config;
     let model::Node { id, service, zone } = node;
     let model::Admin { address } = admin;
     let model::Drain { accept_for, deadline } = drain;
@@ -38,7 +51,22 @@ pub(super) fn config(config: &model::Config) -> Value {
 }
 
 fn listener(listener: &model::Listener) -> Value {
-    let model::Listener { name, bind, protocol, routes, direction, trust, path, limits, place: _ } = listener;
+    let model::Listener {
+        name,
+        bind,
+        protocol,
+        routes,
+        direction,
+        trust,
+        path,
+        limits,
+        tls: _,
+        client_cert_header: _,
+        authorization: _,
+        jwt: _,
+        external_authorization: _,
+        place: _,
+    } = listener;
     let model::PathOptions { merge_slashes, escaped_slashes } = path;
     let model::ListenerLimits {
         max_connections,
@@ -115,7 +143,7 @@ pub(crate) fn host_pattern(pattern: &model::HostPattern) -> String {
 
 /// `unnamed` is the name of a rule without one, which follows from its position.
 fn rule(rule: &model::Rule, unnamed: &str) -> Value {
-    let model::Rule { name, matches, filters, action, timeouts, retry, place: _ } = rule;
+    let model::Rule { name, matches, filters, action, timeouts, retry, external_authorization: _, place: _ } = rule;
     let mut filters: Vec<Value> = filters.iter().map(filter).collect();
     let mut backends = Value::Null;
     match action {
@@ -312,8 +340,18 @@ const GRPC_NAMES: [&str; 17] = [
 ];
 
 fn cluster(cluster: &model::Cluster) -> Value {
-    let model::Cluster { name: _, protocol, balance, endpoints, ceilings, retry_budget, connection, dns, place: _ } =
-        cluster;
+    let model::Cluster {
+        name: _,
+        protocol,
+        balance,
+        endpoints,
+        ceilings,
+        retry_budget,
+        connection,
+        tls: _,
+        dns,
+        place: _,
+    } = cluster;
     let model::Ceilings { max_requests, max_pending, max_retries, max_connections } = ceilings;
     let model::RetryBudget { percent, min_per_second } = retry_budget;
     let model::ConnectionOptions {

@@ -58,11 +58,12 @@ impl Snapshot {
         let config = &loaded.config;
         let clusters: HashMap<&Arc<str>, Arc<Cluster>> =
             config.clusters.iter().map(|(name, cluster)| (name, registry.cluster(cluster))).collect();
+        let nothing = model::RouteTable { name: Arc::from("-"), hosts: Vec::new() };
         let listeners = config
             .listeners
             .iter()
             .map(|listener| {
-                let table = &config.routes[&listener.routes];
+                let table = listener.routes.as_ref().map_or(&nothing, |name| &config.routes[name]);
                 let compiled = Listener {
                     config: listener.clone(),
                     generation,

@@ -44,6 +44,7 @@ fn one(check: &Check<'_, '_>, (key, name): (&Key, Arc<str>), raw: &raw::Cluster)
         ceilings: ceilings(check, circuit_breaker),
         retry_budget: budget(check, retry_budget),
         connection: connection_options(check, connection),
+        tls: None,
         dns: dns_options(check, dns),
         place: check.place(key.span),
         name,

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::{Check, Names, names, small};
 use crate::limits;
-use crate::model::{Direction, EscapedSlashes, Listener, ListenerLimits, ListenerProtocol, PathOptions, Trust};
+use crate::model::{
+    ClientCertHeader, Direction, EscapedSlashes, Listener, ListenerLimits, ListenerProtocol, PathOptions, Trust,
+};
 use crate::raw;
 use crate::read::{Field, List};
 use crate::source::Span;
@@ -110,7 +112,7 @@ fn listener(
             Some(raw::ListenerProtocol::Http1) => ListenerProtocol::Http1,
             Some(raw::ListenerProtocol::Http2) => ListenerProtocol::Http2,
         },
-        routes: routes.map_or_else(|| Arc::from(""), |(table, _)| Arc::from(table.as_str())),
+        routes: routes.map(|(table, _)| Arc::from(table.as_str())),
         direction,
         trust,
         path: path_options(check, path),
@@ -125,6 +127,11 @@ fn listener(
             max_connection_age: check.duration_or_zero(max_connection_age, Duration::from_secs(3_600)),
             detect_timeout: check.duration(detect, Duration::from_secs(1)),
         },
+        tls: None,
+        client_cert_header: ClientCertHeader::Sanitize,
+        authorization: None,
+        jwt: None,
+        external_authorization: None,
         place: check.place(span),
     };
     (listener, address)

@@ -51,6 +51,10 @@ pub(crate) fn validate(raw: &raw::Config, span: Span, partial: bool, sink: &Sink
         listeners,
         routes,
         clusters,
+        identity: None,
+        authorization: Default::default(),
+        jwt_providers: Default::default(),
+        external_authorizers: Default::default(),
     }
 }
 

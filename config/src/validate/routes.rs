@@ -22,8 +22,8 @@ pub(super) fn tables(
     let Some((entries, span)) = field.here() else { return BTreeMap::new() };
     let merging_only: HashSet<&str> = {
         let keeping: HashSet<&str> =
-            listeners.iter().filter(|l| !l.path.merge_slashes).map(|l| l.routes.as_ref()).collect();
-        listeners.iter().map(|l| l.routes.as_ref()).filter(|table| !keeping.contains(table)).collect()
+            listeners.iter().filter(|l| !l.path.merge_slashes).filter_map(|l| l.routes.as_deref()).collect();
+        listeners.iter().filter_map(|l| l.routes.as_deref()).filter(|table| !keeping.contains(table)).collect()
     };
     let mut out = BTreeMap::new();
     let mut rules = 0;
@@ -188,6 +188,7 @@ impl Table<'_, '_, '_> {
             action,
             timeouts: policies::timeouts(check, timeouts),
             retry: policies::retry(check, retry),
+            external_authorization: true,
             place: check.place(span),
         }
     }

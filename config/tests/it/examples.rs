@@ -52,7 +52,20 @@ fn the_two_hops_meet() {
 fn the_full_example_says_what_it_means() {
     let text = example("full.yaml");
     let loaded = load("full.yaml", &text).expect("loads");
-    let Config { node, admin, access_log, workers, drain, listeners, routes, clusters } = &*loaded.config;
+    let Config {
+        node,
+        admin,
+        access_log,
+        workers,
+        drain,
+        listeners,
+        routes,
+        clusters,
+        identity: _,
+        authorization: _,
+        jwt_providers: _,
+        external_authorizers: _,
+    } = &*loaded.config;
     assert_eq!(
         (&*node.id, node.service.as_deref(), node.zone.as_deref()),
         ("checkout-7d9f", Some("checkout"), Some("eu-1a"))

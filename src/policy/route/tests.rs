@@ -36,6 +36,7 @@ fn rule(name: &str, matches: Vec<Match>) -> Rule {
             backoff_base: Duration::ZERO,
             backoff_max: Duration::ZERO,
         },
+        external_authorization: true,
         place: place(),
     }
 }

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use outrigger_config::model::{Drain, EscapedSlashes, ListenerLimits, ListenerProtocol, PathOptions, Trust};
+use outrigger_config::model::{
+    ClientCertHeader, Drain, EscapedSlashes, ListenerLimits, ListenerProtocol, PathOptions, Trust,
+};
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -103,7 +105,7 @@ fn listener(name: &str) -> Listener {
         name: name.into(),
         bind: ([127, 0, 0, 1], 0).into(),
         protocol: ListenerProtocol::Auto,
-        routes: "r".into(),
+        routes: Some("r".into()),
         direction: Direction::Inbound,
         trust: Trust::None,
         path: PathOptions { merge_slashes: true, escaped_slashes: EscapedSlashes::Keep },
@@ -118,6 +120,11 @@ fn listener(name: &str) -> Listener {
             max_connection_age: Duration::ZERO,
             detect_timeout: LONG,
         },
+        tls: None,
+        client_cert_header: ClientCertHeader::Sanitize,
+        authorization: None,
+        jwt: None,
+        external_authorization: None,
         place: Place { file: "test".into(), line: 1, column: 1 },
     }
 }
