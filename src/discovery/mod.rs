@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub(crate) mod dump;
+pub mod expiry;
 pub mod file;
 pub mod last_good;
 pub mod status;
