@@ -57,6 +57,8 @@ pub const ACCESS_LOG_FIELD: usize = 2048;
 pub const METRIC_ROUTES: usize = 1000;
 /// Clusters that have metrics of their own; later ones count as `other`.
 pub const METRIC_CLUSTERS: usize = 1000;
+/// Certificates, roots included, that metrics show; of more, those that end first.
+pub const METRIC_CERTIFICATES: usize = 1000;
 /// Different reason codes counted for one route or listener; later ones count as `other`.
 pub const METRIC_CODES: usize = 64;
 /// How long the metrics of what left the configuration stay, so that a last scrape sees them.

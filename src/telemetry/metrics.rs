@@ -15,12 +15,14 @@ use super::expose::{self, Kind, Labels, Text};
 use super::series::{BOUNDS, Histogram, Series, Slots};
 use crate::base::limits;
 
+mod certificates;
 mod cluster;
 mod listener;
 mod process;
 mod proxy;
 mod route;
 
+pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
 pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};
 pub use listener::{Detected, ListenerMetrics};
 pub use proxy::ProxyMetrics;
@@ -34,6 +36,8 @@ pub const CONTENT_TYPE: &str = expose::CONTENT_TYPE;
 pub struct Metrics {
     /// What concerns the whole proxy.
     pub proxy: ProxyMetrics,
+    /// Certificates and their rotation.
+    pub certificates: CertificateMetrics,
     routes: Mutex<HashMap<RouteLabels, Kept<RouteMetrics>>>,
     clusters: Mutex<HashMap<Arc<str>, Kept<ClusterMetrics>>>,
     listeners: Mutex<HashMap<Arc<str>, Kept<ListenerMetrics>>>,
@@ -60,6 +64,7 @@ impl Metrics {
     fn with_limits(routes: usize, clusters: usize) -> Self {
         Self {
             proxy: ProxyMetrics::default(),
+            certificates: CertificateMetrics::default(),
             routes: Mutex::default(),
             clusters: Mutex::default(),
             listeners: Mutex::default(),
@@ -100,6 +105,7 @@ impl Metrics {
     pub fn encode(&self) -> String {
         let mut text = Text::default();
         self.proxy.encode(&mut text);
+        self.certificates.encode(&mut text);
         process::encode(&mut text);
         listener::encode(&handles(&self.listeners), &mut text);
         let mut routes = handles(&self.routes);
