@@ -246,6 +246,24 @@ impl TlsClient {
     }
 }
 
+impl TlsClient {
+    /// A request over HTTP/2 that is not answered: refused in the handshake or right behind it.
+    pub async fn refused_over_h2(&self, addr: SocketAddr) {
+        let Ok(dialled) = self.clone().alpn(&["h2"]).dial(addr).await else {
+            return;
+        };
+        let (outer, inner) = pair().await;
+        tokio::spawn(carry(dialled.stream, inner, Manners::Proper));
+        let answer = within(PATIENCE, "an answer or a refusal", async {
+            let (send, connection) = h2::client::handshake(outer).await?;
+            tokio::spawn(connection);
+            send.ready().await?.send_request(super::h2_client::get("/"), true)?.0.await
+        })
+        .await;
+        assert!(answer.is_err(), "answered: {answer:?}");
+    }
+}
+
 /// A TLS connection that a client made.
 pub struct Dialled {
     /// What was agreed on.
