@@ -77,3 +77,9 @@ pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(5);
 pub const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// Open connections to the admin server; the next ones wait in the kernel.
 pub const ADMIN_CONNECTIONS: usize = 64;
+/// Callers of one listener that the rehearsal remembers; those seen longest ago are given up and counted.
+pub const REHEARSAL_PEERS: usize = 4096;
+/// Callers that a rehearsal names one by one.
+pub const REHEARSAL_OFFENDERS: usize = 100;
+/// Lines about refused connections: for one listener and reason at most one in this time, with a count.
+pub const REFUSAL_LOG: Duration = Duration::from_secs(5);

@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::expose::{self, Kind, Labels, Text};
-use super::series::{BOUNDS, Histogram, Series, Slots};
+use super::rehearsal::Rehearsals;
+use super::series::{Histogram, Series, Slots, encode_histogram};
 use crate::base::limits;
 
 mod certificates;
 mod cluster;
+mod handshakes;
 mod listener;
 mod process;
 mod proxy;
@@ -24,6 +26,7 @@ mod route;
 
 pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
 pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};
+pub use handshakes::Handshake;
 pub use listener::{Detected, ListenerMetrics};
 pub use proxy::ProxyMetrics;
 pub use route::{Finished, RouteLabels, RouteMetrics};
@@ -38,6 +41,8 @@ pub struct Metrics {
     pub proxy: ProxyMetrics,
     /// Certificates and their rotation.
     pub certificates: CertificateMetrics,
+    /// Who would be refused by a stricter listener.
+    pub rehearsals: Rehearsals,
     routes: Mutex<HashMap<RouteLabels, Kept<RouteMetrics>>>,
     clusters: Mutex<HashMap<Arc<str>, Kept<ClusterMetrics>>>,
     listeners: Mutex<HashMap<Arc<str>, Kept<ListenerMetrics>>>,
@@ -65,6 +70,7 @@ impl Metrics {
         Self {
             proxy: ProxyMetrics::default(),
             certificates: CertificateMetrics::default(),
+            rehearsals: Rehearsals::default(),
             routes: Mutex::default(),
             clusters: Mutex::default(),
             listeners: Mutex::default(),
@@ -108,6 +114,7 @@ impl Metrics {
         self.certificates.encode(&mut text);
         process::encode(&mut text);
         listener::encode(&handles(&self.listeners), &mut text);
+        self.rehearsals.encode(&mut text, Instant::now());
         let mut routes = handles(&self.routes);
         routes.push(Arc::clone(&self.other_route));
         route::encode(&routes, &mut text);
