@@ -24,6 +24,7 @@ use crate::cli::dev::{Demo, Requests};
 use crate::cli::{self, Report, logging};
 use crate::discovery::apply::Start;
 use crate::discovery::{Applier, LastGood, Parts, Status, Watch};
+use crate::net::tls::TlsSet;
 use crate::proxy::Proxy;
 use crate::server::shutdown::{Outcome, shutdown};
 use crate::server::{ListenerSet, ListenerStatus, Workers, cpu, files};
@@ -142,7 +143,8 @@ impl App {
         app.start_admin(config.admin.address).await?;
 
         registry.warm(config).await;
-        let cell = Arc::new(SnapshotCell::new(Snapshot::compile(&loaded, &registry, &metrics, 1)));
+        let cell =
+            Arc::new(SnapshotCell::new(Snapshot::compile((&loaded, &TlsSet::default()), &registry, &metrics, 1)));
         let proxy = Arc::new(Proxy::new(Arc::clone(&cell), Arc::clone(&log)));
         let listeners = Arc::new(ListenerSet::new(workers, proxy, Arc::clone(&metrics)));
         *shared.listeners.lock() = Some(Arc::clone(&listeners));

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::file;
 use super::last_good::LastGood;
 use super::status::{Fault, Origin, Refused, Running, Status};
+use crate::net::tls::TlsSet;
 use crate::proxy::Proxy;
 use crate::server::set::Leaving;
 use crate::server::{BindError, Change, ListenerSet};
@@ -149,7 +150,8 @@ impl Applier {
         // Names first: a cluster without addresses would fail its first requests.
         self.parts.registry.warm(&loaded.config).await;
         let next = self.generation + 1;
-        let snapshot = Snapshot::compile(&loaded, &self.parts.registry, &self.parts.metrics, next);
+        let snapshot =
+            Snapshot::compile((&loaded, &TlsSet::default()), &self.parts.registry, &self.parts.metrics, next);
         let ready = match self.prepare(&loaded) {
             Ok(ready) => ready,
             Err(problems) => {

@@ -2,6 +2,7 @@
 //! one and keeps it to its end, so it never sees half of a change.
 
 mod cell;
+mod passthrough;
 mod rule;
 
 use std::collections::HashMap;
@@ -13,8 +14,10 @@ use outrigger_config::model;
 use sha2::{Digest, Sha256};
 
 pub use cell::SnapshotCell;
+pub use passthrough::Passthrough;
 pub use rule::{Action, Backend, Backends, Rule};
 
+use crate::net::tls::{ServerTls, TlsSet};
 use crate::policy::route::RouteTable;
 use crate::telemetry::metrics::RouteLabels;
 use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
@@ -42,6 +45,10 @@ pub struct Listener {
     pub table: RouteTable,
     /// The rules of its table, flat, in order.
     pub rules: Vec<Arc<Rule>>,
+    /// TLS, newest certificates included; `None` is plaintext.
+    pub tls: Option<Arc<ServerTls>>,
+    /// TLS that is handed on.
+    pub passthrough: Passthrough,
     /// Its metric handles.
     pub metrics: Arc<ListenerMetrics>,
     /// Marks requests that passed here, so that a loop is noticed.
@@ -54,10 +61,15 @@ impl Snapshot {
     /// Compiles a validated configuration. State known to the registry is found again there. Cannot fail:
     /// whatever could go wrong was refused by validation.
     #[must_use]
-    pub fn compile(loaded: &Arc<Loaded>, registry: &Arc<Registry>, metrics: &Arc<Metrics>, generation: u64) -> Self {
+    pub fn compile(
+        (loaded, tls): (&Arc<Loaded>, &TlsSet),
+        registry: &Arc<Registry>,
+        metrics: &Arc<Metrics>,
+        generation: u64,
+    ) -> Self {
         let config = &loaded.config;
         let clusters: HashMap<&Arc<str>, Arc<Cluster>> =
-            config.clusters.iter().map(|(name, cluster)| (name, registry.cluster(cluster))).collect();
+            config.clusters.iter().map(|(name, cluster)| (name, registry.cluster(cluster, tls.client(name)))).collect();
         let nothing = model::RouteTable { name: Arc::from("-"), hosts: Vec::new() };
         let listeners = config
             .listeners
@@ -74,6 +86,11 @@ impl Snapshot {
                         .flat_map(|host| &host.rules)
                         .map(|rule| Arc::new(Rule::compile(rule, &clusters)))
                         .collect(),
+                    tls: tls.server(&listener.name).cloned(),
+                    passthrough: Passthrough::compile(
+                        listener.tls.as_ref().map_or(&[], |tls| &tls.passthrough),
+                        &clusters,
+                    ),
                     metrics: metrics.listener(&listener.name),
                     loop_mark: loop_mark(&config.node.id, &listener.name),
                     all_metrics: Arc::clone(metrics),

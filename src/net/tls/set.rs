@@ -24,7 +24,7 @@ use super::status::{CertificateRole, CertificateStatus};
 use super::trust::{Bundle, MeshTrust, Revocations, Trust};
 use super::verify::{Expect, Verifier};
 
-/// Everything TLS of one configuration.
+/// Everything TLS of one configuration. By default there is none.
 #[derive(Debug, Default)]
 pub struct TlsSet {
     servers: BTreeMap<Arc<str>, Arc<ServerTls>>,
