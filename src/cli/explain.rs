@@ -9,7 +9,7 @@ use outrigger_config::{Loaded, Style};
 use self::story::{Backend, Decision, Endpoint, HostPart, Limit, ListenerPart, Retries, RulePart, Story};
 use super::Report;
 use super::args::{ExplainArgs, Format};
-use super::check::check;
+use super::check::load_from;
 use crate::codec::RequestHead;
 use crate::discovery::dump;
 use crate::policy::deadline::{self, Source};
@@ -24,7 +24,7 @@ mod text;
 /// Explains a request. `style` is for standard output.
 #[must_use]
 pub fn run(args: &ExplainArgs, style: Style) -> Report {
-    let (_, loaded) = check(&args.config);
+    let (_, loaded) = load_from(&args.config);
     let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(problems) => return Report::failure(format!("{}\n", problems.render(Style::Plain))),
