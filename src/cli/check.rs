@@ -12,7 +12,6 @@ use super::args::{CheckArgs, Format};
 use crate::discovery::file;
 use crate::discovery::material::{self, Entry};
 use crate::net::tls::{CertificateStatus, Secrets, TlsSet};
-use crate::telemetry::rfc3339;
 
 /// A configuration that is right, with the certificates that it names, where they were read.
 struct Right {
@@ -89,7 +88,7 @@ fn text(checked: &[(String, Result<Right, Diagnostics>)], style: Style, code: u8
                 let own: Vec<_> = certificates.iter().filter(|status| status.role.is_own()).collect();
                 if let Some(end) = own.iter().map(|status| status.not_after).min() {
                     let valid = if own.len() == 1 { "valid" } else { "the first valid" };
-                    parts.push(format!("{}, {valid} until {}", count(own.len(), "certificate"), rfc3339(end)));
+                    parts.push(format!("{}, {valid} until {}", count(own.len(), "certificate"), material::date(end)));
                 }
                 report.out += &format!("{name}: ok ({})\n", parts.join(", "));
                 for status in certificates {

@@ -189,8 +189,8 @@ impl Entry {
             subject: subject.clone(),
             issuer: issuer.clone(),
             serial: serial.clone(),
-            not_before: rfc3339(*not_before),
-            not_after: rfc3339(*not_after),
+            not_before: date(*not_before),
+            not_after: date(*not_after),
             remaining_days: remaining_days(*not_after, now),
             sha256: sha256.clone(),
             warnings: warnings.clone(),
@@ -220,6 +220,12 @@ fn problem(error: &MaterialError) -> Value {
 
 fn is_root(role: &CertificateRole) -> bool {
     !role.is_own() && *role != CertificateRole::RevocationList
+}
+
+/// A date and time; those in certificates have whole seconds.
+pub(crate) fn date(at: SystemTime) -> String {
+    let text = rfc3339(at);
+    text.split_once('.').map_or_else(|| text.clone(), |(seconds, _)| format!("{seconds}Z"))
 }
 
 fn remaining_days(not_after: SystemTime, now: SystemTime) -> f64 {
@@ -330,7 +336,7 @@ pub async fn watch_expiry(status: Arc<MaterialStatus>) {
 
 fn say(expiring: &Expiring, stage: Stage, end: SystemTime) {
     let Expiring { kind, file, subject, sha256: _ } = expiring;
-    let (file, not_after) = (file.display(), rfc3339(end));
+    let (file, not_after) = (file.display(), date(end));
     match (kind, stage) {
         (_, Stage::Fresh) => {}
         (Kind::Certificate, Stage::Half) => {
@@ -368,7 +374,7 @@ pub(super) fn log_changes(before: &[CertificateStatus], now: &[CertificateStatus
     let mut files = BTreeSet::new();
     for status in now.iter().filter(|status| missing_in(before, status)) {
         let CertificateStatus { file, serial, .. } = status;
-        let (path, subject, not_after) = (file.display(), subject(status), rfc3339(status.not_after));
+        let (path, subject, not_after) = (file.display(), subject(status), date(status.not_after));
         match &status.role {
             role if role.is_own() => {
                 tracing::info!(file = %path, subject, serial, not_after, "a new certificate is in effect");
