@@ -2,6 +2,8 @@
 //! a request reads top to bottom in `pipeline.rs`, and what happens to an attempt in `attempt.rs`.
 
 mod attempt;
+mod authn;
+mod external;
 mod filters;
 mod local;
 mod pipeline;

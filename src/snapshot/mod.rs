@@ -2,7 +2,9 @@
 //! one and keeps it to its end, so it never sees half of a change.
 
 mod cell;
+mod external;
 mod rule;
+mod tokens;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -13,7 +15,9 @@ use outrigger_config::model;
 use sha2::{Digest, Sha256};
 
 pub use cell::SnapshotCell;
+pub use external::External;
 pub use rule::{Action, Backend, Backends, Rule};
+pub use tokens::Tokens;
 
 use crate::policy::route::RouteTable;
 use crate::telemetry::metrics::RouteLabels;
@@ -44,6 +48,10 @@ pub struct Listener {
     pub rules: Vec<Arc<Rule>>,
     /// Its metric handles.
     pub metrics: Arc<ListenerMetrics>,
+    /// The tokens that it asks for.
+    pub jwt: Option<Tokens>,
+    /// The authorizer that is asked.
+    pub external: Option<External>,
     /// Marks requests that passed here, so that a loop is noticed.
     pub loop_mark: HeaderValue,
     all_metrics: Arc<Metrics>,
@@ -75,6 +83,15 @@ impl Snapshot {
                         .map(|rule| Arc::new(Rule::compile(rule, &clusters)))
                         .collect(),
                     metrics: metrics.listener(&listener.name),
+                    jwt: listener.jwt.as_ref().map(|jwt| Tokens::compile(jwt, &config.jwt_providers, registry.keys())),
+                    external: listener.external_authorization.as_ref().map(|name| {
+                        let authorizer = &config.external_authorizers[name];
+                        External {
+                            config: authorizer.clone(),
+                            cluster: Arc::clone(&clusters[&authorizer.cluster]),
+                            metrics: metrics.authorizer(name),
+                        }
+                    }),
                     loop_mark: loop_mark(&config.node.id, &listener.name),
                     all_metrics: Arc::clone(metrics),
                     unrouted: OnceLock::new(),

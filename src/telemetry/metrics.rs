@@ -16,12 +16,14 @@ use super::series::{BOUNDS, Histogram, Series, Slots};
 use crate::base::limits;
 
 mod certificates;
+mod access;
 mod cluster;
 mod listener;
 mod process;
 mod proxy;
 mod route;
 
+pub use access::{Asked, AuthorizerMetrics, KeyMetrics};
 pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
 pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};
 pub use listener::{Detected, ListenerMetrics};
@@ -41,6 +43,8 @@ pub struct Metrics {
     routes: Mutex<HashMap<RouteLabels, Kept<RouteMetrics>>>,
     clusters: Mutex<HashMap<Arc<str>, Kept<ClusterMetrics>>>,
     listeners: Mutex<HashMap<Arc<str>, Kept<ListenerMetrics>>>,
+    keys: Mutex<HashMap<Arc<str>, Kept<KeyMetrics>>>,
+    authorizers: Mutex<HashMap<Arc<str>, Kept<AuthorizerMetrics>>>,
     other_route: Arc<RouteMetrics>,
     other_cluster: Arc<ClusterMetrics>,
     route_slots: Arc<Slots>,
@@ -68,6 +72,8 @@ impl Metrics {
             routes: Mutex::default(),
             clusters: Mutex::default(),
             listeners: Mutex::default(),
+            keys: Mutex::default(),
+            authorizers: Mutex::default(),
             other_route: Arc::new(RouteMetrics::other()),
             other_cluster: Arc::new(ClusterMetrics::other()),
             route_slots: Slots::new(routes),
@@ -93,11 +99,25 @@ impl Metrics {
         keep(&self.listeners, name, || ListenerMetrics::new(name))
     }
 
+    /// The handle of a token provider's keys.
+    #[must_use]
+    pub fn keys(&self, provider: &Arc<str>) -> Arc<KeyMetrics> {
+        keep(&self.keys, provider, || KeyMetrics::new(provider))
+    }
+
+    /// The handle of an external authorizer.
+    #[must_use]
+    pub fn authorizer(&self, name: &Arc<str>) -> Arc<AuthorizerMetrics> {
+        keep(&self.authorizers, name, || AuthorizerMetrics::new(name))
+    }
+
     /// Forgets what nobody has held for [`limits::METRIC_LINGER`]. Called now and then by the control thread.
     pub fn sweep(&self, now: Instant) {
         forget(&self.routes, now);
         forget(&self.clusters, now);
         forget(&self.listeners, now);
+        forget(&self.keys, now);
+        forget(&self.authorizers, now);
     }
 
     /// Everything in the Prometheus text format ([`CONTENT_TYPE`]). Label sets that were never used are left out.
@@ -114,6 +134,8 @@ impl Metrics {
         let mut clusters = handles(&self.clusters);
         clusters.push(Arc::clone(&self.other_cluster));
         cluster::encode(&clusters, &mut text);
+        access::encode_keys(&handles(&self.keys), &mut text);
+        access::encode_authorizers(&handles(&self.authorizers), &mut text);
         text.finish()
     }
 }
@@ -189,6 +211,23 @@ where
 
 fn add(counter: &AtomicU64, amount: u64) {
     counter.fetch_add(amount, Ordering::Relaxed);
+}
+
+fn histogram<T>(text: &mut Text, labels: &Labels, series: &Series<T>, read: impl Fn(&T) -> &Histogram)
+where
+    T: Default,
+{
+    let mut total = 0u64;
+    for (i, bound) in BOUNDS.iter().enumerate() {
+        total += series.sum(|s| &read(s).buckets[i]);
+        let bound = bound.as_secs_f64().to_string();
+        text.suffixed("_bucket", &labels.with("le", &bound), total);
+    }
+    total += series.sum(|s| &read(s).buckets[BOUNDS.len()]);
+    text.suffixed("_bucket", &labels.with("le", "+Inf"), total);
+    let nanos = series.sum(|s| &read(s).nanos);
+    text.suffixed("_sum", labels, Duration::from_nanos(nanos).as_secs_f64());
+    text.suffixed("_count", labels, total);
 }
 
 /// A gauge as text: shards may each be negative, the sum may be for an instant while a scrape reads.

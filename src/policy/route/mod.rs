@@ -28,6 +28,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use outrigger_config::model;
 
+pub(super) use conditions::percent_decode;
 pub use explain::{Explanation, HostChoice, Mismatch, RuleOutcome, RuleTrace, ValueProblem};
 use hosts::HostIndex;
 use rules::HostRules;
