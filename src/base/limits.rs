@@ -90,6 +90,12 @@ pub const JWKS_BYTES: usize = 1024 * 1024;
 /// A provider's key set: keys.
 pub const JWKS_KEYS: usize = 128;
 /// After a token with an unknown key its provider is asked again, at most this often.
-pub const JWKS_EARLY: Duration = Duration::from_secs(10);
+pub const JWKS_EARLY: Duration = Duration::from_secs(5);
 /// An answer of an external authorizer: bytes.
 pub const EXTERNAL_ANSWER: usize = 256 * 1024;
+/// Callers of one listener that the rehearsal remembers; those seen longest ago are given up and counted.
+pub const REHEARSAL_PEERS: usize = 4096;
+/// Callers that a rehearsal names one by one.
+pub const REHEARSAL_OFFENDERS: usize = 100;
+/// Lines about refused connections: for one listener and reason at most one in this time, with a count.
+pub const REFUSAL_LOG: Duration = Duration::from_secs(5);

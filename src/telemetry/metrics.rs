@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::expose::{self, Kind, Labels, Text};
-use super::series::{BOUNDS, Histogram, Series, Slots};
+use super::rehearsal::Rehearsals;
+use super::series::{Histogram, Series, Slots, encode_histogram};
 use crate::base::limits;
 
 mod certificates;
 mod access;
 mod cluster;
+mod handshakes;
 mod listener;
 mod process;
 mod proxy;
@@ -26,6 +28,7 @@ mod route;
 pub use access::{Asked, AuthorizerMetrics, KeyMetrics};
 pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
 pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};
+pub use handshakes::Handshake;
 pub use listener::{Detected, ListenerMetrics};
 pub use proxy::ProxyMetrics;
 pub use route::{Finished, RouteLabels, RouteMetrics};
@@ -40,6 +43,8 @@ pub struct Metrics {
     pub proxy: ProxyMetrics,
     /// Certificates and their rotation.
     pub certificates: CertificateMetrics,
+    /// Who would be refused by a stricter listener.
+    pub rehearsals: Rehearsals,
     routes: Mutex<HashMap<RouteLabels, Kept<RouteMetrics>>>,
     clusters: Mutex<HashMap<Arc<str>, Kept<ClusterMetrics>>>,
     listeners: Mutex<HashMap<Arc<str>, Kept<ListenerMetrics>>>,
@@ -69,6 +74,7 @@ impl Metrics {
         Self {
             proxy: ProxyMetrics::default(),
             certificates: CertificateMetrics::default(),
+            rehearsals: Rehearsals::default(),
             routes: Mutex::default(),
             clusters: Mutex::default(),
             listeners: Mutex::default(),
@@ -128,6 +134,7 @@ impl Metrics {
         self.certificates.encode(&mut text);
         process::encode(&mut text);
         listener::encode(&handles(&self.listeners), &mut text);
+        self.rehearsals.encode(&mut text, Instant::now());
         let mut routes = handles(&self.routes);
         routes.push(Arc::clone(&self.other_route));
         route::encode(&routes, &mut text);
@@ -211,23 +218,6 @@ where
 
 fn add(counter: &AtomicU64, amount: u64) {
     counter.fetch_add(amount, Ordering::Relaxed);
-}
-
-fn histogram<T>(text: &mut Text, labels: &Labels, series: &Series<T>, read: impl Fn(&T) -> &Histogram)
-where
-    T: Default,
-{
-    let mut total = 0u64;
-    for (i, bound) in BOUNDS.iter().enumerate() {
-        total += series.sum(|s| &read(s).buckets[i]);
-        let bound = bound.as_secs_f64().to_string();
-        text.suffixed("_bucket", &labels.with("le", &bound), total);
-    }
-    total += series.sum(|s| &read(s).buckets[BOUNDS.len()]);
-    text.suffixed("_bucket", &labels.with("le", "+Inf"), total);
-    let nanos = series.sum(|s| &read(s).nanos);
-    text.suffixed("_sum", labels, Duration::from_nanos(nanos).as_secs_f64());
-    text.suffixed("_count", labels, total);
 }
 
 /// A gauge as text: shards may each be negative, the sum may be for an instant while a scrape reads.

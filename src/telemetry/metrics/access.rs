@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Arc, AtomicU64, Histogram, Kind, Labels, Ordering, Series, Text, add, histogram};
+use super::{Arc, AtomicU64, Histogram, Kind, Labels, Ordering, Series, Text, add, encode_histogram};
 
 /// The numbers of one token provider's keys.
 #[derive(Debug)]
@@ -140,7 +140,7 @@ pub(super) fn encode_authorizers(authorizers: &[Arc<AuthorizerMetrics>], text: &
         "From a question to an external authorizer to its answer.",
     );
     for authorizer in &all {
-        histogram(text, &authorizer.labels, &authorizer.series, |s| &s.time);
+        encode_histogram(&authorizer.labels, &authorizer.series, |s| &s.time, text);
     }
     text.family(
         "outrigger_external_authorization_failed_open_total",

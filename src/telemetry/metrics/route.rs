@@ -1,8 +1,8 @@
 //! Requests by route and cluster.
 
 use super::{
-    Arc, AtomicU64, Duration, Histogram, Kind, Labels, Ordering, Series, Slots, Tally, Text, add, gauge, histogram,
-    tallies,
+    Arc, AtomicU64, Duration, Histogram, Kind, Labels, Ordering, Series, Slots, Tally, Text, add, encode_histogram,
+    gauge, tallies,
 };
 
 /// What a route's numbers are named by.
@@ -117,7 +117,7 @@ pub(super) fn encode(routes: &[Arc<RouteMetrics>], text: &mut Text) {
         "From the first byte of a request to the last of its response.",
     );
     for route in &used {
-        histogram(text, &route.labels, &route.series, |s| &s.durations);
+        encode_histogram(&route.labels, &route.series, |s| &s.durations, text);
     }
     text.family("outrigger_requests_in_flight", Kind::Gauge, "Requests begun and not ended.");
     for route in &used {
