@@ -57,6 +57,8 @@ pub const ACCESS_LOG_FIELD: usize = 2048;
 pub const METRIC_ROUTES: usize = 1000;
 /// Clusters that have metrics of their own; later ones count as `other`.
 pub const METRIC_CLUSTERS: usize = 1000;
+/// Certificates, roots included, that metrics show; of more, those that end first.
+pub const METRIC_CERTIFICATES: usize = 1000;
 /// Different reason codes counted for one route or listener; later ones count as `other`.
 pub const METRIC_CODES: usize = 64;
 /// How long the metrics of what left the configuration stay, so that a last scrape sees them.
@@ -75,3 +77,9 @@ pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(5);
 pub const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// Open connections to the admin server; the next ones wait in the kernel.
 pub const ADMIN_CONNECTIONS: usize = 64;
+/// Callers of one listener that the rehearsal remembers; those seen longest ago are given up and counted.
+pub const REHEARSAL_PEERS: usize = 4096;
+/// Callers that a rehearsal names one by one.
+pub const REHEARSAL_OFFENDERS: usize = 100;
+/// Lines about refused connections: for one listener and reason at most one in this time, with a count.
+pub const REFUSAL_LOG: Duration = Duration::from_secs(5);

@@ -12,16 +12,21 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::expose::{self, Kind, Labels, Text};
-use super::series::{BOUNDS, Histogram, Series, Slots};
+use super::rehearsal::Rehearsals;
+use super::series::{Histogram, Series, Slots, encode_histogram};
 use crate::base::limits;
 
+mod certificates;
 mod cluster;
+mod handshakes;
 mod listener;
 mod process;
 mod proxy;
 mod route;
 
+pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
 pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};
+pub use handshakes::Handshake;
 pub use listener::{Detected, ListenerMetrics};
 pub use proxy::ProxyMetrics;
 pub use route::{Finished, RouteLabels, RouteMetrics};
@@ -34,6 +39,10 @@ pub const CONTENT_TYPE: &str = expose::CONTENT_TYPE;
 pub struct Metrics {
     /// What concerns the whole proxy.
     pub proxy: ProxyMetrics,
+    /// Certificates and their rotation.
+    pub certificates: CertificateMetrics,
+    /// Who would be refused by a stricter listener.
+    pub rehearsals: Rehearsals,
     routes: Mutex<HashMap<RouteLabels, Kept<RouteMetrics>>>,
     clusters: Mutex<HashMap<Arc<str>, Kept<ClusterMetrics>>>,
     listeners: Mutex<HashMap<Arc<str>, Kept<ListenerMetrics>>>,
@@ -60,6 +69,8 @@ impl Metrics {
     fn with_limits(routes: usize, clusters: usize) -> Self {
         Self {
             proxy: ProxyMetrics::default(),
+            certificates: CertificateMetrics::default(),
+            rehearsals: Rehearsals::default(),
             routes: Mutex::default(),
             clusters: Mutex::default(),
             listeners: Mutex::default(),
@@ -100,8 +111,10 @@ impl Metrics {
     pub fn encode(&self) -> String {
         let mut text = Text::default();
         self.proxy.encode(&mut text);
+        self.certificates.encode(&mut text);
         process::encode(&mut text);
         listener::encode(&handles(&self.listeners), &mut text);
+        self.rehearsals.encode(&mut text, Instant::now());
         let mut routes = handles(&self.routes);
         routes.push(Arc::clone(&self.other_route));
         route::encode(&routes, &mut text);

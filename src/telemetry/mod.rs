@@ -8,6 +8,7 @@ pub mod access_log;
 mod clock;
 mod expose;
 pub mod metrics;
+pub mod rehearsal;
 mod series;
 
 pub use access_log::AccessLog;
