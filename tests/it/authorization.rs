@@ -10,7 +10,7 @@ mod tricks;
 use std::collections::BTreeMap;
 
 use crate::support::any::{AnyBackend, Message, Version};
-use crate::support::{Config, H1Client, Mesh, Proxy, TlsClient, h1_client};
+use crate::support::{Config, H1Client, Mesh, Proxy, TlsClient};
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -194,8 +194,7 @@ impl Arena {
     }
 
     async fn decisions(&self, policy: &str, rule: &str, decision: &str) -> f64 {
-        let labels =
-            [format!("policy=\"{policy}\""), format!("rule=\"{rule}\""), format!("decision=\"{decision}\"")];
+        let labels = [format!("policy=\"{policy}\""), format!("rule=\"{rule}\""), format!("decision=\"{decision}\"")];
         let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
         self.proxy.metric("outrigger_authorization_decisions_total", &labels).await
     }

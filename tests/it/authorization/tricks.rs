@@ -169,7 +169,9 @@ async fn routing_and_authorization_see_the_same_path_and_host() {
              { name: header, action: deny, to: [{ headers: [{ name: x-admin, exact: 'yes' }] }] }] } }",
         );
     let proxy = Proxy::start(&config).await;
-    let pieces = ["", "/", ".", "..", "%2e", "%2E%2e", "admin", "%61dmin", "ADMIN", "x", ";", "admin;v", "..;", "%2F", "%5C", "?"];
+    let pieces = [
+        "", "/", ".", "..", "%2e", "%2E%2e", "admin", "%61dmin", "ADMIN", "x", ";", "admin;v", "..;", "%2F", "%5C", "?",
+    ];
     let mut targets = Vec::new();
     for a in pieces {
         for b in pieces {
