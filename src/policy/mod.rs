@@ -6,6 +6,7 @@
 //! * [`path`] and [`host`]: the normal forms that everything after reads
 //! * [`forwarding`]: what is believed of forwarding headers, and who the client is
 //! * [`route`]: which rule a request belongs to
+//! * [`authz`]: whether its caller may make it
 //! * [`cors`]: what scripts of other origins may do
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
@@ -14,6 +15,7 @@
 //!
 //! [`rng`] is the random number generator that each worker keeps.
 
+pub mod authz;
 pub mod balance;
 pub mod budget;
 pub mod cors;

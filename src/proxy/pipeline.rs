@@ -1,4 +1,5 @@
-//! What happens to a request, top to bottom: prepare, route, filter, set the deadline, attempt, answer.
+//! What happens to a request, top to bottom: prepare, find its rule, authorize, filter, set the deadline, attempt,
+//! answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use http::header::{ACCEPT, HeaderMap, HeaderName};
 use http::{Method, StatusCode};
 
 use super::attempt::{self, Exchange, Failure};
+use super::authorize::{authorize, authorize_preflight, claims};
 use super::local::{self, Caller};
 use super::prepare::{self, Unfit};
 use super::reason::Reason;
@@ -15,6 +17,7 @@ use super::tracked::{Limits, TrackedBody};
 use super::{ConnectionHandler, filters, with_random};
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response, ResponseHead};
+use crate::policy::authz::ClaimSource;
 use crate::policy::cors::CorsDecision;
 use crate::policy::deadline;
 use crate::policy::path;
@@ -70,17 +73,20 @@ impl Handler for ConnectionHandler {
         let listener = self.listener();
         let caller = Caller::of(&head.headers);
         let asked_head = head.method == Method::HEAD;
-        let mut record = Record::new(Arc::clone(&listener), &self.proxy.log, Some(&head), started, self.info.peer);
+        let mut record = Record::new(Arc::clone(&listener), &self.origin.proxy.log, Some(&head), started, &self.origin);
         let answer = match self.answer(&listener, &mut head, body, interim, &mut record, caller).await {
             Ok(answer) => answer,
             Err(local) => self.local(&listener, &local, caller, &mut record),
         };
+        if answer.permit.is_some() {
+            record.watch.keep(head);
+        }
         finish(answer, asked_head, caller, record)
     }
 
     fn refuse(&self, refusal: Refusal) -> Response<TrackedBody> {
         let listener = self.listener();
-        let mut record = Record::new(Arc::clone(&listener), &self.proxy.log, None, Instant::now(), self.info.peer);
+        let mut record = Record::new(Arc::clone(&listener), &self.origin.proxy.log, None, Instant::now(), &self.origin);
         let answer = self.local(&listener, &refusal.into(), Caller::Http, &mut record);
         finish(answer, false, Caller::Http, record)
     }
@@ -99,9 +105,33 @@ impl ConnectionHandler {
         prepare::normalise_path(head, listener)?;
         with_random(|random| prepare::set_forwarding(head, listener, &self.origin, random))?;
         record.note_head(head);
-        let (rule, prefix_len) = route(listener, head, caller)?;
+        let token: Option<Arc<dyn ClaimSource>> = None;
+        let (hit, cors) = {
+            // Routing and authorization see one request, because there is only this one.
+            let host = prepare::host_of(head)?;
+            let (path, query) = path::split(head.path.as_str());
+            let route = RouteQuery {
+                host: &host,
+                path,
+                query,
+                method: &head.method,
+                headers: &head.headers,
+                is_grpc: caller == Caller::Grpc,
+            };
+            let hit = listener.table.find(&route).map(|hit| (&listener.rules[hit.rule], hit.prefix_len));
+            let cors = hit.and_then(|(rule, _)| rule.cors.as_ref());
+            let cors = cors.map(|cors| (cors, cors.decide(route.method, route.headers)));
+            if let Some((_, CorsDecision::Preflight(_))) = cors {
+                authorize_preflight(listener, &route, &self.origin, record)?;
+            } else {
+                authorize(listener, &route, &self.origin, claims(token.as_ref()), record)?;
+            }
+            (hit, cors)
+        };
+        let (rule, prefix_len) = hit.ok_or(Reason::NoRoute)?;
+        record.watch.admit(head, token, record.started());
         let config = &rule.config;
-        let grant = match rule.cors.as_ref().map(|cors| (cors, cors.decide(&head.method, &head.headers))) {
+        let grant = match cors {
             None => None,
             Some((cors, CorsDecision::Pass(grant))) => Some((cors, grant)),
             Some((_, CorsDecision::Preflight(headers))) => {
@@ -126,6 +156,8 @@ impl ConnectionHandler {
                     listener.route_metrics(rule, Some(backend)),
                     Some(&backend.cluster.config().name),
                 );
+                record.watch.before_filters(&config.filters, &head.headers);
+                record.watch.before_filters(&backend.filters, &head.headers);
                 filters::apply_to_request(&config.filters, head, prefix_len);
                 filters::apply_to_request(&backend.filters, head, prefix_len);
                 match self.forward(listener, rule, backend, head, body, interim, record, caller).await {
@@ -194,23 +226,6 @@ fn finish(answer: Answer, asked_head: bool, caller: Caller, mut record: Record) 
     record.status = head.status.as_u16();
     let bodiless = asked_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     Response { head, body: TrackedBody::new(body, bodiless, caller, permit, record, limits) }
-}
-
-fn route<'a>(listener: &'a Listener, head: &RequestHead, caller: Caller) -> Result<(&'a Arc<Rule>, usize), Local> {
-    let host = prepare::host_of(head)?;
-    let (path, query) = path::split(head.path.as_str());
-    let hit = listener
-        .table
-        .find(&RouteQuery {
-            host: &host,
-            path,
-            query,
-            method: &head.method,
-            headers: &head.headers,
-            is_grpc: caller == Caller::Grpc,
-        })
-        .ok_or(Reason::NoRoute)?;
-    Ok((&listener.rules[hit.rule], hit.prefix_len))
 }
 
 /// The answer to a CORS preflight: it never reaches an upstream.

@@ -8,6 +8,8 @@ use http::StatusCode;
 pub enum Reason {
     /// No route for the request.
     NoRoute,
+    /// Authorization refused the request, or an open exchange is no longer allowed.
+    Denied,
     /// The cluster has no endpoint (none configured by name resolution yet).
     NoEndpoint,
     /// Could not connect to the upstream.
@@ -42,6 +44,7 @@ impl Reason {
     pub const fn code(self) -> &'static str {
         match self {
             Self::NoRoute => "NR",
+            Self::Denied => "RBAC",
             Self::NoEndpoint => "UH",
             Self::ConnectFailure => "UF",
             Self::Overflow => "UO",
@@ -63,6 +66,7 @@ impl Reason {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Denied => StatusCode::FORBIDDEN,
             Self::NoEndpoint | Self::ConnectFailure | Self::Overflow => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout | Self::Idle | Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Self::UpstreamClosed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
@@ -76,6 +80,7 @@ impl Reason {
     pub const fn grpc_status(self) -> u8 {
         match self {
             Self::NoRoute => GRPC_UNIMPLEMENTED,
+            Self::Denied => GRPC_PERMISSION_DENIED,
             Self::NoEndpoint | Self::ConnectFailure | Self::Overflow | Self::UpstreamClosed | Self::UpstreamReset => {
                 GRPC_UNAVAILABLE
             }
@@ -90,6 +95,7 @@ impl Reason {
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::NoRoute => "No route matches this request.",
+            Self::Denied => "The caller may not do this.",
             Self::NoEndpoint => "The cluster has no endpoint to send this request to.",
             Self::ConnectFailure => "The proxy could not connect to the upstream.",
             Self::Overflow => "The cluster is at its limit; the request was not sent.",
@@ -109,6 +115,7 @@ impl Reason {
 
 const GRPC_CANCELLED: u8 = 1;
 const GRPC_DEADLINE_EXCEEDED: u8 = 4;
+const GRPC_PERMISSION_DENIED: u8 = 7;
 const GRPC_UNIMPLEMENTED: u8 = 12;
 const GRPC_INTERNAL: u8 = 13;
 const GRPC_UNAVAILABLE: u8 = 14;
