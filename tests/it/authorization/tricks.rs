@@ -131,7 +131,7 @@ async fn unmerged_slashes_open_no_gap() {
         .listener("authorization: guard")
         .top(&format!("authorization: {{ {}: {} }}", POLICIES[0].0, POLICIES[0].1));
     let proxy = Proxy::start(&config).await;
-    for target in ["//admin", "/x//../admin", "/x/..//admin", "///admin", "//x/../admin", "/x//../../admin"] {
+    for target in ["//admin", "/x/..//admin", "///admin", "//x/../admin", "/x//../../admin"] {
         let reply =
             h1_client::exchange(proxy.addr(), format!("GET {target} HTTP/1.1\r\nhost: a.example\r\n\r\n")).await;
         assert!([400, 403].contains(&reply.status), "{target}: {}", reply.status);

@@ -90,7 +90,7 @@ async fn wrong_material_is_refused_and_the_old_goes_on() {
         ("two identities", issue(&right.clone().uri("spiffe://mesh.local/x")), bundle.clone(), "several-identities"),
         ("no identity", issue(&Leaf::new().dns("web.shop.svc")), bundle.clone(), "no-identity"),
         ("an invalid identity", issue(&Leaf::new().uri("spiffe://mesh.local//x")), bundle.clone(), "invalid-identity"),
-        ("an authority", issue(&right.clone().authority()), bundle.clone(), "not-for-this-use"),
+        ("an authority", issue(&right.clone().authority()), bundle.clone(), "certificate-authority"),
         ("a weak key", weak, bundle.clone(), "weak-key"),
         ("an empty certificate file", swap("", &good.key), bundle.clone(), ""),
         ("garbage for a certificate", swap("garbage", &good.key), bundle.clone(), ""),
