@@ -19,7 +19,9 @@ pub(super) struct Origin {
     pub(super) peer: IpAddr,
     /// The same as a field value.
     pub(super) peer_value: HeaderValue,
-    /// The port that it connected to.
+    /// Where it connected to.
+    pub(super) local: SocketAddr,
+    /// The port of that.
     pub(super) port: u16,
     /// Its verified identity.
     pub(super) identity: Option<SpiffeId>,
@@ -37,6 +39,7 @@ impl Origin {
             address: info.peer,
             peer,
             peer_value: HeaderValue::try_from(peer.to_string()).unwrap_or(HeaderValue::from_static("unknown")),
+            local: info.local,
             port: info.local.port(),
             identity: None,
             tls_version: None,
