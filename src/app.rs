@@ -23,7 +23,7 @@ use crate::cli::args::{DevArgs, LogArgs, RunArgs};
 use crate::cli::dev::{Demo, Requests};
 use crate::cli::{self, Report, logging};
 use crate::discovery::apply::Start;
-use crate::discovery::{Applier, LastGood, Parts, Status, Watch};
+use crate::discovery::{Applier, LastGood, Parts, Status, Watch, jwks};
 use crate::proxy::Proxy;
 use crate::server::shutdown::{Outcome, shutdown};
 use crate::server::{ListenerSet, ListenerStatus, Workers, cpu, files};
@@ -142,6 +142,7 @@ impl App {
         app.start_admin(config.admin.address).await?;
 
         registry.warm(config).await;
+        jwks::prime(config, &registry);
         let cell = Arc::new(SnapshotCell::new(Snapshot::compile(&loaded, &registry, &metrics, 1)));
         let proxy = Arc::new(Proxy::new(Arc::clone(&cell), Arc::clone(&log)));
         let listeners = Arc::new(ListenerSet::new(workers, proxy, Arc::clone(&metrics)));
@@ -162,6 +163,7 @@ impl App {
         app.reload = reload;
         *app.following.lock() = Some(task::spawn("follow-configuration", follow(applier, watch, asked)));
         let registry = Arc::clone(&shared.registry);
+        app.tasks.push(task::spawn("keep-keys", jwks::keep(Arc::clone(&registry))));
         app.tasks.push(task::spawn("resolve-names", async move { registry.run().await }));
         app.tasks.push(task::spawn("sweep", sweep(Arc::clone(&shared), cell)));
         Ok(app)

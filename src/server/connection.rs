@@ -23,7 +23,7 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
     let mut closed = current.service.closed();
     let Ok(local) = stream.local_addr() else { return };
     let io = Io::tcp(stream);
-    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker: open.worker() };
+    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker: open.worker(), tls: None };
     let options = options(&current.config.limits, watch);
     let metrics = Arc::clone(&current.service.metrics);
     let (io, protocol) = match current.config.protocol {

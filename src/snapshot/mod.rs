@@ -3,7 +3,9 @@
 
 mod authorization;
 mod cell;
+mod external;
 mod rule;
+mod tokens;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -15,7 +17,9 @@ use sha2::{Digest, Sha256};
 
 pub use authorization::Authorization;
 pub use cell::{Published, SnapshotCell};
+pub use external::External;
 pub use rule::{Action, Backend, Backends, Rule};
+pub use tokens::Tokens;
 
 use crate::policy::authz::Policy;
 use crate::policy::route::RouteTable;
@@ -49,6 +53,10 @@ pub struct Listener {
     pub authorization: Option<Authorization>,
     /// Its metric handles.
     pub metrics: Arc<ListenerMetrics>,
+    /// The tokens that it asks for.
+    pub jwt: Option<Tokens>,
+    /// The authorizer that is asked.
+    pub external: Option<External>,
     /// Marks requests that passed here, so that a loop is noticed.
     pub loop_mark: HeaderValue,
     all_metrics: Arc<Metrics>,
@@ -86,6 +94,15 @@ impl Snapshot {
                         .as_ref()
                         .map(|name| Authorization::new(&policies[name], &listener.name, metrics)),
                     metrics: metrics.listener(&listener.name),
+                    jwt: listener.jwt.as_ref().map(|jwt| Tokens::compile(jwt, &config.jwt_providers, registry.keys())),
+                    external: listener.external_authorization.as_ref().map(|name| {
+                        let authorizer = &config.external_authorizers[name];
+                        External {
+                            config: authorizer.clone(),
+                            cluster: Arc::clone(&clusters[&authorizer.cluster]),
+                            metrics: metrics.authorizer(name),
+                        }
+                    }),
                     loop_mark: loop_mark(&config.node.id, &listener.name),
                     all_metrics: Arc::clone(metrics),
                     unrouted: OnceLock::new(),

@@ -18,6 +18,7 @@ use crate::base::limits;
 
 mod authorization;
 mod certificates;
+mod access;
 mod cluster;
 mod handshakes;
 mod listener;
@@ -25,6 +26,7 @@ mod process;
 mod proxy;
 mod route;
 
+pub use access::{Asked, AuthorizerMetrics, KeyMetrics};
 pub use authorization::{AccessDecision, AccessLabels, AccessMetrics};
 pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
 pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};
@@ -49,6 +51,8 @@ pub struct Metrics {
     clusters: Mutex<HashMap<Arc<str>, Kept<ClusterMetrics>>>,
     listeners: Mutex<HashMap<Arc<str>, Kept<ListenerMetrics>>>,
     access: Mutex<HashMap<AccessLabels, Kept<AccessMetrics>>>,
+    keys: Mutex<HashMap<Arc<str>, Kept<KeyMetrics>>>,
+    authorizers: Mutex<HashMap<Arc<str>, Kept<AuthorizerMetrics>>>,
     other_route: Arc<RouteMetrics>,
     other_cluster: Arc<ClusterMetrics>,
     other_access: Arc<AccessMetrics>,
@@ -80,6 +84,8 @@ impl Metrics {
             clusters: Mutex::default(),
             listeners: Mutex::default(),
             access: Mutex::default(),
+            keys: Mutex::default(),
+            authorizers: Mutex::default(),
             other_route: Arc::new(RouteMetrics::other()),
             other_cluster: Arc::new(ClusterMetrics::other()),
             other_access: Arc::new(AccessMetrics::other()),
@@ -113,12 +119,26 @@ impl Metrics {
         keep(&self.access, labels, || AccessMetrics::bounded(labels, &self.access_slots, &self.other_access))
     }
 
+    /// The handle of a token provider's keys.
+    #[must_use]
+    pub fn keys(&self, provider: &Arc<str>) -> Arc<KeyMetrics> {
+        keep(&self.keys, provider, || KeyMetrics::new(provider))
+    }
+
+    /// The handle of an external authorizer.
+    #[must_use]
+    pub fn authorizer(&self, name: &Arc<str>) -> Arc<AuthorizerMetrics> {
+        keep(&self.authorizers, name, || AuthorizerMetrics::new(name))
+    }
+
     /// Forgets what nobody has held for [`limits::METRIC_LINGER`]. Called now and then by the control thread.
     pub fn sweep(&self, now: Instant) {
         forget(&self.routes, now);
         forget(&self.clusters, now);
         forget(&self.listeners, now);
         forget(&self.access, now);
+        forget(&self.keys, now);
+        forget(&self.authorizers, now);
     }
 
     /// Everything in the Prometheus text format ([`CONTENT_TYPE`]). Label sets that were never used are left out.
@@ -139,6 +159,8 @@ impl Metrics {
         let mut clusters = handles(&self.clusters);
         clusters.push(Arc::clone(&self.other_cluster));
         cluster::encode(&clusters, &mut text);
+        access::encode_keys(&handles(&self.keys), &mut text);
+        access::encode_authorizers(&handles(&self.authorizers), &mut text);
         text.finish()
     }
 }

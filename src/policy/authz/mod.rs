@@ -27,6 +27,7 @@ use smallvec::SmallVec;
 use self::index::Index;
 use self::reading::Readings;
 use self::rule::{Need, Rule};
+use super::jwt;
 use super::route::RouteQuery;
 
 /// What a verified token claims.
@@ -36,6 +37,16 @@ pub trait ClaimSource: fmt::Debug + Send + Sync {
 
     /// A claim by its path into nested objects.
     fn get(&self, path: &[Arc<str>]) -> Option<&serde_json::Value>;
+}
+
+impl ClaimSource for jwt::Claims {
+    fn provider(&self) -> &str {
+        self.provider()
+    }
+
+    fn get(&self, path: &[Arc<str>]) -> Option<&serde_json::Value> {
+        self.get(path)
+    }
 }
 
 /// The token of a request.

@@ -69,7 +69,7 @@ pub(super) fn parameter<'a>(request: &RouteQuery<'a>, name: &str) -> Option<Cow<
 }
 
 /// What is no valid encoding stays as it is.
-fn percent_decode(text: &str) -> Cow<'_, [u8]> {
+pub(in crate::policy) fn percent_decode(text: &str) -> Cow<'_, [u8]> {
     let bytes = text.as_bytes();
     let Some(first) = memchr::memchr(b'%', bytes) else {
         return Cow::Borrowed(bytes);

@@ -72,7 +72,7 @@ impl Harness {
         let caller = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
         let (stream, peer) = listener.accept().await.expect("a connection");
         let local = stream.local_addr().expect("an address");
-        let info = ConnInfo { listener: Arc::from("l"), peer, local, worker: 0 };
+        let info = ConnInfo { listener: Arc::from("l"), peer, local, worker: 0, tls: None };
         let handler = self.proxy.connection(self.proxy.listener("l").expect("configured"), info);
         let options = ServerOptions {
             max_head_bytes: 16 * 1024,
