@@ -24,7 +24,7 @@ use crate::cli::dev::{Demo, Requests};
 use crate::cli::{self, Report, logging};
 use crate::discovery::apply::Start;
 use crate::discovery::material::watch_expiry;
-use crate::discovery::{Applier, LastGood, Parts, Status, Watch};
+use crate::discovery::{Applier, LastGood, Parts, Status, Watch, jwks};
 use crate::proxy::Proxy;
 use crate::server::shutdown::{Outcome, shutdown};
 use crate::server::{ListenerSet, ListenerStatus, Workers, cpu, files};
@@ -145,6 +145,7 @@ impl App {
         app.start_admin(config.admin.address).await?;
 
         registry.warm(config).await;
+        jwks::prime(config, &registry);
         let cell = Arc::new(SnapshotCell::new(Snapshot::compile((&loaded, &tls), &registry, &metrics, 1)));
         let proxy = Arc::new(Proxy::new(Arc::clone(&cell), Arc::clone(&log)));
         let listeners = Arc::new(ListenerSet::new(workers, proxy, Arc::clone(&metrics)));
@@ -165,6 +166,7 @@ impl App {
         app.reload = reload;
         *app.following.lock() = Some(task::spawn("follow-configuration", follow(applier, watch, asked)));
         let registry = Arc::clone(&shared.registry);
+        app.tasks.push(task::spawn("keep-keys", jwks::keep(Arc::clone(&registry))));
         app.tasks.push(task::spawn("resolve-names", async move { registry.run().await }));
         app.tasks.push(task::spawn("watch-expiry", watch_expiry(Arc::clone(&shared.status.material))));
         app.tasks.push(task::spawn("sweep", sweep(Arc::clone(&shared), cell)));

@@ -22,9 +22,9 @@ use sha2::{Digest as _, Sha256};
 
 pub use self::candidate::Start;
 use self::candidate::{Candidate, Unusable};
-use super::file;
 use super::last_good::LastGood;
 use super::status::{Fault, Origin, Refused, Running, Status};
+use super::{file, jwks};
 use crate::net::tls::{Secrets, TlsSet};
 use crate::proxy::Proxy;
 use crate::server::set::Leaving;
@@ -133,6 +133,8 @@ impl Applier {
         let Candidate { text, loaded, secrets, tls } = candidate;
         // Names first: a cluster without addresses would fail its first requests.
         self.parts.registry.warm(&loaded.config).await;
+        jwks::prime(&loaded.config, &self.parts.registry);
+        jwks::settle(&self.parts.registry).await;
         let next = self.generation + 1;
         let snapshot = Snapshot::compile((&loaded, &tls), &self.parts.registry, &self.parts.metrics, next);
         let ready = match self.prepare(&loaded) {
