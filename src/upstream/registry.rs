@@ -12,7 +12,8 @@ use outrigger_config::model::{self, DnsOptions, Target};
 use parking_lot::Mutex;
 
 use super::cluster::Cluster;
-use super::dns::{Names, Resolve};
+use super::dns::{Answer, Names, Resolve};
+use super::keys::KeyStore;
 use super::pool::{Pool, PoolKey};
 use super::state::{ClusterState, EndpointState};
 use super::status::ClusterStatus;
@@ -30,6 +31,7 @@ pub struct Registry {
     pools: Mutex<HashMap<PoolKey, Weak<Pool>>>,
     active: Mutex<Vec<Weak<Cluster>>>,
     names: Names,
+    keys: KeyStore,
     surroundings: Surroundings,
     starts: Mutex<Rng>,
 }
@@ -105,6 +107,7 @@ impl Registry {
     pub fn within(workers: usize, metrics: Arc<Metrics>, surroundings: Surroundings) -> Arc<Self> {
         Arc::new(Self {
             workers,
+            keys: KeyStore::new(&metrics),
             metrics,
             states: Mutex::default(),
             endpoints: Mutex::default(),
@@ -139,6 +142,7 @@ impl Registry {
         }
         self.retire_pools(clusters);
         self.names.want(names_of(config), now);
+        self.keys.want(config.jwt_providers.values());
         // Whatever changed between compiling and now.
         for cluster in clusters {
             if cluster.has_names() {
@@ -172,6 +176,26 @@ impl Registry {
     pub async fn refresh(&self) {
         let Surroundings { resolver, clock, seed: _ } = &self.surroundings;
         self.names.refresh(&**resolver, clock, || self.clusters()).await;
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The keys that tokens are verified with.
+    #[must_use]
+    pub fn keys(&self) -> &KeyStore {
+        &self.keys
+    }
+
+    /// Asks for the addresses of a name once, for somebody on the control thread.
+    ///
+    /// # Errors
+    /// Why there are none, in a sentence.
+    pub async fn resolve(&self, host: &str) -> Result<Answer, String> {
+        self.surroundings.resolver.resolve(host).await
     }
 
     /// The clusters in use.

@@ -38,6 +38,7 @@ struct Shard {
     held_back: AtomicU64,
     detected: [AtomicU64; DETECTED.len()],
     refused: Tally,
+    tokens: Tally,
     handshakes: Handshakes,
     passed: AtomicU64,
     passed_bytes: [AtomicU64; 2],
@@ -92,6 +93,11 @@ impl ListenerMetrics {
     pub fn refused(&self, code: &'static str) {
         self.series.local().refused.add(code);
     }
+
+    /// The tokens of a request were judged. `result` is a constant of the program.
+    pub fn tokens(&self, result: &'static str) {
+        self.series.local().tokens.add(result);
+    }
 }
 
 impl Handshaking for ListenerMetrics {
@@ -145,6 +151,12 @@ pub(super) fn encode(listeners: &[Arc<ListenerMetrics>], text: &mut Text) {
     for listener in &all {
         for (code, count) in tallies(&listener.series, |s| &s.refused) {
             text.sample(&listener.labels.with("code", code), count);
+        }
+    }
+    text.family("outrigger_jwt_total", Kind::Counter, "Requests by what came of their tokens.");
+    for listener in &all {
+        for (result, count) in tallies(&listener.series, |s| &s.tokens) {
+            text.sample(&listener.labels.with("result", result), count);
         }
     }
     let series: Vec<_> = all.iter().map(|listener| (&listener.labels, &listener.series)).collect();
