@@ -75,7 +75,7 @@ impl Harness {
         let (stream, peer) = listener.accept().await.expect("a connection");
         let local = stream.local_addr().expect("an address");
         let info = ConnInfo { listener: Arc::from("l"), peer, local, worker: 0, tls: None };
-        let handler = self.proxy.connection(self.proxy.listener("l").expect("configured"), info);
+        let handler = self.proxy.connection(&self.proxy.listener("l").expect("configured"), info);
         let options = ServerOptions {
             max_head_bytes: 16 * 1024,
             max_headers: 50,
