@@ -57,12 +57,17 @@ pub const ACCESS_LOG_FIELD: usize = 2048;
 pub const METRIC_ROUTES: usize = 1000;
 /// Clusters that have metrics of their own; later ones count as `other`.
 pub const METRIC_CLUSTERS: usize = 1000;
+/// Authorization rules (listener, policy, rule) that have metrics of their own; later ones count as `other`.
+pub const METRIC_ACCESS_RULES: usize = 1000;
 /// Certificates, roots included, that metrics show; of more, those that end first.
 pub const METRIC_CERTIFICATES: usize = 1000;
 /// Different reason codes counted for one route or listener; later ones count as `other`.
 pub const METRIC_CODES: usize = 64;
 /// How long the metrics of what left the configuration stay, so that a last scrape sees them.
 pub const METRIC_LINGER: Duration = Duration::from_secs(60);
+/// An exchange that is open for this long is watched: a change of policy that forbids it ends it. Younger ones are
+/// looked at when they reach that age.
+pub const WATCH_AFTER: Duration = Duration::from_secs(1);
 /// Connections taken from one listener before other tasks of the worker get their turn.
 pub const ACCEPT_BURST: usize = 64;
 /// How long connections of a listener that left the configuration may go on before they are closed.

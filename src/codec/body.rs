@@ -38,6 +38,9 @@ pub enum BodyError {
     /// A time limit ran out.
     #[error("{0}")]
     Timeout(&'static str),
+    /// The caller may no longer do this.
+    #[error("the exchange is no longer allowed")]
+    Denied,
     /// The other direction of the exchange failed.
     #[error("the exchange was given up")]
     Abandoned,

@@ -7,6 +7,7 @@
 //! * [`forwarding`]: what is believed of forwarding headers, and who the client is
 //! * [`jwt`]: whether its tokens are believed; [`query`]: where they may be as well
 //! * [`route`]: which rule a request belongs to
+//! * [`authz`]: whether its caller may make it
 //! * [`cors`]: what scripts of other origins may do
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
@@ -15,6 +16,7 @@
 //!
 //! [`rng`] is the random number generator that each worker keeps.
 
+pub mod authz;
 pub mod balance;
 pub mod budget;
 pub mod cors;

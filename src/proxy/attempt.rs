@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::Version;
@@ -60,6 +60,8 @@ enum Try {
     TimedOut,
     /// The upload stood still for too long, whoever's fault it was.
     Stalled,
+    /// The caller may no longer do this.
+    Denied,
 }
 
 /// An attempt that is not counted yet. Dropping it means that the caller has left.
@@ -109,6 +111,9 @@ async fn attempt_all(
     cluster.state().budget.deposit(Instant::now());
     loop {
         let now = Instant::now();
+        if exchange.caller == Caller::Grpc && exchange.limits.deadline.is_some() {
+            record.watch.before_edit(&GRPC_TIMEOUT, &head.headers);
+        }
         let late = exchange.limits.deadline.is_some_and(|deadline| deadline <= now);
         if late || !forward_deadline(exchange, head, now) {
             return Err(if record.attempts == 0 { Reason::Deadline } else { Reason::Timeout }.into());
@@ -134,7 +139,7 @@ async fn attempt_all(
             let mut sending = pin!(send_once(leasing, head, body, interim));
             poll_fn(|cx| match sending.as_mut().poll(cx) {
                 Poll::Ready(end) => Poll::Ready(end),
-                Poll::Pending => timer.poll_opt(cx, patience.until()).map(|()| patience.over()),
+                Poll::Pending => poll_limits(cx, &mut patience, &mut timer, record, head),
             })
             .await
         };
@@ -165,6 +170,30 @@ async fn attempt_all(
             continue;
         }
         return conclude(tried_once, overall_over).map(|response| (response, permit));
+    }
+}
+
+/// Ready when the attempt must be given up.
+fn poll_limits(
+    cx: &mut Context<'_>,
+    patience: &mut Patience<'_>,
+    timer: &mut Deadline,
+    record: &mut Record,
+    head: &RequestHead,
+) -> Poll<Try> {
+    loop {
+        if record.watch.poll_ended(cx).is_some() {
+            record.note_ended();
+            return Poll::Ready(Try::Denied);
+        }
+        let until = patience.until();
+        match record.watch.due().filter(|due| until.is_none_or(|until| *due < until)) {
+            Some(due) => {
+                ready!(timer.poll(cx, due));
+                record.enter_watch(Some(head));
+            }
+            None => return timer.poll_opt(cx, until).map(|()| patience.over()),
+        }
     }
 }
 
@@ -337,6 +366,7 @@ fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Caller, latency
             AttemptOutcome::Timeout
         }
         Try::Stalled => AttemptOutcome::Timeout,
+        Try::Denied => AttemptOutcome::Cancelled,
     };
     cluster.state().metrics.attempted(counted);
 }
@@ -367,7 +397,7 @@ fn classify(tried: &Try, caller: Caller) -> Option<retry::Outcome> {
             (_, Sent::Maybe) => Some(retry::Outcome::MaybeSent(MaybeSent::Reset)),
         },
         Try::TimedOut => Some(retry::Outcome::MaybeSent(MaybeSent::Timeout)),
-        Try::Stalled => None,
+        Try::Stalled | Try::Denied => None,
     }
 }
 
@@ -431,6 +461,7 @@ fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>, Failure> {
         Try::Answered(response) => return Ok(response),
         Try::TimedOut => Reason::Timeout,
         Try::Stalled => Reason::Idle,
+        Try::Denied => Reason::Denied,
         Try::Lease(LeaseError::Overflow(_)) => Reason::Overflow,
         Try::Lease(LeaseError::Connect(_)) => Reason::ConnectFailure,
         Try::Send(error) => match error.kind {

@@ -1,4 +1,5 @@
-//! What happens to a request, top to bottom: prepare, authenticate, route, authorize, filter, set the deadline, attempt, answer.
+//! What happens to a request, top to bottom: prepare, authenticate, find its rule, authorize, filter, set the deadline,
+//! attempt, answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -7,7 +8,8 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::attempt::{self, Exchange, Failure};
-use super::external::{Denied, Passed, Refused, Surroundings};
+use super::authorize::{authorize, authorize_preflight, claims};
+use super::external::{Changes, Denied, Passed, Refused, Surroundings};
 use super::local::{self, Caller};
 use super::prepare::{self, Unfit};
 use super::reason::Reason;
@@ -90,17 +92,20 @@ impl Handler for ConnectionHandler {
         let listener = self.listener();
         let caller = Caller::of(&head.headers);
         let asked_head = head.method == Method::HEAD;
-        let mut record = Record::new(Arc::clone(&listener), &self.proxy.log, Some(&head), started, self.info.peer);
+        let mut record = Record::new(Arc::clone(&listener), &self.origin.proxy.log, Some(&head), started, &self.origin);
         let answer = match self.answer(&listener, &mut head, body, interim, &mut record, caller).await {
             Ok(answer) => answer,
             Err(local) => self.local(&listener, &local, caller, &mut record),
         };
+        if answer.permit.is_some() {
+            record.watch.keep(head);
+        }
         finish(answer, asked_head, caller, record)
     }
 
     fn refuse(&self, refusal: Refusal) -> Response<TrackedBody> {
         let listener = self.listener();
-        let mut record = Record::new(Arc::clone(&listener), &self.proxy.log, None, Instant::now(), self.info.peer);
+        let mut record = Record::new(Arc::clone(&listener), &self.origin.proxy.log, None, Instant::now(), &self.origin);
         let answer = self.local(&listener, &refusal.into(), Caller::Http, &mut record);
         finish(answer, false, Caller::Http, record)
     }
@@ -118,12 +123,36 @@ impl ConnectionHandler {
     ) -> Result<Answer, Local> {
         prepare::normalise_path(head, listener)?;
         with_random(|random| prepare::set_forwarding(head, listener, &self.origin, random))?;
-        authn::remove_claims(listener, &mut head.headers);
+        authn::remove_forged(listener, &mut head.headers);
         record.note_head(head);
         let token = authn::authenticate(listener, head).map_err(|refusal| Local::unauthenticated(refusal, head))?;
-        let (rule, prefix_len) = route(listener, head, caller)?;
+        let (hit, cors) = {
+            // Routing and authorization see one request, because there is only this one.
+            let host = prepare::host_of(head)?;
+            let (path, query) = path::split(head.path.as_str());
+            let route = RouteQuery {
+                host: &host,
+                path,
+                query,
+                method: &head.method,
+                headers: &head.headers,
+                is_grpc: caller == Caller::Grpc,
+            };
+            let hit = listener.table.find(&route).map(|hit| (&listener.rules[hit.rule], hit.prefix_len));
+            let cors = hit.and_then(|(rule, _)| rule.cors.as_ref());
+            let cors = cors.map(|cors| (cors, cors.decide(route.method, route.headers)));
+            if let Some((_, CorsDecision::Preflight(_))) = cors {
+                authorize_preflight(listener, &route, &self.origin, record)?;
+            } else {
+                authn::require(listener, &token).map_err(|refusal| Local::unauthenticated(refusal, head))?;
+                authorize(listener, &route, &self.origin, claims(token.as_ref()), record)?;
+            }
+            (hit, cors)
+        };
+        let (rule, prefix_len) = hit.ok_or(Reason::NoRoute)?;
+        record.watch.admit(head, token, record.started());
         let config = &rule.config;
-        let grant = match rule.cors.as_ref().map(|cors| (cors, cors.decide(&head.method, &head.headers))) {
+        let grant = match cors {
             None => None,
             Some((cors, CorsDecision::Pass(grant))) => Some((cors, grant)),
             Some((_, CorsDecision::Preflight(headers))) => {
@@ -131,19 +160,17 @@ impl ConnectionHandler {
                 return Ok(preflight(headers));
             }
         };
-        authn::require(listener, token.as_ref()).map_err(|refusal| Local::unauthenticated(refusal, head))?;
         let (body, changes) = match &listener.external {
             Some(external) if config.external_authorization => {
-                let asking = self.ask(external, listener, head, body, interim, record);
-                match Box::pin(asking).await {
-                    Ok(Passed { body, response }) => (body, response),
+                match Box::pin(self.ask(external, listener, head, body, interim, record)).await {
+                    Ok(Passed { body, changes }) => (body, changes),
                     Err(refused) => {
                         record.note_route(rule, listener.route_metrics(rule, None), None);
                         return refused_externally(refused, caller, record);
                     }
                 }
             }
-            _ => (body, Vec::new()),
+            _ => (body, Changes::default()),
         };
         let mut answer = match &rule.action {
             Action::Redirect(redirect) => {
@@ -162,6 +189,8 @@ impl ConnectionHandler {
                     listener.route_metrics(rule, Some(backend)),
                     Some(&backend.cluster.config().name),
                 );
+                record.watch.before_filters(&config.filters, &head.headers);
+                record.watch.before_filters(&backend.filters, &head.headers);
                 filters::apply_to_request(&config.filters, head, prefix_len);
                 filters::apply_to_request(&backend.filters, head, prefix_len);
                 match self.forward(listener, rule, backend, head, body, interim, record, caller).await {
@@ -175,11 +204,11 @@ impl ConnectionHandler {
             cors.apply(grant, headers);
         }
         filters::apply_to_response(&config.filters, headers);
-        external::apply(&changes, headers);
+        changes.apply_to_response(headers);
         Ok(answer)
     }
 
-    /// Asks an external authorizer.
+    /// Asks an external authorizer, and changes the request as it says.
     async fn ask(
         &self,
         external: &External,
@@ -187,18 +216,14 @@ impl ConnectionHandler {
         head: &mut RequestHead,
         body: Body,
         interim: &dyn Interim,
-        record: &Record,
+        record: &mut Record,
     ) -> Result<Passed, Refused> {
-        let surroundings = Surroundings {
-            peer: self.info.peer,
-            principal: "",
-            local: self.info.local,
-            own_principal: "",
-            sni: None,
-            began: SystemTime::now() - record.started().elapsed(),
-            idle: Some(listener.config.limits.stream_idle_timeout).filter(|idle| !idle.is_zero()),
-        };
-        external::check(external, &surroundings, head, body, interim).await
+        let began = SystemTime::now() - record.started().elapsed();
+        let idle = Some(listener.config.limits.stream_idle_timeout).filter(|idle| !idle.is_zero());
+        let surroundings = Surroundings { origin: &self.origin, began, idle };
+        let watch = &mut record.watch;
+        external::check(external, &surroundings, head, body, interim, |name, headers| watch.before_edit(name, headers))
+            .await
     }
 
     #[expect(clippy::too_many_arguments, reason = "one call site; the parts are borrowed from there")]
@@ -256,23 +281,6 @@ fn finish(answer: Answer, asked_head: bool, caller: Caller, mut record: Record) 
     record.status = head.status.as_u16();
     let bodiless = asked_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     Response { head, body: TrackedBody::new(body, bodiless, caller, permit, record, limits) }
-}
-
-fn route<'a>(listener: &'a Listener, head: &RequestHead, caller: Caller) -> Result<(&'a Arc<Rule>, usize), Local> {
-    let host = prepare::host_of(head)?;
-    let (path, query) = path::split(head.path.as_str());
-    let hit = listener
-        .table
-        .find(&RouteQuery {
-            host: &host,
-            path,
-            query,
-            method: &head.method,
-            headers: &head.headers,
-            is_grpc: caller == Caller::Grpc,
-        })
-        .ok_or(Reason::NoRoute)?;
-    Ok((&listener.rules[hit.rule], hit.prefix_len))
 }
 
 /// The answer to a CORS preflight: it never reaches an upstream.

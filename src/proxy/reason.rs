@@ -14,6 +14,8 @@ pub enum Reason {
     NoKeys,
     /// An external authorizer refused the request, or could not be asked.
     ExternallyDenied,
+    /// Authorization refused the request, or an open exchange is no longer allowed.
+    Denied,
     /// The cluster has no endpoint (none configured by name resolution yet).
     NoEndpoint,
     /// Could not connect to the upstream.
@@ -50,6 +52,7 @@ impl Reason {
             Self::NoRoute => "NR",
             Self::Unauthenticated | Self::NoKeys => "JWT",
             Self::ExternallyDenied => "UAEX",
+            Self::Denied => "RBAC",
             Self::NoEndpoint => "UH",
             Self::ConnectFailure => "UF",
             Self::Overflow => "UO",
@@ -72,7 +75,7 @@ impl Reason {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Self::ExternallyDenied => StatusCode::FORBIDDEN,
+            Self::Denied | Self::ExternallyDenied => StatusCode::FORBIDDEN,
             Self::NoKeys | Self::NoEndpoint | Self::ConnectFailure | Self::Overflow => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout | Self::Idle | Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Self::UpstreamClosed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
@@ -86,8 +89,8 @@ impl Reason {
     pub const fn grpc_status(self) -> u8 {
         match self {
             Self::NoRoute => GRPC_UNIMPLEMENTED,
+            Self::Denied | Self::ExternallyDenied => GRPC_PERMISSION_DENIED,
             Self::Unauthenticated => GRPC_UNAUTHENTICATED,
-            Self::ExternallyDenied => GRPC_PERMISSION_DENIED,
             Self::NoKeys
             | Self::NoEndpoint
             | Self::ConnectFailure
@@ -108,6 +111,7 @@ impl Reason {
             Self::Unauthenticated => "The request carries no token that is believed.",
             Self::NoKeys => "The token cannot be verified now: the keys of its issuer are not there.",
             Self::ExternallyDenied => "The request was not authorized.",
+            Self::Denied => "The caller may not do this.",
             Self::NoEndpoint => "The cluster has no endpoint to send this request to.",
             Self::ConnectFailure => "The proxy could not connect to the upstream.",
             Self::Overflow => "The cluster is at its limit; the request was not sent.",

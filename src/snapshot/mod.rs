@@ -1,6 +1,7 @@
 //! Layer 5: a configuration made ready to run. Immutable; published with one pointer store; a request takes
 //! one and keeps it to its end, so it never sees half of a change.
 
+mod authorization;
 mod cell;
 mod external;
 mod rule;
@@ -14,11 +15,13 @@ use outrigger_config::Loaded;
 use outrigger_config::model;
 use sha2::{Digest, Sha256};
 
-pub use cell::SnapshotCell;
+pub use authorization::Authorization;
+pub use cell::{Published, SnapshotCell};
 pub use external::External;
 pub use rule::{Action, Backend, Backends, Rule};
 pub use tokens::Tokens;
 
+use crate::policy::authz::Policy;
 use crate::policy::route::RouteTable;
 use crate::telemetry::metrics::RouteLabels;
 use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
@@ -46,6 +49,8 @@ pub struct Listener {
     pub table: RouteTable,
     /// The rules of its table, flat, in order.
     pub rules: Vec<Arc<Rule>>,
+    /// Who may do what; `None`: everybody everything.
+    pub authorization: Option<Authorization>,
     /// Its metric handles.
     pub metrics: Arc<ListenerMetrics>,
     /// The tokens that it asks for.
@@ -66,6 +71,8 @@ impl Snapshot {
         let config = &loaded.config;
         let clusters: HashMap<&Arc<str>, Arc<Cluster>> =
             config.clusters.iter().map(|(name, cluster)| (name, registry.cluster(cluster))).collect();
+        let policies: HashMap<&Arc<str>, Arc<Policy>> =
+            config.authorization.iter().map(|(name, policy)| (name, Arc::new(Policy::compile(policy)))).collect();
         let nothing = model::RouteTable { name: Arc::from("-"), hosts: Vec::new() };
         let listeners = config
             .listeners
@@ -82,6 +89,10 @@ impl Snapshot {
                         .flat_map(|host| &host.rules)
                         .map(|rule| Arc::new(Rule::compile(rule, &clusters)))
                         .collect(),
+                    authorization: listener
+                        .authorization
+                        .as_ref()
+                        .map(|name| Authorization::new(&policies[name], &listener.name, metrics)),
                     metrics: metrics.listener(&listener.name),
                     jwt: listener.jwt.as_ref().map(|jwt| Tokens::compile(jwt, &config.jwt_providers, registry.keys())),
                     external: listener.external_authorization.as_ref().map(|name| {
@@ -108,6 +119,11 @@ impl Snapshot {
         self.listeners.get(name)
     }
 
+    /// Its listeners.
+    pub fn listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        self.listeners.values()
+    }
+
     /// Its clusters.
     #[must_use]
     pub fn clusters(&self) -> &[Arc<Cluster>] {
@@ -121,6 +137,16 @@ impl Snapshot {
 }
 
 impl Listener {
+    /// Whether another view of a listener authorizes alike.
+    #[must_use]
+    pub fn authorizes_like(&self, other: &Self) -> bool {
+        match (&self.authorization, &other.authorization) {
+            (None, None) => true,
+            (Some(one), Some(other)) => one.decides_like(other),
+            (None, Some(_)) | (Some(_), None) => false,
+        }
+    }
+
     /// The metrics of a rule and the backend chosen, made at their first use: a table may have 10,000 rules
     /// of which few are ever used.
     #[must_use]

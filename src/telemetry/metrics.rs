@@ -16,6 +16,7 @@ use super::rehearsal::Rehearsals;
 use super::series::{Histogram, Series, Slots, encode_histogram};
 use crate::base::limits;
 
+mod authorization;
 mod certificates;
 mod access;
 mod cluster;
@@ -26,6 +27,7 @@ mod proxy;
 mod route;
 
 pub use access::{Asked, AuthorizerMetrics, KeyMetrics};
+pub use authorization::{AccessDecision, AccessLabels, AccessMetrics};
 pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
 pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};
 pub use handshakes::Handshake;
@@ -50,10 +52,13 @@ pub struct Metrics {
     listeners: Mutex<HashMap<Arc<str>, Kept<ListenerMetrics>>>,
     keys: Mutex<HashMap<Arc<str>, Kept<KeyMetrics>>>,
     authorizers: Mutex<HashMap<Arc<str>, Kept<AuthorizerMetrics>>>,
+    access: Mutex<HashMap<AccessLabels, Kept<AccessMetrics>>>,
     other_route: Arc<RouteMetrics>,
     other_cluster: Arc<ClusterMetrics>,
+    other_access: Arc<AccessMetrics>,
     route_slots: Arc<Slots>,
     cluster_slots: Arc<Slots>,
+    access_slots: Arc<Slots>,
 }
 
 /// A handle in the table, and since when nobody else holds it.
@@ -80,10 +85,13 @@ impl Metrics {
             listeners: Mutex::default(),
             keys: Mutex::default(),
             authorizers: Mutex::default(),
+            access: Mutex::default(),
             other_route: Arc::new(RouteMetrics::other()),
             other_cluster: Arc::new(ClusterMetrics::other()),
+            other_access: Arc::new(AccessMetrics::other()),
             route_slots: Slots::new(routes),
             cluster_slots: Slots::new(clusters),
+            access_slots: Slots::new(limits::METRIC_ACCESS_RULES),
         }
     }
 
@@ -117,6 +125,12 @@ impl Metrics {
         keep(&self.authorizers, name, || AuthorizerMetrics::new(name))
     }
 
+    /// The handle of an authorization rule on a listener.
+    #[must_use]
+    pub fn access(&self, labels: &AccessLabels) -> Arc<AccessMetrics> {
+        keep(&self.access, labels, || AccessMetrics::bounded(labels, &self.access_slots, &self.other_access))
+    }
+
     /// Forgets what nobody has held for [`limits::METRIC_LINGER`]. Called now and then by the control thread.
     pub fn sweep(&self, now: Instant) {
         forget(&self.routes, now);
@@ -124,6 +138,7 @@ impl Metrics {
         forget(&self.listeners, now);
         forget(&self.keys, now);
         forget(&self.authorizers, now);
+        forget(&self.access, now);
     }
 
     /// Everything in the Prometheus text format ([`CONTENT_TYPE`]). Label sets that were never used are left out.
@@ -138,6 +153,9 @@ impl Metrics {
         let mut routes = handles(&self.routes);
         routes.push(Arc::clone(&self.other_route));
         route::encode(&routes, &mut text);
+        let mut access = handles(&self.access);
+        access.push(Arc::clone(&self.other_access));
+        authorization::encode(&access, &mut text);
         let mut clusters = handles(&self.clusters);
         clusters.push(Arc::clone(&self.other_cluster));
         cluster::encode(&clusters, &mut text);

@@ -226,15 +226,15 @@ impl WorkerPool {
 
     fn take_idle(&self, now: Instant) -> Option<Box<ClientConn>> {
         let mut idle = self.idle.lock();
-        while let Some(connection) = idle.connections.pop() {
-            if self.is_usable(&connection, now) {
+        while let Some(mut connection) = idle.connections.pop() {
+            if self.is_usable(&mut connection, now) {
                 return Some(connection);
             }
         }
         None
     }
 
-    fn is_usable(&self, connection: &ClientConn, now: Instant) -> bool {
+    fn is_usable(&self, connection: &mut ClientConn, now: Instant) -> bool {
         now < connection.idle_since + self.keeps(connection)
             && connection.retire_at.is_none_or(|retire_at| now < retire_at)
             && connection.is_quiet()

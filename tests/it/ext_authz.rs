@@ -241,7 +241,9 @@ async fn a_rule_can_do_without() {
 async fn a_body_is_shown_up_to_its_limit_and_forwarded_whole() {
     let (backend, mut authorizer, proxy) = set_up(", maxBodyBytes: 10B").await;
     let mut client = H1Client::connect(proxy.addr()).await;
-    for (sent, shown, partial) in [("", "", "false"), ("short", "short", "false"), ("0123456789abc", "0123456789", "true")] {
+    for (sent, shown, partial) in
+        [("", "", "false"), ("short", "short", "false"), ("0123456789abc", "0123456789", "true")]
+    {
         let request = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{sent}", sent.len());
         assert_eq!(client.exchange(request).await.status, 200);
         let (question, _) = authorizer.question().await;

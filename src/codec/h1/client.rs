@@ -68,7 +68,7 @@ impl ClientConn {
 
     /// Whether an idle connection may be used: still open, and the server has said nothing unasked.
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_quiet(&mut self) -> bool {
         self.io.is_quiet()
     }
 

@@ -28,10 +28,11 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use outrigger_config::model;
 
-pub(super) use conditions::percent_decode;
+pub(super) use conditions::{header, path_holds, percent_decode, value_holds};
 pub use explain::{Explanation, HostChoice, Mismatch, RuleOutcome, RuleTrace, ValueProblem};
 use hosts::HostIndex;
 use rules::HostRules;
+pub(super) use rules::normal_form;
 
 /// What routing reads of a request.
 #[derive(Debug, Clone, Copy)]

@@ -56,6 +56,16 @@ pub struct Entry<'a> {
     pub attempts: u32,
     /// The gRPC status, for gRPC calls.
     pub grpc_status: Option<u8>,
+    /// The caller's verified identity.
+    pub peer_identity: Option<&'a str>,
+    /// The version of TLS spoken with the caller.
+    pub tls_version: Option<&'a str>,
+    /// The authorization rule that decided.
+    pub authz_rule: Option<&'a str>,
+    /// The shadow rule that would have decided otherwise.
+    pub authz_shadow: Option<&'a str>,
+    /// The audit rules that matched, comma-separated.
+    pub authz_audit: Option<&'a str>,
 }
 
 impl Entry<'_> {
@@ -91,6 +101,11 @@ impl Entry<'_> {
         if let Some(status) = self.grpc_status {
             number(out, ",\"grpc_status\":", u64::from(status));
         }
+        optional(out, ",\"peerIdentity\":\"", self.peer_identity.map(str::as_bytes));
+        optional(out, ",\"tlsVersion\":\"", self.tls_version.map(str::as_bytes));
+        optional(out, ",\"authzRule\":\"", self.authz_rule.map(str::as_bytes));
+        optional(out, ",\"authzShadow\":\"", self.authz_shadow.map(str::as_bytes));
+        optional(out, ",\"authzAudit\":\"", self.authz_audit.map(str::as_bytes));
         out.extend_from_slice(b"}\n");
     }
 }
