@@ -23,6 +23,7 @@ mod stream;
 mod tickets;
 mod trust;
 mod verify;
+pub mod web;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
