@@ -68,9 +68,9 @@ pub(super) fn authenticate(listener: &Listener, head: &mut RequestHead) -> Resul
 ///
 /// # Errors
 /// [`Refusal::Missing`].
-pub(super) fn require(listener: &Listener, found: bool) -> Result<(), Refusal> {
+pub(super) fn require(listener: &Listener, token: Option<&Arc<Claims>>) -> Result<(), Refusal> {
     match &listener.jwt {
-        Some(tokens) if tokens.required() && !found => {
+        Some(tokens) if tokens.required() && token.is_none() => {
             listener.metrics.tokens(Refusal::Missing.code());
             Err(Refusal::Missing)
         }

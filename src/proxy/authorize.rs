@@ -10,7 +10,8 @@ use outrigger_config::model::Access;
 use super::origin::Origin;
 use super::reason::Reason;
 use super::record::Record;
-use crate::policy::authz::{ClaimSource, Claims, Decision, Request};
+use crate::policy::authz::{Claims, Decision, Request};
+use crate::policy::jwt;
 use crate::policy::route::RouteQuery;
 use crate::snapshot::{Authorization, Listener};
 
@@ -57,12 +58,12 @@ pub(super) fn decide(
     origin: &Origin,
     claims: Claims<'_>,
 ) -> Decision {
-    let Origin { peer, port, identity, .. } = origin;
-    let request = Request { route, identity: identity.as_ref(), address: *peer, port: *port, claims };
+    let (identity, address, port) = (origin.identity(), origin.peer, origin.info.local.port());
+    let request = Request { route, identity, address, port, claims };
     authorization.policy.decide(&request)
 }
 
 /// The claims of a verified token, if there is one.
-pub(super) fn claims(token: Option<&Arc<dyn ClaimSource>>) -> Claims<'_> {
+pub(super) fn claims(token: Option<&Arc<jwt::Claims>>) -> Claims<'_> {
     token.map_or(Claims::None, |token| Claims::Verified(&**token))
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use outrigger_config::spiffe::SpiffeId;
 
 use super::attempt::{self, Exchange, Failure};
 use super::authorize::{authorize, authorize_preflight, claims};
@@ -16,11 +17,8 @@ use super::reason::Reason;
 use super::record::Record;
 use super::tracked::{Limits, TrackedBody};
 use super::{ConnectionHandler, authn, external, filters, with_random};
-use outrigger_config::spiffe::SpiffeId;
-
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response, ResponseHead};
-use crate::policy::authz::ClaimSource;
 use crate::policy::cors::CorsDecision;
 use crate::policy::deadline;
 use crate::policy::jwt;
@@ -129,7 +127,6 @@ impl ConnectionHandler {
         authn::remove_claims(listener, &mut head.headers);
         record.note_head(head);
         let token = authn::authenticate(listener, head).map_err(|refusal| Local::unauthenticated(refusal, head))?;
-        let token = token.map(|claims| claims as Arc<dyn ClaimSource>);
         let (hit, cors) = {
             // Routing and authorization see one request, because there is only this one.
             let host = prepare::host_of(head)?;
@@ -148,7 +145,7 @@ impl ConnectionHandler {
             if let Some((_, CorsDecision::Preflight(_))) = cors {
                 authorize_preflight(listener, &route, &self.origin, record)?;
             } else {
-                authn::require(listener, token.is_some()).map_err(|refusal| Local::unauthenticated(refusal, head))?;
+                authn::require(listener, token.as_ref()).map_err(|refusal| Local::unauthenticated(refusal, head))?;
                 authorize(listener, &route, &self.origin, claims(token.as_ref()), record)?;
             }
             (hit, cors)
@@ -166,6 +163,7 @@ impl ConnectionHandler {
         };
         let (body, changes) = match &listener.external {
             Some(external) if config.external_authorization => {
+                record.watch.before_anything(&head.headers);
                 let asking = self.ask(external, listener, head, body, interim, record);
                 match Box::pin(asking).await {
                     Ok(Passed { body, response }) => (body, response),
@@ -223,12 +221,13 @@ impl ConnectionHandler {
         interim: &dyn Interim,
         record: &Record,
     ) -> Result<Passed, Refused> {
+        let tls = self.origin.info.tls.as_deref();
         let surroundings = Surroundings {
-            peer: self.origin.address,
-            principal: self.origin.identity.as_ref().map_or("", SpiffeId::as_str),
-            local: self.origin.local,
-            own_principal: "",
-            sni: None,
+            peer: self.origin.info.peer,
+            principal: self.origin.identity().map_or("", SpiffeId::as_str),
+            local: self.origin.info.local,
+            own_principal: tls.and_then(|tls| tls.local_identity.as_ref()).map_or("", SpiffeId::as_str),
+            sni: tls.and_then(|tls| tls.sni.as_deref()),
             began: SystemTime::now() - record.started().elapsed(),
             idle: Some(listener.config.limits.stream_idle_timeout).filter(|idle| !idle.is_zero()),
         };
