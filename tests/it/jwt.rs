@@ -522,7 +522,7 @@ async fn no_token_is_ever_written() {
                     claimsToHeaders: [{ claim: sub, header: x-user }]";
     let config = config(&backend, &provider(&keys.path(), settings), "{ providers: [corp] }");
     let launch =
-        Launch { arguments: ["--log-level", "trace,outrigger=trace"].map(str::to_owned).into(), ..Launch::default() };
+        Launch { arguments: ["--log-level", "trace,notify=off"].map(str::to_owned).into(), ..Launch::default() };
     let proxy = Proxy::start_as(&config, &launch).await;
 
     let subject = |name: &str| with("sub", json!(format!("subject-{name}-of-a-token")));
@@ -571,17 +571,10 @@ async fn no_token_is_ever_written() {
     eventually(PATIENCE, "the access log", || proxy.stdout().lines().count() >= lines).await;
 
     let all = outputs(&proxy).await;
-    assert!(all.contains("malformed headers") || all.contains("received"), "the log is as loud as it gets");
-    for token in &tokens {
-        // The header's part is the same for all tokens of a key, and in the others by chance only.
-        for part in token.split(['.', '%', '!', '-']).filter(|part| part.len() > 15) {
-            assert!(!all.contains(part), "{part} in\n{all}");
-        }
+    assert!(all.contains("HEADERS") || all.contains("Headers"), "the log is as loud as it gets");
+    let parts = tokens.iter().flat_map(|token| token.split(['.', '%', '!', '-'])).filter(|part| part.len() > 15);
+    for part in parts.chain(["subject-", "eyJ"]) {
+        let written: Vec<&str> = all.lines().filter(|line| line.contains(part)).collect();
+        assert!(written.is_empty(), "{part} in {written:#?}");
     }
-    for secret in ["access_token", "Bearer ", "subject-"] {
-        let found: Vec<&str> = all.lines().filter(|line| line.contains(secret)).collect();
-        let config_only = found.iter().all(|line| line.contains("jwtProviders") || !line.contains("eyJ"));
-        assert!(config_only, "{secret}: {found:?}");
-    }
-    assert!(!all.contains("subject-") && !all.contains("eyJ"), "neither what a token says nor how it begins");
 }
