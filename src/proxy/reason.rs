@@ -8,14 +8,14 @@ use http::StatusCode;
 pub enum Reason {
     /// No route for the request.
     NoRoute,
+    /// Authorization refused the request, or an open exchange is no longer allowed.
+    Denied,
     /// No token, or one that is not believed.
     Unauthenticated,
     /// The keys to verify a token with are not there.
     NoKeys,
     /// An external authorizer refused the request, or could not be asked.
     ExternallyDenied,
-    /// Authorization refused the request, or an open exchange is no longer allowed.
-    Denied,
     /// The cluster has no endpoint (none configured by name resolution yet).
     NoEndpoint,
     /// Could not connect to the upstream.
@@ -50,9 +50,9 @@ impl Reason {
     pub const fn code(self) -> &'static str {
         match self {
             Self::NoRoute => "NR",
+            Self::Denied => "RBAC",
             Self::Unauthenticated | Self::NoKeys => "JWT",
             Self::ExternallyDenied => "UAEX",
-            Self::Denied => "RBAC",
             Self::NoEndpoint => "UH",
             Self::ConnectFailure => "UF",
             Self::Overflow => "UO",
@@ -89,8 +89,8 @@ impl Reason {
     pub const fn grpc_status(self) -> u8 {
         match self {
             Self::NoRoute => GRPC_UNIMPLEMENTED,
-            Self::Denied | Self::ExternallyDenied => GRPC_PERMISSION_DENIED,
             Self::Unauthenticated => GRPC_UNAUTHENTICATED,
+            Self::Denied | Self::ExternallyDenied => GRPC_PERMISSION_DENIED,
             Self::NoKeys
             | Self::NoEndpoint
             | Self::ConnectFailure
@@ -108,10 +108,10 @@ impl Reason {
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::NoRoute => "No route matches this request.",
+            Self::Denied => "The caller may not do this.",
             Self::Unauthenticated => "The request carries no token that is believed.",
             Self::NoKeys => "The token cannot be verified now: the keys of its issuer are not there.",
             Self::ExternallyDenied => "The request was not authorized.",
-            Self::Denied => "The caller may not do this.",
             Self::NoEndpoint => "The cluster has no endpoint to send this request to.",
             Self::ConnectFailure => "The proxy could not connect to the upstream.",
             Self::Overflow => "The cluster is at its limit; the request was not sent.",

@@ -16,9 +16,9 @@ use super::rehearsal::Rehearsals;
 use super::series::{Histogram, Series, Slots, encode_histogram};
 use crate::base::limits;
 
+mod access;
 mod authorization;
 mod certificates;
-mod access;
 mod cluster;
 mod handshakes;
 mod listener;
@@ -50,9 +50,9 @@ pub struct Metrics {
     routes: Mutex<HashMap<RouteLabels, Kept<RouteMetrics>>>,
     clusters: Mutex<HashMap<Arc<str>, Kept<ClusterMetrics>>>,
     listeners: Mutex<HashMap<Arc<str>, Kept<ListenerMetrics>>>,
+    access: Mutex<HashMap<AccessLabels, Kept<AccessMetrics>>>,
     keys: Mutex<HashMap<Arc<str>, Kept<KeyMetrics>>>,
     authorizers: Mutex<HashMap<Arc<str>, Kept<AuthorizerMetrics>>>,
-    access: Mutex<HashMap<AccessLabels, Kept<AccessMetrics>>>,
     other_route: Arc<RouteMetrics>,
     other_cluster: Arc<ClusterMetrics>,
     other_access: Arc<AccessMetrics>,
@@ -83,9 +83,9 @@ impl Metrics {
             routes: Mutex::default(),
             clusters: Mutex::default(),
             listeners: Mutex::default(),
+            access: Mutex::default(),
             keys: Mutex::default(),
             authorizers: Mutex::default(),
-            access: Mutex::default(),
             other_route: Arc::new(RouteMetrics::other()),
             other_cluster: Arc::new(ClusterMetrics::other()),
             other_access: Arc::new(AccessMetrics::other()),
@@ -113,6 +113,12 @@ impl Metrics {
         keep(&self.listeners, name, || ListenerMetrics::new(name))
     }
 
+    /// The handle of an authorization rule on a listener.
+    #[must_use]
+    pub fn access(&self, labels: &AccessLabels) -> Arc<AccessMetrics> {
+        keep(&self.access, labels, || AccessMetrics::bounded(labels, &self.access_slots, &self.other_access))
+    }
+
     /// The handle of a token provider's keys.
     #[must_use]
     pub fn keys(&self, provider: &Arc<str>) -> Arc<KeyMetrics> {
@@ -125,20 +131,14 @@ impl Metrics {
         keep(&self.authorizers, name, || AuthorizerMetrics::new(name))
     }
 
-    /// The handle of an authorization rule on a listener.
-    #[must_use]
-    pub fn access(&self, labels: &AccessLabels) -> Arc<AccessMetrics> {
-        keep(&self.access, labels, || AccessMetrics::bounded(labels, &self.access_slots, &self.other_access))
-    }
-
     /// Forgets what nobody has held for [`limits::METRIC_LINGER`]. Called now and then by the control thread.
     pub fn sweep(&self, now: Instant) {
         forget(&self.routes, now);
         forget(&self.clusters, now);
         forget(&self.listeners, now);
+        forget(&self.access, now);
         forget(&self.keys, now);
         forget(&self.authorizers, now);
-        forget(&self.access, now);
     }
 
     /// Everything in the Prometheus text format ([`CONTENT_TYPE`]). Label sets that were never used are left out.

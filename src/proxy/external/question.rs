@@ -75,7 +75,7 @@ fn attributes(
     shown: Option<Shown>,
 ) -> AttributeContext {
     let Surroundings { origin, began, idle: _ } = *surroundings;
-    let principal = origin.identity.as_ref().map(SpiffeId::as_str).unwrap_or_default();
+    let principal = origin.identity().map(SpiffeId::as_str).unwrap_or_default();
     let since = began.duration_since(UNIX_EPOCH).unwrap_or_default();
     let time = Timestamp {
         seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
@@ -112,15 +112,22 @@ fn attributes(
         raw_body,
     };
     AttributeContext {
-        source: Some(side(origin.address, principal)),
-        destination: Some(side(origin.local, "")),
+        source: Some(side(origin.info.peer, principal)),
+        destination: Some(side(
+            origin.info.local,
+            origin.info.tls.as_ref().and_then(|tls| tls.local_identity.as_ref()).map_or("", SpiffeId::as_str),
+        )),
         request: Some(RequestInfo { time: Some(time), http: Some(http) }),
         context_extensions: authorizer
             .context
             .iter()
             .map(|(key, value)| (key.to_string(), value.to_string()))
             .collect(),
-        tls_session: None,
+        tls_session: origin
+            .info
+            .tls
+            .as_ref()
+            .map(|tls| TlsSession { sni: tls.sni.as_deref().unwrap_or_default().to_owned() }),
     }
 }
 
