@@ -295,7 +295,7 @@ fn preflight(headers: HeaderMap) -> Answer {
 /// The answer to a request that an external authorizer did not let pass.
 fn refused_externally(refused: Refused, caller: Caller, record: &mut Record) -> Result<Answer, Local> {
     let Denied { status, mut headers, body } = match refused {
-        Refused::Denied(denied) => denied,
+        Refused::Denied(denied) => *denied,
         Refused::Unavailable { status, details } => {
             return Err(Local { status, code: details, ..Reason::ExternallyDenied.into() });
         }
