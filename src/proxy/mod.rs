@@ -2,9 +2,9 @@
 //! a request reads top to bottom in `pipeline.rs`, and what happens to an attempt in `attempt.rs`.
 
 mod attempt;
+mod authn;
 mod authorize;
 mod client_cert;
-mod authn;
 mod external;
 mod filters;
 mod local;

@@ -16,9 +16,9 @@ use super::rehearsal::Rehearsals;
 use super::series::{Histogram, Series, Slots, encode_histogram};
 use crate::base::limits;
 
+mod access;
 mod authorization;
 mod certificates;
-mod access;
 mod cluster;
 mod handshakes;
 mod listener;

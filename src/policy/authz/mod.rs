@@ -41,11 +41,11 @@ pub trait ClaimSource: fmt::Debug + Send + Sync {
 
 impl ClaimSource for jwt::Claims {
     fn provider(&self) -> &str {
-        self.provider()
+        Self::provider(self)
     }
 
     fn get(&self, path: &[Arc<str>]) -> Option<&serde_json::Value> {
-        self.get(path)
+        Self::get(self, path)
     }
 }
 

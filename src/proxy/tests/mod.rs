@@ -22,7 +22,7 @@ use crate::base::drain::Drain;
 use crate::codec::{ServerOptions, h1};
 use crate::net::ConnInfo;
 use crate::net::io::Io;
-use crate::net::tls::TlsInfo;
+use crate::net::tls::{TlsInfo, TlsSet};
 use crate::snapshot::{Snapshot, SnapshotCell};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::dns::{Answer, BoxFuture, Resolve};
@@ -81,7 +81,7 @@ impl Harness {
         let endpoints = endpoints.join(", ");
         let metrics = Metrics::new();
         let registry = Registry::new(1, Arc::clone(&metrics), Box::new(NoNames));
-        let first = Snapshot::compile(&parts.load(&endpoints), &registry, &metrics, 1);
+        let first = Snapshot::compile((&parts.load(&endpoints), &TlsSet::default()), &registry, &metrics, 1);
         let cell = Arc::new(SnapshotCell::new(first));
         let proxy = Proxy::new(Arc::clone(&cell), AccessLog::off(&metrics));
         Self { proxy, cell, metrics, drain: Drain::default(), registry, endpoints }
@@ -90,7 +90,12 @@ impl Harness {
     /// Puts another configuration into effect.
     fn publish(&self, parts: &Parts<'_>) {
         let generation = self.cell.load().generation + 1;
-        let next = Snapshot::compile(&parts.load(&self.endpoints), &self.registry, &self.metrics, generation);
+        let next = Snapshot::compile(
+            (&parts.load(&self.endpoints), &TlsSet::default()),
+            &self.registry,
+            &self.metrics,
+            generation,
+        );
         self.cell.store(next);
     }
 
