@@ -24,6 +24,7 @@ use crate::cli::dev::{Demo, Requests};
 use crate::cli::{self, Report, logging};
 use crate::discovery::apply::Start;
 use crate::discovery::{Applier, LastGood, Parts, Status, Watch, jwks};
+use crate::net::tls::TlsSet;
 use crate::proxy::Proxy;
 use crate::server::shutdown::{Outcome, shutdown};
 use crate::server::{ListenerSet, ListenerStatus, Workers, cpu, files};
@@ -143,7 +144,8 @@ impl App {
 
         registry.warm(config).await;
         jwks::prime(config, &registry);
-        let cell = Arc::new(SnapshotCell::new(Snapshot::compile(&loaded, &registry, &metrics, 1)));
+        let cell =
+            Arc::new(SnapshotCell::new(Snapshot::compile((&loaded, &TlsSet::default()), &registry, &metrics, 1)));
         let proxy = Arc::new(Proxy::new(Arc::clone(&cell), Arc::clone(&log)));
         let listeners = Arc::new(ListenerSet::new(workers, proxy, Arc::clone(&metrics)));
         *shared.listeners.lock() = Some(Arc::clone(&listeners));

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::Version;
 use http::header::{HeaderMap, HeaderName};
-use outrigger_config::model::{self, ClusterProtocol};
+use outrigger_config::model;
 use smallvec::SmallVec;
 
 use super::local::{Caller, grpc_status};
@@ -23,7 +22,7 @@ use crate::policy::retry::{
     self, Attempts, Idempotency, MaybeSent, NeverSent, Pushback, Repeatable, Verdict, parse_grpc_pushback,
 };
 use crate::telemetry::metrics::AttemptOutcome;
-use crate::upstream::pool::{Ceilings, Preference, Wire};
+use crate::upstream::pool::Preference;
 use crate::upstream::{Cluster, Lease, LeaseError, Outcome, Overflow, Permit, PickError};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -135,7 +134,7 @@ async fn attempt_all(
         let tried_once = {
             // What went wrong with one kept connection may be wrong with the others.
             let preference = if record.attempts > 1 { Preference::Young } else { Preference::Any };
-            let leasing = lease(cluster, &permit, head.version, preference);
+            let leasing = cluster.lease(permit.member(), head.version, preference);
             let mut sending = pin!(send_once(leasing, head, body, interim));
             poll_fn(|cx| match sending.as_mut().poll(cx) {
                 Poll::Ready(end) => Poll::Ready(end),
@@ -265,21 +264,6 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     }
 }
 
-async fn lease(
-    cluster: &Cluster,
-    permit: &Permit,
-    version: Version,
-    preference: Preference,
-) -> Result<Lease, LeaseError> {
-    let config = cluster.config();
-    let wire = match (config.protocol, version) {
-        (ClusterProtocol::Http2, _) | (ClusterProtocol::Auto, Version::HTTP_2) => Wire::Http2,
-        (ClusterProtocol::Http1 | ClusterProtocol::Auto, _) => Wire::Http1,
-    };
-    let ceilings = Ceilings { pending: config.ceilings.max_pending, connections: config.ceilings.max_connections };
-    permit.member().pool.lease(wire, preference, ceilings).await
-}
-
 async fn send_once(
     leasing: impl Future<Output = Result<Lease, LeaseError>>,
     head: &RequestHead,
@@ -337,7 +321,7 @@ fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Caller, latency
             permit.report(Outcome::Broken, now);
             AttemptOutcome::ConnectTimeout
         }
-        Try::Lease(LeaseError::Connect(_)) => {
+        Try::Lease(LeaseError::Connect(_) | LeaseError::Retired) => {
             permit.report(Outcome::Broken, now);
             AttemptOutcome::ConnectFailure
         }
@@ -347,6 +331,12 @@ fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Caller, latency
             SendErrorKind::BadResponse(_) => {
                 permit.report(Outcome::Broken, now);
                 AttemptOutcome::Invalid
+            }
+            SendErrorKind::Handshake { code, detail } => {
+                permit.report(Outcome::Broken, now);
+                // Found out by the request itself: the pool does not know.
+                cluster.refused_by(permit.member(), code, detail);
+                AttemptOutcome::ConnectFailure
             }
             SendErrorKind::Connect(_) | SendErrorKind::ConnectTimeout => {
                 permit.report(Outcome::Broken, now);
@@ -386,9 +376,14 @@ fn classify(tried: &Try, caller: Caller) -> Option<retry::Outcome> {
             })
         }
         Try::Lease(LeaseError::Overflow(_)) => None,
-        Try::Lease(LeaseError::Connect(_)) => Some(retry::Outcome::NeverSent(NeverSent::ConnectFailure)),
+        Try::Lease(LeaseError::Connect(_) | LeaseError::Retired) => {
+            Some(retry::Outcome::NeverSent(NeverSent::ConnectFailure))
+        }
         Try::Send(error) => match (&error.kind, error.sent) {
             (SendErrorKind::RequestBody(_), _) => None,
+            (SendErrorKind::Handshake { .. }, Sent::Never) => {
+                Some(retry::Outcome::NeverSent(NeverSent::ConnectFailure))
+            }
             (SendErrorKind::Refused, _) => Some(retry::Outcome::NeverSent(NeverSent::Refused)),
             (_, Sent::Never) => Some(retry::Outcome::NeverSent(NeverSent::Unwritten)),
             (SendErrorKind::Closed | SendErrorKind::Io(_), Sent::Maybe) if error.reused => {
@@ -463,8 +458,13 @@ fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>, Failure> {
         Try::Stalled => Reason::Idle,
         Try::Denied => Reason::Denied,
         Try::Lease(LeaseError::Overflow(_)) => Reason::Overflow,
-        Try::Lease(LeaseError::Connect(_)) => Reason::ConnectFailure,
+        Try::Lease(LeaseError::Connect(SendErrorKind::Handshake { code, .. }))
+        | Try::Send(SendError { kind: SendErrorKind::Handshake { code, .. }, .. }) => {
+            return Err(Failure { reason: Reason::ConnectFailure, details: code });
+        }
+        Try::Lease(LeaseError::Connect(_) | LeaseError::Retired) => Reason::ConnectFailure,
         Try::Send(error) => match error.kind {
+            SendErrorKind::Handshake { .. } => Reason::ConnectFailure,
             SendErrorKind::Connect(_) | SendErrorKind::ConnectTimeout => Reason::ConnectFailure,
             SendErrorKind::Refused | SendErrorKind::Reset(_) => Reason::UpstreamReset,
             SendErrorKind::Closed | SendErrorKind::Io(_) => Reason::UpstreamClosed,

@@ -57,8 +57,8 @@ pub(super) fn decide(
     origin: &Origin,
     claims: Claims<'_>,
 ) -> Decision {
-    let Origin { peer, port, identity, .. } = origin;
-    let request = Request { route, identity: identity.as_ref(), address: *peer, port: *port, claims };
+    let (identity, address, port) = (origin.identity(), origin.peer, origin.info.local.port());
+    let request = Request { route, identity, address, port, claims };
     authorization.policy.decide(&request)
 }
 

@@ -19,7 +19,7 @@ pub(super) struct Certificate<'a> {
     /// The caller's identity.
     pub(super) uri: Option<&'a str>,
     /// Its DNS names.
-    pub(super) dns: &'a [String],
+    pub(super) dns: &'a [Box<str>],
 }
 
 /// The element about a certificate. Made once for a connection.
@@ -130,7 +130,7 @@ mod tests {
             text(&CART),
             "By=spiffe://mesh.local/ns/shop/sa/payments;Hash=0aff;Subject=\"\";URI=spiffe://mesh.local/ns/shop/sa/cart"
         );
-        let dns = ["a.example".to_owned(), "b.example".to_owned()];
+        let dns = ["a.example".into(), "b.example".into()];
         let edge = Certificate { by: None, subject: "CN=cart,O=Shop", uri: None, dns: &dns, ..CART };
         assert_eq!(text(&edge), "Hash=0aff;Subject=\"CN=cart,O=Shop\";URI=;DNS=a.example;DNS=b.example");
     }
@@ -147,7 +147,7 @@ mod tests {
             let element = text(&Certificate { subject, ..CART });
             assert!(element.contains(written), "{element}");
         }
-        let dns = ["a\";URI=spiffe://evil".to_owned()];
+        let dns = ["a\";URI=spiffe://evil".into()];
         assert!(text(&Certificate { dns: &dns, ..CART }).ends_with(r#";DNS="a\";URI=spiffe://evil""#));
     }
 

@@ -60,16 +60,14 @@ impl Proxy {
     /// serves it when the configuration no longer has that listener.
     #[must_use]
     pub fn connection(&self, listener: Arc<Listener>, info: ConnInfo) -> Arc<ConnectionHandler> {
-        let origin = Arc::new(Origin::new(self.clone(), &info));
-        Arc::new(ConnectionHandler { name: info.listener, origin, last: Mutex::new(listener) })
+        let origin = Arc::new(Origin::new(self.clone(), info));
+        Arc::new(ConnectionHandler { origin, last: Mutex::new(listener) })
     }
 }
 
 /// Answers the requests of one connection.
 #[derive(Debug)]
 pub struct ConnectionHandler {
-    /// The listener's name.
-    name: Arc<str>,
     origin: Arc<Origin>,
     /// The listener's configuration that was seen last: a listener that is gone from the configuration still
     /// serves the connections that it drains.
@@ -79,7 +77,7 @@ pub struct ConnectionHandler {
 impl ConnectionHandler {
     /// The configuration for one request: one load, kept to its end.
     fn listener(&self) -> Arc<Listener> {
-        match self.origin.proxy.cell.listener(&self.name) {
+        match self.origin.proxy.cell.listener(&self.origin.info.listener) {
             Some(listener) => {
                 let mut last = self.last.lock();
                 if !Arc::ptr_eq(&last, &listener) {

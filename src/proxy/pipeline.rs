@@ -1,5 +1,5 @@
-//! What happens to a request, top to bottom: prepare, authenticate, find its rule, authorize, filter, set the
-//! deadline, attempt, answer.
+//! What happens to a request, top to bottom: prepare, authenticate, find its rule, authorize, filter, set the deadline,
+//! attempt, answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,18 +9,15 @@ use http::{Method, StatusCode};
 
 use super::attempt::{self, Exchange, Failure};
 use super::authorize::{authorize, authorize_preflight, claims};
-use super::external::{Denied, Passed, Refused, Surroundings};
+use super::external::{Changes, Denied, Passed, Refused, Surroundings};
 use super::local::{self, Caller};
 use super::prepare::{self, Unfit};
 use super::reason::Reason;
 use super::record::Record;
 use super::tracked::{Limits, TrackedBody};
 use super::{ConnectionHandler, authn, external, filters, with_random};
-use outrigger_config::spiffe::SpiffeId;
-
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response, ResponseHead};
-use crate::policy::authz::ClaimSource;
 use crate::policy::cors::CorsDecision;
 use crate::policy::deadline;
 use crate::policy::jwt;
@@ -126,10 +123,9 @@ impl ConnectionHandler {
     ) -> Result<Answer, Local> {
         prepare::normalise_path(head, listener)?;
         with_random(|random| prepare::set_forwarding(head, listener, &self.origin, random))?;
-        authn::remove_claims(listener, &mut head.headers);
+        authn::remove_forged(listener, &mut head.headers);
         record.note_head(head);
         let token = authn::authenticate(listener, head).map_err(|refusal| Local::unauthenticated(refusal, head))?;
-        let token = token.map(|claims| claims as Arc<dyn ClaimSource>);
         let (hit, cors) = {
             // Routing and authorization see one request, because there is only this one.
             let host = prepare::host_of(head)?;
@@ -148,7 +144,7 @@ impl ConnectionHandler {
             if let Some((_, CorsDecision::Preflight(_))) = cors {
                 authorize_preflight(listener, &route, &self.origin, record)?;
             } else {
-                authn::require(listener, token.is_some()).map_err(|refusal| Local::unauthenticated(refusal, head))?;
+                authn::require(listener, &token).map_err(|refusal| Local::unauthenticated(refusal, head))?;
                 authorize(listener, &route, &self.origin, claims(token.as_ref()), record)?;
             }
             (hit, cors)
@@ -166,16 +162,15 @@ impl ConnectionHandler {
         };
         let (body, changes) = match &listener.external {
             Some(external) if config.external_authorization => {
-                let asking = self.ask(external, listener, head, body, interim, record);
-                match Box::pin(asking).await {
-                    Ok(Passed { body, response }) => (body, response),
+                match Box::pin(self.ask(external, listener, head, body, interim, record)).await {
+                    Ok(Passed { body, changes }) => (body, changes),
                     Err(refused) => {
                         record.note_route(rule, listener.route_metrics(rule, None), None);
                         return refused_externally(refused, caller, record);
                     }
                 }
             }
-            _ => (body, Vec::new()),
+            _ => (body, Changes::default()),
         };
         let mut answer = match &rule.action {
             Action::Redirect(redirect) => {
@@ -209,11 +204,11 @@ impl ConnectionHandler {
             cors.apply(grant, headers);
         }
         filters::apply_to_response(&config.filters, headers);
-        external::apply(&changes, headers);
+        changes.apply_to_response(headers);
         Ok(answer)
     }
 
-    /// Asks an external authorizer.
+    /// Asks an external authorizer, and changes the request as it says.
     async fn ask(
         &self,
         external: &External,
@@ -221,18 +216,14 @@ impl ConnectionHandler {
         head: &mut RequestHead,
         body: Body,
         interim: &dyn Interim,
-        record: &Record,
+        record: &mut Record,
     ) -> Result<Passed, Refused> {
-        let surroundings = Surroundings {
-            peer: self.origin.address,
-            principal: self.origin.identity.as_ref().map_or("", SpiffeId::as_str),
-            local: self.origin.local,
-            own_principal: "",
-            sni: None,
-            began: SystemTime::now() - record.started().elapsed(),
-            idle: Some(listener.config.limits.stream_idle_timeout).filter(|idle| !idle.is_zero()),
-        };
-        external::check(external, &surroundings, head, body, interim).await
+        let began = SystemTime::now() - record.started().elapsed();
+        let idle = Some(listener.config.limits.stream_idle_timeout).filter(|idle| !idle.is_zero());
+        let surroundings = Surroundings { origin: &self.origin, began, idle };
+        let watch = &mut record.watch;
+        external::check(external, &surroundings, head, body, interim, |name, headers| watch.before_edit(name, headers))
+            .await
     }
 
     #[expect(clippy::too_many_arguments, reason = "one call site; the parts are borrowed from there")]

@@ -4,6 +4,7 @@
 mod authorization;
 mod cell;
 mod external;
+mod passthrough;
 mod rule;
 mod tokens;
 
@@ -18,9 +19,11 @@ use sha2::{Digest, Sha256};
 pub use authorization::Authorization;
 pub use cell::{Published, SnapshotCell};
 pub use external::External;
+pub use passthrough::Passthrough;
 pub use rule::{Action, Backend, Backends, Rule};
 pub use tokens::Tokens;
 
+use crate::net::tls::{ServerTls, TlsSet};
 use crate::policy::authz::Policy;
 use crate::policy::route::RouteTable;
 use crate::telemetry::metrics::RouteLabels;
@@ -51,6 +54,10 @@ pub struct Listener {
     pub rules: Vec<Arc<Rule>>,
     /// Who may do what; `None`: everybody everything.
     pub authorization: Option<Authorization>,
+    /// TLS, newest certificates included; `None` is plaintext.
+    pub tls: Option<Arc<ServerTls>>,
+    /// TLS that is handed on.
+    pub passthrough: Passthrough,
     /// Its metric handles.
     pub metrics: Arc<ListenerMetrics>,
     /// The tokens that it asks for.
@@ -67,10 +74,15 @@ impl Snapshot {
     /// Compiles a validated configuration. State known to the registry is found again there. Cannot fail:
     /// whatever could go wrong was refused by validation.
     #[must_use]
-    pub fn compile(loaded: &Arc<Loaded>, registry: &Arc<Registry>, metrics: &Arc<Metrics>, generation: u64) -> Self {
+    pub fn compile(
+        (loaded, tls): (&Arc<Loaded>, &TlsSet),
+        registry: &Arc<Registry>,
+        metrics: &Arc<Metrics>,
+        generation: u64,
+    ) -> Self {
         let config = &loaded.config;
         let clusters: HashMap<&Arc<str>, Arc<Cluster>> =
-            config.clusters.iter().map(|(name, cluster)| (name, registry.cluster(cluster))).collect();
+            config.clusters.iter().map(|(name, cluster)| (name, registry.cluster(cluster, tls.client(name)))).collect();
         let policies: HashMap<&Arc<str>, Arc<Policy>> =
             config.authorization.iter().map(|(name, policy)| (name, Arc::new(Policy::compile(policy)))).collect();
         let nothing = model::RouteTable { name: Arc::from("-"), hosts: Vec::new() };
@@ -93,6 +105,11 @@ impl Snapshot {
                         .authorization
                         .as_ref()
                         .map(|name| Authorization::new(&policies[name], &listener.name, metrics)),
+                    tls: tls.server(&listener.name).cloned(),
+                    passthrough: Passthrough::compile(
+                        listener.tls.as_ref().map_or(&[], |tls| &tls.passthrough),
+                        &clusters,
+                    ),
                     metrics: metrics.listener(&listener.name),
                     jwt: listener.jwt.as_ref().map(|jwt| Tokens::compile(jwt, &config.jwt_providers, registry.keys())),
                     external: listener.external_authorization.as_ref().map(|name| {

@@ -205,7 +205,7 @@ impl RouteTable {
             Some(Found::Any(virtual_host)) => HostChoice::Any { virtual_host },
             None => HostChoice::None,
         };
-        let entries = found.map_or(&[][..], |found| &self.hosts[found.virtual_host()].entries);
+        let entries = found.map_or(&[][..], |found| &self.hosts[found.index()].entries);
         let mut rules = Vec::new();
         for matches in entries.chunk_by(|a, b| a.rule == b.rule) {
             let verdicts = matches.iter().map(|entry| check(entry, request).map_or(Ok(entry), Err));

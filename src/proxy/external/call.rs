@@ -22,7 +22,7 @@ use crate::proxy::local::{Caller, grpc_status};
 use crate::proxy::tracked::is_server_failure;
 use crate::proxy::with_random;
 use crate::telemetry::metrics::AttemptOutcome;
-use crate::upstream::pool::{Ceilings, Preference, Wire};
+use crate::upstream::pool::Preference;
 use crate::upstream::{Cluster, LeaseError, Outcome, Permit};
 
 /// Why there is no answer.
@@ -134,9 +134,7 @@ async fn exchange(
     message: &Bytes,
     limit: Duration,
 ) -> Result<CheckResponse, Fault> {
-    let config = cluster.config();
-    let ceilings = Ceilings { pending: config.ceilings.max_pending, connections: config.ceilings.max_connections };
-    let lease = permit.member().pool.lease(Wire::Http2, Preference::Any, ceilings).await.map_err(|error| {
+    let lease = cluster.lease(permit.member(), Version::HTTP_2, Preference::Any).await.map_err(|error| {
         if let LeaseError::Overflow(kind) = &error {
             cluster.state().metrics.overflowed(*kind);
         }

@@ -18,11 +18,11 @@ use bytes::Bytes;
 use http::header::{EXPECT, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 
-pub(super) use changes::{Change, apply};
+pub(super) use changes::Changes;
 pub(super) use question::Surroundings;
 
 use self::call::CallError;
-use self::changes::{Changes, Unusable};
+use self::changes::Unusable;
 use self::wire::{CheckResponse, DeniedResponse, HttpResponse};
 use super::local;
 use super::reason::Reason;
@@ -39,8 +39,8 @@ pub(super) const FAILED_OPEN: HeaderName = HeaderName::from_static("x-envoy-auth
 pub(super) struct Passed {
     /// Its body, whole.
     pub(super) body: Body,
-    /// What is changed in the answer's headers.
-    pub(super) response: Vec<Change>,
+    /// What is changed in the answer.
+    pub(super) changes: Changes,
 }
 
 /// A request that may not.
@@ -65,8 +65,8 @@ pub(super) struct Denied {
     pub(super) body: Bytes,
 }
 
-/// Asks the authorizer about a request, and changes the request as it says. Boxed by the caller: it is large, and
-/// most listeners ask nobody.
+/// Asks the authorizer about a request, and changes the request as it says; `before_edit` is told of every header
+/// that is about to be changed. Boxed by the caller: it is large, and most listeners ask nobody.
 ///
 /// # Errors
 /// See [`Refused`].
@@ -76,8 +76,9 @@ pub(super) async fn check(
     head: &mut RequestHead,
     body: Body,
     interim: &dyn Interim,
+    mut before_edit: impl FnMut(&HeaderName, &HeaderMap),
 ) -> Result<Passed, Refused> {
-    head.headers.remove(FAILED_OPEN);
+    before_edit(&EXPECT, &head.headers);
     let peeked = peek(external, surroundings.idle, head, body, interim).await?;
     let question = question::encode(&external.config, surroundings, head, &peeked);
     let Peeked { body, .. } = peeked;
@@ -93,14 +94,18 @@ pub(super) async fn check(
     drop(count);
     match judged {
         Judged::Pass(changes) => {
+            for name in changes.names() {
+                before_edit(name, &head.headers);
+            }
             changes.apply_to_request(head);
-            Ok(Passed { body, response: changes.response })
+            Ok(Passed { body, changes })
         }
         Judged::Deny(denied) => Err(Refused::Denied(denied)),
         Judged::Failed { .. } if external.config.fail_open => {
             external.metrics.failed_open();
+            before_edit(&FAILED_OPEN, &head.headers);
             head.headers.insert(FAILED_OPEN, HeaderValue::from_static("true"));
-            Ok(Passed { body, response: Vec::new() })
+            Ok(Passed { body, changes: Changes::default() })
         }
         Judged::Failed { details, status } => {
             Err(Refused::Unavailable { status: status.unwrap_or(external.config.status_on_error), details })

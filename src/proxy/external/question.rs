@@ -9,12 +9,14 @@ use http::Version;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
 use http::uri::Authority;
 use outrigger_config::model::ExternalAuthorizer;
+use outrigger_config::spiffe::SpiffeId;
 use prost::Message as _;
 
 use super::wire::{
     Address, AttributeContext, CheckRequest, HttpRequest, Peer, RequestInfo, SocketAddress, Timestamp, TlsSession,
 };
 use crate::codec::{Peeked, RequestHead};
+use crate::proxy::origin::Origin;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Whether the body that is shown is a part only; as Envoy calls it.
@@ -24,15 +26,7 @@ const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
 #[derive(Debug, Clone, Copy)]
 pub(in crate::proxy) struct Surroundings<'a> {
     /// The caller.
-    pub(in crate::proxy) peer: SocketAddr,
-    /// Who it is, by its certificate; empty: unknown.
-    pub(in crate::proxy) principal: &'a str,
-    /// Where it connected to.
-    pub(in crate::proxy) local: SocketAddr,
-    /// Who that is.
-    pub(in crate::proxy) own_principal: &'a str,
-    /// The server name that it asked for.
-    pub(in crate::proxy) sni: Option<&'a str>,
+    pub(in crate::proxy) origin: &'a Origin,
     /// When the request began.
     pub(in crate::proxy) began: SystemTime,
     /// How long its body may stand still.
@@ -80,7 +74,8 @@ fn attributes(
     head: &RequestHead,
     shown: Option<Shown>,
 ) -> AttributeContext {
-    let Surroundings { peer, principal, local, own_principal, sni, began, idle: _ } = *surroundings;
+    let Surroundings { origin, began, idle: _ } = *surroundings;
+    let principal = origin.identity().map(SpiffeId::as_str).unwrap_or_default();
     let since = began.duration_since(UNIX_EPOCH).unwrap_or_default();
     let time = Timestamp {
         seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
@@ -117,15 +112,22 @@ fn attributes(
         raw_body,
     };
     AttributeContext {
-        source: Some(side(peer, principal)),
-        destination: Some(side(local, own_principal)),
+        source: Some(side(origin.info.peer, principal)),
+        destination: Some(side(
+            origin.info.local,
+            origin.info.tls.as_ref().and_then(|tls| tls.local_identity.as_ref()).map_or("", SpiffeId::as_str),
+        )),
         request: Some(RequestInfo { time: Some(time), http: Some(http) }),
         context_extensions: authorizer
             .context
             .iter()
             .map(|(key, value)| (key.to_string(), value.to_string()))
             .collect(),
-        tls_session: sni.map(|sni| TlsSession { sni: sni.to_owned() }),
+        tls_session: origin
+            .info
+            .tls
+            .as_ref()
+            .map(|tls| TlsSession { sni: tls.sni.as_deref().unwrap_or_default().to_owned() }),
     }
 }
 

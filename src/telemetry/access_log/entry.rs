@@ -122,19 +122,19 @@ fn protocol(version: Version) -> &'static str {
 
 // Every one of these takes the whole text before the value, opening quote included: one copy instead of three.
 
-fn text(out: &mut Vec<u8>, before: &'static str, value: &[u8]) {
+pub(super) fn text(out: &mut Vec<u8>, before: &'static str, value: &[u8]) {
     out.extend_from_slice(before.as_bytes());
     push_escaped(out, value);
     out.push(b'"');
 }
 
-fn optional(out: &mut Vec<u8>, before: &'static str, value: Option<&[u8]>) {
+pub(super) fn optional(out: &mut Vec<u8>, before: &'static str, value: Option<&[u8]>) {
     if let Some(value) = value {
         text(out, before, value);
     }
 }
 
-fn number(out: &mut Vec<u8>, before: &'static str, value: u64) {
+pub(super) fn number(out: &mut Vec<u8>, before: &'static str, value: u64) {
     out.extend_from_slice(before.as_bytes());
     push_number(out, value);
 }
@@ -144,14 +144,14 @@ fn push_number(out: &mut Vec<u8>, value: u64) {
 }
 
 /// Milliseconds with three decimals.
-fn millis(out: &mut Vec<u8>, before: &'static str, value: Duration) {
+pub(super) fn millis(out: &mut Vec<u8>, before: &'static str, value: Duration) {
     let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
     number(out, before, micros / 1000);
     out.push(b'.');
     push_padded(out, micros % 1000, 3);
 }
 
-fn address(out: &mut Vec<u8>, before: &'static str, value: SocketAddr) {
+pub(super) fn address(out: &mut Vec<u8>, before: &'static str, value: SocketAddr) {
     out.extend_from_slice(before.as_bytes());
     match value {
         // Formatting one through `Display` costs as much as a quarter of the line.

@@ -21,7 +21,9 @@ pub struct CertificateMetrics {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateGauge {
     /// What it is for.
-    pub role: String,
+    pub role: &'static str,
+    /// The listener, cluster or trust domain that it is for; empty for the proxy's own.
+    pub owner: String,
     /// Whose it is: an identity, a name, or a subject.
     pub subject: String,
     /// Where it was read.
@@ -36,7 +38,9 @@ pub struct CertificateGauge {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BundleGauge {
     /// What it is for.
-    pub role: String,
+    pub role: &'static str,
+    /// The listener, cluster or trust domain that it is for; empty for the proxy's own.
+    pub owner: String,
     /// Where it was read.
     pub file: String,
     /// Roots in it.
@@ -53,7 +57,7 @@ impl CertificateMetrics {
     /// What is in effect now. Of more than [`limits::METRIC_CERTIFICATES`] certificates, those that end first are
     /// shown.
     pub fn show(&self, mut certificates: Vec<CertificateGauge>, bundles: Vec<BundleGauge>) {
-        certificates.sort_by(|a, b| (a.not_after, &a.role, &a.subject).cmp(&(b.not_after, &b.role, &b.subject)));
+        certificates.sort_by(|a, b| (a.not_after, a.role, &a.subject).cmp(&(b.not_after, b.role, &b.subject)));
         certificates.truncate(limits::METRIC_CERTIFICATES);
         *self.shown.lock() = Shown { certificates, bundles };
     }
@@ -83,7 +87,7 @@ impl CertificateMetrics {
         let Shown { certificates, bundles } = &*self.shown.lock();
         let labels: Vec<Labels> = certificates
             .iter()
-            .map(|c| Labels::new(&[("role", &c.role), ("subject", &c.subject), ("file", &c.file)]))
+            .map(|c| Labels::new(&[("role", c.role), ("owner", &c.owner), ("subject", &c.subject), ("file", &c.file)]))
             .collect();
         text.family(
             "outrigger_certificate_expiry_timestamp_seconds",
@@ -103,7 +107,10 @@ impl CertificateMetrics {
         }
         text.family("outrigger_trust_bundle_roots", Kind::Gauge, "Roots in a trust bundle in effect.");
         for bundle in bundles {
-            text.sample(&Labels::new(&[("role", &bundle.role), ("file", &bundle.file)]), bundle.roots);
+            text.sample(
+                &Labels::new(&[("role", bundle.role), ("owner", &bundle.owner), ("file", &bundle.file)]),
+                bundle.roots,
+            );
         }
         text.family(
             "outrigger_certificate_rotations_total",
@@ -155,7 +162,8 @@ mod tests {
 
     fn gauge(subject: &str, not_after: u64) -> CertificateGauge {
         CertificateGauge {
-            role: "identity".to_owned(),
+            role: "identity",
+            owner: String::new(),
             subject: subject.to_owned(),
             file: "/certs/a.pem".to_owned(),
             not_before: at(5),
@@ -172,13 +180,17 @@ mod tests {
     #[test]
     fn certificates_are_shown_with_their_dates_and_replaced_as_a_whole() {
         let metrics = CertificateMetrics::default();
-        let bundle = BundleGauge { role: "trust".to_owned(), file: "/b.pem".to_owned(), roots: 2 };
+        let bundle =
+            BundleGauge { role: "federated-bundle", owner: "a".to_owned(), file: "/b.pem".to_owned(), roots: 2 };
         metrics.show(vec![gauge("spiffe://a/b", 1000)], vec![bundle]);
         let text = encoded(&metrics);
-        let labels = "{role=\"identity\",subject=\"spiffe://a/b\",file=\"/certs/a.pem\"}";
+        let labels = "{role=\"identity\",owner=\"\",subject=\"spiffe://a/b\",file=\"/certs/a.pem\"}";
         assert!(text.contains(&format!("outrigger_certificate_expiry_timestamp_seconds{labels} 1000\n")), "{text}");
         assert!(text.contains(&format!("outrigger_certificate_not_before_timestamp_seconds{labels} 5\n")), "{text}");
-        assert!(text.contains("outrigger_trust_bundle_roots{role=\"trust\",file=\"/b.pem\"} 2\n"), "{text}");
+        assert!(
+            text.contains("outrigger_trust_bundle_roots{role=\"federated-bundle\",owner=\"a\",file=\"/b.pem\"} 2\n"),
+            "{text}"
+        );
         metrics.show(vec![gauge("spiffe://a/c", 2000)], vec![]);
         let text = encoded(&metrics);
         assert!(!text.contains("spiffe://a/b") && text.contains("spiffe://a/c"), "{text}");

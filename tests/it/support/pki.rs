@@ -127,6 +127,7 @@ pub struct Leaf {
     key_usages: Vec<KeyUsagePurpose>,
     authority: bool,
     key: KeyKind,
+    organization: String,
     /// Its serial number.
     pub serial: u64,
 }
@@ -145,6 +146,7 @@ impl Leaf {
             key_usages: vec![KeyUsagePurpose::DigitalSignature],
             authority: false,
             key: KeyKind::P256,
+            organization: "tests".to_owned(),
             serial: unique(),
         }
     }
@@ -158,6 +160,12 @@ impl Leaf {
     /// With one more DNS name.
     pub fn dns(mut self, name: &str) -> Self {
         self.names.push(name.to_owned());
+        self
+    }
+
+    /// Of this organization, which stands in its subject.
+    pub fn named(mut self, organization: &str) -> Self {
+        organization.clone_into(&mut self.organization);
         self
     }
 
@@ -219,7 +227,7 @@ impl Leaf {
     fn params(&self) -> CertificateParams {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, "tests");
+        params.distinguished_name.push(DnType::OrganizationName, self.organization.as_str());
         params.distinguished_name.push(DnType::CommonName, format!("leaf {}", self.serial));
         let uris = self.uris.iter().map(|uri| SanType::URI(uri.as_str().try_into().expect("ASCII")));
         let names = self.names.iter().map(|name| SanType::DnsName(name.as_str().try_into().expect("ASCII")));

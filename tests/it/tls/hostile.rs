@@ -37,7 +37,9 @@ async fn a_caller_that_says_nothing_or_dribbles_is_closed_in_time() {
         assert!((ms(300)..Duration::from_secs(5)).contains(&took), "{what}: closed after {took:?}");
     }
     dribbling.abort();
-    inbound.refused("timeout", 5.0).await;
+    inbound.refused("timeout", 4.0).await;
+    let silent = ["listener=\"in\"", "protocol=\"timeout\""];
+    assert_eq!(inbound.proxy.metric("outrigger_protocol_detected_total", &silent).await, 1.0);
     TlsClient::with(&inbound.mesh.svid("shop/cart")).served(inbound.proxy.addr()).await;
 }
 
@@ -60,7 +62,7 @@ async fn handshakes_beyond_the_limit_are_refused_and_room_comes_back() {
     }
     let client = TlsClient::with(&inbound.mesh.svid("shop/cart"));
     client.refused(addr).await;
-    inbound.refused("too-many-handshakes", 1.0).await;
+    inbound.refused("busy", 1.0).await;
     stalled.pop();
     let start = Instant::now();
     while under_way().await > 1.5 {

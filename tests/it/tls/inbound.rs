@@ -124,7 +124,7 @@ async fn tls_1_2_is_served_only_where_it_is_asked_for() {
     let old = TlsClient::build(Some(&credential), &[&rustls::version::TLS12]);
     let error = old.refused(inbound.proxy.addr()).await;
     assert!(error.contains("ProtocolVersion"), "{error}");
-    inbound.refused("version", 1.0).await;
+    inbound.refused("incompatible", 1.0).await;
 
     let inbound = Inbound::with("mode: strict, minVersion: \"1.2\"").await;
     let credential = inbound.mesh.svid("shop/cart");

@@ -63,7 +63,7 @@ async fn openssl_is_refused_with_each_wrong_certificate() {
         *count += 1.0;
         inbound.refused(case.reason, *count).await;
     }
-    assert_eq!(counts.len(), 11, "{counts:?}");
+    assert_eq!(counts.len(), 13, "{counts:?}");
     assert!(inbound.backend.requests().is_empty(), "nothing was passed on");
 }
 

@@ -81,9 +81,9 @@ pub(super) async fn all() -> (Mesh, String, Vec<Wrong>) {
         by_us(&Leaf::new().uri("spiffe://x.mesh.local/ns/shop/sa/cart")),
         "unknown-trust-domain",
     );
-    add("an authority", by_us(&right().authority()), "not-for-this-use");
+    add("an authority", by_us(&right().authority()), "certificate-authority");
     let signing = [KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
-    add("a key that may sign certificates", by_us(&right().key_usages(&signing)), "not-for-this-use");
+    add("a key that may sign certificates", by_us(&right().key_usages(&signing)), "certificate-authority");
     add("for servers only", by_us(&right().usages(&only_server)), "not-for-this-use");
     add("for code only", by_us(&right().usages(&only_code)), "not-for-this-use");
     let weak = openssl::rsa_credential(1024, &mesh.issuing, &id).await;
@@ -130,7 +130,7 @@ mod tests {
             assert!(inbound.proxy.stderr().contains(case.reason), "{}: the log says {}", case.name, case.reason);
             assert_eq!(inbound.backend.requests().len(), 1, "{}: nothing was passed on", case.name);
         }
-        assert_eq!(counts.len(), 10, "{counts:?}");
+        assert_eq!(counts.len(), 12, "{counts:?}");
         // Those who are right are served as before.
         TlsClient::with(&inbound.mesh.svid("shop/cart")).served(addr).await;
     }

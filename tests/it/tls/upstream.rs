@@ -99,7 +99,7 @@ async fn each_wrong_endpoint_is_refused_for_its_own_reason() {
         ("a foreign authority", foreign.issue(&right()), "unknown-issuer"),
         ("another trust domain", stranger.svid("shop/payments"), "unknown-trust-domain"),
         ("for clients only", issue(&right().usages(&only_clients)), "not-for-this-use"),
-        ("an authority", issue(&right().authority()), "not-for-this-use"),
+        ("an authority", issue(&right().authority()), "certificate-authority"),
     ];
     for (name, credential, reason) in cases {
         println!("{name}");
