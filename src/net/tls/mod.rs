@@ -23,6 +23,9 @@ mod tickets;
 mod trust;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
