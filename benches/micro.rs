@@ -378,5 +378,10 @@ fn log_entry() -> Entry<'static> {
         peer: ([10, 0, 0, 3], 40000).into(),
         attempts: 1,
         grpc_status: Some(0),
+        peer_identity: Some("spiffe://mesh.local/ns/shop/sa/cart"),
+        tls_version: Some("TLSv1.3"),
+        authz_rule: Some("allow-cart"),
+        authz_shadow: None,
+        authz_audit: None,
     }
 }

@@ -23,7 +23,8 @@ use crate::cli::args::{DevArgs, LogArgs, RunArgs};
 use crate::cli::dev::{Demo, Requests};
 use crate::cli::{self, Report, logging};
 use crate::discovery::apply::Start;
-use crate::discovery::{Applier, FileWatch, LastGood, Parts, Status};
+use crate::discovery::{Applier, LastGood, Parts, Status, Watch, jwks};
+use crate::net::tls::TlsSet;
 use crate::proxy::Proxy;
 use crate::server::shutdown::{Outcome, shutdown};
 use crate::server::{ListenerSet, ListenerStatus, Workers, cpu, files};
@@ -99,6 +100,8 @@ struct Shared {
 
 /// How often what nobody uses any more is looked for.
 const SWEEP: Duration = Duration::from_secs(10);
+/// How long nothing must be heard of the configuration file before it is read.
+const QUIET: Duration = Duration::from_millis(10);
 /// How long the end waits for the access log to be written.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -140,12 +143,15 @@ impl App {
         app.start_admin(config.admin.address).await?;
 
         registry.warm(config).await;
-        let cell = Arc::new(SnapshotCell::new(Snapshot::compile(&loaded, &registry, &metrics, 1)));
+        jwks::prime(config, &registry);
+        let cell =
+            Arc::new(SnapshotCell::new(Snapshot::compile((&loaded, &TlsSet::default()), &registry, &metrics, 1)));
         let proxy = Arc::new(Proxy::new(Arc::clone(&cell), Arc::clone(&log)));
         let listeners = Arc::new(ListenerSet::new(workers, proxy, Arc::clone(&metrics)));
         *shared.listeners.lock() = Some(Arc::clone(&listeners));
         let parts = Parts { registry, metrics, cell: Arc::clone(&cell), listeners, log };
-        let watch = FileWatch::new(&path);
+        let mut watch = Watch::new("configuration", QUIET);
+        watch.set([path.clone()].into());
         let applier =
             Applier::start(parts, start, (path, last_good), Arc::clone(&shared.status)).map_err(StartError::Config)?;
         shared.readiness.send_if_modified(|readiness| {
@@ -159,6 +165,7 @@ impl App {
         app.reload = reload;
         *app.following.lock() = Some(task::spawn("follow-configuration", follow(applier, watch, asked)));
         let registry = Arc::clone(&shared.registry);
+        app.tasks.push(task::spawn("keep-keys", jwks::keep(Arc::clone(&registry))));
         app.tasks.push(task::spawn("resolve-names", async move { registry.run().await }));
         app.tasks.push(task::spawn("sweep", sweep(Arc::clone(&shared), cell)));
         Ok(app)
@@ -394,7 +401,7 @@ impl LogFilter for logging::Filter {
 }
 
 /// Keeps the configuration in effect that the file says.
-async fn follow(mut applier: Applier, mut watch: FileWatch, mut asked: mpsc::Receiver<()>) {
+async fn follow(mut applier: Applier, mut watch: Watch, mut asked: mpsc::Receiver<()>) {
     loop {
         // Both are cancel safe; a change during the other's turn is found at the next wait.
         let asked = tokio::select! {

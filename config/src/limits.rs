@@ -39,6 +39,43 @@ pub const MAX_CORS_ENTRIES: usize = 128;
 /// Conditions in `retry.on`.
 pub const MAX_RETRY_CONDITIONS: usize = 64;
 
+/// Trust domains beside our own.
+pub const MAX_FEDERATED_BUNDLES: usize = 256;
+/// Revocation lists.
+pub const MAX_REVOCATION_LISTS: usize = 64;
+/// Certificates of one listener.
+pub const MAX_CERTIFICATES: usize = 1_000;
+/// Entries in `passthrough` of one listener.
+pub const MAX_PASSTHROUGH: usize = 1_000;
+/// Identities or names that the endpoints of one cluster may have.
+pub const MAX_PEER_NAMES: usize = 256;
+/// Authorization policies of one proxy.
+pub const MAX_POLICIES: usize = 1_000;
+/// Rules of one authorization policy.
+pub const MAX_ACCESS_RULES: usize = 10_000;
+/// Entries in `from`, `to` or `claims` of one authorization rule.
+pub const MAX_ACCESS_WAYS: usize = 128;
+/// Entries of one list inside `from`, `to` or `claims`.
+pub const MAX_ACCESS_ENTRIES: usize = 1_024;
+/// Names of objects inside each other that lead to a claim.
+pub const MAX_CLAIM_DEPTH: usize = 16;
+/// Providers of tokens of one proxy.
+pub const MAX_JWT_PROVIDERS: usize = 64;
+/// Audiences of one provider.
+pub const MAX_AUDIENCES: usize = 64;
+/// Places in which a token is looked for.
+pub const MAX_TOKEN_PLACES: usize = 8;
+/// Claims of one provider that become headers.
+pub const MAX_CLAIM_HEADERS: usize = 64;
+/// Authorizers outside of one proxy.
+pub const MAX_EXTERNAL_AUTHORIZERS: usize = 64;
+/// Entries in `context` of one authorizer.
+pub const MAX_CONTEXT: usize = 64;
+
+/// Bytes of the path of a file.
+pub const MAX_FILE_NAME_BYTES: usize = 4_096;
+/// Bytes of an issuer, an audience, a URL or a value in `context`.
+pub const MAX_WORD_BYTES: usize = 2_048;
 /// Bytes of a name (listener, table, rule, cluster, zone, …).
 pub const MAX_NAME_BYTES: usize = 253;
 /// Bytes of a path, a hostname pattern's text, a header or a query value that is compared.
@@ -75,6 +112,8 @@ pub const CONNECTIONS: Bounds = bounds(1, 1_000_000);
 pub const HEADERS: Bounds = bounds(1, 1_000);
 /// Bytes of a request head.
 pub const HEAD_BYTES: Bounds = bounds(1_024, 1_024 * 1_024);
+/// TLS handshakes at a time.
+pub const HANDSHAKES: Bounds = bounds(1, 1_000_000);
 /// Streams of one HTTP/2 connection.
 pub const STREAMS: Bounds = bounds(1, 100_000);
 /// Trusted proxies before this one.
@@ -91,6 +130,10 @@ pub const RETRY_ATTEMPTS: Bounds = bounds(0, 5);
 pub const RETRY_STATUS: Bounds = bounds(400, 599);
 /// The status of a `directResponse`.
 pub const DIRECT_STATUS: Bounds = bounds(200, 599);
+/// The status of an answer that refuses.
+pub const ERROR_STATUS: Bounds = bounds(400, 599);
+/// Bytes of a request's body that an authorizer is shown.
+pub const SHOWN_BODY_BYTES: Bounds = bounds(0, 1024 * 1024);
 /// Requests in flight to a cluster.
 pub const MAX_REQUESTS: Bounds = bounds(1, 10_000_000);
 /// Requests that wait for a connection of a cluster.
@@ -101,6 +144,11 @@ pub const MAX_RETRIES: Bounds = bounds(0, 1_000_000);
 pub const PERCENT: Bounds = bounds(0, 100);
 /// Retries a second that a budget always allows.
 pub const RETRIES_PER_SECOND: Bounds = bounds(0, 100_000);
+
+/// Seconds by which the clock of an issuer of tokens may differ: with more, expiry would mean little.
+pub const MAX_CLOCK_SKEW_SECONDS: u64 = 600;
+/// Seconds between two fetches of a provider's keys, at least: its server is somebody else's.
+pub const MIN_JWKS_REFRESH_SECONDS: u64 = 1;
 
 /// Longest duration that any field takes, in hours.
 pub const MAX_HOURS: u64 = 24 * 30;

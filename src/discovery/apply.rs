@@ -12,9 +12,10 @@ use std::time::{Instant, SystemTime};
 use outrigger_config::{Diagnostic, Diagnostics, Loaded, Style, load, model};
 use sha2::{Digest as _, Sha256};
 
-use super::file;
 use super::last_good::LastGood;
 use super::status::{Fault, Origin, Refused, Running, Status};
+use super::{file, jwks};
+use crate::net::tls::TlsSet;
 use crate::proxy::Proxy;
 use crate::server::set::Leaving;
 use crate::server::{BindError, Change, ListenerSet};
@@ -148,8 +149,11 @@ impl Applier {
         let loaded = Arc::new(loaded);
         // Names first: a cluster without addresses would fail its first requests.
         self.parts.registry.warm(&loaded.config).await;
+        jwks::prime(&loaded.config, &self.parts.registry);
+        jwks::settle(&self.parts.registry).await;
         let next = self.generation + 1;
-        let snapshot = Snapshot::compile(&loaded, &self.parts.registry, &self.parts.metrics, next);
+        let snapshot =
+            Snapshot::compile((&loaded, &TlsSet::default()), &self.parts.registry, &self.parts.metrics, next);
         let ready = match self.prepare(&loaded) {
             Ok(ready) => ready,
             Err(problems) => {

@@ -1,13 +1,16 @@
 //! Layer 7: worker threads, the listeners on them, and how both go down.
 
 mod accept;
+mod admission;
 mod connection;
 pub mod cpu;
 pub mod files;
+mod service;
 pub mod set;
 pub mod shutdown;
 pub mod worker;
 
+pub use admission::Tls;
 pub use set::{BindError, Change, ListenerSet, ListenerStatus};
 pub use worker::Workers;
 
@@ -28,6 +31,11 @@ pub trait ConnectionFactory: Send + Sync + 'static {
     /// A listener of the published configuration.
     fn listener(&self, name: &str) -> Option<Arc<Self::Listener>>;
 
+    /// TLS as a listener has it; `None` is plaintext.
+    fn tls<'a>(&self, _listener: &'a Self::Listener) -> Option<Tls<'a>> {
+        None
+    }
+
     /// The handler of one connection, on the worker that the connection lives on. `listener` is what the
     /// configuration said when the connection was accepted: it may just have left, and then serves those
     /// that it still drains.
@@ -40,6 +48,11 @@ impl ConnectionFactory for Proxy {
 
     fn listener(&self, name: &str) -> Option<Arc<Listener>> {
         Proxy::listener(self, name)
+    }
+
+    fn tls<'a>(&self, listener: &'a Listener) -> Option<Tls<'a>> {
+        let config = listener.config.tls.as_ref()?;
+        Some(Tls { config, server: listener.tls.as_ref(), passes: !listener.passthrough.is_empty() })
     }
 
     fn handler(&self, listener: Arc<Listener>, info: ConnInfo) -> Arc<ConnectionHandler> {

@@ -1,5 +1,6 @@
 //! Who may do what: authorization rules, JSON Web Tokens, and an authorizer outside.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -147,6 +148,12 @@ impl Cidr {
     }
 }
 
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix)
+    }
+}
+
 /// A condition on a claim of a verified token. Never holds without a token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClaimMatch {
@@ -219,6 +226,24 @@ pub enum JwtAlgorithm {
     EdDsa,
 }
 
+impl JwtAlgorithm {
+    /// Every one, in the order of the documentation.
+    pub const ALL: [Self; 6] = [Self::Rs256, Self::Rs384, Self::Rs512, Self::Es256, Self::Es384, Self::EdDsa];
+
+    /// Its name in the `alg` of a token.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Rs384 => "RS384",
+            Self::Rs512 => "RS512",
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+}
+
 /// Where a token is looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenPlace {
@@ -270,4 +295,32 @@ pub struct ExternalAuthorizer {
     pub context: Vec<(Arc<str>, Arc<str>)>,
     /// Where it is written.
     pub place: Place,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_contains_what_shares_its_leading_bits() {
+        let contains = |network: &str, prefix, address: &str| {
+            Cidr { network: network.parse().expect("network"), prefix }.contains(address.parse().expect("address"))
+        };
+        assert!(contains("0.0.0.0", 0, "255.1.2.3"));
+        assert!(contains("10.0.0.0", 8, "10.255.0.1") && !contains("10.0.0.0", 8, "11.0.0.0"));
+        assert!(contains("10.0.0.128", 25, "10.0.0.200") && !contains("10.0.0.128", 25, "10.0.0.127"));
+        assert!(contains("192.0.2.7", 32, "192.0.2.7") && !contains("192.0.2.7", 32, "192.0.2.6"));
+        assert!(contains("::", 0, "fd00::1"));
+        assert!(contains("fd00::", 8, "fdff::1") && !contains("fd00::", 8, "fe00::1"));
+        assert!(contains("::1", 128, "::1") && !contains("::1", 128, "::2"));
+    }
+
+    #[test]
+    fn families_do_not_contain_each_other_and_mapped_addresses_are_ipv4() {
+        let contains = |network: &str, prefix, address: &str| {
+            Cidr { network: network.parse().expect("network"), prefix }.contains(address.parse().expect("address"))
+        };
+        assert!(!contains("::", 0, "10.0.0.1") && !contains("0.0.0.0", 0, "::1"));
+        assert!(contains("10.0.0.0", 8, "::ffff:10.0.0.1") && !contains("::", 0, "::ffff:10.0.0.1"));
+    }
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::DurationText;
+use super::{ClusterTls, DurationText};
 use crate::limits;
 use crate::read::{Field, List};
 
@@ -22,6 +22,8 @@ pub(crate) struct Cluster {
     pub(crate) retry_budget: Field<RetryBudget>,
     /// How connections are made and kept.
     pub(crate) connection: Field<Connection>,
+    /// TLS to the endpoints. Without it: plaintext.
+    pub(crate) tls: Field<ClusterTls>,
     /// How names of endpoints are resolved.
     pub(crate) dns: Field<Dns>,
     /// `IP:PORT`, `NAME:PORT` (every address of the name is an endpoint), or `{ address, weight, zone }`.
@@ -37,7 +39,7 @@ pub(crate) enum ClusterProtocol {
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
-    /// HTTP/2 for requests that came over HTTP/2, HTTP/1.1 for the others.
+    /// HTTP/2 for requests that came over HTTP/2, HTTP/1.1 for the others; over TLS, what both sides agree on.
     Auto,
 }
 

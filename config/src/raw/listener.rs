@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{DurationText, SizeText};
+use super::{ClientCertHeader, DurationText, ListenerJwt, ListenerTls, SizeText};
 use crate::limits;
 use crate::read::Field;
 
@@ -17,8 +17,7 @@ pub(crate) struct Listener {
     /// Where it listens, `IP:PORT`. `[::]` takes IPv4 as well. Port 0 lets the system choose.
     #[schemars(extend("x-required" = true))]
     pub(crate) bind: Field<String>,
-    /// Name of its route table.
-    #[schemars(extend("x-required" = true))]
+    /// Name of its route table. Only a listener with `tls: { mode: passthrough }` needs none.
     pub(crate) routes: Field<String>,
     /// What is spoken on it. `auto` tells HTTP/1 and HTTP/2 apart by the first bytes.
     #[schemars(extend("default" = "auto"))]
@@ -47,6 +46,17 @@ pub(crate) struct Listener {
     /// Age at which a connection is closed gracefully, with 10 % jitter. `0s`: never.
     #[schemars(extend("default" = "1h"))]
     pub(crate) max_connection_age: Field<DurationText>,
+    /// TLS. Without it: plaintext.
+    pub(crate) tls: Field<ListenerTls>,
+    /// What is done with the header `x-forwarded-client-cert`.
+    #[schemars(extend("default" = "sanitize"))]
+    pub(crate) client_cert_header: Field<ClientCertHeader>,
+    /// Name of its authorization policy. Without it: everybody may do everything.
+    pub(crate) authorization: Field<String>,
+    /// Tokens that are verified.
+    pub(crate) jwt: Field<ListenerJwt>,
+    /// Name of the authorizer that is asked about every request. Rules can opt out.
+    pub(crate) external_authorization: Field<String>,
 }
 
 /// What is spoken on a listener.

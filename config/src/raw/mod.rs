@@ -6,14 +6,18 @@
 //! An enum whose variants are named `$text`, `$list` and `$map` takes whichever shape was written (a short and a
 //! long form); all others are tagged by their key.
 
+mod access;
 mod cluster;
 mod filter;
+mod identity;
 mod listener;
 pub(crate) mod names;
 mod route;
 
+pub(crate) use access::*;
 pub(crate) use cluster::*;
 pub(crate) use filter::*;
+pub(crate) use identity::*;
 pub(crate) use listener::*;
 pub(crate) use route::*;
 
@@ -39,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) workers: Field<u64>,
     /// How the process goes down.
     pub(crate) drain: Field<Drain>,
+    /// Who this proxy is to other workloads. Needed where TLS is spoken in the mesh.
+    pub(crate) identity: Field<Identity>,
     /// Where connections are accepted. At least one.
     #[schemars(extend("x-required" = true), length(min = 1))]
     pub(crate) listeners: Field<List<Listener>>,
@@ -46,6 +52,12 @@ pub(crate) struct Config {
     pub(crate) routes: Field<Entries<List<VirtualHost>>>,
     /// Clusters by name: groups of equal endpoints. Rules refer to them in `backendRefs`.
     pub(crate) clusters: Field<Entries<Cluster>>,
+    /// Authorization policies by name. Listeners refer to them in `authorization`.
+    pub(crate) authorization: Field<Entries<Authorization>>,
+    /// Issuers of tokens by name. Listeners refer to them in `jwt`.
+    pub(crate) jwt_providers: Field<Entries<JwtProvider>>,
+    /// Authorizers outside by name. Listeners refer to them in `externalAuthorization`.
+    pub(crate) external_authorizers: Field<Entries<ExternalAuthorizer>>,
 }
 
 /// Who this proxy is.

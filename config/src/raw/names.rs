@@ -54,6 +54,33 @@ pub(crate) fn describe(name: &str) -> &'static str {
         "Dns" => "`dns`",
         "Endpoint" => "an endpoint",
         "EndpointFields" => "an endpoint",
+        "Identity" => "`identity`",
+        "CertificateFiles" => "a certificate",
+        "ListenerTls" => "`tls` of a listener",
+        "TlsMode" => "a TLS mode of a listener",
+        "ClientCertificate" => "a setting of `clientCertificate`",
+        "TlsVersion" => "a version of TLS",
+        "Passthrough" => "a passthrough entry",
+        "ClientCertHeader" => "a setting of `clientCertHeader`",
+        "ClusterTls" => "`tls` of a cluster",
+        "ClusterTlsMode" => "a TLS mode of a cluster",
+        "Authorization" => "an authorization policy",
+        "Access" => "an access",
+        "AccessRule" => "an authorization rule",
+        "AccessAction" => "an action",
+        "AccessSource" => "a source",
+        "AccessOperation" => "an operation",
+        "ClaimMatch" => "a claim condition",
+        "ClaimPath" => "the name of a claim",
+        "ClaimValue" | "ClaimCondition" => "a condition on a claim's value",
+        "ListenerJwt" => "`jwt` of a listener",
+        "JwtProvider" => "a token provider",
+        "Jwks" => "`jwks`",
+        "JwtAlgorithm" => "a signature algorithm that can be believed",
+        "TokenPlace" => "a place of tokens",
+        "ClaimHeader" => "a claim that becomes a header",
+        "ExternalAuthorizer" => "an external authorizer",
+        "Switch" => "`on` or `off`",
         _ => "this",
     }
 }
@@ -67,8 +94,28 @@ pub(crate) fn forms(name: &str) -> Option<&'static str> {
         "HeaderValues" => "write `{ x-name: \"value\" }` or `[{ name: x-name, value: \"value\" }]`",
         "Trust" => "write `none`, `local` or `{ hops: 1 }`",
         "PathMatch" => "write `{ prefix: /v1 }`, `{ exact: /v1/item }` or `{ regex: \"/v[0-9]+/.*\" }`",
+        "TlsMode" => "write strict, permissive, off or passthrough",
+        "TlsVersion" => "write \"1.3\", or \"1.2\" where an old peer needs it",
+        "ClusterTlsMode" => "write mutual for workloads of the mesh, or simple for other servers",
+        "Access" => "write allow or deny",
+        "AccessAction" => "write allow, deny or audit",
+        "ClaimPath" => "write `sub`, `realm_access.roles` or `[\"https://id.example/roles\"]`",
+        "ClaimValue" => {
+            "write a value, or one of `{ exact: … }`, `{ prefix: … }`, `{ regex: … }` and `{ present: true }`"
+        }
+        "JwtAlgorithm" => "write RS256, RS384, RS512, ES256, ES384 or EdDSA",
+        "Switch" => "write on or off",
         _ => return None,
     })
+}
+
+/// A word of ours as a tool writes it back that follows YAML 1.1, where `on` and `off` are truth values.
+pub(crate) fn restored(owner: &str, word: &str) -> Option<&'static str> {
+    match (owner, word) {
+        ("TlsMode" | "Switch", "false") => Some("off"),
+        ("Switch", "true") => Some("on"),
+        _ => None,
+    }
 }
 
 /// What to do when two alternatives were written at once.
@@ -115,6 +162,60 @@ pub(crate) fn meant(owner: &str, word: &str) -> Option<&'static str> {
         ("Policy", "ROUND_ROBIN" | "round_robin" | "rr") => "roundRobin",
         ("Policy", "LEAST_REQUEST" | "least_request" | "leastConn" | "p2c") => "leastRequest",
         ("Policy", "ewma" | "peak_ewma") => "peakEwma",
+        ("Config", "tls" | "mtls" | "certificates") => "identity",
+        ("Config", "authorizationPolicies" | "authz" | "rbac") => "authorization",
+        ("Config", "jwt" | "jwtProvider" | "authentication") => "jwtProviders",
+        ("Config", "extAuthz" | "externalAuthorization" | "externalAuthorizer") => "externalAuthorizers",
+        ("Identity" | "CertificateFiles" | "ClusterTls", "cert" | "chain" | "certificateChain") => "certificate",
+        ("Identity" | "CertificateFiles" | "ClusterTls", "key") => "privateKey",
+        ("Identity" | "ClusterTls", "ca" | "bundle" | "roots" | "caCertificate" | "caCertificates") => "trustBundle",
+        ("Identity", "federated" | "federation" | "trustDomains") => "federatedBundles",
+        ("Identity", "crl" | "crls") => "revocationLists",
+        ("Listener", "authz" | "authorizationPolicy" | "rbac") => "authorization",
+        ("Listener", "jwtProviders" | "authentication" | "jwtAuthn") => "jwt",
+        ("Listener" | "Rule", "extAuthz" | "externalAuthorizer" | "externalAuthz") => "externalAuthorization",
+        ("Listener", "xfcc" | "forwardClientCert" | "forwardClientCertDetails") => "clientCertHeader",
+        ("ListenerTls" | "ClusterTls", "minimumVersion" | "minProtocolVersion" | "minTlsVersion") => "minVersion",
+        ("ListenerTls", "clientCert" | "clientAuth" | "requireClientCertificate") => "clientCertificate",
+        ("ListenerTls", "clientCa" | "ca" | "trustBundle" | "caCertificates") => "clientTrustBundle",
+        ("ListenerTls", "certificate" | "certs") => "certificates",
+        ("ClusterTls", "identities" | "spiffeIds" | "peerIdentity") => "peerIdentities",
+        ("ClusterTls", "subjectAltNames" | "sans" | "subjectName") => "subjectNames",
+        ("ClusterTls", "serverName" | "hostname") => "sni",
+        ("TlsMode", "mutual" | "MUTUAL" | "tls" | "terminate" | "on" | "true") => "strict",
+        ("TlsMode", "DISABLE" | "disable" | "disabled" | "plaintext" | "none") => "off",
+        ("ClusterTlsMode", "mtls" | "mTLS" | "ISTIO_MUTUAL" | "strict") => "mutual",
+        ("TlsVersion", "TLSv1.3" | "TLS1.3" | "TLSv1_3" | "13" | "3") => "1.3",
+        ("TlsVersion", "TLSv1.2" | "TLS1.2" | "TLSv1_2" | "12" | "2") => "1.2",
+        ("ClientCertHeader", "SANITIZE_SET" | "sanitizeSet" | "replace") => "set",
+        ("ClientCertHeader", "FORWARD_ONLY") => "forward",
+        ("ClientCertHeader", "APPEND_FORWARD") => "append",
+        ("Authorization", "action" | "defaultAction") => "default",
+        ("AccessRule", "source" | "sources") => "from",
+        ("AccessRule", "operation" | "operations") => "to",
+        ("AccessRule", "when") => "claims",
+        ("AccessSource", "principals") => "identities",
+        ("AccessSource", "notPrincipals") => "notIdentities",
+        ("AccessSource", "ipBlocks" | "cidrs" | "ips") => "addresses",
+        ("AccessSource", "notIpBlocks" | "notCidrs" | "notIps") => "notAddresses",
+        ("AccessOperation", "hostnames" | "host") => "hosts",
+        ("AccessOperation", "path") => "paths",
+        ("AccessOperation", "method") => "methods",
+        ("AccessOperation", "port") => "ports",
+        ("ClaimMatch", "name" | "path") => "claim",
+        ("ClaimMatch", "value") => "values",
+        ("JwtProvider", "audience" | "aud") => "audiences",
+        ("JwtProvider", "iss") => "issuer",
+        ("JwtProvider", "jwksUri" | "keys") => "jwks",
+        ("JwtProvider", "fromHeaders") => "from",
+        ("JwtProvider", "forwardOriginalToken") => "forward",
+        ("JwtProvider", "outputClaimToHeaders" | "claimToHeaders") => "claimsToHeaders",
+        ("JwtProvider", "leeway" | "clockSkewSeconds") => "clockSkew",
+        ("Jwks", "uri") => "url",
+        ("TokenPlace", "param" | "parameter") => "query",
+        ("ClaimHeader", "name") => "header",
+        ("JwtAlgorithm", "Ed25519" | "EDDSA") => "EdDSA",
+        ("ExternalAuthorizer", "failureModeAllow") => "failOpen",
         _ => return None,
     })
 }
@@ -122,14 +223,6 @@ pub(crate) fn meant(owner: &str, word: &str) -> Option<&'static str> {
 /// What this version refuses with an explanation.
 pub(crate) fn later(owner: &str, word: &str) -> Option<Later> {
     let (message, fix) = match (owner, word) {
-        ("Config", "identity") => (
-            "`identity` is not supported by this version: it speaks cleartext only",
-            "remove it and protect the network in another way, or wait for the version that brings mutual TLS",
-        ),
-        ("Listener" | "Cluster", "tls") => (
-            "`tls` is not supported by this version: it speaks cleartext only",
-            "remove it and protect the network in another way, or wait for the version that brings TLS",
-        ),
         ("Listener", "http3") => {
             ("`http3` is not supported by this version", "remove it: HTTP/1.1 and HTTP/2 are served")
         }
@@ -139,13 +232,28 @@ pub(crate) fn later(owner: &str, word: &str) -> Option<Later> {
         ("ListenerProtocol" | "ClusterProtocol", "tcp" | "TCP") => {
             ("the protocol `tcp` is not supported by this version", "write http2, http1 or auto")
         }
-        ("ListenerProtocol" | "ClusterProtocol", "https" | "tls" | "HTTPS" | "TLS") => {
-            ("TLS is not supported by this version: it speaks cleartext only", "write http2, http1 or auto")
+        ("ListenerProtocol", "https" | "tls" | "HTTPS" | "TLS") => {
+            ("TLS is no protocol of its own here", "write http2, http1 or auto, and add `tls: { mode: strict }`")
         }
-        ("Rule", "authorization" | "authz" | "authentication" | "jwt") | ("Listener", "authorization" | "authz") => (
-            "authorization rules are not supported by this version",
-            "remove them and protect the service in another way",
+        ("ClusterProtocol", "https" | "tls" | "HTTPS" | "TLS") => (
+            "TLS is no protocol of its own here",
+            "write http2, http1 or auto, and add `tls: { mode: simple, trustBundle: … }`",
         ),
+        ("Rule", "authorization" | "authz" | "authentication" | "jwt") => (
+            "authorization and tokens are set on listeners, not on routing rules",
+            "write a policy under `authorization` with conditions on paths and hosts, and name it on the listener",
+        ),
+        ("JwtAlgorithm", "none" | "None" | "NONE") => (
+            "the algorithm `none` means tokens without a signature, which anybody can make",
+            "write what the issuer signs with: RS256, RS384, RS512, ES256, ES384 or EdDSA",
+        ),
+        ("JwtAlgorithm", "HS256" | "HS384" | "HS512" | "hs256" | "hs384" | "hs512") => (
+            "a symmetric algorithm needs the secret that also makes tokens: whoever verifies could issue them",
+            "let the issuer sign with RS256, ES256 or EdDSA",
+        ),
+        ("JwtAlgorithm", "PS256" | "PS384" | "PS512" | "ES512" | "ES256K") => {
+            ("this algorithm is not supported by this version", "write RS256, RS384, RS512, ES256, ES384 or EdDSA")
+        }
         ("Rule" | "Listener" | "Cluster", "rateLimit" | "rateLimits") => {
             ("rate limits are not supported by this version", "remove them; `circuitBreaker` bounds what is in flight")
         }

@@ -3,7 +3,7 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::{DurationText, Filter};
+use super::{DurationText, Filter, Switch};
 use crate::limits;
 use crate::read::{Field, List};
 
@@ -35,6 +35,9 @@ pub(crate) struct Rule {
     pub(crate) timeouts: Field<Timeouts>,
     /// What is tried again. Without it: only what certainly never reached an application, once.
     pub(crate) retry: Field<Retry>,
+    /// `off`: the listener's external authorizer is not asked about requests of this rule.
+    #[schemars(extend("default" = "on"))]
+    pub(crate) external_authorization: Field<Switch>,
 }
 
 /// Conditions that must all hold.

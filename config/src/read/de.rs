@@ -306,6 +306,9 @@ impl<'de> Deserializer<'de> for De<'_, '_> {
                 }
                 (shape, Some(self))
             }
+            Kind::Scalar { text, plain: true } if names::restored(name, text).is_some() => {
+                (names::restored(name, text).unwrap_or_default(), None)
+            }
             Kind::Scalar { text, .. } => {
                 if !variants.contains(&&**text) {
                     return Err(self.unknown_word(node.span, text, (name, variants)));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Check, names, small};
+use super::{Check, names, small, tls};
 use crate::limits;
 use crate::model::{
     BalancePolicy, Ceilings, Cluster, ClusterProtocol, ConnectionOptions, DnsOptions, Endpoint, RetryBudget, Target,
@@ -27,7 +27,7 @@ pub(super) fn clusters(check: &Check<'_, '_>, field: &Field<Entries<raw::Cluster
 }
 
 fn one(check: &Check<'_, '_>, (key, name): (&Key, Arc<str>), raw: &raw::Cluster) -> Cluster {
-    let raw::Cluster { protocol, load_balancing, circuit_breaker, retry_budget, connection, dns, endpoints } = raw;
+    let raw::Cluster { protocol, load_balancing, circuit_breaker, retry_budget, connection, tls, dns, endpoints } = raw;
     Cluster {
         protocol: match protocol.get() {
             None | Some(raw::ClusterProtocol::Http1) => ClusterProtocol::Http1,
@@ -44,7 +44,7 @@ fn one(check: &Check<'_, '_>, (key, name): (&Key, Arc<str>), raw: &raw::Cluster)
         ceilings: ceilings(check, circuit_breaker),
         retry_budget: budget(check, retry_budget),
         connection: connection_options(check, connection),
-        tls: None,
+        tls: tls::of_cluster(check, tls),
         dns: dns_options(check, dns),
         place: check.place(key.span),
         name,

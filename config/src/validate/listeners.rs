@@ -5,23 +5,23 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Check, Names, names, small};
+use super::{Check, Names, References, guards, names, small, tls, tokens};
 use crate::limits;
 use crate::model::{
-    ClientCertHeader, Direction, EscapedSlashes, Listener, ListenerLimits, ListenerProtocol, PathOptions, Trust,
+    Direction, EscapedSlashes, Listener, ListenerLimits, ListenerProtocol, PathOptions, TlsMode, Trust,
 };
 use crate::raw;
 use crate::read::{Field, List};
 use crate::source::Span;
 use crate::text::quoted;
 
-/// `around`: where the configuration is, the route tables, and the admin server's address.
+/// `around`: where the configuration is, what can be referred to, and the admin server's address.
 pub(super) fn listeners(
     check: &Check<'_, '_>,
     field: &Field<List<raw::Listener>>,
-    around: (Span, &Names<'_>, Option<(SocketAddr, Option<Span>)>),
+    around: (Span, &References<'_>, Option<(SocketAddr, Option<Span>)>),
 ) -> Vec<Listener> {
-    let (span, tables, admin) = around;
+    let (span, references, admin) = around;
     let fix = "add `listeners: [{ name: inbound, bind: 0.0.0.0:15006, routes: inbound }]`";
     if field.is_absent() && !check.partial {
         check.error(span, "the configuration has no listeners", fix);
@@ -47,7 +47,7 @@ pub(super) fn listeners(
                 seen.insert(name, at);
             }
         }
-        let listener = listener(check, (raw, span), tables);
+        let listener = listener(check, (raw, span), references);
         if let (Some(bind), Some(at)) = (listener.1, raw.bind.span()) {
             binds.take(check, (bind, Some(at)), &format!("the listener `{}`", quoted(&listener.0.name)));
         }
@@ -59,7 +59,7 @@ pub(super) fn listeners(
 fn listener(
     check: &Check<'_, '_>,
     (raw, span): (&raw::Listener, Span),
-    tables: &Names<'_>,
+    references: &References<'_>,
 ) -> (Listener, Option<SocketAddr>) {
     let raw::Listener {
         name,
@@ -75,6 +75,11 @@ fn listener(
         max_concurrent_streams,
         timeouts,
         max_connection_age,
+        tls,
+        client_cert_header,
+        authorization,
+        jwt,
+        external_authorization,
     } = raw;
 
     let lack = ("this listener has no `name`", "add a name, such as `name: inbound`");
@@ -84,11 +89,21 @@ fn listener(
     let address = check
         .required(bind, span, (&lack, "add where it listens, such as `bind: 127.0.0.1:15001`"))
         .and_then(|(text, at)| check.parsed(names::bind(text), at));
-    let lack = format!("{who} has no `routes`");
-    let routes = check.required(routes, span, (&lack, "add the name of a route table: `routes: NAME`"));
-    if let Some((table, at)) = routes {
-        tables.refer(check, table, at);
+    let checked = tls::of_listener(check, tls, references);
+    // What could not be read may have been the mode that needs no routes.
+    let unread = tls.is_bad() || tls.get().is_some_and(|tls| tls.mode.is_bad());
+    if checked.as_ref().is_some_and(|tls| tls.mode == TlsMode::Passthrough) {
+        guards::nothing_is_decrypted(check, raw);
+    } else if !unread {
+        let lack = format!("{who} has no `routes`");
+        check.required(routes, span, (&lack, "add the name of a route table: `routes: NAME`"));
     }
+    let refer = |field: &Field<String>, names: &Names<'_>| {
+        let (name, at) = field.here()?;
+        names.refer(check, name, at);
+        Some(Arc::from(name.as_str()))
+    };
+    let routes = refer(routes, &references.tables);
 
     let direction = match direction.get() {
         Some(raw::Direction::Inbound) => Direction::Inbound,
@@ -112,7 +127,7 @@ fn listener(
             Some(raw::ListenerProtocol::Http1) => ListenerProtocol::Http1,
             Some(raw::ListenerProtocol::Http2) => ListenerProtocol::Http2,
         },
-        routes: routes.map(|(table, _)| Arc::from(table.as_str())),
+        routes,
         direction,
         trust,
         path: path_options(check, path),
@@ -127,11 +142,11 @@ fn listener(
             max_connection_age: check.duration_or_zero(max_connection_age, Duration::from_secs(3_600)),
             detect_timeout: check.duration(detect, Duration::from_secs(1)),
         },
-        tls: None,
-        client_cert_header: ClientCertHeader::Sanitize,
-        authorization: None,
-        jwt: None,
-        external_authorization: None,
+        client_cert_header: tls::client_cert_header(check, client_cert_header, (tls, checked.as_ref())),
+        tls: checked,
+        authorization: refer(authorization, &references.policies),
+        jwt: tokens::of_listener(check, jwt, &references.providers),
+        external_authorization: refer(external_authorization, &references.authorizers),
         place: check.place(span),
     };
     (listener, address)

@@ -51,7 +51,7 @@ fn one(check: &Check<'_, '_>, (raw, span): (&raw::Match, Span), merges: bool) ->
     out
 }
 
-fn method(check: &Check<'_, '_>, text: &str, span: Span) -> Option<Method> {
+pub(super) fn method(check: &Check<'_, '_>, text: &str, span: Span) -> Option<Method> {
     if text.bytes().any(|b| b.is_ascii_lowercase()) {
         let message = format!("the method `{}` is not in capitals, and methods are case-sensitive", quoted(text));
         check.error(span, message, format!("write `{}`", quoted(&text.to_ascii_uppercase())));
@@ -65,7 +65,7 @@ fn method(check: &Check<'_, '_>, text: &str, span: Span) -> Option<Method> {
     method
 }
 
-fn path(check: &Check<'_, '_>, raw: &raw::PathMatch, merges: bool) -> PathMatch {
+pub(super) fn path(check: &Check<'_, '_>, raw: &raw::PathMatch, merges: bool) -> PathMatch {
     let (raw::PathMatch::Prefix(field) | raw::PathMatch::Exact(field) | raw::PathMatch::Regex(field)) = raw;
     let Some((text, span)) = field.here() else { return PathMatch::Any };
     if let raw::PathMatch::Regex(_) = raw {
@@ -97,7 +97,7 @@ fn grpc_path(check: &Check<'_, '_>, raw::GrpcMatch { service, method }: &raw::Gr
 }
 
 /// A name as in a .proto file; with dots where the example has them.
-fn identifier<'f>(check: &Check<'_, '_>, field: &'f Field<String>, example: &str) -> Option<&'f str> {
+pub(super) fn identifier<'f>(check: &Check<'_, '_>, field: &'f Field<String>, example: &str) -> Option<&'f str> {
     let (text, span) = field.here()?;
     let dots = example.contains('.');
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || (dots && c == '.');
@@ -109,7 +109,7 @@ fn identifier<'f>(check: &Check<'_, '_>, field: &'f Field<String>, example: &str
     Some(text)
 }
 
-fn header_conditions(check: &Check<'_, '_>, field: &Field<List<raw::Condition>>) -> Vec<HeaderMatch> {
+pub(super) fn header_conditions(check: &Check<'_, '_>, field: &Field<List<raw::Condition>>) -> Vec<HeaderMatch> {
     let list = check.within(field.entries(), MAX_CONDITIONS, (field.span(), "header conditions"));
     let each = list.iter().filter_map(Field::here).filter_map(|(raw, span)| {
         let value = value(check, raw, span);
@@ -167,14 +167,7 @@ fn value(check: &Check<'_, '_>, raw: &raw::Condition, span: Span) -> Option<Valu
         }
         (Some(_), None) => {}
     }
-    let literal = |field: &Field<String>| {
-        let (text, span) = field.here()?;
-        if text.len() > MAX_MATCH_BYTES {
-            check.error(span, "this value is too long", format!("use at most {MAX_MATCH_BYTES} bytes"));
-            return None;
-        }
-        Some(Arc::from(text.as_str()))
-    };
+    let literal = |field: &Field<String>| field.here().and_then(|(text, span)| literal(check, text, span));
     if let Some((pattern, span)) = regex.here() {
         return check.pattern(pattern, Anchors::Whole, span).map(ValueMatch::Regex);
     }
@@ -182,6 +175,15 @@ fn value(check: &Check<'_, '_>, raw: &raw::Condition, span: Span) -> Option<Valu
     exact
         .or_else(|| literal(prefix).map(ValueMatch::Prefix))
         .or_else(|| present.get().copied().map(ValueMatch::Present))
+}
+
+/// A value that is compared.
+pub(super) fn literal(check: &Check<'_, '_>, text: &str, span: Span) -> Option<Arc<str>> {
+    if text.len() > MAX_MATCH_BYTES {
+        check.error(span, "this value is too long", format!("use at most {MAX_MATCH_BYTES} bytes"));
+        return None;
+    }
+    Some(Arc::from(text))
 }
 
 /// A rule with `replacePrefixMatch` must know in every match which prefix was matched. No path condition is the

@@ -1,9 +1,12 @@
 //! Raw to model. Nothing stops at a problem: a value that is wrong is reported and replaced by its default, so that
 //! the rest is still looked at. The model made on the way is given out only when there was no error at all.
 
+mod access;
 mod clusters;
 mod filters;
+mod guards;
 mod headers;
+mod identity;
 mod listeners;
 mod matches;
 mod names;
@@ -11,6 +14,8 @@ mod policies;
 mod process;
 mod reach;
 mod routes;
+mod tls;
+mod tokens;
 mod units;
 
 use std::cell::{Cell, RefCell};
@@ -30,17 +35,41 @@ use crate::text::{nearest, quoted};
 ///
 /// `partial` says that the text had syntax errors and parts are missing: what is missing is then no problem of its own.
 pub(crate) fn validate(raw: &raw::Config, span: Span, partial: bool, sink: &Sink<'_>) -> Config {
-    let check = Check { sink, partial, patterns: RefCell::default(), guesses: Cell::new(MAX_GUESSES) };
-    let raw::Config { node, admin, access_log, workers, drain, listeners, routes, clusters } = raw;
+    let raw::Config {
+        node,
+        admin,
+        access_log,
+        workers,
+        drain,
+        identity,
+        listeners,
+        routes,
+        clusters,
+        authorization,
+        jwt_providers,
+        external_authorizers,
+    } = raw;
+    let check = Check {
+        sink,
+        partial,
+        mesh: identity::Mesh::of(identity),
+        patterns: RefCell::default(),
+        guesses: Cell::new(MAX_GUESSES),
+    };
 
-    let tables = Names::of(routes, "route table");
-    let groups = Names::of(clusters, "cluster");
+    let references = References::of(raw);
     let admin = process::admin(&check, admin);
-    let listeners = listeners::listeners(&check, listeners, (span, &tables, admin.bound));
-    let routes = routes::tables(&check, routes, &groups, &listeners);
+    let mesh = identity::identity(&check, identity);
+    let raw_listeners = listeners;
+    let listeners = listeners::listeners(&check, raw_listeners, (span, &references, admin.bound));
+    let routes = routes::tables(&check, routes, &references.clusters, &listeners);
     let clusters = clusters::clusters(&check, clusters);
-    tables.warn_unused(&check, "no listener uses");
-    groups.warn_unused(&check, "no rule uses");
+    let authorization = access::policies(&check, authorization, (&listeners, &references.providers));
+    let jwt_providers = tokens::providers(&check, jwt_providers);
+    let external_authorizers = tokens::authorizers(&check, external_authorizers, &references);
+    guards::look(&check, (raw_listeners, &listeners), &authorization);
+    references.warn_unused(&check);
+    check.mesh.warn_unused(&check, identity);
 
     Config {
         node: process::node(&check, node),
@@ -51,10 +80,10 @@ pub(crate) fn validate(raw: &raw::Config, span: Span, partial: bool, sink: &Sink
         listeners,
         routes,
         clusters,
-        identity: None,
-        authorization: Default::default(),
-        jwt_providers: Default::default(),
-        external_authorizers: Default::default(),
+        identity: mesh,
+        authorization,
+        jwt_providers,
+        external_authorizers,
     }
 }
 
@@ -62,6 +91,7 @@ pub(crate) fn validate(raw: &raw::Config, span: Span, partial: bool, sink: &Sink
 struct Check<'a, 't> {
     sink: &'a Sink<'t>,
     partial: bool,
+    mesh: identity::Mesh,
     /// Compiled regular expressions, so that one that is written often is compiled once.
     patterns: RefCell<HashMap<(String, names::Anchors), Option<regex::Regex>>>,
     /// Comparisons that may still be spent on guessing what was meant: with ten thousand dangling references to ten
@@ -184,6 +214,20 @@ impl Check<'_, '_> {
         &list[..list.len().min(max)]
     }
 
+    /// The entries of a list that must not be empty when it is written: an empty list of conditions means nobody to
+    /// one reader and everybody to another.
+    fn filled<'f, T>(&self, field: &'f Field<List<T>>, name: &str, max: usize) -> &'f [Field<T>] {
+        if let (Some([]), Some(span)) = (field.get().map(Vec::as_slice), field.span()) {
+            self.error(span, format!("`{name}` is empty"), "add an entry, or remove it");
+        }
+        self.within(field.entries(), max, (field.span(), &format!("entries of `{name}`")))
+    }
+
+    /// Texts with a grammar of their own.
+    fn each<T>(&self, list: &[Field<String>], parse: impl Fn(&str) -> Result<T, Wrong>) -> Vec<T> {
+        list.iter().filter_map(Field::here).filter_map(|(text, span)| self.parsed(parse(text), span)).collect()
+    }
+
     fn guess<'c>(&self, word: &str, candidates: impl ExactSizeIterator<Item = &'c str>) -> Option<&'c str> {
         let left = self.guesses.get().checked_sub(candidates.len())?;
         self.guesses.set(left);
@@ -204,31 +248,70 @@ impl Wrong {
     }
 }
 
+/// Everything that can be referred to.
+struct References<'r> {
+    tables: Names<'r>,
+    clusters: Names<'r>,
+    policies: Names<'r>,
+    providers: Names<'r>,
+    authorizers: Names<'r>,
+    /// Clusters as written, by name.
+    groups: HashMap<&'r str, &'r raw::Cluster>,
+}
+
+impl<'r> References<'r> {
+    fn of(raw: &'r raw::Config) -> Self {
+        let groups = raw.clusters.get().map_or(&[][..], |entries| &entries.pairs);
+        Self {
+            tables: Names::of(&raw.routes, ("route table", "routes")),
+            clusters: Names::of(&raw.clusters, ("cluster", "clusters")),
+            policies: Names::of(&raw.authorization, ("authorization policy", "authorization")),
+            providers: Names::of(&raw.jwt_providers, ("token provider", "jwtProviders")),
+            authorizers: Names::of(&raw.external_authorizers, ("external authorizer", "externalAuthorizers")),
+            groups: groups.iter().filter_map(|(key, cluster)| Some((key.text.as_str(), cluster.get()?))).collect(),
+        }
+    }
+
+    fn warn_unused(&self, check: &Check<'_, '_>) {
+        self.tables.warn_unused(check, "no listener uses");
+        self.clusters.warn_unused(check, "nothing uses");
+        self.policies.warn_unused(check, "no listener uses");
+        self.providers.warn_unused(check, "no listener uses");
+        self.authorizers.warn_unused(check, "no listener uses");
+    }
+}
+
 /// Names that can be referred to, and which of them are.
 struct Names<'r> {
     what: &'static str,
+    /// The section that they are defined in.
+    section: &'static str,
     /// `None` where the whole section could not be read: then nothing is said about references.
     known: Option<HashMap<&'r str, (Span, Cell<bool>)>>,
 }
 
 impl<'r> Names<'r> {
-    fn of<T>(section: &'r Field<Entries<T>>, what: &'static str) -> Self {
+    fn of<T>(entries: &'r Field<Entries<T>>, (what, section): (&'static str, &'static str)) -> Self {
         let of_key = |key: &'r Key| (key.text.as_str(), (key.span, Cell::new(false)));
-        let known = match section {
+        let known = match entries {
             Field::Bad(_) => None,
             Field::Absent => Some(HashMap::new()),
             Field::Here(entries, _) => Some(entries.pairs.iter().map(|(key, _)| of_key(key)).collect()),
         };
-        Self { what, known }
+        Self { what, section, known }
     }
 
     /// Notes a reference, and reports it where it leads nowhere.
     fn refer(&self, check: &Check<'_, '_>, name: &str, span: Span) {
-        let Some(known) = &self.known else { return };
-        if let Some((_, used)) = known.get(name) {
+        if let Some((_, used)) = self.known.as_ref().and_then(|known| known.get(name)) {
             used.set(true);
-            return;
         }
+        self.look_up(check, name, span);
+    }
+
+    /// Reports a name that leads nowhere. The thing is not used by being named.
+    fn look_up(&self, check: &Check<'_, '_>, name: &str, span: Span) {
+        let Some(known) = self.known.as_ref().filter(|known| !known.contains_key(name)) else { return };
         if check.partial {
             return;
         }
@@ -236,20 +319,16 @@ impl<'r> Names<'r> {
         let fix = match check.guess(name, known.keys().copied()) {
             Some(near) => format!("did you mean `{}`?", quoted(near)),
             None if known.is_empty() => {
-                format!("there is no {what} yet: define it under `{}`", self.section())
+                format!("there is no {what} yet: define it under `{}`", self.section)
             }
             None if known.len() <= 5 => {
                 let mut names: Vec<String> = known.keys().map(|name| quoted(name)).collect();
                 names.sort_unstable();
-                format!("define it under `{}`, or refer to {}", self.section(), crate::text::one_of(&names))
+                format!("define it under `{}`, or refer to {}", self.section, crate::text::one_of(&names))
             }
-            None => format!("define it under `{}`", self.section()),
+            None => format!("define it under `{}`", self.section),
         };
         check.error(span, format!("there is no {what} named `{}`", quoted(name)), fix);
-    }
-
-    fn section(&self) -> &'static str {
-        if self.what == "cluster" { "clusters" } else { "routes" }
     }
 
     fn warn_unused(&self, check: &Check<'_, '_>, nobody: &str) {

@@ -36,7 +36,8 @@ pub(super) fn tables(
             check.error(key.span, message, "split the routes over several proxies");
             break;
         }
-        let table = Table { check, clusters, merges: merging_only.contains(&*name) };
+        let asked = listeners.iter().any(|l| l.routes.as_ref() == Some(&name) && l.external_authorization.is_some());
+        let table = Table { check, clusters, merges: merging_only.contains(&*name), asked };
         out.insert(Arc::clone(&name), table.read(key, name, (hosts, at)));
     }
     out
@@ -52,6 +53,8 @@ struct Table<'a, 't, 'n> {
     clusters: &'a Names<'n>,
     /// Every listener that uses this table merges slashes.
     merges: bool,
+    /// Some listener that uses this table asks an external authorizer.
+    asked: bool,
 }
 
 impl Table<'_, '_, '_> {
@@ -151,13 +154,20 @@ impl Table<'_, '_, '_> {
 
     fn rule(&self, raw: &raw::Rule, span: Span, name: Arc<str>) -> Rule {
         let check = self.check;
-        let raw::Rule { name: _, matches, filters, backend_refs, timeouts, retry } = raw;
+        let raw::Rule { name: _, matches, filters, backend_refs, timeouts, retry, external_authorization } = raw;
+        let ask = external_authorization.get() != Some(&raw::Switch::Off);
+        if let (false, false, Some(at)) = (ask, self.asked, external_authorization.span())
+            && !check.sink.has_errors()
+        {
+            let message = "no listener that uses this table asks an external authorizer";
+            check.warning(at, message, "remove it, or add `externalAuthorization: NAME` to the listener");
+        }
         let mut matches = matches::matches(check, matches, self.merges);
         let filters::Checked { filters: list, terminal, prefix_rewrite } = filters::of_rule(check, filters);
         if let Some(at) = prefix_rewrite {
             matches::require_prefixes(check, &mut matches, at);
         }
-        let backends = self.backends(backend_refs);
+        let backends = backends(check, self.clusters, (backend_refs, BackendsOf::Rule));
         let action = match (terminal, backend_refs.span()) {
             (Some((action, _)), None) => action,
             (Some((action, at)), Some(refs)) => {
@@ -188,39 +198,57 @@ impl Table<'_, '_, '_> {
             action,
             timeouts: policies::timeouts(check, timeouts),
             retry: policies::retry(check, retry),
-            external_authorization: true,
+            external_authorization: ask,
             place: check.place(span),
         }
     }
+}
 
-    fn backends(&self, field: &Field<List<raw::BackendRef>>) -> Vec<BackendRef> {
-        let check = self.check;
-        let mut seen: HashMap<&str, Span> = HashMap::new();
-        let mut out: Vec<BackendRef> = Vec::new();
-        let list = check.within(field.entries(), limits::MAX_BACKENDS, (field.span(), "backends"));
-        for (raw::BackendRef { cluster, weight, filters }, span) in list.iter().filter_map(Field::here) {
-            let weight = small(check.number(weight, 1, limits::BACKEND_WEIGHT));
-            let filters: Vec<Filter> = filters::of_backend(check, filters);
-            let lack = ("this backend has no `cluster`", "add the name of a cluster: `cluster: NAME`");
-            let Some((name, at)) = check.required(cluster, span, lack) else { continue };
-            self.clusters.refer(check, name, at);
-            if let Some(first) = seen.get(name.as_str()) {
-                let message = format!("the cluster `{}` comes twice in this rule", quoted(name));
-                let text = (message, "keep one and add up the weights".to_owned());
-                check.sink.error_with(at, (*first, "the first one is here"), text);
-                continue;
-            }
-            seen.insert(name, at);
-            out.push(BackendRef { cluster: Arc::from(name.as_str()), weight, filters });
+/// What a list of backends belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum BackendsOf {
+    Rule,
+    /// Filters have been refused.
+    Passthrough,
+}
+
+pub(super) fn backends(
+    check: &Check<'_, '_>,
+    clusters: &Names<'_>,
+    (field, of): (&Field<List<raw::BackendRef>>, BackendsOf),
+) -> Vec<BackendRef> {
+    let what = match of {
+        BackendsOf::Rule => "rule",
+        BackendsOf::Passthrough => "entry",
+    };
+    let mut seen: HashMap<&str, Span> = HashMap::new();
+    let mut out: Vec<BackendRef> = Vec::new();
+    let list = check.within(field.entries(), limits::MAX_BACKENDS, (field.span(), "backends"));
+    for (raw::BackendRef { cluster, weight, filters }, span) in list.iter().filter_map(Field::here) {
+        let weight = small(check.number(weight, 1, limits::BACKEND_WEIGHT));
+        let filters: Vec<Filter> = match of {
+            BackendsOf::Rule => filters::of_backend(check, filters),
+            BackendsOf::Passthrough => Vec::new(),
+        };
+        let lack = ("this backend has no `cluster`", "add the name of a cluster: `cluster: NAME`");
+        let Some((name, at)) = check.required(cluster, span, lack) else { continue };
+        clusters.refer(check, name, at);
+        if let Some(first) = seen.get(name.as_str()) {
+            let message = format!("the cluster `{}` comes twice in this {what}", quoted(name));
+            let text = (message, "keep one and add up the weights".to_owned());
+            check.sink.error_with(at, (*first, "the first one is here"), text);
+            continue;
         }
-        let readable = good(field).count() == field.entries().len();
-        if let (true, false, Some(span)) = (readable, out.is_empty(), field.span())
-            && out.iter().all(|backend| backend.weight == 0)
-        {
-            check.error(span, "every backend of this rule has weight 0", "give at least one a weight above 0");
-        }
-        out
+        seen.insert(name, at);
+        out.push(BackendRef { cluster: Arc::from(name.as_str()), weight, filters });
     }
+    let readable = good(field).count() == field.entries().len();
+    if let (true, false, Some(span)) = (readable, out.is_empty(), field.span())
+        && out.iter().all(|backend| backend.weight == 0)
+    {
+        check.error(span, format!("every backend of this {what} has weight 0"), "give at least one a weight above 0");
+    }
+    out
 }
 
 /// Whether a name could also be the default name of a rule, `HOST/RULE`.

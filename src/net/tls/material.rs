@@ -1,6 +1,6 @@
 //! From files to keys, roots and lists: everything is checked before anything replaces what is in use.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,26 +9,14 @@ use outrigger_config::spiffe::SpiffeId;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use thiserror::Error as ThisError;
 
-use super::certificate::{Facts, KeyStrength, date, name_text, seconds, sha256};
+use super::certificate::{Facts, KeyStrength, date, hex, name_text, seconds, sha256};
+use super::problem::{MaterialError, MaterialReason as Reason, Problem};
 use super::provider;
 use super::secrets::Secrets;
 use super::status::{CertificateRole, CertificateStatus};
 use super::trust::{Bundle, Root};
 use super::verify::{check_key, check_role, identity_of};
-
-/// Something wrong with a certificate, a key, a bundle or a list.
-#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
-#[error("{}:{}:{}: `{}`: {problem}", place.file, place.line, place.column, file.display())]
-pub struct MaterialError {
-    /// Where the configuration names the file.
-    pub place: Place,
-    /// The file.
-    pub file: PathBuf,
-    /// What is wrong, and what to do about it.
-    pub problem: String,
-}
 
 /// A certificate with its key, ready to be shown.
 #[derive(Debug, Clone)]
@@ -44,6 +32,8 @@ pub(super) struct Credentials {
 /// Reads files and keeps account of what was found.
 pub(super) struct Loader<'a> {
     pub(super) secrets: &'a Secrets,
+    /// What was in effect before.
+    in_use: &'a [CertificateStatus],
     pub(super) now: SystemTime,
     pub(super) errors: Vec<MaterialError>,
     pub(super) statuses: Vec<CertificateStatus>,
@@ -52,8 +42,8 @@ pub(super) struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    pub(super) fn new(secrets: &'a Secrets, now: SystemTime) -> Self {
-        Self { secrets, now, errors: Vec::new(), statuses: Vec::new(), roots: Vec::new() }
+    pub(super) fn new(secrets: &'a Secrets, in_use: &'a [CertificateStatus], now: SystemTime) -> Self {
+        Self { secrets, in_use, now, errors: Vec::new(), statuses: Vec::new(), roots: Vec::new() }
     }
 
     /// A file's contents. What is missing is noted.
@@ -62,18 +52,25 @@ impl<'a> Loader<'a> {
             Ok(bytes) => Some(bytes),
             Err(problem) => {
                 let problem = format!("it cannot be read: {problem}");
-                self.fail(file, place, problem);
+                self.fail(file, place, Reason::Unreadable.problem(problem, "check the path and who may read it"));
                 None
             }
         }
     }
 
-    pub(super) fn fail(&mut self, file: &Path, place: &Place, problem: impl Into<String>) {
-        let error = MaterialError { place: place.clone(), file: file.to_owned(), problem: problem.into() };
+    pub(super) fn fail(&mut self, file: &Path, place: &Place, problem: Problem) {
+        let Problem { reason, text: problem, fix } = problem;
+        let error = MaterialError { place: place.clone(), file: file.to_owned(), reason, problem, fix };
         // One file may be used in many places; once is enough.
         if !self.errors.iter().any(|known| known.file == error.file && known.problem == error.problem) {
             self.errors.push(error);
         }
+    }
+
+    /// Whether a certificate came from the same file before.
+    pub(super) fn is_in_use(&self, file: &Path, der: &CertificateDer<'_>) -> bool {
+        let fingerprint = hex(&sha256(der));
+        self.in_use.iter().any(|known| known.sha256 == fingerprint && known.file == file)
     }
 
     /// A chain and its key. `role` says whether the rules of SPIFFE apply.
@@ -87,19 +84,17 @@ impl<'a> Loader<'a> {
         let signer = match provider().key_provider.load_private_key(key) {
             Ok(signer) => signer,
             Err(_) => {
-                let problem = "the key is of a kind that cannot be used; make one for ECDSA P-256, Ed25519 or RSA 2048";
+                let fix = "make one for ECDSA P-256, Ed25519 or RSA with 2048 bits";
+                let problem = Reason::UnusableKey.problem("the key is of a kind that cannot be used", fix);
                 self.fail(&files.private_key, place, problem);
                 return None;
             }
         };
         let certified = CertifiedKey::new(chain, signer);
         if certified.keys_match().is_err() {
-            let problem = format!(
-                "the certificate is not for the key in `{}`: write both files at the same time, or swap a directory \
-                 that holds both",
-                files.private_key.display()
-            );
-            self.fail(&files.certificate, place, problem);
+            let problem = format!("the certificate is not for the key in `{}`", files.private_key.display());
+            let fix = "write both files at the same time, or swap a directory that holds both";
+            self.fail(&files.certificate, place, Reason::KeyMismatch.problem(problem, fix));
             return None;
         }
         self.check_leaf(&certified, files, role).map_err(|problem| self.fail(&files.certificate, place, problem)).ok()
@@ -110,28 +105,36 @@ impl<'a> Loader<'a> {
         certified: &CertifiedKey,
         files: &CertificateFiles,
         role: CertificateRole,
-    ) -> Result<Credentials, String> {
-        let leaf = certified.cert.first().ok_or("it holds no certificate")?;
-        let facts = Facts::of(leaf).ok_or("its first certificate is not a well-formed X.509 certificate")?;
+    ) -> Result<Credentials, Problem> {
+        let malformed = || Reason::Malformed.problem("its first certificate is not well-formed X.509", RENEW);
+        let leaf = certified.cert.first().ok_or_else(malformed)?;
+        let facts = Facts::of(leaf).ok_or_else(malformed)?;
         let now = seconds(self.now);
+        let mut warnings = Vec::new();
         if now > facts.not_after {
-            let (end, now) = (date(facts.not_after), date(now));
-            return Err(format!("the certificate expired at {end}, and it is {now}: renew it, or set the clock right"));
+            let text = format!("the certificate expired at {}, and it is {}", date(facts.not_after), date(now));
+            // What was put into effect in its time stays there for want of a better one, and is in nobody's way
+            // who changes something else.
+            if !self.is_in_use(&files.certificate, leaf) {
+                return Err(Reason::Expired.problem(text, "renew it, or set the clock right"));
+            }
+            warnings.push(text);
         }
         if now < facts.not_before {
-            let (begin, now) = (date(facts.not_before), date(now));
-            return Err(format!(
-                "the certificate is valid from {begin}, and it is {now}: wait, or set the clock right"
-            ));
+            let text = format!("the certificate is valid from {}, and it is {}", date(facts.not_before), date(now));
+            return Err(Reason::NotYetValid.problem(text, "wait, or set the clock right"));
         }
-        check_role(&facts).map_err(|refusal| format!("{}: put the leaf certificate first", refusal.detail))?;
-        check_key(&facts).map_err(|refusal| format!("the key is weak: {}", refusal.detail))?;
+        check_role(&facts)
+            .map_err(|refusal| Reason::WrongKind.problem(refusal.detail, "put the leaf certificate first"))?;
+        check_key(&facts).map_err(|refusal| Reason::WeakKey.problem(refusal.detail, "make a stronger key"))?;
         let identity = identity_of(&facts);
         let svid = role == CertificateRole::Identity;
         if svid && let Err(refusal) = &identity {
-            return Err(format!("it is no X.509-SVID: {}", refusal.detail));
+            let text = format!("it is no X.509-SVID: {}", refusal.detail);
+            return Err(Reason::NoIdentity.problem(text, "give it one URI name, the SPIFFE ID of this workload"));
         }
         let mut status = CertificateStatus::of(files.certificate.clone(), role, leaf, &facts);
+        status.warnings = warnings;
         if svid && facts.key_usage.is_none() {
             status.warnings.push("it has no key usage; an X.509-SVID should have digitalSignature".to_owned());
         }
@@ -167,34 +170,37 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn read_bundle(&mut self, bytes: &[u8], file: &Path, role: &CertificateRole) -> Result<Bundle, String> {
+    fn read_bundle(&mut self, bytes: &[u8], file: &Path, role: &CertificateRole) -> Result<Bundle, Problem> {
         let now = seconds(self.now);
         let (mut anchors, mut roots) = (Vec::new(), Vec::new());
-        let mut last_end = None;
+        let (mut last_end, mut in_use) = (None, true);
         for (at, der) in certificates(bytes)?.iter().enumerate() {
-            let which = |text: &str| format!("certificate {} {text}", at + 1);
-            let facts = Facts::of(der).ok_or_else(|| which("is not a well-formed X.509 certificate"))?;
+            let which = |reason: Reason, text: &str| {
+                reason.problem(format!("certificate {} {text}", at + 1), "take it out: a bundle holds sound roots only")
+            };
+            let facts = Facts::of(der).ok_or_else(|| which(Reason::Malformed, "is not well-formed X.509"))?;
             let name = name_text(facts.subject);
             if !facts.ca {
-                let text = format!("(`{name}`) is not an authority's; a bundle holds roots only, so take it out");
-                return Err(which(&text));
+                return Err(which(Reason::WrongKind, &format!("(`{name}`) is not an authority's")));
             }
             if facts.key_usage.is_some_and(|usage| !usage.cert_sign) {
-                return Err(which(&format!("(`{name}`) may not sign certificates; take it out")));
+                return Err(which(Reason::WrongKind, &format!("(`{name}`) may not sign certificates")));
             }
             if facts.key != KeyStrength::Sound {
                 let detail = check_key(&facts).err().map(|refusal| refusal.detail).unwrap_or_default();
-                return Err(which(&format!("(`{name}`) has a weak key: {detail}")));
+                return Err(which(Reason::WeakKey, &format!("(`{name}`) has a weak key: {detail}")));
             }
             let mut status = CertificateStatus::of(file.to_owned(), role.clone(), der, &facts);
             if now > facts.not_after {
                 last_end = last_end.max(Some(facts.not_after));
+                in_use &= self.is_in_use(file, der);
                 status.warnings.push(format!("it expired at {} and is not used; take it out", date(facts.not_after)));
             } else {
                 if now < facts.not_before {
                     status.warnings.push(format!("it is valid only from {}", date(facts.not_before)));
                 }
-                let anchor = webpki::anchor_from_trusted_cert(der).map_err(|_| which("cannot serve as a root"))?;
+                let anchor = webpki::anchor_from_trusted_cert(der)
+                    .map_err(|_| which(Reason::Unusable, "cannot serve as a root"))?;
                 anchors.push(anchor.to_owned());
                 roots.push(Root {
                     sha256: sha256(der),
@@ -205,39 +211,43 @@ impl<'a> Loader<'a> {
             }
             self.statuses.push(status);
         }
-        if let (true, Some(end)) = (anchors.is_empty(), last_end) {
-            return Err(format!(
-                "all its certificates are expired, the last since {}: put in today's roots",
-                date(end)
-            ));
+        // A bundle that ran out while it was in use believes nobody, and is in nobody's way.
+        if let (true, Some(end), false) = (anchors.is_empty(), last_end, in_use) {
+            let text = format!("all its certificates are expired, the last since {}", date(end));
+            return Err(Reason::Expired.problem(text, "put in today's roots"));
         }
         Ok(Bundle::new(anchors, roots))
     }
 }
 
 /// All certificates of a PEM file, at least one.
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err("it holds no certificate: expected PEM with `-----BEGIN CERTIFICATE-----`".to_owned()),
-        Err(_) => Err("it is damaged PEM: a section does not end, or is not base64".to_owned()),
+        Ok(_) => {
+            Err(Reason::Malformed.problem("it holds no certificate", "write PEM with `-----BEGIN CERTIFICATE-----`"))
+        }
+        Err(_) => Err(Reason::Malformed.problem(DAMAGED, RENEW)),
     }
 }
 
 /// The first private key of a PEM file. The parser's errors may quote the input, so none is passed on.
-fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, Problem> {
     PrivateKeyDer::from_pem_slice(pem).map_err(|error| {
-        let encrypted = pem.windows(ENCRYPTED.len()).any(|window| window == ENCRYPTED);
-        match error {
-            _ if encrypted => "the key is encrypted; store it without a passphrase, readable only by the proxy",
-            rustls::pki_types::pem::Error::NoItemsFound => {
-                "it holds no private key: expected PEM with `-----BEGIN PRIVATE KEY-----`"
-            }
-            _ => "it is damaged PEM: a section does not end, or is not base64",
+        if pem.windows(ENCRYPTED.len()).any(|window| window == ENCRYPTED) {
+            let fix = "store it without a passphrase, readable only by the proxy";
+            return Reason::UnusableKey.problem("the key is encrypted", fix);
         }
-        .to_owned()
+        match error {
+            rustls::pki_types::pem::Error::NoItemsFound => {
+                Reason::Malformed.problem("it holds no private key", "write PEM with `-----BEGIN PRIVATE KEY-----`")
+            }
+            _ => Reason::Malformed.problem(DAMAGED, RENEW),
+        }
     })
 }
 
 const ENCRYPTED: &[u8] = b"ENCRYPTED";
+pub(super) const DAMAGED: &str = "it is damaged PEM: a section does not end, or is not base64";
+pub(super) const RENEW: &str = "write the whole file again, as its authority gave it";

@@ -11,6 +11,7 @@ mod epoch;
 mod gate;
 mod material;
 mod peer;
+mod problem;
 mod refusal;
 mod revocation;
 mod secrets;
@@ -22,6 +23,7 @@ mod stream;
 mod tickets;
 mod trust;
 mod verify;
+pub mod web;
 
 #[cfg(test)]
 mod tests;
@@ -35,8 +37,8 @@ use rustls::crypto::CryptoProvider;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 pub use client::{ClientTls, TlsKey, TlsKeyMode};
-pub use material::MaterialError;
 pub use peer::{Alpn, AlpnProtocol, Peer, TlsInfo};
+pub use problem::{MaterialError, MaterialReason};
 pub use refusal::{HandshakeError, PeerAlert, Refusal, RefusalReason};
 pub use secrets::Secrets;
 pub use server::ServerTls;

@@ -9,7 +9,8 @@ use webpki::{BorrowedCertRevocationList, CertRevocationList, OwnedCertRevocation
 
 use super::certificate::{date, hex, moment, name_text, seconds, sha256};
 use super::der::{Reader, tag, time};
-use super::material::Loader;
+use super::material::{DAMAGED, Loader, RENEW};
+use super::problem::{MaterialReason as Reason, Problem};
 use super::provider;
 use super::status::{CertificateRole, CertificateStatus};
 use super::trust::{Revocations, Root};
@@ -56,11 +57,14 @@ impl Loader<'_> {
         der: &CertificateRevocationListDer<'_>,
         roots: &[Root],
         revocations: &mut Revocations,
-    ) -> Result<CertificateStatus, String> {
-        let list = BorrowedCertRevocationList::from_der(der).map_err(|error| {
-            format!("it is not a revocation list that can be used ({error}); renew it at the authority")
-        })?;
-        let signed = Signed::of(der).ok_or("it is not a well-formed revocation list")?;
+    ) -> Result<CertificateStatus, Problem> {
+        let unusable = |error: webpki::Error| {
+            let text = format!("it is not a revocation list that can be used ({error})");
+            Reason::Unusable.problem(text, "renew it at the authority")
+        };
+        let list = BorrowedCertRevocationList::from_der(der).map_err(unusable)?;
+        let malformed = || Reason::Malformed.problem("it is not a well-formed revocation list", RENEW);
+        let signed = Signed::of(der).ok_or_else(malformed)?;
         let mut warnings = Vec::new();
         let now = seconds(self.now);
         if now > signed.next_update {
@@ -68,7 +72,7 @@ impl Loader<'_> {
         }
         let mut serials = Vec::new();
         for revoked in &list {
-            let revoked = revoked.map_err(|error| format!("it has an entry that cannot be read ({error})"))?;
+            let revoked = revoked.map_err(unusable)?;
             let zeros = revoked.serial_number.iter().take_while(|byte| **byte == 0).count();
             serials.push(Box::<[u8]>::from(&revoked.serial_number[zeros..]));
         }
@@ -76,15 +80,14 @@ impl Loader<'_> {
         let issuers: Vec<&Root> = roots.iter().filter(|root| *root.subject == *signed.issuer).collect();
         if issuers.is_empty() {
             warnings.push(format!("no root named `{name}` is known; it counts for an intermediate of that name"));
-            let owned = OwnedCertRevocationList::from_der(der).map_err(|error| error.to_string())?;
+            let owned = OwnedCertRevocationList::from_der(der).map_err(unusable)?;
             revocations.others.push(CertRevocationList::Owned(owned));
             revocations.other_entries.extend(serials.into_iter().map(|serial| (signed.issuer.into(), serial)));
         } else {
             let signer = issuers.iter().find(|root| signed.is_signed_by(&root.spki));
             let Some(signer) = signer else {
-                return Err(format!(
-                    "it is not signed by the root `{name}` that it names: take the list of today's root"
-                ));
+                let text = format!("it is not signed by the root `{name}` that it names");
+                return Err(Reason::NotSigned.problem(text, "take the list of today's root"));
             };
             revocations.by_issuer.entry(signer.spki.clone()).or_default().extend(serials);
         }
@@ -144,14 +147,17 @@ impl<'a> Signed<'a> {
 }
 
 /// The lists of a PEM or DER file, at least one.
-fn lists(bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+fn lists(bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, Problem> {
     if bytes.first() == Some(&tag::SEQUENCE) {
         return Ok(vec![CertificateRevocationListDer::from(bytes.to_vec())]);
     }
     let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(bytes).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err("it holds no revocation list: expected DER, or PEM with `-----BEGIN X509 CRL-----`".to_owned()),
-        Err(_) => Err("it is damaged PEM: a section does not end, or is not base64".to_owned()),
+        Ok(_) => {
+            let fix = "write DER, or PEM with `-----BEGIN X509 CRL-----`";
+            Err(Reason::Malformed.problem("it holds no revocation list", fix))
+        }
+        Err(_) => Err(Reason::Malformed.problem(DAMAGED, RENEW)),
     }
 }

@@ -107,6 +107,13 @@ impl ServerTls {
         self.terminates.is_some()
     }
 
+    /// Which trust is proposed, told apart by a fingerprint: verdicts of a rehearsal under another say nothing.
+    #[must_use]
+    pub fn proposal(&self) -> Option<u64> {
+        let fingerprint = self.rehearsal.as_ref()?.trust.fingerprint();
+        Some(fingerprint.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    }
+
     /// Handshakes under way on the listener, on all workers.
     #[must_use]
     pub fn handshakes(&self) -> u32 {

@@ -15,14 +15,16 @@ use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use super::certificate::sha256;
 use super::client::{self, ClientTls, Origination, TlsKey, TlsKeyMode};
 use super::epoch::{Epochs, Source};
-use super::material::{Credentials, Loader, MaterialError};
+use super::material::{Credentials, Loader};
+use super::problem::{MaterialError, MaterialReason as Reason, Problem};
+use super::refusal::RefusalReason;
 use super::secrets::Secrets;
 use super::server::{self, ServerTls, Termination, expected, is_dns_name, offered};
 use super::status::{CertificateRole, CertificateStatus};
 use super::trust::{Bundle, MeshTrust, Revocations, Trust};
 use super::verify::{Expect, Verifier};
 
-/// Everything TLS of one configuration.
+/// Everything TLS of one configuration. By default there is none.
 #[derive(Debug, Default)]
 pub struct TlsSet {
     servers: BTreeMap<Arc<str>, Arc<ServerTls>>,
@@ -55,7 +57,9 @@ impl TlsSet {
         now: SystemTime,
         clock: &Arc<dyn TimeProvider>,
     ) -> Result<Self, Vec<MaterialError>> {
-        let mut builder = Builder { loader: Loader::new(secrets, now), bundles: BTreeMap::new(), previous, clock };
+        let in_use = previous.map(Self::certificates).unwrap_or_default();
+        let mut builder =
+            Builder { loader: Loader::new(secrets, in_use, now), bundles: BTreeMap::new(), previous, clock };
         let mesh = config.identity.as_ref().and_then(|identity| builder.mesh(identity));
         let revocations = builder.revocations(config);
         let sources = builder.sources(config, mesh.as_ref());
@@ -152,7 +156,8 @@ impl Builder<'_> {
         let domain: Arc<str> = id.trust_domain().into();
         if federated.contains_key(&domain) {
             let file = identity.federated_bundles.iter().find(|(name, _)| *name.as_str() == *domain);
-            let problem = format!("`{domain}` is our own trust domain: its roots belong into trustBundle");
+            let text = format!("`{domain}` is our own trust domain");
+            let problem = Reason::Contradiction.problem(text, "put its roots into trustBundle");
             self.loader.fail(file.map_or(&identity.trust_bundle, |(_, file)| file), place, problem);
             return None;
         }
@@ -186,11 +191,15 @@ impl Builder<'_> {
             let verifier = Verifier { trust, revocations: Arc::default(), expect };
             let presented = super::verify::Presented { leaf, intermediates, now, name: None };
             if let Err(refusal) = verifier.verify(&presented) {
-                let problem = format!(
-                    "the trust bundle `{}` does not verify it ({refusal}): put the root that issued it into the bundle \
-                     first, and the certificate after",
-                    identity.trust_bundle.display()
-                );
+                // What ran out in use was said already, and one that is not renewed yet is in nobody's way.
+                let file = &identity.certificate.certificate;
+                if refusal.reason == RefusalReason::Expired && self.loader.is_in_use(file, leaf) {
+                    return;
+                }
+                let bundle = identity.trust_bundle.display();
+                let text = format!("the trust bundle `{bundle}` does not verify it ({refusal})");
+                let fix = "put the root that issued it into the bundle first, and the certificate after";
+                let problem = Reason::Untrusted.problem(text, fix);
                 self.loader.fail(&identity.certificate.certificate, &identity.certificate.place, problem);
                 return;
             }
@@ -273,7 +282,7 @@ impl Builder<'_> {
                 Ok(made) => Arc::new(made),
                 Err(error) => {
                     let file = tls.certificates.first().map_or(Path::new(""), |files| &*files.certificate);
-                    self.loader.fail(file, &tls.place, format!("TLS cannot be set up: {error}"));
+                    self.loader.fail(file, &tls.place, unusable(&error));
                     return None;
                 }
             },
@@ -307,7 +316,8 @@ impl Builder<'_> {
         let sni = match &tls.sni {
             Some(sni) if is_dns_name(sni) => ServerName::try_from(sni.to_string()).ok(),
             Some(sni) => {
-                self.loader.fail(&PathBuf::from(&**sni), &tls.place, "it is no DNS name and cannot be sent as SNI");
+                let problem = Reason::Contradiction.problem("it cannot be sent as SNI", "write a DNS name");
+                self.loader.fail(&PathBuf::from(&**sni), &tls.place, problem);
                 return None;
             }
             None => None,
@@ -330,7 +340,8 @@ impl Builder<'_> {
                     match ServerName::try_from(subject.to_string()) {
                         Ok(subject) => names.push(subject),
                         Err(_) => {
-                            let problem = "it is neither a DNS name nor an address, and no certificate can have it";
+                            let fix = "write a DNS name or an address";
+                            let problem = Reason::Contradiction.problem("no certificate can have this name", fix);
                             self.loader.fail(&PathBuf::from(&**subject), &tls.place, problem);
                         }
                     }
@@ -366,7 +377,7 @@ impl Builder<'_> {
                 match Origination::new(shape, credentials.as_ref(), verifier, Arc::clone(self.clock)) {
                     Ok(made) => Arc::new(made),
                     Err(error) => {
-                        self.loader.fail(Path::new(""), &tls.place, format!("TLS cannot be set up: {error}"));
+                        self.loader.fail(Path::new(""), &tls.place, unusable(&error));
                         return None;
                     }
                 }
@@ -378,6 +389,10 @@ impl Builder<'_> {
         }
         Some(client)
     }
+}
+
+fn unusable(error: &rustls::Error) -> Problem {
+    Reason::Unusable.problem(format!("TLS cannot be set up: {error}"), "try a certificate for ECDSA P-256")
 }
 
 /// The bundles that listeners and clusters name.

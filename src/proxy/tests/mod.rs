@@ -20,6 +20,7 @@ use crate::base::drain::Drain;
 use crate::codec::{ServerOptions, h1};
 use crate::net::ConnInfo;
 use crate::net::io::Io;
+use crate::net::tls::TlsSet;
 use crate::snapshot::{Snapshot, SnapshotCell};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::dns::{Answer, BoxFuture, Resolve};
@@ -56,7 +57,8 @@ impl Harness {
         let loaded = Arc::new(outrigger_config::load("test.yaml", &text).expect("valid"));
         let metrics = Metrics::new();
         let registry = Registry::new(1, Arc::clone(&metrics), Box::new(NoNames));
-        let cell = Arc::new(SnapshotCell::new(Snapshot::compile(&loaded, &registry, &metrics, 1)));
+        let cell =
+            Arc::new(SnapshotCell::new(Snapshot::compile((&loaded, &TlsSet::default()), &registry, &metrics, 1)));
         let proxy = Proxy::new(Arc::clone(&cell), AccessLog::off(&metrics));
         Self { proxy, cell, metrics, drain: Drain::default(), _registry: registry }
     }
@@ -72,7 +74,7 @@ impl Harness {
         let caller = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
         let (stream, peer) = listener.accept().await.expect("a connection");
         let local = stream.local_addr().expect("an address");
-        let info = ConnInfo { listener: Arc::from("l"), peer, local, worker: 0 };
+        let info = ConnInfo { listener: Arc::from("l"), peer, local, worker: 0, tls: None };
         let handler = self.proxy.connection(self.proxy.listener("l").expect("configured"), info);
         let options = ServerOptions {
             max_head_bytes: 16 * 1024,

@@ -1,0 +1,120 @@
+//! Guards that cannot do what they seem to: a listener's TLS, authorization, tokens and authorizer looked at together.
+//!
+//! A guard that is certainly never looked at is an error. A condition that can never hold is a warning, and given only
+//! where it is certain.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Check, good};
+use crate::model::{AccessAction, AccessRule, AccessSource, Authorization, ClientCertificate, Listener, TlsMode};
+use crate::raw;
+use crate::read::{Field, List};
+use crate::source::Span;
+use crate::text::quoted;
+
+/// What only makes sense where requests are seen, on a listener that hands TLS on.
+pub(super) fn nothing_is_decrypted(check: &Check<'_, '_>, raw: &raw::Listener) {
+    for (name, span) in [
+        ("authorization", raw.authorization.span()),
+        ("jwt", raw.jwt.span()),
+        ("externalAuthorization", raw.external_authorization.span()),
+        ("clientCertHeader", raw.client_cert_header.span()),
+    ] {
+        if let Some(span) = span {
+            let message =
+                format!("`{name}` has no effect: with `mode: passthrough` no request is seen on this listener");
+            check.error(span, message, "remove it, or write `mode: strict`");
+        }
+    }
+    if let Some(span) = raw.routes.span() {
+        let message = "`routes` has no effect: with `mode: passthrough` connections go by `passthrough` alone";
+        check.warning(span, message, "remove it");
+    }
+}
+
+/// Looks at every listener together with what it refers to. `raw` and `listeners` are the same ones, in order.
+pub(super) fn look(
+    check: &Check<'_, '_>,
+    (raw, listeners): (&Field<List<raw::Listener>>, &[Listener]),
+    policies: &BTreeMap<Arc<str>, Authorization>,
+) {
+    // Where something was wrong, a condition may be missing from the model.
+    if check.sink.has_errors() {
+        return;
+    }
+    for ((raw, _), listener) in good(raw).zip(listeners) {
+        if let (Some(at), Some(policy)) =
+            (raw.authorization.span(), listener.authorization.as_ref().and_then(|name| policies.get(name)))
+        {
+            callers(check, (listener, at), policy);
+            tokens(check, (listener, at), policy);
+        }
+    }
+}
+
+/// Conditions on who calls.
+fn callers(check: &Check<'_, '_>, (listener, at): (&Listener, Span), policy: &Authorization) {
+    let (asked, plaintext) = match &listener.tls {
+        None => (false, true),
+        Some(tls) => (tls.client_certificate != ClientCertificate::None, tls.mode == TlsMode::Permissive),
+    };
+    let certain = asked
+        && !plaintext
+        && listener.tls.as_ref().is_some_and(|tls| tls.client_certificate == ClientCertificate::Required);
+    if !asked {
+        let never = |rule: &&AccessRule| !rule.from.is_empty() && rule.from.iter().all(names_an_identity);
+        if let Some(rule) = policy.rules.iter().find(never) {
+            let message = format!(
+                "the rule `{}` can never match on the listener `{}`, which does not ask callers for certificates",
+                quoted(&rule.name),
+                quoted(&listener.name)
+            );
+            let fix = "add `tls: { mode: strict }` to the listener, with `clientCertificate: required` where it has \
+                       `certificates` of its own";
+            check.warning(at, message, fix);
+        }
+    }
+    if !certain {
+        let open = |rule: &&AccessRule| rule.action == AccessAction::Allow && rule.from.iter().any(only_excludes);
+        if let Some(rule) = policy.rules.iter().find(open) {
+            let message = format!(
+                "the rule `{}` also allows callers without an identity, which the listener `{}` takes",
+                quoted(&rule.name),
+                quoted(&listener.name)
+            );
+            let fix = "add who is allowed beside who is not, such as `trustDomains: [mesh.local]`, or take only callers \
+                       with certificates";
+            check.warning(at, message, fix);
+        }
+    }
+}
+
+fn names_an_identity(source: &AccessSource) -> bool {
+    !(source.identities.is_empty() && source.namespaces.is_empty() && source.trust_domains.is_empty())
+}
+
+/// Everybody who is not one of some identities, which is also everybody who has none.
+fn only_excludes(source: &AccessSource) -> bool {
+    let excludes =
+        !(source.not_identities.is_empty() && source.not_namespaces.is_empty() && source.not_trust_domains.is_empty());
+    excludes && !names_an_identity(source) && source.addresses.is_empty()
+}
+
+/// Conditions on what a token says.
+fn tokens(check: &Check<'_, '_>, (listener, at): (&Listener, Span), policy: &Authorization) {
+    let believed = listener.jwt.as_ref().map_or(&[][..], |jwt| &jwt.providers);
+    let never = |rule: &&AccessRule| {
+        let unmet =
+            |provider: &Option<Arc<str>>| provider.as_ref().map_or(believed.is_empty(), |p| !believed.contains(p));
+        rule.claims.iter().any(|claim| unmet(&claim.provider))
+    };
+    if let Some(rule) = policy.rules.iter().find(never) {
+        let message = format!(
+            "the rule `{}` can never match on the listener `{}`, which does not verify the tokens that it asks for",
+            quoted(&rule.name),
+            quoted(&listener.name)
+        );
+        check.warning(at, message, "add `jwt: { providers: [NAME] }` to the listener");
+    }
+}

@@ -1,0 +1,143 @@
+//! How else a path may be read.
+//!
+//! Routing reads a path in one normal form, and so does the application, unless its framework goes further: it may
+//! decode `%2F` and `%3A`, take a backslash for a slash, merge slashes, or cut `;parameters` off a segment before it
+//! looks at `..` (Servlet containers do). The other reading is what such a framework makes of a path. Paths without
+//! any of these have none, which is decided in one scan.
+
+use std::borrow::Cow;
+
+/// The readings of a path besides its normal form.
+#[derive(Debug)]
+pub(super) struct Readings {
+    other: Option<String>,
+}
+
+impl Readings {
+    /// Of a path in normal form.
+    pub(super) fn of(path: &str) -> Self {
+        match lenient(path) {
+            Cow::Borrowed(_) => Self::plain(),
+            Cow::Owned(other) => Self { other: Some(other) },
+        }
+    }
+
+    /// Of a path that nobody looks at.
+    pub(super) const fn plain() -> Self {
+        Self { other: None }
+    }
+
+    pub(super) fn other(&self) -> Option<&str> {
+        self.other.as_deref()
+    }
+}
+
+/// What the most lenient reader makes of a path. Borrowed when it is the same.
+pub(super) fn lenient(path: &str) -> Cow<'_, str> {
+    let bytes = path.as_bytes();
+    let odd = memchr::memchr3(b'%', b';', b'\\', bytes).is_some() || memchr::memmem::find(bytes, b"//").is_some();
+    if !odd || !path.starts_with('/') {
+        return Cow::Borrowed(path);
+    }
+    let decoded = decode(path);
+    let mut kept: Vec<&str> = Vec::new();
+    let mut folder = false;
+    for segment in decoded.split(['/', '\\']).skip(1) {
+        let segment = segment.split(';').next().unwrap_or_default();
+        folder = matches!(segment, "" | "." | "..");
+        match segment {
+            "" | "." => {}
+            // Above the root there is nothing: it stays the root.
+            ".." => drop(kept.pop()),
+            _ => kept.push(segment),
+        }
+    }
+    let mut other = String::with_capacity(path.len());
+    for segment in &kept {
+        other.push('/');
+        other.push_str(segment);
+    }
+    if folder || other.is_empty() {
+        other.push('/');
+    }
+    if other == path { Cow::Borrowed(path) } else { Cow::Owned(other) }
+}
+
+/// Decodes what stands for a character that a path may contain: delimiters and slashes. Everything else stays
+/// encoded, as it does in normal form.
+fn decode(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = memchr::memchr(b'%', rest.as_bytes()) {
+        out.push_str(&rest[..at]);
+        match rest.get(at..at + 3).and_then(delimiter) {
+            Some(character) => {
+                out.push(character);
+                rest = &rest[at + 3..];
+            }
+            None => {
+                out.push('%');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Encodings are upper-case in normal form.
+fn delimiter(encoded: &str) -> Option<char> {
+    Some(match encoded {
+        "%2F" => '/',
+        "%5C" => '\\',
+        "%3B" => ';',
+        "%3A" => ':',
+        "%40" => '@',
+        "%21" => '!',
+        "%24" => '$',
+        "%26" => '&',
+        "%27" => '\'',
+        "%28" => '(',
+        "%29" => ')',
+        "%2A" => '*',
+        "%2B" => '+',
+        "%2C" => ',',
+        "%3D" => '=',
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_other_reading_is_what_a_lenient_framework_sees() {
+        for (path, other) in [
+            ("/a;v=1/b", "/a/b"),
+            ("/public/..;/admin", "/admin"),
+            ("/public/..;x=y/admin;z", "/admin"),
+            ("/;/admin", "/admin"),
+            ("/a%2Fb", "/a/b"),
+            ("/a%2F..%2Fb", "/b"),
+            ("/a%5C..%5Cb", "/b"),
+            ("/%2F%2Fadmin", "/admin"),
+            ("/..%2F..%2Fadmin", "/admin"),
+            ("//admin//x/", "/admin/x/"),
+            ("/v1/x%3Apurge", "/v1/x:purge"),
+            ("/a%3Bb", "/a"),
+            ("/a/..;", "/"),
+            ("/a/b/.;", "/a/b/"),
+            ("/a%252Fb", "/a%252Fb"),
+        ] {
+            assert_eq!(lenient(path), other, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_plain_path_has_no_other_reading() {
+        for path in ["/", "/a/b", "/a/", "*", "/caf%C3%A9", "/a%20b", "/a:b@c", "/a..b/...", "/%25"] {
+            assert!(matches!(lenient(path), Cow::Borrowed(_)), "{path}");
+        }
+    }
+}
