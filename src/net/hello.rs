@@ -60,10 +60,13 @@ struct Broken;
 fn message(mut records: &[u8]) -> Result<Option<Vec<u8>>, Broken> {
     let mut handshake = Vec::new();
     loop {
-        // As soon as the head of the message is there it is checked, so that nonsense is not waited for.
-        if let [kind, high, middle, low, rest @ ..] = &handshake[..] {
+        // The head of the message is checked as it comes, so that nonsense is not waited for.
+        if handshake.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
+            return Err(Broken);
+        }
+        if let [_, high, middle, low, rest @ ..] = &handshake[..] {
             let len = usize::from(*high) << 16 | usize::from(*middle) << 8 | usize::from(*low);
-            if *kind != CLIENT_HELLO || len > MAX_BYTES {
+            if len > MAX_BYTES {
                 return Err(Broken);
             }
             if rest.len() >= len {
