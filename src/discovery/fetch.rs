@@ -4,19 +4,22 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_ENCODING, HeaderMap, HeaderValue, USER_AGENT};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, StatusCode, Uri, Version};
+use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::net::TcpStream;
 
 use crate::codec::h1::{ClientConn, Home};
 use crate::codec::{Body, BodyError, Frame, Interim, PollBody as _, RequestHead, SendError};
 use crate::net::io::Io;
+use crate::net::tls::HandshakeError;
+use crate::net::tls::web::{self, WebRoots};
 use crate::upstream::Registry;
 
 /// What is fetched.
@@ -39,6 +42,10 @@ pub(super) enum FetchError {
     Resolve(String),
     #[error("the server cannot be reached: {0}")]
     Connect(io::Error),
+    #[error("the roots to verify the server by cannot be used: {0}")]
+    Roots(String),
+    #[error("TLS with the server failed: {0}")]
+    Tls(HandshakeError),
     #[error("the request failed: {0}")]
     Send(SendError),
     #[error("the server answered {0}")]
@@ -66,10 +73,7 @@ pub(super) async fn fetch(source: &Source, registry: &Registry) -> Result<Bytes,
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
     let tcp = connect(host, port, registry).await?;
-    if secure {
-        return Err(FetchError::Url);
-    }
-    let io = Io::tcp(tcp);
+    let io = if secure { secured(tcp, host, source.roots.as_deref()).await? } else { Io::tcp(tcp) };
 
     let mut headers = HeaderMap::with_capacity(2);
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
@@ -119,6 +123,16 @@ async fn connect(host: &str, port: u16, registry: &Registry) -> Result<TcpStream
         }
     }
     Err(FetchError::Connect(problem))
+}
+
+/// The bundle is read for every fetch, so that it may change.
+async fn secured(tcp: TcpStream, host: &str, bundle: Option<&Path>) -> Result<Io, FetchError> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| FetchError::Url)?;
+    let roots = match bundle {
+        Some(bundle) => WebRoots::read(bundle).map_err(FetchError::Roots)?,
+        None => WebRoots::system(),
+    };
+    web::connect(tcp, &name, roots).await.map_err(FetchError::Tls)
 }
 
 /// Connections are used once.

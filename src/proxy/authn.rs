@@ -8,6 +8,7 @@
 //! Neither a token nor a part of one is ever written anywhere by the proxy.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -15,19 +16,27 @@ use http::header::{HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::uri::PathAndQuery;
 use outrigger_config::model::{ClaimHeader, JwtProvider, TokenPlace};
 use smallvec::SmallVec;
-use std::sync::Arc;
 
+use super::external::FAILED_OPEN;
 use crate::base::limits;
 use crate::codec::RequestHead;
+use crate::policy::authz::ClaimSource;
 use crate::policy::jwt::{Claims, Refusal, Value};
 use crate::policy::query;
 use crate::snapshot::{Listener, Tokens};
 
+/// What the token of a request claims, if it has one.
+pub(super) type Token = Option<Arc<dyn ClaimSource>>;
+
 /// Removes what only this proxy may say about a caller. Before anything reads the headers.
-pub(super) fn remove_claims(listener: &Listener, headers: &mut HeaderMap) {
-    let Some(tokens) = &listener.jwt else { return };
-    for name in tokens.claim_headers() {
-        headers.remove(name);
+pub(super) fn remove_forged(listener: &Listener, headers: &mut HeaderMap) {
+    if let Some(tokens) = &listener.jwt {
+        for name in tokens.claim_headers() {
+            headers.remove(name);
+        }
+    }
+    if listener.external.is_some() {
+        headers.remove(FAILED_OPEN);
     }
 }
 
@@ -36,7 +45,7 @@ pub(super) fn remove_claims(listener: &Listener, headers: &mut HeaderMap) {
 ///
 /// # Errors
 /// See [`Refusal`]; the request is as it was.
-pub(super) fn authenticate(listener: &Listener, head: &mut RequestHead) -> Result<Option<Arc<Claims>>, Refusal> {
+pub(super) fn authenticate(listener: &Listener, head: &mut RequestHead) -> Result<Token, Refusal> {
     let Some(tokens) = &listener.jwt else { return Ok(None) };
     let judged = judge(tokens, head);
     listener.metrics.tokens(match &judged {
@@ -60,7 +69,7 @@ pub(super) fn authenticate(listener: &Listener, head: &mut RequestHead) -> Resul
             }
         }
     }
-    Ok(believed.into_iter().next().map(|(_, claims)| claims))
+    Ok(believed.into_iter().next().map(|(_, claims)| claims as Arc<dyn ClaimSource>))
 }
 
 /// Refuses a request without a token where one is required. Not for a CORS preflight, which never carries one and
@@ -68,7 +77,7 @@ pub(super) fn authenticate(listener: &Listener, head: &mut RequestHead) -> Resul
 ///
 /// # Errors
 /// [`Refusal::Missing`].
-pub(super) fn require(listener: &Listener, token: Option<&Arc<Claims>>) -> Result<(), Refusal> {
+pub(super) fn require(listener: &Listener, token: &Token) -> Result<(), Refusal> {
     match &listener.jwt {
         Some(tokens) if tokens.required() && token.is_none() => {
             listener.metrics.tokens(Refusal::Missing.code());

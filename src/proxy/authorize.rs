@@ -10,8 +10,7 @@ use outrigger_config::model::Access;
 use super::origin::Origin;
 use super::reason::Reason;
 use super::record::Record;
-use crate::policy::authz::{Claims, Decision, Request};
-use crate::policy::jwt;
+use crate::policy::authz::{ClaimSource, Claims, Decision, Request};
 use crate::policy::route::RouteQuery;
 use crate::snapshot::{Authorization, Listener};
 
@@ -64,6 +63,6 @@ pub(super) fn decide(
 }
 
 /// The claims of a verified token, if there is one.
-pub(super) fn claims(token: Option<&Arc<jwt::Claims>>) -> Claims<'_> {
+pub(super) fn claims(token: Option<&Arc<dyn ClaimSource>>) -> Claims<'_> {
     token.map_or(Claims::None, |token| Claims::Verified(&**token))
 }

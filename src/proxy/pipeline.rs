@@ -1,12 +1,11 @@
-//! What happens to a request, top to bottom: prepare, authenticate, find its rule, authorize, filter, set the
-//! deadline, attempt, answer.
+//! What happens to a request, top to bottom: prepare, authenticate, find its rule, authorize, filter, set the deadline,
+//! attempt, answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use outrigger_config::spiffe::SpiffeId;
 
 use super::attempt::{self, Exchange, Failure};
 use super::authorize::{authorize, authorize_preflight, claims};
@@ -44,7 +43,7 @@ struct Local {
     sentence: &'static str,
     code: &'static str,
     /// A field of the answer.
-    field: Option<(HeaderName, HeaderValue)>,
+    field: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 impl Local {
@@ -57,7 +56,7 @@ impl Local {
         Self {
             sentence: refusal.sentence(),
             code: refusal.code(),
-            field: authn::challenge(head, refusal),
+            field: authn::challenge(head, refusal).map(Box::new),
             ..reason.into()
         }
     }
@@ -124,7 +123,7 @@ impl ConnectionHandler {
     ) -> Result<Answer, Local> {
         prepare::normalise_path(head, listener)?;
         with_random(|random| prepare::set_forwarding(head, listener, &self.origin, random))?;
-        authn::remove_claims(listener, &mut head.headers);
+        authn::remove_forged(listener, &mut head.headers);
         record.note_head(head);
         let token = authn::authenticate(listener, head).map_err(|refusal| Local::unauthenticated(refusal, head))?;
         let (hit, cors) = {
@@ -145,7 +144,7 @@ impl ConnectionHandler {
             if let Some((_, CorsDecision::Preflight(_))) = cors {
                 authorize_preflight(listener, &route, &self.origin, record)?;
             } else {
-                authn::require(listener, token.as_ref()).map_err(|refusal| Local::unauthenticated(refusal, head))?;
+                authn::require(listener, &token).map_err(|refusal| Local::unauthenticated(refusal, head))?;
                 authorize(listener, &route, &self.origin, claims(token.as_ref()), record)?;
             }
             (hit, cors)
@@ -163,17 +162,15 @@ impl ConnectionHandler {
         };
         let (body, changes) = match &listener.external {
             Some(external) if config.external_authorization => {
-                record.watch.before_anything(&head.headers);
-                let asking = self.ask(external, listener, head, body, interim, record);
-                match Box::pin(asking).await {
-                    Ok(Passed { body, response }) => (body, response),
+                match Box::pin(self.ask(external, listener, head, body, interim, record)).await {
+                    Ok(Passed { body, changes }) => (body, Some(Box::new(changes))),
                     Err(refused) => {
                         record.note_route(rule, listener.route_metrics(rule, None), None);
                         return refused_externally(refused, caller, record);
                     }
                 }
             }
-            _ => (body, Vec::new()),
+            _ => (body, None),
         };
         let mut answer = match &rule.action {
             Action::Redirect(redirect) => {
@@ -207,11 +204,13 @@ impl ConnectionHandler {
             cors.apply(grant, headers);
         }
         filters::apply_to_response(&config.filters, headers);
-        external::apply(&changes, headers);
+        if let Some(changes) = changes {
+            changes.apply_to_response(headers);
+        }
         Ok(answer)
     }
 
-    /// Asks an external authorizer.
+    /// Asks an external authorizer, and changes the request as it says.
     async fn ask(
         &self,
         external: &External,
@@ -219,19 +218,14 @@ impl ConnectionHandler {
         head: &mut RequestHead,
         body: Body,
         interim: &dyn Interim,
-        record: &Record,
+        record: &mut Record,
     ) -> Result<Passed, Refused> {
-        let tls = self.origin.info.tls.as_deref();
-        let surroundings = Surroundings {
-            peer: self.origin.info.peer,
-            principal: self.origin.identity().map_or("", SpiffeId::as_str),
-            local: self.origin.info.local,
-            own_principal: tls.and_then(|tls| tls.local_identity.as_ref()).map_or("", SpiffeId::as_str),
-            sni: tls.and_then(|tls| tls.sni.as_deref()),
-            began: SystemTime::now() - record.started().elapsed(),
-            idle: Some(listener.config.limits.stream_idle_timeout).filter(|idle| !idle.is_zero()),
-        };
-        external::check(external, &surroundings, head, body, interim).await
+        let began = SystemTime::now() - record.started().elapsed();
+        let idle = Some(listener.config.limits.stream_idle_timeout).filter(|idle| !idle.is_zero());
+        let surroundings = Surroundings { origin: &self.origin, began, idle };
+        let watch = &mut record.watch;
+        external::check(external, &surroundings, head, body, interim, |name, headers| watch.before_edit(name, headers))
+            .await
     }
 
     #[expect(clippy::too_many_arguments, reason = "one call site; the parts are borrowed from there")]
@@ -277,7 +271,8 @@ impl ConnectionHandler {
             record.grpc_status = Some(reason.grpc_status());
         }
         let mut response = local::answer(caller, reason, status, sentence);
-        if let Some((name, value)) = field {
+        if let Some(field) = field {
+            let (name, value) = &**field;
             response.head.headers.insert(name, value.clone());
         }
         Answer { response, permit: None, limits: Limits::default() }
@@ -300,7 +295,7 @@ fn preflight(headers: HeaderMap) -> Answer {
 /// The answer to a request that an external authorizer did not let pass.
 fn refused_externally(refused: Refused, caller: Caller, record: &mut Record) -> Result<Answer, Local> {
     let Denied { status, mut headers, body } = match refused {
-        Refused::Denied(denied) => denied,
+        Refused::Denied(denied) => *denied,
         Refused::Unavailable { status, details } => {
             return Err(Local { status, code: details, ..Reason::ExternallyDenied.into() });
         }

@@ -28,8 +28,9 @@ use super::origin::Origin;
 use super::prepare;
 use crate::base::{limits, worker};
 use crate::codec::RequestHead;
+use crate::policy::authz::ClaimSource;
+use crate::policy::path;
 use crate::policy::route::RouteQuery;
-use crate::policy::{jwt, path};
 use crate::snapshot::{Listener, Published, Snapshot};
 
 /// The old exchanges of all workers.
@@ -47,7 +48,7 @@ struct Entry {
     listener: Arc<str>,
     origin: Arc<Origin>,
     head: RequestHead,
-    claims: Option<Arc<jwt::Claims>>,
+    claims: Option<Arc<dyn ClaimSource>>,
     /// The rule that ends it.
     ended: OnceLock<Arc<str>>,
     waker: Mutex<Option<Waker>>,
@@ -78,9 +79,7 @@ struct Admitted {
     path: PathAndQuery,
     authority: Option<Authority>,
     edited: Vec<(HeaderName, Lines)>,
-    /// All headers, where it is not known beforehand which are changed.
-    whole: Option<Box<HeaderMap>>,
-    claims: Option<Arc<jwt::Claims>>,
+    claims: Option<Arc<dyn ClaimSource>>,
 }
 
 type Lines = SmallVec<[HeaderValue; 1]>;
@@ -96,9 +95,9 @@ impl Watch {
     }
 
     /// The request was admitted with this head.
-    pub(super) fn admit(&mut self, head: &RequestHead, claims: Option<Arc<jwt::Claims>>, started: Instant) {
+    pub(super) fn admit(&mut self, head: &RequestHead, claims: Option<Arc<dyn ClaimSource>>, started: Instant) {
         let (path, authority) = (head.path.clone(), head.authority.clone());
-        self.admitted = Some(Admitted { path, authority, edited: Vec::new(), whole: None, claims });
+        self.admitted = Some(Admitted { path, authority, edited: Vec::new(), claims });
         self.due = Some(started + limits::WATCH_AFTER);
     }
 
@@ -110,13 +109,6 @@ impl Watch {
             for name in edit.remove.iter().chain(changed) {
                 self.before_edit(name, headers);
             }
-        }
-    }
-
-    /// Any header of the admitted head may be changed.
-    pub(super) fn before_anything(&mut self, headers: &HeaderMap) {
-        if let Some(admitted) = &mut self.admitted {
-            admitted.whole = Some(Box::new(headers.clone()));
         }
     }
 
@@ -185,10 +177,9 @@ impl Admitted {
     /// A copy of the head as it was admitted. It shares no memory with the original, whose values are parts of read
     /// buffers that a long exchange must not hold.
     fn head(&self, head: &RequestHead) -> RequestHead {
-        let Self { path, authority, edited, whole, claims: _ } = self;
-        let known = whole.as_deref().unwrap_or(&head.headers);
-        let mut headers = HeaderMap::with_capacity(known.len());
-        for (name, value) in known {
+        let Self { path, authority, edited, claims: _ } = self;
+        let mut headers = HeaderMap::with_capacity(head.headers.len());
+        for (name, value) in &head.headers {
             if !edited.iter().any(|(changed, _)| changed == name) {
                 headers.append(name, owned(value));
             }

@@ -23,6 +23,10 @@ mod stream;
 mod tickets;
 mod trust;
 mod verify;
+pub mod web;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

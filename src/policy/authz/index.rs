@@ -95,7 +95,7 @@ impl Index {
             }
         }
         if !self.segments.is_empty() {
-            for path in [Some(request.route.path), readings.other()].into_iter().flatten() {
+            for path in std::iter::once(request.route.path).chain(readings.others()) {
                 if let Some(segment) = first_segment(path) {
                     look(&self.segments, segment);
                 }

@@ -27,7 +27,6 @@ use smallvec::SmallVec;
 use self::index::Index;
 use self::reading::Readings;
 use self::rule::{Need, Rule};
-use super::jwt;
 use super::route::RouteQuery;
 
 /// What a verified token claims.
@@ -37,16 +36,6 @@ pub trait ClaimSource: fmt::Debug + Send + Sync {
 
     /// A claim by its path into nested objects.
     fn get(&self, path: &[Arc<str>]) -> Option<&serde_json::Value>;
-}
-
-impl ClaimSource for jwt::Claims {
-    fn provider(&self) -> &str {
-        Self::provider(self)
-    }
-
-    fn get(&self, path: &[Arc<str>]) -> Option<&serde_json::Value> {
-        Self::get(self, path)
-    }
 }
 
 /// The token of a request.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use serde_json::Map;
 pub use serde_json::Value;
 
+use crate::policy::authz::ClaimSource;
+
 /// The claims of a verified token, and who vouches for them.
 pub struct Claims {
     pub(super) provider: Arc<str>,
@@ -13,12 +15,6 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// The name of the provider that verified the token.
-    #[must_use]
-    pub fn provider(&self) -> &Arc<str> {
-        &self.provider
-    }
-
     /// A claim by its path: each name leads one object deeper. Where that leads nowhere, the names joined by dots are
     /// tried as the name of one claim of the token itself, because names like `https://corp.example/roles` have dots.
     #[must_use]
@@ -33,6 +29,16 @@ impl Claims {
 
     fn dotted(&self, path: &[Arc<str>]) -> Option<&Value> {
         (path.len() > 1).then(|| self.members.get(&path.join("."))).flatten()
+    }
+}
+
+impl ClaimSource for Claims {
+    fn provider(&self) -> &str {
+        &self.provider
+    }
+
+    fn get(&self, path: &[Arc<str>]) -> Option<&Value> {
+        Self::get(self, path)
     }
 }
 

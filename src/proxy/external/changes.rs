@@ -12,7 +12,7 @@ use crate::policy::query;
 
 /// One change of a header.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::proxy) struct Change {
+struct Change {
     name: HeaderName,
     value: HeaderValue,
     how: How,
@@ -45,10 +45,10 @@ pub(super) struct Unusable;
 
 /// What is done with a request that may pass.
 #[derive(Debug, Default)]
-pub(super) struct Changes {
+pub(in crate::proxy) struct Changes {
     remove: Vec<HeaderName>,
     request: Vec<Change>,
-    pub(super) response: Vec<Change>,
+    response: Vec<Change>,
     query_remove: Vec<String>,
     query_set: Vec<(String, String)>,
 }
@@ -77,6 +77,16 @@ impl Changes {
         })
     }
 
+    /// The headers of the request that are changed.
+    pub(super) fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.remove.iter().chain(self.request.iter().map(|change| &change.name))
+    }
+
+    /// Changes the headers of an answer.
+    pub(in crate::proxy) fn apply_to_response(&self, headers: &mut HeaderMap) {
+        apply(&self.response, headers);
+    }
+
     /// Changes a request. Removals come first, so that what is set stays.
     pub(super) fn apply_to_request(&self, head: &mut RequestHead) {
         for name in &self.remove {
@@ -99,7 +109,7 @@ impl Changes {
 }
 
 /// Changes headers, in order.
-pub(in crate::proxy) fn apply(changes: &[Change], headers: &mut HeaderMap) {
+fn apply(changes: &[Change], headers: &mut HeaderMap) {
     for Change { name, value, how } in changes {
         match how {
             How::Append => drop(headers.append(name, value.clone())),

@@ -18,11 +18,11 @@ use bytes::Bytes;
 use http::header::{EXPECT, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 
-pub(super) use changes::{Change, apply};
+pub(super) use changes::Changes;
 pub(super) use question::Surroundings;
 
 use self::call::CallError;
-use self::changes::{Changes, Unusable};
+use self::changes::Unusable;
 use self::wire::{CheckResponse, DeniedResponse, HttpResponse};
 use super::local;
 use super::reason::Reason;
@@ -39,14 +39,14 @@ pub(super) const FAILED_OPEN: HeaderName = HeaderName::from_static("x-envoy-auth
 pub(super) struct Passed {
     /// Its body, whole.
     pub(super) body: Body,
-    /// What is changed in the answer's headers.
-    pub(super) response: Vec<Change>,
+    /// What is changed in the answer.
+    pub(super) changes: Changes,
 }
 
 /// A request that may not.
 pub(super) enum Refused {
     /// The authorizer said so, and what the caller is told.
-    Denied(Denied),
+    Denied(Box<Denied>),
     /// The authorizer could not be asked, or gave no usable answer.
     Unavailable {
         /// What the caller is told.
@@ -65,8 +65,8 @@ pub(super) struct Denied {
     pub(super) body: Bytes,
 }
 
-/// Asks the authorizer about a request, and changes the request as it says. Boxed by the caller: it is large, and
-/// most listeners ask nobody.
+/// Asks the authorizer about a request, and changes the request as it says; `before_edit` is told of every header
+/// that is about to be changed. Boxed by the caller: it is large, and most listeners ask nobody.
 ///
 /// # Errors
 /// See [`Refused`].
@@ -76,9 +76,10 @@ pub(super) async fn check(
     head: &mut RequestHead,
     body: Body,
     interim: &dyn Interim,
+    mut before_edit: impl FnMut(&HeaderName, &HeaderMap),
 ) -> Result<Passed, Refused> {
-    head.headers.remove(FAILED_OPEN);
-    let peeked = peek(external, surroundings.idle, head, body, interim).await?;
+    before_edit(&EXPECT, &head.headers);
+    let peeked = peek(external, surroundings.idle, head, body, interim).await.map_err(Refused::Body)?;
     let question = question::encode(&external.config, surroundings, head, &peeked);
     let Peeked { body, .. } = peeked;
     let mut count = Count { external, began: Instant::now(), what: Asked::Cancelled };
@@ -93,14 +94,18 @@ pub(super) async fn check(
     drop(count);
     match judged {
         Judged::Pass(changes) => {
+            for name in changes.names() {
+                before_edit(name, &head.headers);
+            }
             changes.apply_to_request(head);
-            Ok(Passed { body, response: changes.response })
+            Ok(Passed { body, changes })
         }
-        Judged::Deny(denied) => Err(Refused::Denied(denied)),
+        Judged::Deny(denied) => Err(Refused::Denied(Box::new(denied))),
         Judged::Failed { .. } if external.config.fail_open => {
             external.metrics.failed_open();
+            before_edit(&FAILED_OPEN, &head.headers);
             head.headers.insert(FAILED_OPEN, HeaderValue::from_static("true"));
-            Ok(Passed { body, response: Vec::new() })
+            Ok(Passed { body, changes: Changes::default() })
         }
         Judged::Failed { details, status } => {
             Err(Refused::Unavailable { status: status.unwrap_or(external.config.status_on_error), details })
@@ -187,7 +192,7 @@ async fn peek(
     head: &mut RequestHead,
     body: Body,
     interim: &dyn Interim,
-) -> Result<Peeked, Refused> {
+) -> Result<Peeked, Reason> {
     let limit = external.config.max_body_bytes as usize;
     if limit > 0 && head.version == Version::HTTP_11 && has_token(&head.headers, &EXPECT, "100-continue") {
         interim.send(StatusCode::CONTINUE, &HeaderMap::new());
@@ -198,8 +203,8 @@ async fn peek(
     let until = idle.map(|idle| Instant::now() + idle);
     let mut reading = pin!(PrefixedBody::peek(body, limit));
     poll_fn(|cx| match reading.as_mut().poll(cx) {
-        Poll::Ready(read) => Poll::Ready(read.map_err(|_| Refused::Body(Reason::RequestBody))),
-        Poll::Pending => timer.poll_opt(cx, until).map(|()| Err(Refused::Body(Reason::Idle))),
+        Poll::Ready(read) => Poll::Ready(read.map_err(|_| Reason::RequestBody)),
+        Poll::Pending => timer.poll_opt(cx, until).map(|()| Err(Reason::Idle)),
     })
     .await
 }
