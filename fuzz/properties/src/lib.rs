@@ -3,4 +3,6 @@
 //! The fuzz targets in `fuzz/targets` call these with inputs of their own making; `tests/seeds.rs` calls them with every file
 //! in `fuzz/seeds`, on every toolchain, as part of the ordinary tests. A finding becomes a seed.
 
+pub mod authz_path;
+pub mod jwt;
 pub mod spiffe;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use outrigger_fuzz_properties::spiffe;
+use outrigger_fuzz_properties::{authz_path, jwt, spiffe};
 
 /// Calls `check` with every file of a folder, and with every file cut short at each of its bytes.
 fn replay(target: &str, check: fn(&[u8])) {
@@ -21,4 +21,14 @@ fn replay(target: &str, check: fn(&[u8])) {
 #[test]
 fn spiffe_ids_and_patterns() {
     replay("spiffe", spiffe::check);
+}
+
+#[test]
+fn paths_and_rules_about_them() {
+    replay("authz_path", authz_path::check);
+}
+
+#[test]
+fn tokens_and_keys() {
+    replay("jwt", jwt::check);
 }

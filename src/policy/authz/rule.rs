@@ -66,14 +66,14 @@ pub(super) struct PathCondition {
     pub(super) other: Other,
 }
 
-/// The condition for the other reading.
+/// The condition for the other readings.
 #[derive(Debug)]
 pub(super) enum Other {
     /// The same.
     Same,
-    /// Written as the other reading writes paths.
+    /// Or as who decodes everything writes it.
     Differs(PathMatch),
-    /// None: the condition itself speaks of what the other reading takes away, and means the normal form.
+    /// None: the condition itself speaks of what the other readings take away, and means the normal form.
     Outspoken,
 }
 
@@ -219,14 +219,12 @@ impl PathCondition {
 
     fn holds(&self, path: &str, readings: &Readings, need: Need) -> bool {
         let normal = path_holds(&self.normal, path);
-        let other = match (&self.other, readings.other()) {
-            (Other::Outspoken, _) | (Other::Same, None) => return normal,
-            (Other::Same, Some(other)) => path_holds(&self.normal, other),
-            (Other::Differs(condition), other) => path_holds(condition, other.unwrap_or(path)),
-        };
-        match need {
-            Need::Certain => normal && other,
-            Need::Suspected => normal || other,
+        let differs = |path| matches!(&self.other, Other::Differs(condition) if path_holds(condition, path));
+        let other = |path| path_holds(&self.normal, path) || differs(path);
+        match (&self.other, need) {
+            (Other::Outspoken, _) => normal,
+            (_, Need::Certain) => normal && readings.others().all(other),
+            (_, Need::Suspected) => normal || differs(path) || readings.others().any(other),
         }
     }
 }
@@ -286,10 +284,10 @@ fn grpc_holds(call: &GrpcOperation, request: &Request<'_>, readings: &Readings, 
     };
     let normal = called(request.route.path);
     match need {
-        Need::Certain => request.route.is_grpc && normal && readings.other().is_none_or(called),
+        Need::Certain => request.route.is_grpc && normal && readings.others().all(called),
         Need::Suspected => {
             let named = service.is_some() || method.is_some();
-            (named || request.route.is_grpc || may_be_grpc(request)) && (normal || readings.other().is_some_and(called))
+            (named || request.route.is_grpc || may_be_grpc(request)) && (normal || readings.others().any(called))
         }
     }
 }
