@@ -76,6 +76,10 @@ async fn curl_is_refused_with_each_wrong_certificate() {
         let pair = case.credential.as_ref().map(|credential| inbound.mesh.files.give("caller", credential));
         let (served, said) = curl(&inbound.proxy, pair.as_ref(), &["--ciphers", "DEFAULT@SECLEVEL=0"]).await;
         assert!(!served, "{}: {said}", case.name);
+        // curl itself will not load so weak a key; `openssl` above shows it to the proxy.
+        if case.reason == "weak-key" {
+            continue;
+        }
         let count = counts.entry(case.reason).or_insert(0.0);
         *count += 1.0;
         inbound.refused(case.reason, *count).await;
