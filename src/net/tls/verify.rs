@@ -284,10 +284,16 @@ pub(super) fn identity_of(facts: &Facts<'_>) -> Result<SpiffeId, Refusal> {
         return Err(Refusal::new(RefusalReason::SeveralIdentities, detail));
     }
     let text = String::from_utf8_lossy(first);
-    SpiffeId::parse(&text).map_err(|error| {
+    let invalid = |error: &dyn std::fmt::Display| {
         let shown: String = text.chars().take(256).flat_map(char::escape_debug).collect();
         Refusal::new(RefusalReason::InvalidIdentity, format!("expected a SPIFFE ID, got `{shown}`: {error}"))
-    })
+    };
+    let id = SpiffeId::parse(&text).map_err(|error| invalid(&error))?;
+    // Section 3.1 of the same: without a path it names the trust domain, which is its authority's and no workload's.
+    if id.path().is_empty() {
+        return Err(invalid(&"a workload's has a path"));
+    }
+    Ok(id)
 }
 
 /// A leaf is no authority, and signs (SPIFFE X.509-SVID section 5.2).
