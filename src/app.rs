@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use outrigger_config::{Diagnostics, model};
 use parking_lot::Mutex;
@@ -23,8 +23,8 @@ use crate::cli::args::{DevArgs, LogArgs, RunArgs};
 use crate::cli::dev::{Demo, Requests};
 use crate::cli::{self, Report, logging};
 use crate::discovery::apply::Start;
+use crate::discovery::material::watch_expiry;
 use crate::discovery::{Applier, LastGood, Parts, Status, Watch, jwks};
-use crate::net::tls::TlsSet;
 use crate::proxy::Proxy;
 use crate::server::shutdown::{Outcome, shutdown};
 use crate::server::{ListenerSet, ListenerStatus, Workers, cpu, files};
@@ -102,6 +102,8 @@ struct Shared {
 const SWEEP: Duration = Duration::from_secs(10);
 /// How long nothing must be heard of the configuration file before it is read.
 const QUIET: Duration = Duration::from_millis(10);
+/// The same of certificates and keys, which are replaced one after another.
+const MATERIAL_QUIET: Duration = Duration::from_millis(100);
 /// How long the end waits for the access log to be written.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -114,7 +116,7 @@ impl App {
         let Options { config: path, state_dir, log_filter } = options;
         let last_good = state_dir.map(LastGood::new);
         let start = Start::read(&path, last_good.as_ref()).map_err(StartError::Config)?;
-        let loaded = Arc::clone(&start.loaded);
+        let (loaded, tls) = (Arc::clone(start.loaded()), Arc::clone(start.tls()));
         let config = &loaded.config;
 
         let workers = config.workers.map_or_else(cpu::default_workers, usize::from);
@@ -144,8 +146,7 @@ impl App {
 
         registry.warm(config).await;
         jwks::prime(config, &registry);
-        let cell =
-            Arc::new(SnapshotCell::new(Snapshot::compile((&loaded, &TlsSet::default()), &registry, &metrics, 1)));
+        let cell = Arc::new(SnapshotCell::new(Snapshot::compile((&loaded, &tls), &registry, &metrics, 1)));
         let proxy = Arc::new(Proxy::new(Arc::clone(&cell), Arc::clone(&log)));
         let listeners = Arc::new(ListenerSet::new(workers, proxy, Arc::clone(&metrics)));
         *shared.listeners.lock() = Some(Arc::clone(&listeners));
@@ -167,6 +168,7 @@ impl App {
         let registry = Arc::clone(&shared.registry);
         app.tasks.push(task::spawn("keep-keys", jwks::keep(Arc::clone(&registry))));
         app.tasks.push(task::spawn("resolve-names", async move { registry.run().await }));
+        app.tasks.push(task::spawn("watch-expiry", watch_expiry(Arc::clone(&shared.status.material))));
         app.tasks.push(task::spawn("sweep", sweep(Arc::clone(&shared), cell)));
         Ok(app)
     }
@@ -281,6 +283,14 @@ impl admin::Subject for Shared {
             json!({ "name": name, "address": address, "direction": direction, "connections": connections })
         };
         self.listener_status().into_iter().map(one).collect::<Vec<_>>()
+    }
+
+    fn certificates(&self) -> impl Serialize {
+        self.status.material.report(SystemTime::now())
+    }
+
+    fn rehearsal(&self) -> impl Serialize {
+        self.metrics.rehearsals.report(Instant::now())
     }
 
     fn metrics(&self) -> (String, &'static str) {
@@ -400,15 +410,27 @@ impl LogFilter for logging::Filter {
     }
 }
 
-/// Keeps the configuration in effect that the file says.
+/// Keeps in effect what the configuration says, and the files that it names.
 async fn follow(mut applier: Applier, mut watch: Watch, mut asked: mpsc::Receiver<()>) {
+    let mut material = Watch::new("certificates", MATERIAL_QUIET);
     loop {
-        // Both are cancel safe; a change during the other's turn is found at the next wait.
-        let asked = tokio::select! {
-            Some(()) = asked.recv() => true,
-            () = watch.changed() => false,
-        };
-        applier.reload(asked).await;
+        material.set(applier.files());
+        let look_again = applier.look_again();
+        // All are cancel safe; a change during another's turn is found at the next wait.
+        tokio::select! {
+            Some(()) = asked.recv() => applier.reload(true).await,
+            () = watch.changed() => applier.reload(false).await,
+            () = material.changed() => applier.files_changed().await,
+            () = pause(look_again) => applier.files_changed().await,
+        }
+    }
+}
+
+/// Waits so long; for ever where there is nothing to wait for.
+async fn pause(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -35,8 +35,8 @@ pub enum Command {
     Run(RunArgs),
     /// Check configuration files
     ///
-    /// Shows every problem with its place, its line and a fix. The exit status is 1 when a file has errors;
-    /// warnings alone are fine.
+    /// Shows every problem with its place, its line and a fix. Certificates, keys and bundles that a file names are
+    /// read and checked too, as a start would. The exit status is 1 when a file has errors; warnings alone are fine.
     #[command(after_help = "Examples:\n  outrigger check proxy.yaml\n  outrigger check --format json *.yaml\n  \
                             generate | outrigger check -")]
     Check(CheckArgs),
@@ -118,6 +118,9 @@ pub struct CheckArgs {
     /// Configuration files; `-` is standard input
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
+    /// Do not read certificates, keys and bundles: they are not on this machine
+    #[arg(long)]
+    pub without_files: bool,
     /// Form of the result
     #[arg(long, default_value = "text")]
     pub format: Format,

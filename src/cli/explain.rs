@@ -11,7 +11,7 @@ use self::story::{
 };
 use super::Report;
 use super::args::{ExplainArgs, Format};
-use super::check::check;
+use super::check::load_from;
 use crate::codec::RequestHead;
 use crate::discovery::dump;
 use crate::policy::authz::{Claims, Policy, Request};
@@ -26,7 +26,7 @@ mod text;
 /// Explains a request. `style` is for standard output.
 #[must_use]
 pub fn run(args: &ExplainArgs, style: Style) -> Report {
-    let (_, loaded) = check(&args.config);
+    let (_, loaded) = load_from(&args.config);
     let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(problems) => return Report::failure(format!("{}\n", problems.render(Style::Plain))),

@@ -1,7 +1,8 @@
 //! Layer 9: where configuration comes from, and how it is put into effect.
 //!
-//! [`watch`] says when files may have changed; [`jwks`] keeps the keys of token providers; [`apply`] makes it what runs, or says why not; [`last_good`]
-//! keeps a copy for a start when the file is broken; [`status`] is what others may know about all this.
+//! [`watch`] says when files may have changed; [`apply`] makes them what runs, or says why not; [`last_good`] keeps a
+//! copy of the configuration for a start when it is broken; [`jwks`] keeps the keys of token providers; [`material`]
+//! and [`expiry`] know of certificates; [`status`] is what others may know about all this.
 
 pub mod apply;
 pub(crate) mod dump;
@@ -10,6 +11,7 @@ mod fetch;
 pub mod file;
 pub mod jwks;
 pub mod last_good;
+pub mod material;
 pub mod status;
 pub mod watch;
 

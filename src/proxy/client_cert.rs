@@ -1,8 +1,12 @@
 //! `x-forwarded-client-cert`, in Envoy's form: elements separated by commas, nearest caller last, each of pairs
 //! `Key=value` separated by semicolons. `Hash` and `URI` are what is verified; `Subject` is what a certificate says.
 
+use std::fmt::Write as _;
+
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use outrigger_config::model::ClientCertHeader;
+use x509_parser::objects::{oid_registry, oid2abbrev};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// Who called with which certificate.
 pub(super) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -14,7 +18,7 @@ pub(super) struct Certificate<'a> {
     pub(super) by: Option<&'a str>,
     /// SHA-256 of the caller's certificate (DER).
     pub(super) sha256: &'a [u8],
-    /// Its subject as RFC 2253 text.
+    /// Its [`subject`].
     pub(super) subject: &'a str,
     /// The caller's identity.
     pub(super) uri: Option<&'a str>,
@@ -38,6 +42,46 @@ pub(super) fn element(certificate: &Certificate<'_>) -> Option<HeaderValue> {
         pair(&mut text, "DNS", &value(name));
     }
     HeaderValue::try_from(text).ok()
+}
+
+/// The subject of a certificate (DER) as OpenSSL, and so Envoy, writes it: the last name first, in the escapes of
+/// RFC 2253. Empty when there is none.
+pub(super) fn subject(certificate: &[u8]) -> String {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return String::new() };
+    let names: Vec<_> = certificate.subject().iter_rdn().collect();
+    let mut text = String::new();
+    for name in names.into_iter().rev() {
+        for (at, attribute) in name.iter().enumerate() {
+            if at > 0 {
+                text.push('+');
+            } else if !text.is_empty() {
+                text.push(',');
+            }
+            let oid = attribute.attr_type();
+            match oid2abbrev(oid, oid_registry()) {
+                Ok(short) => text.push_str(short),
+                Err(_) => text.push_str(&oid.to_id_string()),
+            }
+            text.push('=');
+            escape(attribute.as_slice(), &mut text);
+        }
+    }
+    text
+}
+
+/// RFC 2253 section 2.4; what is not printable ASCII as two hexadecimal digits.
+fn escape(value: &[u8], text: &mut String) {
+    let last = value.len().saturating_sub(1);
+    for (at, &byte) in value.iter().enumerate() {
+        match byte {
+            b',' | b'+' | b'"' | b'\\' | b'<' | b'>' | b';' => text.extend(['\\', char::from(byte)]),
+            b'#' if at == 0 => text.push_str("\\#"),
+            b' ' if at == 0 || at == last => text.push_str("\\ "),
+            b' '..=b'~' => text.push(char::from(byte)),
+            // Writing to a string cannot fail.
+            _ => drop(write!(text, "\\{byte:02X}")),
+        }
+    }
 }
 
 /// Applies a listener's mode. `own` is the element about the caller's verified certificate; without one nothing that

@@ -9,6 +9,7 @@ mod external;
 mod filters;
 mod local;
 mod origin;
+mod passthrough;
 mod pipeline;
 mod prepare;
 pub mod preview;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 pub use local::REASON;
+pub use passthrough::Passage;
 pub use reason::Reason;
 pub use tracked::TrackedBody;
 

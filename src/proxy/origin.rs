@@ -57,7 +57,7 @@ fn certificate(tls: &TlsInfo) -> Option<HeaderValue> {
     client_cert::element(&Certificate {
         by: tls.local_identity.as_ref().map(SpiffeId::as_str),
         sha256: &peer.sha256,
-        subject: &peer.subject(),
+        subject: &client_cert::subject(&peer.leaf),
         uri: peer.identity.as_ref().map(SpiffeId::as_str),
         dns: &peer.dns_names,
     })

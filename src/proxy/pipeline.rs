@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 
 use super::attempt::{self, Exchange, Failure};
 use super::authorize::{authorize, authorize_preflight, claims};
-use super::external::{Changes, Denied, Passed, Refused, Surroundings};
+use super::external::{Denied, Passed, Refused, Surroundings};
 use super::local::{self, Caller};
 use super::prepare::{self, Unfit};
 use super::reason::Reason;
@@ -43,7 +43,7 @@ struct Local {
     sentence: &'static str,
     code: &'static str,
     /// A field of the answer.
-    field: Option<(HeaderName, HeaderValue)>,
+    field: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 impl Local {
@@ -56,7 +56,7 @@ impl Local {
         Self {
             sentence: refusal.sentence(),
             code: refusal.code(),
-            field: authn::challenge(head, refusal),
+            field: authn::challenge(head, refusal).map(Box::new),
             ..reason.into()
         }
     }
@@ -163,14 +163,14 @@ impl ConnectionHandler {
         let (body, changes) = match &listener.external {
             Some(external) if config.external_authorization => {
                 match Box::pin(self.ask(external, listener, head, body, interim, record)).await {
-                    Ok(Passed { body, changes }) => (body, changes),
+                    Ok(Passed { body, changes }) => (body, Some(Box::new(changes))),
                     Err(refused) => {
                         record.note_route(rule, listener.route_metrics(rule, None), None);
                         return refused_externally(refused, caller, record);
                     }
                 }
             }
-            _ => (body, Changes::default()),
+            _ => (body, None),
         };
         let mut answer = match &rule.action {
             Action::Redirect(redirect) => {
@@ -204,7 +204,9 @@ impl ConnectionHandler {
             cors.apply(grant, headers);
         }
         filters::apply_to_response(&config.filters, headers);
-        changes.apply_to_response(headers);
+        if let Some(changes) = changes {
+            changes.apply_to_response(headers);
+        }
         Ok(answer)
     }
 
@@ -269,7 +271,8 @@ impl ConnectionHandler {
             record.grpc_status = Some(reason.grpc_status());
         }
         let mut response = local::answer(caller, reason, status, sentence);
-        if let Some((name, value)) = field {
+        if let Some(field) = field {
+            let (name, value) = &**field;
             response.head.headers.insert(name, value.clone());
         }
         Answer { response, permit: None, limits: Limits::default() }
@@ -292,7 +295,7 @@ fn preflight(headers: HeaderMap) -> Answer {
 /// The answer to a request that an external authorizer did not let pass.
 fn refused_externally(refused: Refused, caller: Caller, record: &mut Record) -> Result<Answer, Local> {
     let Denied { status, mut headers, body } = match refused {
-        Refused::Denied(denied) => denied,
+        Refused::Denied(denied) => *denied,
         Refused::Unavailable { status, details } => {
             return Err(Local { status, code: details, ..Reason::ExternallyDenied.into() });
         }

@@ -5,11 +5,14 @@
 //! its place in a group of its service and is judged afterwards: a change of the listener that it was judged
 //! too early for finds it in that group and drains it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::BytesMut;
 use outrigger_config::model::{ListenerTls, TlsMode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
@@ -18,6 +21,7 @@ use super::accept::Current;
 use super::service::{Membership, Service, Standing};
 use crate::base::drain::Watch;
 use crate::base::limits;
+use crate::net::hello::{self, ClientHello, Peeked};
 use crate::net::io::Io;
 use crate::net::tls::{HandshakeError, ServerTls, TlsInfo};
 use crate::telemetry::metrics::{Detected, Handshake};
@@ -94,7 +98,10 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
             Some(tls) if first == HANDSHAKE => {
                 let server = tls.server.filter(|server| server.terminates()).cloned();
                 let io = Io::tcp(stream);
-                self.terminate(io, server, member).await
+                if !tls.passes && tls.config.mode != TlsMode::Passthrough {
+                    return self.terminate(io, server, member).await;
+                }
+                self.pass_or_terminate(io, (&listener, server), member).await
             }
             _ => {
                 member.stand(Standing::Plaintext);
@@ -132,6 +139,51 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
                 None
             }
         }
+    }
+
+    /// Hands the connection on if its server name says so; otherwise it is terminated, where that is done.
+    async fn pass_or_terminate(
+        &self,
+        mut io: Io,
+        (listener, server): (&Arc<F::Listener>, Option<Arc<ServerTls>>),
+        member: &mut Membership,
+    ) -> Option<Admitted> {
+        let service = Arc::clone(member.service());
+        let patience = self.factory.tls(listener)?.config.handshake_timeout;
+        let Ok(Ok(hello)) = timeout_at((self.at + patience).into(), read_hello(&mut io)).await else {
+            refuse(&service, self.peer, (NO_HELLO, &"a TLS handshake began, and no whole ClientHello came"));
+            return None;
+        };
+        let name = hello.as_ref().and_then(|hello| hello.sni.as_deref());
+        if hello.is_some()
+            && let Some(passage) = self.factory.passage(listener, name)
+        {
+            member.stand(Standing::Passed);
+            let mut closed = member.closed();
+            tokio::select! {
+                () = Box::pin(passage.run(io, self.peer, name)) => {}
+                _ = closed.wait_for(|closed| *closed) => {}
+            }
+            return None;
+        }
+        if server.is_some() {
+            return self.terminate(io, server, member).await;
+        }
+        match (&hello, name) {
+            (None, _) => {
+                refuse(&service, self.peer, (NO_HELLO, &"it began as a TLS handshake and was none"));
+                return None;
+            }
+            (_, Some(name)) => {
+                let detail = format!("no passthrough for the server name {name:?}");
+                refuse(&service, self.peer, (UNRECOGNIZED_NAME, &detail));
+            }
+            (_, None) => refuse(&service, self.peer, (UNRECOGNIZED_NAME, &"no passthrough without a server name")),
+        }
+        // The peer may be gone; then there is nobody to tell.
+        let _ = io.write_all(&UNRECOGNIZED_NAME_ALERT).await;
+        let _ = io.shutdown().await;
+        None
     }
 
     async fn terminate(&self, io: Io, server: Option<Arc<ServerTls>>, member: &mut Membership) -> Option<Admitted> {
@@ -211,6 +263,25 @@ fn refuse(service: &Service, peer: SocketAddr, (reason, detail): (&'static str, 
     service.refusals.say_refused(&service.name, peer, (reason, detail));
 }
 
+/// Reads until the ClientHello is whole, and puts it back. `None`: it is none. Not cancel safe: what was read is
+/// lost.
+async fn read_hello(io: &mut Io) -> io::Result<Option<ClientHello>> {
+    let mut read = BytesMut::new();
+    let hello = loop {
+        match hello::peek(&read) {
+            Peeked::Incomplete => {}
+            Peeked::NotTls => break None,
+            Peeked::Hello(hello) => break Some(hello),
+        }
+        read.reserve(HELLO_READ);
+        if io.read_buf(&mut read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    };
+    io.unread(read.freeze());
+    Ok(hello)
+}
+
 /// When a drain closes a connection that has not said anything. One accepted just now is about to speak.
 pub(super) async fn retired_unused(mut drain: Watch) {
     let opened = Instant::now();
@@ -219,7 +290,15 @@ pub(super) async fn retired_unused(mut drain: Watch) {
     tokio::time::sleep_until(at.into()).await;
 }
 
+/// Read at once of a ClientHello: one with post-quantum key shares fits.
+const HELLO_READ: usize = 2048;
+
+/// A fatal alert (RFC 8446 section 6, RFC 6066 section 3): nobody of that name is here.
+const UNRECOGNIZED_NAME_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
 /// The codes of connections that are refused without a handshake.
 const PLAINTEXT: &str = "plaintext";
 const NO_CERTIFICATE: &str = "nothing-to-show";
 const NO_CLIENT_CERTIFICATE: &str = "no-certificate";
+const UNRECOGNIZED_NAME: &str = "unrecognized-name";
+const NO_HELLO: &str = "no-hello";

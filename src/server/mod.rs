@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use crate::codec::Handler;
 use crate::net::ConnInfo;
-use crate::proxy::{ConnectionHandler, Proxy};
+use crate::proxy::{ConnectionHandler, Passage, Proxy};
 use crate::snapshot::Listener;
 
 /// Makes the handler of each connection.
@@ -33,6 +33,11 @@ pub trait ConnectionFactory: Send + Sync + 'static {
 
     /// TLS as a listener has it; `None` is plaintext.
     fn tls<'a>(&self, _listener: &'a Self::Listener) -> Option<Tls<'a>> {
+        None
+    }
+
+    /// Where a connection whose TLS handshake asks for this server name is handed on to; `None` when it is not.
+    fn passage(&self, _listener: &Arc<Self::Listener>, _name: Option<&str>) -> Option<Passage> {
         None
     }
 
@@ -53,6 +58,10 @@ impl ConnectionFactory for Proxy {
     fn tls<'a>(&self, listener: &'a Listener) -> Option<Tls<'a>> {
         let config = listener.config.tls.as_ref()?;
         Some(Tls { config, server: listener.tls.as_ref(), passes: !listener.passthrough.is_empty() })
+    }
+
+    fn passage(&self, listener: &Arc<Listener>, name: Option<&str>) -> Option<Passage> {
+        Proxy::passage(self, listener, name)
     }
 
     fn handler(&self, listener: Arc<Listener>, info: ConnInfo) -> Arc<ConnectionHandler> {

@@ -26,7 +26,7 @@ use crate::codec::h1::{ClientConn, Home};
 use crate::codec::h2::{H2Connection, StreamSlot};
 use crate::net::tls::{AlpnProtocol, ClientTls, TlsKey};
 
-pub use self::dial::Tunnel;
+pub use self::dial::{Tunnel, TunnelOpen};
 
 /// What makes two pools the same: every option that a connection was made with.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -161,7 +161,7 @@ impl Arena {
                         let Ok(request) = request.header("x-case", &mark).body(()) else {
                             continue;
                         };
-                        if request.uri().path_and_query().map(|p| p.as_str()) != Some(target) {
+                        if request.uri().path_and_query().map(http::uri::PathAndQuery::as_str) != Some(target) {
                             continue;
                         }
                         let client = self.h2(case.caller, case.policy).await;

@@ -25,6 +25,9 @@ mod trust;
 mod verify;
 pub mod web;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 

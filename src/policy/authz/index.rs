@@ -58,7 +58,7 @@ impl Index {
         let mut best = u32::MAX;
         self.candidates(request, readings, |ids| {
             let below = ids.iter().take_while(|&&id| id < best);
-            if let Some(&id) = below.copied().find(|&id| rules[id as usize].holds(request, readings, need)).as_ref() {
+            if let Some(id) = below.copied().find(|&id| rules[id as usize].holds(request, readings, need)) {
                 best = id;
             }
         });
@@ -114,16 +114,14 @@ fn all<'a, T>(alternatives: &'a [T], keys: fn(&'a T) -> Option<Vec<&'a str>>) ->
 }
 
 fn identity_keys(source: &Source) -> Option<Vec<&str>> {
-    let exact = |pattern: &'_ IdentityPattern| matches!(pattern, IdentityPattern::Exact(_));
-    let listed = &source.0.identities;
-    if listed.is_empty() || !listed.iter().all(exact) {
-        return None;
+    let mut keys = Vec::new();
+    for pattern in &source.0.identities {
+        match pattern {
+            IdentityPattern::Exact(id) => keys.push(id.as_str()),
+            IdentityPattern::Prefix(_) => return None,
+        }
     }
-    let text = |pattern| match pattern {
-        &IdentityPattern::Exact(ref id) => Some(id.as_str()),
-        IdentityPattern::Prefix(_) => None,
-    };
-    listed.iter().map(text).collect()
+    (!keys.is_empty()).then_some(keys)
 }
 
 fn namespace_keys(source: &Source) -> Option<Vec<&str>> {
@@ -141,15 +139,18 @@ fn segment_keys(operation: &Operation) -> Option<Vec<&str>> {
 }
 
 fn path_keys(condition: &PathCondition) -> Option<Vec<&str>> {
-    let key = |path| match path {
-        &PathMatch::Exact(ref text) | &PathMatch::Prefix(ref text) => first_segment(text),
-        PathMatch::Any | PathMatch::Regex(_) | PathMatch::GrpcMethod(_) => None,
-    };
-    let mut keys = vec![key(&condition.normal)?];
+    let mut keys = vec![path_key(&condition.normal)?];
     if let Other::Differs(other) = &condition.other {
-        keys.push(key(other)?);
+        keys.push(path_key(other)?);
     }
     Some(keys)
+}
+
+fn path_key(path: &PathMatch) -> Option<&str> {
+    match path {
+        PathMatch::Exact(text) | PathMatch::Prefix(text) => first_segment(text),
+        PathMatch::Any | PathMatch::Regex(_) | PathMatch::GrpcMethod(_) => None,
+    }
 }
 
 fn first_segment(path: &str) -> Option<&str> {

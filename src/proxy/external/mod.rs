@@ -46,7 +46,7 @@ pub(super) struct Passed {
 /// A request that may not.
 pub(super) enum Refused {
     /// The authorizer said so, and what the caller is told.
-    Denied(Denied),
+    Denied(Box<Denied>),
     /// The authorizer could not be asked, or gave no usable answer.
     Unavailable {
         /// What the caller is told.
@@ -79,7 +79,7 @@ pub(super) async fn check(
     mut before_edit: impl FnMut(&HeaderName, &HeaderMap),
 ) -> Result<Passed, Refused> {
     before_edit(&EXPECT, &head.headers);
-    let peeked = peek(external, surroundings.idle, head, body, interim).await?;
+    let peeked = peek(external, surroundings.idle, head, body, interim).await.map_err(Refused::Body)?;
     let question = question::encode(&external.config, surroundings, head, &peeked);
     let Peeked { body, .. } = peeked;
     let mut count = Count { external, began: Instant::now(), what: Asked::Cancelled };
@@ -100,7 +100,7 @@ pub(super) async fn check(
             changes.apply_to_request(head);
             Ok(Passed { body, changes })
         }
-        Judged::Deny(denied) => Err(Refused::Denied(denied)),
+        Judged::Deny(denied) => Err(Refused::Denied(Box::new(denied))),
         Judged::Failed { .. } if external.config.fail_open => {
             external.metrics.failed_open();
             before_edit(&FAILED_OPEN, &head.headers);
@@ -192,7 +192,7 @@ async fn peek(
     head: &mut RequestHead,
     body: Body,
     interim: &dyn Interim,
-) -> Result<Peeked, Refused> {
+) -> Result<Peeked, Reason> {
     let limit = external.config.max_body_bytes as usize;
     if limit > 0 && head.version == Version::HTTP_11 && has_token(&head.headers, &EXPECT, "100-continue") {
         interim.send(StatusCode::CONTINUE, &HeaderMap::new());
@@ -203,8 +203,8 @@ async fn peek(
     let until = idle.map(|idle| Instant::now() + idle);
     let mut reading = pin!(PrefixedBody::peek(body, limit));
     poll_fn(|cx| match reading.as_mut().poll(cx) {
-        Poll::Ready(read) => Poll::Ready(read.map_err(|_| Refused::Body(Reason::RequestBody))),
-        Poll::Pending => timer.poll_opt(cx, until).map(|()| Err(Refused::Body(Reason::Idle))),
+        Poll::Ready(read) => Poll::Ready(read.map_err(|_| Reason::RequestBody)),
+        Poll::Pending => timer.poll_opt(cx, until).map(|()| Err(Reason::Idle)),
     })
     .await
 }

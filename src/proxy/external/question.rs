@@ -16,6 +16,7 @@ use super::wire::{
     Address, AttributeContext, CheckRequest, HttpRequest, Peer, RequestInfo, SocketAddress, Timestamp, TlsSession,
 };
 use crate::codec::{Peeked, RequestHead};
+use crate::net::tls::Peer as Verified;
 use crate::proxy::origin::Origin;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -75,7 +76,9 @@ fn attributes(
     shown: Option<Shown>,
 ) -> AttributeContext {
     let Surroundings { origin, began, idle: _ } = *surroundings;
-    let principal = origin.identity().map(SpiffeId::as_str).unwrap_or_default();
+    let tls = origin.info.tls.as_deref();
+    let caller = tls.and_then(|tls| tls.peer.as_ref()).map(|peer| principal(peer)).unwrap_or_default();
+    let own = tls.and_then(|tls| tls.local_identity.as_ref()).map(SpiffeId::to_string).unwrap_or_default();
     let since = began.duration_since(UNIX_EPOCH).unwrap_or_default();
     let time = Timestamp {
         seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
@@ -83,6 +86,7 @@ fn attributes(
     };
     let host = head.authority.as_ref().map(Authority::as_str).unwrap_or_default();
     let mut headers = headers(&head.headers);
+    headers.remove(PARTIAL_BODY);
     for (name, value) in [
         (":authority", host),
         (":method", head.method.as_str()),
@@ -112,22 +116,15 @@ fn attributes(
         raw_body,
     };
     AttributeContext {
-        source: Some(side(origin.info.peer, principal)),
-        destination: Some(side(
-            origin.info.local,
-            origin.info.tls.as_ref().and_then(|tls| tls.local_identity.as_ref()).map_or("", SpiffeId::as_str),
-        )),
+        source: Some(side(origin.info.peer, caller)),
+        destination: Some(side(origin.info.local, own)),
         request: Some(RequestInfo { time: Some(time), http: Some(http) }),
         context_extensions: authorizer
             .context
             .iter()
             .map(|(key, value)| (key.to_string(), value.to_string()))
             .collect(),
-        tls_session: origin
-            .info
-            .tls
-            .as_ref()
-            .map(|tls| TlsSession { sni: tls.sni.as_deref().unwrap_or_default().to_owned() }),
+        tls_session: tls.and_then(|tls| tls.sni.as_ref()).map(|sni| TlsSession { sni: sni.to_string() }),
     }
 }
 
@@ -143,14 +140,19 @@ fn text_of(bytes: Bytes, partial: bool) -> (String, Bytes) {
     }
 }
 
-fn side(address: SocketAddr, principal: &str) -> Peer {
+/// Who a verified certificate says that somebody is, in the order of Envoy's API.
+fn principal(peer: &Verified) -> String {
+    match (&peer.identity, peer.dns_names.first()) {
+        (Some(identity), _) => identity.to_string(),
+        (None, Some(name)) => name.to_string(),
+        (None, None) => peer.subject(),
+    }
+}
+
+fn side(address: SocketAddr, principal: String) -> Peer {
     let socket_address =
         SocketAddress { address: address.ip().to_canonical().to_string(), port_value: u32::from(address.port()) };
-    Peer {
-        address: Some(Address { socket_address: Some(socket_address) }),
-        service: String::new(),
-        principal: principal.to_owned(),
-    }
+    Peer { address: Some(Address { socket_address: Some(socket_address) }), service: String::new(), principal }
 }
 
 /// Lines of one name are joined as the standards say (RFC 9110 section 5.3, RFC 9113 section 8.2.3). What is not

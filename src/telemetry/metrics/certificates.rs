@@ -54,10 +54,13 @@ struct Shown {
 }
 
 impl CertificateMetrics {
-    /// What is in effect now. Of more than [`limits::METRIC_CERTIFICATES`] certificates, those that end first are
+    /// What is in effect now. Of several with the same labels the first to end is shown, and of more than [`limits::METRIC_CERTIFICATES`] certificates, those that end first are
     /// shown.
     pub fn show(&self, mut certificates: Vec<CertificateGauge>, bundles: Vec<BundleGauge>) {
         certificates.sort_by(|a, b| (a.not_after, a.role, &a.subject).cmp(&(b.not_after, b.role, &b.subject)));
+        // Two roots of a bundle may have one subject, and a scrape must not hold two samples of one name.
+        let mut known = std::collections::HashSet::new();
+        certificates.retain(|c| known.insert((c.role, c.owner.clone(), c.subject.clone(), c.file.clone())));
         certificates.truncate(limits::METRIC_CERTIFICATES);
         *self.shown.lock() = Shown { certificates, bundles };
     }
@@ -194,6 +197,15 @@ mod tests {
         metrics.show(vec![gauge("spiffe://a/c", 2000)], vec![]);
         let text = encoded(&metrics);
         assert!(!text.contains("spiffe://a/b") && text.contains("spiffe://a/c"), "{text}");
+    }
+
+    #[test]
+    fn of_two_roots_with_one_subject_the_first_to_end_is_shown() {
+        let metrics = CertificateMetrics::default();
+        metrics.show(vec![gauge("CN=root", 2000), gauge("CN=root", 1000)], vec![]);
+        let text = encoded(&metrics);
+        let samples: Vec<&str> = text.lines().filter(|line| line.starts_with("outrigger_certificate_expiry")).collect();
+        assert!(samples.len() == 1 && samples[0].ends_with(" 1000"), "{samples:?}");
     }
 
     #[test]

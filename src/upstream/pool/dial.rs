@@ -1,6 +1,7 @@
 //! Opening connections: TCP, then TLS, then what the protocol asks for, in the connect timeout all together.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -36,9 +37,22 @@ pub(super) enum Made {
 /// A byte stream to an endpoint, counted as long as it is held.
 #[derive(Debug)]
 pub struct Tunnel {
-    /// The stream.
-    pub io: Io,
-    _open: Open,
+    io: Io,
+    open: TunnelOpen,
+}
+
+/// Counts a [`Tunnel`] as open until dropped.
+#[derive(Debug)]
+pub struct TunnelOpen {
+    _counted: Open,
+}
+
+impl Tunnel {
+    /// The stream, and what counts it: to be held as long as the stream is.
+    #[must_use]
+    pub fn into_parts(self) -> (Io, TunnelOpen) {
+        (self.io, self.open)
+    }
 }
 
 struct Dialed {
@@ -56,7 +70,7 @@ impl WorkerPool {
             .ok_or(LeaseError::Overflow(Overflow::Connections))?;
         let io = self.connect(self.deadline()).await?;
         open.made();
-        Ok(Tunnel { io, _open: open })
+        Ok(Tunnel { io, open: TunnelOpen { _counted: open } })
     }
 
     /// A connection for one HTTP/1 request, or a shared one if the endpoint chooses so.
@@ -116,17 +130,22 @@ impl WorkerPool {
         let Dialed { io, tls, until } = dialed;
         let options = &self.key.options;
         let pool = Weak::clone(&self.this);
+        // A connection that does not come about must wake nobody: they are told why.
+        let begun = Arc::new(AtomicBool::new(false));
+        let has_begun = Arc::clone(&begun);
         let client = H2ClientOptions {
             max_streams: options.max_streams as usize,
             keepalive_interval: (!options.keepalive_interval.is_zero()).then_some(options.keepalive_interval),
             keepalive_timeout: options.keepalive_timeout,
             on_release: Some(Arc::new(move || {
-                if let Some(pool) = pool.upgrade() {
+                if has_begun.load(Ordering::Relaxed)
+                    && let Some(pool) = pool.upgrade()
+                {
                     pool.shared.lock().wake(1);
                 }
             })),
         };
-        let begun = timeout_at(until, async {
+        let beginning = timeout_at(until, async {
             let (handle, mut driver) = H2Connection::handshake(io, &client).await?;
             if tls.is_some() {
                 // With TLS 1.3 we are connected before the server has looked at our certificate. Its first words
@@ -135,7 +154,7 @@ impl WorkerPool {
             }
             Ok((handle, driver))
         });
-        let (handle, driver): (H2Connection, H2Driver<Io>) = match begun.await {
+        let (handle, driver): (H2Connection, H2Driver<Io>) = match beginning.await {
             Ok(Ok(made)) => made,
             Ok(Err(error)) => return Err(self.not_begun(&error)),
             Err(_) => {
@@ -143,6 +162,7 @@ impl WorkerPool {
                 return Err(Failure::Timeout);
             }
         };
+        begun.store(true, Ordering::Relaxed);
         task::spawn("h2-upstream", async move {
             driver.await;
             drop(guard);

@@ -1,5 +1,8 @@
 //! Over sockets of this machine: who is counted, who waits, and who is woken.
 
+mod mesh;
+mod tls;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
 use super::{Ceilings, ConnectionOptions, Pool, PoolKey, Preference, Terms, Wire};
+use crate::net::tls::TlsKey;
 use crate::telemetry::Metrics;
 use crate::upstream::{ClusterState, EndpointState, Lease, LeaseError, Overflow};
 
@@ -23,8 +27,16 @@ struct Setup {
 }
 
 fn setup(address: SocketAddr, max_streams: u32) -> Setup {
+    setup_with(address, max_streams, None)
+}
+
+fn setup_with(address: SocketAddr, max_streams: u32, tls: Option<Arc<TlsKey>>) -> Setup {
+    setup_in_time(address, max_streams, (tls, Duration::from_secs(5)))
+}
+
+fn setup_in_time(address: SocketAddr, max_streams: u32, (tls, connect): (Option<Arc<TlsKey>>, Duration)) -> Setup {
     let options = ConnectionOptions {
-        connect_timeout: Duration::from_secs(5),
+        connect_timeout: connect,
         idle_timeout: Duration::from_secs(55),
         keepalive_interval: Duration::ZERO,
         keepalive_timeout: Duration::from_secs(3),
@@ -35,7 +47,7 @@ fn setup(address: SocketAddr, max_streams: u32) -> Setup {
     let name: Arc<str> = Arc::from("c");
     let cluster = Arc::new(ClusterState::new(Arc::clone(&name), Metrics::new().cluster(&name), now));
     let endpoint = Arc::new(EndpointState::new(address, 0.001, now));
-    let pool = Pool::new(&PoolKey { cluster: name, address, options, tls: None, host: None }, 1, &cluster, &endpoint);
+    let pool = Pool::new(&PoolKey { cluster: name, address, options, tls, host: None }, 1, &cluster, &endpoint);
     Setup { cluster, endpoint, pool }
 }
 

@@ -128,7 +128,7 @@ async fn wrong_material_is_refused_and_the_old_goes_on() {
         assert_eq!(status, 200);
         assert!(!certificates.contains("PRIVATE KEY"), "no secrets");
         // What is right again counts again.
-        if refused as u32 % 6 == 0 {
+        if (refused as u32).is_multiple_of(6) {
             mounted.renew().await;
             assert_eq!(mounted.proxy.metric("outrigger_certificate_last_rotation_successful", &[]).await, 1.0);
         }

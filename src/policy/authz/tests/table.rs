@@ -23,7 +23,7 @@ fn verdict(policy: &Policy, ask: &Ask) -> String {
     text
 }
 
-fn check(cases: Vec<Case>) {
+fn check(cases: &[Case]) {
     let wrong: Vec<String> = cases
         .iter()
         .filter(|(_, policy, ask, want)| verdict(policy, ask) != *want)
@@ -42,7 +42,7 @@ fn only(rule: AccessRule) -> Policy {
 fn actions_order_and_default() {
     let all = || vec![allow("a"), deny("d"), audit("log")];
     let get_v1 = |rule: AccessRule| rule.to(|to| to.paths = paths(&["/v1"]));
-    check(vec![
+    check(&[
         ("an empty policy allows", policy(Allow, vec![]), ask(), "allow default"),
         ("an empty policy denies", policy(Deny, vec![]), ask(), "deny default"),
         ("deny before allow, whatever the order", policy(Allow, all()), ask(), "deny d audit log"),
@@ -91,7 +91,7 @@ fn actions_order_and_default() {
 #[test]
 fn shadow_rules_report_and_do_not_enforce() {
     let s = |rule: AccessRule| rule.shadow();
-    check(vec![
+    check(&[
         ("would have been denied", policy(Allow, vec![s(deny("d"))]), ask(), "allow default shadow d"),
         (
             "would have been denied in spite of a rule",
@@ -123,7 +123,7 @@ fn who_asks() {
     let not_in_shop = |from: &mut AccessSource| from.not_namespaces = names(&["shop"]);
     let mesh = |from: &mut AccessSource| from.trust_domains = domains(&["mesh.local"]);
     let not_mesh = |from: &mut AccessSource| from.not_trust_domains = domains(&["mesh.local"]);
-    check(vec![
+    check(&[
         ("exact", from(allow("a"), cart), ask(), "allow a"),
         ("another account", from(allow("a"), cart), ask().by("spiffe://mesh.local/ns/shop/sa/cart2"), "deny default"),
         ("another trust domain", from(allow("a"), cart), ask().by("spiffe://evil/ns/shop/sa/cart"), "deny default"),
@@ -173,7 +173,7 @@ fn from_where_and_to_which_port() {
     let not = |texts: &'static [&'static str]| only(deny("d").from(|from| from.not_addresses = ranges(texts)));
     let ports = only(allow("a").to(|to| to.ports = vec![15006, 15008]));
     let not_port = only(deny("d").to(|to| to.not_ports = vec![15006]));
-    check(vec![
+    check(&[
         ("IPv4 inside", near(&["10.0.0.0/8"]), ask(), "allow a"),
         ("IPv4 outside", near(&["10.0.0.0/8"]), ask().at("11.0.0.1"), "deny default"),
         ("one address", near(&["10.1.2.3/32"]), ask(), "allow a"),
@@ -200,7 +200,7 @@ fn for_which_host_and_method() {
     let reading = || only(allow("a").to(|to| to.methods = vec![Method::GET, Method::HEAD]));
     let not_get = || only(deny("d").to(|to| to.not_methods = vec![Method::GET]));
     let no_delete = || only(deny("d").to(|to| to.methods = vec![Method::DELETE]));
-    check(vec![
+    check(&[
         ("exact", at(allow("a"), &["payments"]), ask(), "allow a"),
         ("mixed case", at(deny("d"), &["payments"]), ask().host("PayMents"), "deny d"),
         ("trailing dot", at(deny("d"), &["payments"]), ask().host("payments."), "deny d"),
@@ -283,7 +283,7 @@ fn on_which_path() {
         cases.push(("nor past a not-list", not_admin(), get(target), "deny default"));
         cases.push(("nor into what is allowed", public(), get(target), "deny default"));
     }
-    check(cases);
+    check(&cases);
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn with_which_headers() {
     let admin = || role(allow("a"), exact("admin"));
     let no_admin = || role(deny("d"), exact("admin"));
     let pattern = || ValueMatch::Regex(regex("adm.*"));
-    check(vec![
+    check(&[
         ("it", admin(), ask().with("x-role", b"admin"), "allow a"),
         ("another", admin(), ask().with("x-role", b"guest"), "deny default"),
         ("none", admin(), ask(), "deny default"),
@@ -339,7 +339,7 @@ fn which_grpc_call() {
     let service = |rule: AccessRule| only(rule.to(|to| to.grpc = grpc(Some("shop.Pay"), None)));
     let method = |rule: AccessRule| only(rule.to(|to| to.grpc = grpc(None, Some("Charge"))));
     let any = |rule: AccessRule| only(rule.to(|to| to.grpc = grpc(None, None)));
-    check(vec![
+    check(&[
         ("it", charge(allow("a")), call("/shop.Pay/Charge"), "allow a"),
         ("another method", charge(allow("a")), call("/shop.Pay/Refund"), "deny default"),
         ("another service", charge(allow("a")), call("/shop.Pay2/Charge"), "deny default"),
@@ -366,7 +366,7 @@ fn with_which_claims() {
         only(rule)
     };
     let both = || only(allow("a").claim("sub", &[exact("me")]).claim("team", &[exact("x"), exact("y")]));
-    check(vec![
+    check(&[
         ("a text", wants(allow("a"), "sub", "me"), corp(json!({"sub": "me"})), "allow a"),
         ("another text", wants(allow("a"), "sub", "me"), corp(json!({"sub": "you"})), "deny default"),
         ("no token", wants(allow("a"), "sub", "me"), ask(), "deny default"),
