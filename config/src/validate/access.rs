@@ -136,8 +136,8 @@ impl Policy<'_, '_, '_> {
         }
         let list = |field, name: &str| check.filled(field, name, MAX_ACCESS_ENTRIES);
         AccessSource {
-            identities: check.identities(identities, "identities", MAX_ACCESS_ENTRIES),
-            not_identities: check.identities(not_identities, "notIdentities", MAX_ACCESS_ENTRIES),
+            identities: check.identities(identities, "identities"),
+            not_identities: check.identities(not_identities, "notIdentities"),
             namespaces: check.each(list(namespaces, "namespaces"), namespace),
             not_namespaces: check.each(list(not_namespaces, "notNamespaces"), namespace),
             trust_domains: check.each(list(trust_domains, "trustDomains"), trust_domain),
@@ -243,8 +243,8 @@ impl Policy<'_, '_, '_> {
         let lack = ("this condition has no `claim`", "add the name of a claim, such as `claim: sub`");
         let path = check.required(claim, span, lack).and_then(|(raw, at)| claim_path(check, raw, at));
         let lack = ("this condition has no `values`", "add what the claim may be: `values: [admin]`");
-        check.required(values, span, lack);
-        let list = check.filled(values, "values", MAX_ACCESS_ENTRIES).iter().filter_map(Field::here);
+        let list =
+            check.required_list(values, (span, lack), ("values", MAX_ACCESS_ENTRIES)).iter().filter_map(Field::here);
         let values = list.filter_map(|(raw, at)| claim_value(check, raw, at)).collect();
         Some(ClaimMatch { provider: provider.get().map(|name| Arc::from(name.as_str())), path: path?, values })
     }

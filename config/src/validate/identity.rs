@@ -68,8 +68,8 @@ impl Check<'_, '_> {
     }
 
     /// Identities by pattern.
-    pub(super) fn identities(&self, field: &Field<List<String>>, name: &str, max: usize) -> Vec<IdentityPattern> {
-        self.each(self.filled(field, name, max), identity_pattern)
+    pub(super) fn identities(&self, field: &Field<List<String>>, name: &str) -> Vec<IdentityPattern> {
+        self.each(self.filled(field, name, limits::MAX_ACCESS_ENTRIES), identity_pattern)
     }
 }
 
