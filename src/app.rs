@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use outrigger_config::{Diagnostics, model};
 use parking_lot::Mutex;
@@ -23,7 +23,8 @@ use crate::cli::args::{DevArgs, LogArgs, RunArgs};
 use crate::cli::dev::{Demo, Requests};
 use crate::cli::{self, Report, logging};
 use crate::discovery::apply::Start;
-use crate::discovery::{Applier, FileWatch, LastGood, Parts, Status};
+use crate::discovery::material::watch_expiry;
+use crate::discovery::{Applier, LastGood, Parts, Status, Watch, jwks};
 use crate::proxy::Proxy;
 use crate::server::shutdown::{Outcome, shutdown};
 use crate::server::{ListenerSet, ListenerStatus, Workers, cpu, files};
@@ -99,6 +100,10 @@ struct Shared {
 
 /// How often what nobody uses any more is looked for.
 const SWEEP: Duration = Duration::from_secs(10);
+/// How long nothing must be heard of the configuration file before it is read.
+const QUIET: Duration = Duration::from_millis(10);
+/// The same of certificates and keys, which are replaced one after another.
+const MATERIAL_QUIET: Duration = Duration::from_millis(100);
 /// How long the end waits for the access log to be written.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -111,7 +116,7 @@ impl App {
         let Options { config: path, state_dir, log_filter } = options;
         let last_good = state_dir.map(LastGood::new);
         let start = Start::read(&path, last_good.as_ref()).map_err(StartError::Config)?;
-        let loaded = Arc::clone(&start.loaded);
+        let (loaded, tls) = (Arc::clone(start.loaded()), Arc::clone(start.tls()));
         let config = &loaded.config;
 
         let workers = config.workers.map_or_else(cpu::default_workers, usize::from);
@@ -140,12 +145,14 @@ impl App {
         app.start_admin(config.admin.address).await?;
 
         registry.warm(config).await;
-        let cell = Arc::new(SnapshotCell::new(Snapshot::compile(&loaded, &registry, &metrics, 1)));
+        jwks::prime(config, &registry);
+        let cell = Arc::new(SnapshotCell::new(Snapshot::compile((&loaded, &tls), &registry, &metrics, 1)));
         let proxy = Arc::new(Proxy::new(Arc::clone(&cell), Arc::clone(&log)));
         let listeners = Arc::new(ListenerSet::new(workers, proxy, Arc::clone(&metrics)));
         *shared.listeners.lock() = Some(Arc::clone(&listeners));
         let parts = Parts { registry, metrics, cell: Arc::clone(&cell), listeners, log };
-        let watch = FileWatch::new(&path);
+        let mut watch = Watch::new("configuration", QUIET);
+        watch.set([path.clone()].into());
         let applier =
             Applier::start(parts, start, (path, last_good), Arc::clone(&shared.status)).map_err(StartError::Config)?;
         shared.readiness.send_if_modified(|readiness| {
@@ -159,7 +166,9 @@ impl App {
         app.reload = reload;
         *app.following.lock() = Some(task::spawn("follow-configuration", follow(applier, watch, asked)));
         let registry = Arc::clone(&shared.registry);
+        app.tasks.push(task::spawn("keep-keys", jwks::keep(Arc::clone(&registry))));
         app.tasks.push(task::spawn("resolve-names", async move { registry.run().await }));
+        app.tasks.push(task::spawn("watch-expiry", watch_expiry(Arc::clone(&shared.status.material))));
         app.tasks.push(task::spawn("sweep", sweep(Arc::clone(&shared), cell)));
         Ok(app)
     }
@@ -173,7 +182,8 @@ impl App {
         Ok(())
     }
 
-    /// Reads the configuration again, and opens the access log again (as after SIGHUP).
+    /// Reads the configuration and the certificates that it names again, and opens the access log again (as after
+    /// SIGHUP).
     pub fn reload(&self) {
         self.shared.log.reopen();
         // One that is waiting is enough for both.
@@ -274,6 +284,14 @@ impl admin::Subject for Shared {
             json!({ "name": name, "address": address, "direction": direction, "connections": connections })
         };
         self.listener_status().into_iter().map(one).collect::<Vec<_>>()
+    }
+
+    fn certificates(&self) -> impl Serialize {
+        self.status.material.report(SystemTime::now())
+    }
+
+    fn rehearsal(&self) -> impl Serialize {
+        self.metrics.rehearsals.report(Instant::now())
     }
 
     fn metrics(&self) -> (String, &'static str) {
@@ -393,15 +411,30 @@ impl LogFilter for logging::Filter {
     }
 }
 
-/// Keeps the configuration in effect that the file says.
-async fn follow(mut applier: Applier, mut watch: FileWatch, mut asked: mpsc::Receiver<()>) {
+/// Keeps in effect what the configuration says, and the files that it names.
+async fn follow(mut applier: Applier, mut watch: Watch, mut asked: mpsc::Receiver<()>) {
+    let mut material = Watch::new("certificates", MATERIAL_QUIET);
     loop {
-        // Both are cancel safe; a change during the other's turn is found at the next wait.
-        let asked = tokio::select! {
-            Some(()) = asked.recv() => true,
-            () = watch.changed() => false,
-        };
-        applier.reload(asked).await;
+        material.set(applier.files());
+        let look_again = applier.look_again();
+        // All are cancel safe; a change during another's turn is found at the next wait.
+        tokio::select! {
+            Some(()) = asked.recv() => {
+                applier.reload(true).await;
+                applier.renew(true);
+            }
+            () = watch.changed() => applier.reload(false).await,
+            () = material.changed() => applier.files_changed().await,
+            () = pause(look_again) => applier.files_changed().await,
+        }
+    }
+}
+
+/// Waits so long; for ever where there is nothing to wait for.
+async fn pause(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
     }
 }
 

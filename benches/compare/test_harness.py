@@ -6,9 +6,10 @@ import tempfile
 import unittest
 
 from harness.load import quantile
-from harness.peers import Envoy, HAProxy, Nginx, Outrigger, Work
+from harness.peers import PEERS, Envoy, HAProxy, Nginx, Outrigger, Work
 from harness.process import Child, ChildFailed, run, runs
-from harness.report import Results, table, targets
+from harness.report import TARGETS, Results, table, targets
+from harness.scenarios import SCENARIOS
 
 
 class Arithmetic(unittest.TestCase):
@@ -42,7 +43,8 @@ class Arithmetic(unittest.TestCase):
 class Configuration(unittest.TestCase):
     def written(self, peer, **work):
         with tempfile.TemporaryDirectory() as directory:
-            peer("/nowhere").command(Work("http1", "http1", "127.0.0.1:9", directory, port=8, admin_port=7, **work))
+            work = {"downstream": "http1", "upstream": "http1", **work}
+            peer("/nowhere").command(Work(backend="127.0.0.1:9", directory=directory, port=8, admin_port=7, **work))
             [name] = os.listdir(directory)
             with open(os.path.join(directory, name)) as file:
                 return file.read()
@@ -65,6 +67,32 @@ class Configuration(unittest.TestCase):
         self.assertIn("access_log off;", self.written(Nginx))
         self.assertIn("nbthread 1", self.written(HAProxy))
         self.assertNotIn("log ", self.written(HAProxy))
+
+
+    def test_both_sides_of_a_mesh_demand_certificates_and_name_whom_they_expect(self):
+        for peer, words in {
+            Outrigger: ["tls: { mode: strict }", 'peerIdentities: ["spiffe://compare.test/ns/bench/sa/proxy"]'],
+            Envoy: ['"require_client_certificate": true', '"exact": "spiffe://compare.test/ns/bench/sa/proxy"'],
+            Nginx: ["ssl_verify_client on;", "grpc_ssl_verify on;"],
+            HAProxy: ["verify required ssl-min-ver TLSv1.3 alpn h2,http/1.1", "verifyhost compare.test"],
+        }.items():
+            far = self.written(peer, downstream="http2", pki="/pki", tls_downstream=True, grpc=True)
+            near = self.written(peer, upstream="http2", pki="/pki", tls_upstream="proxy", grpc=True)
+            self.assertIn(words[0], far, peer.name)
+            self.assertNotIn(words[0], near, peer.name)
+            self.assertIn(words[1], near, peer.name)
+            self.assertNotIn(words[1], far, peer.name)
+            self.assertIn("/pki/ca.pem", far, peer.name)
+            self.assertIn("/pki/ca.pem", near, peer.name)
+
+    def test_every_target_is_of_a_scenario_that_is_measured(self):
+        known = {scenario.name for group in SCENARIOS.values() for scenario in group}
+        self.assertLessEqual({scenario for scenario, *_ in TARGETS}, known)
+
+    def test_every_peer_knows_the_kinds_that_it_is_given(self):
+        kinds = {scenario.kind for group in SCENARIOS.values() for scenario in group}
+        for peer in PEERS.values():
+            self.assertLessEqual(peer.kinds, kinds, peer.name)
 
 
 class Processes(unittest.TestCase):

@@ -4,8 +4,9 @@ use std::fmt::{self, Write as _};
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
+use crate::limits::MAX_DIAGNOSTICS;
 use crate::model::Place;
-use crate::source::Excerpt;
+use crate::source::{Excerpt, Source};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +50,15 @@ impl Diagnostic {
     pub fn for_file(file: &str, message: String, fix: String) -> Self {
         let place = Place { file: file.into(), line: 1, column: 1 };
         Self { severity: Severity::Error, place, message, fix, related: None, excerpt: None }
+    }
+
+    /// A problem at a place of a configuration that was loaded, such as one of a file that it names. `text` is that
+    /// configuration's, so that the line can be shown.
+    #[must_use]
+    pub fn at(place: &Place, text: &str, message: String, fix: String) -> Self {
+        let source = Source::new(&place.file, text);
+        let excerpt = Some(source.excerpt(source.word_at(place)));
+        Self { severity: Severity::Error, place: place.clone(), message, fix, related: None, excerpt }
     }
 
     /// The line of the text that the place is in (cut where it is very long), when there is one.
@@ -214,6 +224,15 @@ impl From<Diagnostic> for Diagnostics {
     }
 }
 
+impl FromIterator<Diagnostic> for Diagnostics {
+    fn from_iter<I: IntoIterator<Item = Diagnostic>>(diagnostics: I) -> Self {
+        let mut list: Vec<Diagnostic> = diagnostics.into_iter().collect();
+        let left_out = list.len().saturating_sub(MAX_DIAGNOSTICS);
+        list.truncate(MAX_DIAGNOSTICS);
+        Self::new(list, left_out)
+    }
+}
+
 impl<'a> IntoIterator for &'a Diagnostics {
     type Item = &'a Diagnostic;
     type IntoIter = std::slice::Iter<'a, Diagnostic>;
@@ -247,3 +266,22 @@ const RED: &str = "31";
 const YELLOW: &str = "33";
 const GREEN: &str = "32";
 const BLUE: &str = "34";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_of_a_loaded_configuration_is_shown_at_its_line() {
+        let text = "a: 1\nidentity: { certificate: /ü/a.pem, privateKey: b }\n";
+        let place = Place { file: "c.yaml".into(), line: 2, column: 26 };
+        let shown = Diagnostic::at(&place, text, "wrong".to_owned(), "right".to_owned()).to_string();
+        let expected = "error: wrong\n --> c.yaml:2:26\n  |\n2 | identity: { certificate: /ü/a.pem, privateKey: b }\n  \
+                        |                          ^^^^^^^^\n  = help: right\n";
+        assert_eq!(shown, expected);
+        for (line, column) in [(1, 1), (1, 99), (3, 1), (77, 5), (0, 0)] {
+            let place = Place { line, column, ..place.clone() };
+            assert!(Diagnostic::at(&place, text, "m".to_owned(), "f".to_owned()).to_string().contains("error: m"));
+        }
+    }
+}

@@ -39,6 +39,22 @@ impl<'t> Source<'t> {
         Place { file: Arc::clone(&self.file), line: span.line.max(1), column: span.column.max(1) }
     }
 
+    /// The word at a place; the end of the text for a place that is not in it.
+    pub(crate) fn word_at(&self, place: &Place) -> Span {
+        let Place { file: _, line, column } = *place;
+        let number = |n: u32| usize::try_from(n.saturating_sub(1)).unwrap_or(usize::MAX);
+        let line_at = match number(line) {
+            0 => Some(0),
+            before => self.text.match_indices('\n').nth(before - 1).map(|(at, _)| at + 1),
+        };
+        let rest = line_at.map_or("", |at| &self.text[at..]);
+        let in_line = rest.char_indices().nth(number(column)).map_or(rest.len(), |(at, _)| at);
+        let start = self.text.len() - rest.len() + in_line;
+        let word = self.text[start..].find(|c: char| c.is_whitespace() || ",{}[]".contains(c));
+        let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        Span { start: offset(start), end: offset(word.map_or(self.text.len(), |word| start + word)), line, column }
+    }
+
     /// The line around `span`, cut to a window where it is long.
     pub(crate) fn excerpt(&self, span: Span) -> Excerpt {
         let start = floor_boundary(self.text, span.start as usize);

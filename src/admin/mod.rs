@@ -34,6 +34,10 @@ pub trait Subject: Send + Sync + 'static {
     fn clusters(&self) -> impl Serialize;
     /// Listeners and their connections.
     fn listeners(&self) -> impl Serialize;
+    /// Certificates in effect and what was refused, without keys.
+    fn certificates(&self) -> impl Serialize;
+    /// Who would be refused if listeners were stricter.
+    fn rehearsal(&self) -> impl Serialize;
     /// All metrics and their content type.
     fn metrics(&self) -> (String, &'static str);
     /// Begins to go down.
@@ -103,6 +107,8 @@ fn router<S: Subject>(subject: Arc<S>, bound: IpAddr) -> Router {
         .route("/config", get(async |State(s): State<Arc<S>>| json(&s.config())))
         .route("/clusters", get(async |State(s): State<Arc<S>>| json(&s.clusters())))
         .route("/listeners", get(async |State(s): State<Arc<S>>| json(&s.listeners())))
+        .route("/certs", get(async |State(s): State<Arc<S>>| json(&s.certificates())))
+        .route("/rehearsal", get(async |State(s): State<Arc<S>>| json(&s.rehearsal())))
         .route("/metrics", get(metrics::<S>))
         .route("/drain", post(drain::<S>))
         .route("/log", get(log_filter::<S>).post(set_log_filter::<S>))
@@ -156,6 +162,8 @@ GET  /live          200 while this process works
 GET  /config        what runs, and what was refused last
 GET  /clusters      endpoints with live health
 GET  /listeners     listeners with their connections
+GET  /certs         certificates, roots and when they end
+GET  /rehearsal     who would be refused if listeners were stricter
 GET  /metrics       Prometheus
 POST /drain         go down gracefully
 GET  /log           the log filter

@@ -24,6 +24,12 @@ impl Subject for Fake {
     fn listeners(&self) -> impl Serialize {
         json!([{ "name": "l" }])
     }
+    fn certificates(&self) -> impl Serialize {
+        json!({ "rotations": 3 })
+    }
+    fn rehearsal(&self) -> impl Serialize {
+        json!({ "listeners": [] })
+    }
     fn metrics(&self) -> (String, &'static str) {
         ("a_total 1\n".to_owned(), "text/plain; version=0.0.4")
     }
@@ -79,6 +85,8 @@ async fn what_is_shown_is_json_or_prometheus_text() {
         ("/config", "application/json", "\"generation\": 7"),
         ("/clusters", "application/json", "\"name\": \"c\""),
         ("/listeners", "application/json", "\"name\": \"l\""),
+        ("/certs", "application/json", "\"rotations\": 3"),
+        ("/rehearsal", "application/json", "\"listeners\": []"),
         ("/metrics", "text/plain; version=0.0.4", "a_total 1\n"),
         ("/", "text/plain; charset=utf-8", "POST /drain"),
     ] {

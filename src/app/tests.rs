@@ -176,3 +176,5 @@ async fn two_proxies_live_in_one_process_and_end_with_their_handle() {
     }
     until(b, "two").await;
 }
+
+mod certificates;

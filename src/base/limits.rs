@@ -57,10 +57,17 @@ pub const ACCESS_LOG_FIELD: usize = 2048;
 pub const METRIC_ROUTES: usize = 1000;
 /// Clusters that have metrics of their own; later ones count as `other`.
 pub const METRIC_CLUSTERS: usize = 1000;
+/// Authorization rules (listener, policy, rule) that have metrics of their own; later ones count as `other`.
+pub const METRIC_ACCESS_RULES: usize = 1000;
+/// Certificates, roots included, that metrics show; of more, those that end first.
+pub const METRIC_CERTIFICATES: usize = 1000;
 /// Different reason codes counted for one route or listener; later ones count as `other`.
 pub const METRIC_CODES: usize = 64;
 /// How long the metrics of what left the configuration stay, so that a last scrape sees them.
 pub const METRIC_LINGER: Duration = Duration::from_secs(60);
+/// An exchange that is open for this long is watched: a change of policy that forbids it ends it. Younger ones are
+/// looked at when they reach that age.
+pub const WATCH_AFTER: Duration = Duration::from_secs(1);
 /// Connections taken from one listener before other tasks of the worker get their turn.
 pub const ACCEPT_BURST: usize = 64;
 /// How long connections of a listener that left the configuration may go on before they are closed.
@@ -75,3 +82,25 @@ pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(5);
 pub const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// Open connections to the admin server; the next ones wait in the kernel.
 pub const ADMIN_CONNECTIONS: usize = 64;
+/// A JSON Web Token: bytes.
+pub const JWT_BYTES: usize = 8 * 1024;
+/// Different tokens of one request: each is verified, which costs what a handshake costs.
+pub const JWT_TOKENS: usize = 4;
+/// Keys that one token is tried with.
+pub const JWT_KEYS_TRIED: usize = 8;
+/// Verified tokens remembered by one worker for one listener.
+pub const JWT_CACHE: usize = 512;
+/// A provider's key set: bytes.
+pub const JWKS_BYTES: usize = 1024 * 1024;
+/// A provider's key set: keys.
+pub const JWKS_KEYS: usize = 128;
+/// After a token with an unknown key its provider is asked again, at most this often.
+pub const JWKS_EARLY: Duration = Duration::from_secs(5);
+/// An answer of an external authorizer: bytes.
+pub const EXTERNAL_ANSWER: usize = 256 * 1024;
+/// Callers of one listener that the rehearsal remembers; those seen longest ago are given up and counted.
+pub const REHEARSAL_PEERS: usize = 4096;
+/// Callers that a rehearsal names one by one.
+pub const REHEARSAL_OFFENDERS: usize = 100;
+/// Lines about refused connections: for one listener and reason at most one in this time, with a count.
+pub const REFUSAL_LOG: Duration = Duration::from_secs(5);

@@ -1,9 +1,11 @@
 //! Commands and their arguments.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use http::{HeaderName, HeaderValue, Method};
+use outrigger_config::spiffe::SpiffeId;
 
 /// A service mesh sidecar: HTTP/1.1, HTTP/2 and gRPC, routed and balanced per request.
 #[derive(Debug, Parser)]
@@ -33,18 +35,21 @@ pub enum Command {
     Run(RunArgs),
     /// Check configuration files
     ///
-    /// Shows every problem with its place, its line and a fix. The exit status is 1 when a file has errors;
-    /// warnings alone are fine.
+    /// Shows every problem with its place, its line and a fix. Certificates, keys and bundles that a file names are
+    /// read and checked too, as a start would. The exit status is 1 when a file has errors; warnings alone are fine.
     #[command(after_help = "Examples:\n  outrigger check proxy.yaml\n  outrigger check --format json *.yaml\n  \
                             generate | outrigger check -")]
     Check(CheckArgs),
     /// Explain what would happen to a request
     ///
-    /// Shows the listener, the host and the rule that take it and why the rules before lost, the cluster and its
-    /// endpoints, and every limit that applies with the place that set it. Nothing is sent.
+    /// Shows the listener, the host and the rule that take it and why the rules before lost, whether the caller may
+    /// make it and what decides that, the cluster and its endpoints, and every limit that applies with the place that
+    /// set it. Nothing is sent.
     #[command(after_help = "Examples:\n  outrigger explain --config proxy.yaml http://payments/v1/charges\n  \
                             outrigger explain --config proxy.yaml POST http://payments/v1/charges -H 'x-canary: true'\n  \
-                            outrigger explain --config proxy.yaml --listener inbound http://app/health --format json")]
+                            outrigger explain --config proxy.yaml --listener inbound http://app/health --format json\n  \
+                            outrigger explain --config proxy.yaml --listener inbound http://app/v1 \\\n    \
+                            --identity spiffe://mesh.local/ns/shop/sa/cart --from 10.1.2.3")]
     Explain(ExplainArgs),
     /// Run a demo on this machine: two services, a proxy beside each
     ///
@@ -113,6 +118,9 @@ pub struct CheckArgs {
     /// Configuration files; `-` is standard input
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
+    /// Do not read certificates, keys and bundles: they are not on this machine
+    #[arg(long)]
+    pub without_files: bool,
     /// Form of the result
     #[arg(long, default_value = "text")]
     pub format: Format,
@@ -133,6 +141,12 @@ pub struct ExplainArgs {
     /// A header; may be given several times
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", value_parser = header)]
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The caller's verified identity (`spiffe://...`) [default: none]
+    #[arg(long, value_name = "SPIFFE_ID", value_parser = identity)]
+    pub identity: Option<SpiffeId>,
+    /// The caller's address
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub from: IpAddr,
     /// Form of the result
     #[arg(long, default_value = "text")]
     pub format: Format,
@@ -158,6 +172,10 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let name = name.trim().parse().map_err(|_| format!("`{}` is not a header name", name.trim()))?;
     let value = value.trim().parse().map_err(|_| "the value contains a control character".to_owned())?;
     Ok((name, value))
+}
+
+fn identity(text: &str) -> Result<SpiffeId, String> {
+    SpiffeId::parse(text).map_err(|error| format!("it is no SPIFFE ID: {error}"))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read as _};
 use std::path::Path;
+use std::time::SystemTime;
 
 use outrigger_config::{Diagnostic, Diagnostics, Loaded, Style, load};
 use serde_json::{Value, json};
@@ -9,11 +10,27 @@ use serde_json::{Value, json};
 use super::Report;
 use super::args::{CheckArgs, Format};
 use crate::discovery::file;
+use crate::discovery::material::{self, Entry};
+use crate::net::tls::{CertificateStatus, Secrets, TlsSet};
+
+/// A configuration that is right, with the certificates that it names, where they were read.
+struct Right {
+    loaded: Loaded,
+    certificates: Vec<CertificateStatus>,
+}
 
 /// Checks files. `style` is for the problems, which go to standard error.
 #[must_use]
 pub fn run(args: &CheckArgs, style: Style) -> Report {
-    let checked: Vec<(String, Result<Loaded, Diagnostics>)> = args.files.iter().map(|path| check(path)).collect();
+    let checked: Vec<(String, Result<Right, Diagnostics>)> = args
+        .files
+        .iter()
+        .map(|path| {
+            let (name, text) = text_of(path);
+            let result = text.and_then(|text| check(&name, &text, !args.without_files));
+            (name, result)
+        })
+        .collect();
     let code = u8::from(checked.iter().any(|(_, result)| result.is_err()));
     match args.format {
         Format::Text => text(&checked, style, code),
@@ -24,36 +41,64 @@ pub fn run(args: &CheckArgs, style: Style) -> Report {
     }
 }
 
-/// A file that was read and loaded, or its problems. Used by every command that takes a configuration.
-pub(super) fn check(path: &Path) -> (String, Result<Loaded, Diagnostics>) {
+/// A configuration that was read and loaded, or its problems. For commands that need no certificates.
+pub(super) fn load_from(path: &Path) -> (String, Result<Loaded, Diagnostics>) {
+    let (name, text) = text_of(path);
+    let result = text.and_then(|text| load(&name, &text));
+    (name, result)
+}
+
+fn text_of(path: &Path) -> (String, Result<String, Diagnostics>) {
     let (name, text) = if path == Path::new("-") {
         let mut text = String::new();
         ("standard input".to_owned(), io::stdin().read_to_string(&mut text).map(|_| text))
     } else {
         (path.display().to_string(), file::read(path))
     };
-    let result = match text {
-        Ok(text) => load(&name, &text),
-        Err(error) => {
-            let message = format!("the file cannot be read: {error}");
-            Err(Diagnostic::for_file(&name, message, "check the path and who may read it".to_owned()).into())
-        }
-    };
-    (name, result)
+    let text = text.map_err(|error| {
+        let message = format!("the file cannot be read: {error}");
+        Diagnostic::for_file(&name, message, "check the path and who may read it".to_owned()).into()
+    });
+    (name, text)
 }
 
-fn text(checked: &[(String, Result<Loaded, Diagnostics>)], style: Style, code: u8) -> Report {
+fn check(name: &str, text: &str, files: bool) -> Result<Right, Diagnostics> {
+    let loaded = load(name, text)?;
+    if !files {
+        return Ok(Right { loaded, certificates: Vec::new() });
+    }
+    let secrets = Secrets::read(&loaded.config, &Secrets::default());
+    match TlsSet::build(&loaded.config, &secrets, None, SystemTime::now()) {
+        Ok(tls) => Ok(Right { certificates: tls.certificates().to_vec(), loaded }),
+        Err(mut problems) => {
+            material::locate(&mut problems, text);
+            Err(material::diagnostics(&problems, text))
+        }
+    }
+}
+
+fn text(checked: &[(String, Result<Right, Diagnostics>)], style: Style, code: u8) -> Report {
     let mut report = Report { code, ..Report::default() };
     for (name, result) in checked {
         let problems = match result {
-            Ok(loaded) => {
+            Ok(Right { loaded, certificates }) => {
                 let config = &loaded.config;
-                let parts = [
+                let mut parts = vec![
                     count(config.listeners.len(), "listener"),
                     count(config.routes.values().flat_map(|t| &t.hosts).map(|h| h.rules.len()).sum(), "rule"),
                     count(config.clusters.len(), "cluster"),
                 ];
+                let own: Vec<_> = certificates.iter().filter(|status| status.role.is_own()).collect();
+                if let Some(end) = own.iter().map(|status| status.not_after).min() {
+                    let valid = if own.len() == 1 { "valid" } else { "the first valid" };
+                    parts.push(format!("{}, {valid} until {}", count(own.len(), "certificate"), material::date(end)));
+                }
                 report.out += &format!("{name}: ok ({})\n", parts.join(", "));
+                for status in certificates {
+                    for warning in &status.warnings {
+                        report.err += &format!("{name}: `{}`: {warning}\n", status.file.display());
+                    }
+                }
                 &loaded.warnings
             }
             Err(problems) => problems,
@@ -68,9 +113,19 @@ fn text(checked: &[(String, Result<Loaded, Diagnostics>)], style: Style, code: u
     report
 }
 
-fn json_of(name: &str, result: &Result<Loaded, Diagnostics>) -> Value {
+fn json_of(name: &str, result: &Result<Right, Diagnostics>) -> Value {
+    let now = SystemTime::now();
     match result {
-        Ok(loaded) => json!({ "file": name, "ok": true, "hash": loaded.hash, "diagnostics": loaded.warnings }),
+        Ok(Right { loaded, certificates }) => {
+            let certificates: Vec<Entry> = certificates.iter().map(|status| Entry::of(status, now)).collect();
+            json!({
+                "file": name,
+                "ok": true,
+                "hash": loaded.hash,
+                "diagnostics": loaded.warnings,
+                "certificates": certificates,
+            })
+        }
         Err(problems) => json!({ "file": name, "ok": false, "diagnostics": problems }),
     }
 }
@@ -96,7 +151,7 @@ clusters: { c: { endpoints: [127.0.0.1:2] } }
         for (path, text) in files.iter().zip(texts) {
             std::fs::write(path, text).expect("written");
         }
-        (run(&CheckArgs { files, format }, Style::Plain), folder)
+        (run(&CheckArgs { files, format, without_files: false }, Style::Plain), folder)
     }
 
     #[test]
@@ -119,9 +174,43 @@ clusters: { c: { endpoints: [127.0.0.1:2] } }
 
     #[test]
     fn a_file_that_is_not_there_is_named() {
-        let args = CheckArgs { files: vec!["/nonexistent.yaml".into()], format: Format::Text };
+        let args = CheckArgs { files: vec!["/nonexistent.yaml".into()], format: Format::Text, without_files: false };
         let report = run(&args, Style::Plain);
         assert_eq!(report.code, 1);
         assert!(report.err.contains("/nonexistent.yaml") && report.err.contains("No such file"), "{}", report.err);
+    }
+
+    const MESH: &str = "
+identity: { certificate: /nonexistent/a.pem, privateKey: /nonexistent/a.key, trustBundle: /nonexistent/b.pem }
+listeners: [{ name: in, bind: 127.0.0.1:1, routes: r, tls: { mode: strict } }]
+routes: { r: [{ rules: [{ backendRefs: [{ cluster: c }] }] }] }
+clusters: { c: { endpoints: [127.0.0.1:2] } }
+";
+
+    #[test]
+    fn certificates_that_are_not_there_are_named_at_their_place_unless_they_shall_not_be_read() {
+        let (report, folder) = run_on(&[MESH], Format::Text);
+        assert_eq!(report.code, 1);
+        for part in
+            ["0.yaml:2:", "`/nonexistent/a.pem`: it cannot be read", "/nonexistent/b.pem", "| identity:", "help:"]
+        {
+            assert!(report.err.contains(part), "{part}: {}", report.err);
+        }
+        let args = CheckArgs { files: vec![folder.path().join("0.yaml")], format: Format::Text, without_files: true };
+        let report = run(&args, Style::Plain);
+        assert_eq!((report.code, &*report.err), (0, ""), "{}", report.out);
+    }
+
+    #[test]
+    fn certificates_that_are_there_are_summed_up() {
+        let demo = crate::cli::dev::Demo::prepare(crate::cli::dev::Requests::Hidden).expect("prepared");
+        let [file, _] = demo.configs();
+        let args = CheckArgs { files: vec![file.clone()], format: Format::Text, without_files: false };
+        let report = run(&args, Style::Plain);
+        assert!(report.out.contains(", 1 certificate, valid until 2"), "{}{}", report.out, report.err);
+        let report = run(&CheckArgs { format: Format::Json, ..args }, Style::Plain);
+        let list: Value = serde_json::from_str(&report.out).expect("JSON");
+        assert_eq!(list[0]["certificates"][0]["identity"], json!("spiffe://demo.outrigger/ns/demo/sa/shop"));
+        assert!(!report.out.contains("PRIVATE KEY"));
     }
 }

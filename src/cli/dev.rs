@@ -1,13 +1,19 @@
 //! `outrigger dev`: two demo services on this machine, a proxy beside each. What is here is the plan, the
 //! services and the words; the proxies themselves are started by `app.rs`.
+//!
+//! The proxies speak mutual TLS with each other, as in a mesh: the demo is its own certificate authority.
+
+mod authority;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -17,6 +23,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use self::authority::{Authority, Issued};
 use super::Report;
 use crate::base::drain::Drain;
 use crate::base::task;
@@ -51,20 +58,38 @@ pub enum Requests {
 }
 
 impl Demo {
-    /// Chooses ports, the usual ones where they are free, and writes the configurations to a folder of its own.
+    /// Chooses ports, the usual ones where they are free, and writes configurations and certificates to a folder
+    /// of its own, which nobody else may read.
     ///
     /// # Errors
     /// When there are no ports or the folder cannot be written.
     pub fn prepare(requests: Requests) -> io::Result<Self> {
-        let folder = std::env::temp_dir().join(format!("outrigger-dev-{}", std::process::id()));
         let shop = Side::choose("shop", 15000)?;
         let payments = Side::choose("payments", 15010)?;
-        let demo = Self { folder, shop, payments };
-        std::fs::create_dir_all(&demo.folder)?;
+        // From here on it is removed at the end, also of a failure below.
+        let demo = Self { folder: make_folder()?, shop, payments };
+        let authority = Authority::new("demo.outrigger", SystemTime::now())?;
+        demo.write("bundle.pem", &authority.bundle())?;
+        for service in [demo.shop.name, demo.payments.name, STRANGER] {
+            let Issued { certificate, private_key } = authority.issue(service)?;
+            demo.write(&format!("{service}.pem"), &certificate)?;
+            demo.write(&format!("{service}.key"), &private_key)?;
+        }
         for (side, other) in [(&demo.shop, &demo.payments), (&demo.payments, &demo.shop)] {
-            std::fs::write(demo.config_of(side), side.configuration(other, requests)?)?;
+            let folder = demo.folder.display().to_string();
+            let text = side.configuration(other, &folder, &authority.identity(other.name), requests)?;
+            demo.write(&format!("{}.yaml", side.name), &text)?;
         }
         Ok(demo)
+    }
+
+    fn write(&self, name: &str, text: &str) -> io::Result<()> {
+        File::options()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(self.folder.join(name))?
+            .write_all(text.as_bytes())
     }
 
     /// The configuration files of the two proxies.
@@ -93,14 +118,18 @@ impl Demo {
     pub fn intro(&self) -> String {
         let Self { shop, payments, .. } = self;
         let file = self.config_of(shop).display().to_string();
+        let folder = self.folder.display();
         let (out, into, admin) = (shop.outbound, payments.inbound, shop.admin);
         format!(
             "\
 Two services, `shop` and `payments`, and a proxy beside each:
 
-  you, as shop -> shop's proxy {out} -> payments' proxy {into} -> payments
+  you, as shop -> shop's proxy {out} -> (mutual TLS) -> payments' proxy {into} -> payments
 
-Ask payments; it answers with what it saw:
+Each proxy has a certificate of an authority made for this demo; keys and all are in {folder}, yours only, and go
+with the demo.
+
+Ask payments; it answers with what it saw, in x-forwarded-client-cert also who called:
 
   curl http://{out}/v1/charges -H 'host: payments'
 
@@ -111,6 +140,13 @@ The same over HTTP/2, a route by header, an answer of the proxy itself, and a ho
   curl -i http://{out}/teapot -H 'host: payments'
   curl -i http://{out}/ -H 'host: nobody'
 
+Payments' proxy lets in nobody but shop: not plaintext, not without a certificate, and a certificate of another
+service only as far as the answer 403:
+
+  curl -i http://{into}/v1/charges
+  curl -ik https://{into}/v1/charges
+  curl -ik https://{into}/v1/charges --cert {folder}/{STRANGER}.pem --key {folder}/{STRANGER}.key
+
 And the other way, shop asked by payments:
 
   curl http://{back}/cart -H 'host: shop'
@@ -119,6 +155,7 @@ What runs, and how it is doing (the other proxy: {other_admin}):
 
   curl http://{admin}/config
   curl http://{admin}/clusters
+  curl http://{admin}/certs
   curl http://{admin}/metrics
 
 Change {file} and save it: it takes effect at once, or says why not.
@@ -137,7 +174,10 @@ Ctrl-C ends the demo.
     pub async fn ask(&self) -> Report {
         match tokio::time::timeout(ASK_LIMIT, self.ask_payments()).await {
             Ok(Ok(reply)) => {
-                let came = reply.starts_with("HTTP/1.1 200 ") && reply.contains("\"service\": \"payments\"");
+                // Payments was told by its proxy who called: the hop between the proxies was mutual TLS.
+                let came = reply.starts_with("HTTP/1.1 200 ")
+                    && reply.contains("\"service\": \"payments\"")
+                    && reply.contains("/ns/demo/sa/shop");
                 if came { Report::success(reply) } else { Report { out: reply, err: String::new(), code: 1 } }
             }
             Ok(Err(error)) => Report::failure(format!("error: the request failed: {error}\n")),
@@ -161,18 +201,34 @@ Ctrl-C ends the demo.
 /// The folder is the demo's own, and goes with it.
 impl Drop for Demo {
     fn drop(&mut self) {
-        for path in self.configs() {
-            remove(&path);
+        for service in [self.shop.name, self.payments.name, STRANGER, "bundle"] {
+            for kind in ["yaml", "pem", "key"] {
+                // One that is not there, or that somebody removed already, is fine.
+                let _ = fs::remove_file(self.folder.join(format!("{service}.{kind}")));
+            }
         }
         // An editor may have left files of its own; then the folder stays.
-        let _ = std::fs::remove_dir(&self.folder);
+        let _ = fs::remove_dir(&self.folder);
     }
 }
 
-fn remove(path: &Path) {
-    // One that somebody removed already is fine.
-    let _ = std::fs::remove_file(path);
+/// A new folder for its owner only. The temporary folder is everybody's: one that is there already may be a trap.
+fn make_folder() -> io::Result<PathBuf> {
+    let process = std::process::id();
+    let mut taken = io::ErrorKind::AlreadyExists.into();
+    for attempt in 0..100 {
+        let folder = std::env::temp_dir().join(format!("outrigger-dev-{process}-{attempt}"));
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(taken)
 }
+
+/// A service with a certificate that nobody lets in.
+const STRANGER: &str = "stranger";
 
 impl Side {
     fn choose(name: &'static str, base: u16) -> io::Result<Self> {
@@ -189,7 +245,8 @@ impl Side {
         })
     }
 
-    fn configuration(&self, other: &Self, requests: Requests) -> io::Result<String> {
+    /// `caller` is the identity of the other side.
+    fn configuration(&self, other: &Self, folder: &str, caller: &str, requests: Requests) -> io::Result<String> {
         let Self { name, admin, outbound, inbound, service } = self;
         let (other_name, other_inbound) = (other.name, other.inbound);
         let service = service.local_addr()?;
@@ -205,11 +262,30 @@ accessLog: {log}
 workers: 1
 drain: {{ acceptFor: 0s, deadline: 1s }}
 
+# Who this proxy is, and whom it believes. Files that are replaced take effect at once.
+identity:
+  certificate: "{folder}/{name}.pem"
+  privateKey: "{folder}/{name}.key"
+  trustBundle: "{folder}/bundle.pem"
+
 listeners:
   # What {name} asks others goes through here.
   - {{ name: outbound, bind: "{outbound}", routes: outbound }}
-  # What others ask {name} comes through here.
-  - {{ name: inbound, bind: "{inbound}", routes: inbound }}
+  # What others ask {name} comes through here: over mutual TLS only, and only from {other_name}.
+  - name: inbound
+    bind: "{inbound}"
+    routes: inbound
+    tls: {{ mode: strict }}
+    clientCertHeader: set
+    authorization: inbound
+
+authorization:
+  inbound:
+    default: deny
+    rules:
+      - name: {other_name}
+        action: allow
+        from: [{{ identities: ["{caller}"] }}]
 
 routes:
   outbound:
@@ -232,8 +308,11 @@ routes:
           backendRefs: [{{ cluster: app }}]
 
 clusters:
-  # The proxy beside {other_name}; proxies speak HTTP/2 to each other.
-  {other_name}: {{ protocol: http2, endpoints: ["{other_inbound}"] }}
+  # The proxy beside {other_name}; proxies speak HTTP/2 over mutual TLS to each other.
+  {other_name}:
+    protocol: http2
+    tls: {{ peerIdentities: ["{caller}"] }}
+    endpoints: ["{other_inbound}"]
   app: {{ endpoints: ["{service}"] }}
 "#
         ))
@@ -326,18 +405,25 @@ fn json_response(status: StatusCode, text: String) -> Response<Body> {
 mod tests {
     use super::*;
     use outrigger_config::load;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn the_configurations_are_valid_and_gone_afterwards() {
         let demo = Demo::prepare(Requests::Shown).expect("prepared");
         let configs = demo.configs();
         for path in &configs {
-            let text = std::fs::read_to_string(path).expect("written");
+            let text = fs::read_to_string(path).expect("written");
             let loaded = load(&path.display().to_string(), &text).unwrap_or_else(|e| panic!("{e}"));
             assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
         }
+        let folder = demo.folder.clone();
+        let mode = |path: &std::path::Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(&folder), 0o700);
+        for entry in fs::read_dir(&folder).expect("a folder") {
+            assert_eq!(mode(&entry.expect("an entry").path()), 0o600);
+        }
         drop(demo);
-        assert!(configs.iter().all(|path| !path.exists()));
+        assert!(!folder.exists());
     }
 
     #[test]

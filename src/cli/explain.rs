@@ -3,17 +3,19 @@
 use http::header::HOST;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Uri, Version};
-use outrigger_config::model::{Action, BackendRef, Config, Direction, Filter, Listener, Rule, VirtualHost};
+use outrigger_config::model::{Access, Action, BackendRef, Config, Direction, Filter, Listener, Rule, VirtualHost};
 use outrigger_config::{Loaded, Style};
 
-use self::story::{Backend, Decision, Endpoint, HostPart, Limit, ListenerPart, Retries, RulePart, Story};
+use self::story::{
+    AccessPart, AccessRulePart, Backend, Decision, Endpoint, HostPart, Limit, ListenerPart, Retries, RulePart, Story,
+};
 use super::Report;
 use super::args::{ExplainArgs, Format};
-use super::check::check;
+use super::check::load_from;
 use crate::codec::RequestHead;
 use crate::discovery::dump;
+use crate::policy::authz::{Claims, Policy, Request};
 use crate::policy::deadline::{self, Source};
-
 use crate::policy::route::{HostChoice, RouteQuery, RouteTable, RuleOutcome};
 use crate::policy::{host, path};
 use crate::proxy::{Reason, preview};
@@ -24,7 +26,7 @@ mod text;
 /// Explains a request. `style` is for standard output.
 #[must_use]
 pub fn run(args: &ExplainArgs, style: Style) -> Report {
-    let (_, loaded) = check(&args.config);
+    let (_, loaded) = load_from(&args.config);
     let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(problems) => return Report::failure(format!("{}\n", problems.render(Style::Plain))),
@@ -45,16 +47,22 @@ fn explain(loaded: &Loaded, args: &ExplainArgs) -> Result<Story, String> {
     let name = listener.routes.as_ref().ok_or("the listener hands connections on and has no routes")?;
     let table = config.routes.get(name).ok_or("the listener's route table is missing")?;
     let (plain_path, query) = path::split(head.path.as_str());
-    let explanation = RouteTable::compile(table).explain(&RouteQuery {
+    let query = RouteQuery {
         host: &normal_host,
         path: plain_path,
         query,
         method: &head.method,
         headers: &head.headers,
         is_grpc: preview::is_grpc(&head.headers),
-    });
+    };
+    let explanation = RouteTable::compile(table).explain(&query);
+    let authorization = authorization(config, listener, &query, args);
     let rules: Vec<&Rule> = table.hosts.iter().flat_map(|host| &host.rules).collect();
     let decision = match explanation.winner {
+        _ if authorization.as_ref().is_some_and(|access| !access.allowed) => {
+            let reason = Reason::Denied;
+            Decision::Denied { status: reason.status().as_u16(), reason: reason.code(), sentence: reason.sentence() }
+        }
         None => {
             let reason = Reason::NoRoute;
             Decision::NoRoute { status: reason.status().as_u16(), reason: reason.code(), sentence: reason.sentence() }
@@ -67,7 +75,7 @@ fn explain(loaded: &Loaded, args: &ExplainArgs) -> Result<Story, String> {
     };
     Ok(Story {
         method: head.method.to_string(),
-        host: normal_host,
+        host: normal_host.clone(),
         path: head.path.to_string(),
         grpc: preview::is_grpc(&head.headers),
         listener: ListenerPart {
@@ -89,7 +97,35 @@ fn explain(loaded: &Loaded, args: &ExplainArgs) -> Result<Story, String> {
                 RulePart { name: trace.name.to_string(), won, why, place: story::place(&rules[trace.rule].place) }
             })
             .collect(),
+        authorization,
         decision,
+    })
+}
+
+/// What the listener's policy says about a caller without a token.
+fn authorization(
+    config: &Config,
+    listener: &Listener,
+    route: &RouteQuery<'_>,
+    args: &ExplainArgs,
+) -> Option<AccessPart> {
+    let policy = Policy::compile(config.authorization.get(listener.authorization.as_ref()?)?);
+    let (identity, address, port) = (args.identity.as_ref(), args.from.to_canonical(), listener.bind.port());
+    let decision = policy.decide(&Request { route, identity, address, port, claims: Claims::None });
+    let part = |rule| AccessRulePart {
+        name: policy.name(Some(rule)).to_owned(),
+        place: story::place(policy.place(Some(rule))),
+    };
+    let who = identity.map_or_else(|| "a caller without an identity".to_owned(), ToString::to_string);
+    Some(AccessPart {
+        policy: policy.config().name.to_string(),
+        caller: format!("{who} at {address}, to port {port}"),
+        allowed: decision.access == Access::Allow,
+        rule: policy.name(decision.rule).to_owned(),
+        place: story::place(policy.place(decision.rule)),
+        shadow: decision.shadow.map(part),
+        audits: decision.audits.into_iter().map(part).collect(),
+        reads_token: policy.config().rules.iter().any(|rule| !rule.claims.is_empty()),
     })
 }
 

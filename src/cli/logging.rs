@@ -3,8 +3,9 @@
 use std::io;
 
 use outrigger_config::Style;
-use tracing_subscriber::filter::EnvFilter;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, fmt, reload};
 
@@ -23,9 +24,10 @@ pub fn start(args: &LogArgs) -> Result<Filter, String> {
     let registry = tracing_subscriber::registry().with(filter);
     let colours = super::style(&io::stderr()) == Style::Ansi;
     let layer = fmt::layer().with_writer(io::stderr).with_ansi(colours).with_target(false);
+    let discreet = filter_fn(is_discreet);
     let started = match args.log_format {
-        LogFormat::Text => registry.with(layer).try_init(),
-        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+        LogFormat::Text => registry.with(layer.with_filter(discreet)).try_init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true).with_filter(discreet)).try_init(),
     };
     started.map_err(|error| format!("the log cannot be started: {error}"))?;
     Ok(Filter(handle))
@@ -58,6 +60,12 @@ fn parse(text: &str) -> Result<EnvFilter, String> {
         _ => return Err(bad(text)),
     };
     EnvFilter::builder().parse(directives).map_err(|_| bad(text))
+}
+
+/// Whatever the filter asks for: this part of the HTTP/2 library writes out paths that it refuses, with their
+/// queries, and tokens may be in them.
+fn is_discreet(event: &Metadata<'_>) -> bool {
+    event.target() != "h2::server" || *event.level() <= Level::INFO
 }
 
 fn bad(text: &str) -> String {

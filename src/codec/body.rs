@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::h1::{ClientBody, ServerBody};
 use super::h2::{H2ClientBody, H2ServerBody};
+use super::prefixed::PrefixedBody;
 use super::replay::ReplayBody;
 
 /// A piece of a body.
@@ -37,6 +38,9 @@ pub enum BodyError {
     /// A time limit ran out.
     #[error("{0}")]
     Timeout(&'static str),
+    /// The caller may no longer do this.
+    #[error("the exchange is no longer allowed")]
+    Denied,
     /// The other direction of the exchange failed.
     #[error("the exchange was given up")]
     Abandoned,
@@ -78,6 +82,8 @@ pub enum Body {
     H2Client(Box<H2ClientBody>),
     /// One attempt at sending a body that may be sent again.
     Replay(Box<ReplayBody>),
+    /// One whose beginning was read ahead.
+    Prefixed(Box<PrefixedBody>),
 }
 
 impl PollBody for Body {
@@ -94,6 +100,7 @@ impl PollBody for Body {
             Self::H2Server(body) => body.poll_frame(cx),
             Self::H2Client(body) => body.poll_frame(cx),
             Self::Replay(body) => body.poll_frame(cx),
+            Self::Prefixed(body) => body.poll_frame(cx),
         }
     }
 
@@ -104,6 +111,7 @@ impl PollBody for Body {
             Self::H1Client(body) => body.poll_progress(cx),
             Self::H2Client(body) => body.poll_progress(cx),
             Self::Replay(body) => body.poll_progress(cx),
+            Self::Prefixed(body) => body.poll_progress(cx),
         }
     }
 
@@ -116,6 +124,7 @@ impl PollBody for Body {
             Self::H2Server(body) => body.is_end(),
             Self::H2Client(body) => body.is_end(),
             Self::Replay(body) => body.is_end(),
+            Self::Prefixed(body) => body.is_end(),
         }
     }
 
@@ -128,6 +137,7 @@ impl PollBody for Body {
             Self::H2Server(body) => body.exact_len(),
             Self::H2Client(body) => body.exact_len(),
             Self::Replay(body) => body.exact_len(),
+            Self::Prefixed(body) => body.exact_len(),
         }
     }
 }

@@ -1,11 +1,14 @@
 //! What goes wrong between bytes and messages, said so that one place can turn it into statuses and retries.
 
 use std::io;
+use std::sync::Arc;
 
 use http::StatusCode;
+use rustls::AlertDescription;
 use thiserror::Error;
 
 use super::body::BodyError;
+use crate::net::tls::PeerAlert;
 
 /// Whether an application may have seen (part of) a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,14 @@ pub enum SendErrorKind {
     /// No connection within the connect timeout.
     #[error("no connection within the connect timeout")]
     ConnectTimeout,
+    /// TLS with it failed: it refused us, or we refused it.
+    #[error("TLS failed ({code}): {detail}")]
+    Handshake {
+        /// The stable code of the reason.
+        code: &'static str,
+        /// What was expected and what came.
+        detail: Arc<str>,
+    },
     /// REFUSED_STREAM, or a GOAWAY below this stream.
     #[error("the upstream refused the stream")]
     Refused,
@@ -56,6 +67,32 @@ pub enum SendErrorKind {
     #[error("the request body failed: {0}")]
     RequestBody(BodyError),
 }
+
+/// The alert by which a peer refused our certificate, or the handshake as such, after we believed ourselves
+/// connected. In TLS 1.3 it looks at nothing that we send before it has judged our certificate (RFC 8446 section
+/// 4.4.2), so nothing that was sent can have been executed.
+#[must_use]
+pub fn certificate_alert(error: &io::Error) -> Option<PeerAlert> {
+    let alert = *error.get_ref()?.downcast_ref::<PeerAlert>()?;
+    matches!(
+        alert.0,
+        AlertDescription::HandshakeFailure
+            | AlertDescription::NoCertificate
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::DecryptError
+            | AlertDescription::CertificateRequired
+    )
+    .then_some(alert)
+}
+
+/// The code of a refusal that comes as such an alert.
+pub const REFUSED_BY_PEER: &str = "refused-by-peer";
 
 impl SendError {
     /// Nothing of the request was sent.

@@ -9,9 +9,11 @@ pub mod h1;
 pub mod h2;
 pub mod headers;
 pub mod message;
+pub mod prefixed;
 pub mod replay;
 
 pub use body::{Body, BodyError, Frame, PollBody};
-pub use error::{Refusal, SendError, SendErrorKind, Sent};
+pub use error::{REFUSED_BY_PEER, Refusal, SendError, SendErrorKind, Sent, certificate_alert};
 pub use message::{Handler, Interim, Request, RequestHead, Response, ResponseHead, ServerOptions};
+pub use prefixed::{Peeked, PrefixedBody};
 pub use replay::Replay;

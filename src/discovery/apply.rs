@@ -1,20 +1,31 @@
 //! Putting a configuration into effect, whole or not at all.
 //!
-//! Everything that can fail comes first and touches nothing: loading, compiling, opening the log, binding. Then
-//! come, without a step that can fail, publishing and draining. A failure keeps what runs and says why.
+//! Everything that can fail comes first and touches nothing: loading, reading and checking certificates, compiling,
+//! opening the log, binding. Then come, without a step that can fail, publishing and draining. A failure keeps what
+//! runs and says why.
+//!
+//! Certificates, keys and bundles change without the configuration ([`Applier::renew`]): the same configuration is
+//! published again with them. Nothing drains then.
 
+mod candidate;
+mod rotate;
+
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use outrigger_config::{Diagnostic, Diagnostics, Loaded, Style, load, model};
+use outrigger_config::{Diagnostic, Diagnostics, Loaded, Style, model};
 use sha2::{Digest as _, Sha256};
 
-use super::file;
+pub use self::candidate::Start;
+use self::candidate::{Candidate, Unusable};
 use super::last_good::LastGood;
 use super::status::{Fault, Origin, Refused, Running, Status};
+use super::{file, jwks};
+use crate::net::tls::{Secrets, TlsSet};
 use crate::proxy::Proxy;
 use crate::server::set::Leaving;
 use crate::server::{BindError, Change, ListenerSet};
@@ -46,54 +57,20 @@ pub struct Applier {
     last_good: Option<LastGood>,
     status: Arc<Status>,
     generation: u64,
-}
-
-/// A configuration read at the start, and what was wrong with the file if this is the last good copy.
-#[derive(Debug)]
-pub struct Start {
-    /// What to run.
-    pub loaded: Arc<Loaded>,
-    /// Its text.
+    /// The text of what runs.
     text: String,
-    /// Where it is from.
-    origin: Origin,
-    /// Why the file itself is not used.
-    refused: Option<Refused>,
+    material: Material,
+    /// Files of a configuration that was refused because of them.
+    awaited: BTreeSet<PathBuf>,
 }
 
-impl Start {
-    /// Reads the file; if it is broken and there is a good copy, that.
-    ///
-    /// # Errors
-    /// The problems of the file, when there is no copy either.
-    pub fn read(path: &Path, last_good: Option<&LastGood>) -> Result<Self, Diagnostics> {
-        let name = path.display().to_string();
-        let unusable = match read_and_load(path, &name) {
-            Ok((text, loaded)) => {
-                return Ok(Self { loaded: Arc::new(loaded), text, origin: Origin::File(name.into()), refused: None });
-            }
-            Err(unusable) => unusable,
-        };
-        let Unusable { fingerprint, problems, fault } = unusable;
-        let Some(copy) = last_good else { return Err(problems) };
-        let path = copy.path().display().to_string();
-        match copy.read().map(|text| text.map(|text| (load(&path, &text), text))) {
-            Ok(Some((Ok(loaded), text))) => {
-                let refused = Refused { fingerprint, problems, fault, at: SystemTime::now() };
-                let origin = Origin::LastGood(path.into());
-                Ok(Self { loaded: Arc::new(loaded), text, origin, refused: Some(refused) })
-            }
-            Ok(Some((Err(_), _))) => {
-                tracing::error!(copy = path, "the last good configuration is not valid for this version");
-                Err(problems)
-            }
-            Ok(None) => Err(problems),
-            Err(error) => {
-                tracing::error!(%error, copy = path, "the last good configuration cannot be used");
-                Err(problems)
-            }
-        }
-    }
+/// What of certificates and keys is in effect.
+#[derive(Debug)]
+struct Material {
+    secrets: Secrets,
+    tls: Arc<TlsSet>,
+    /// Since when files contradict each other that are perhaps being replaced.
+    unsettled: Option<Instant>,
 }
 
 impl Applier {
@@ -107,13 +84,17 @@ impl Applier {
         (path, last_good): (PathBuf, Option<LastGood>),
         status: Arc<Status>,
     ) -> Result<Self, Diagnostics> {
-        let Start { loaded, text, origin, refused } = start;
-        let applier = Self { parts, path, last_good, status, generation: 1 };
+        let Start { candidate: Candidate { text, loaded, secrets, tls }, origin, refused } = start;
+        let awaited = refused.as_ref().map(|refused| refused.files.clone()).unwrap_or_default();
+        let material = Material { secrets, tls, unsettled: None };
+        let applier = Self { parts, path, last_good, status, generation: 1, text, material, awaited };
         let ready = applier.prepare(&loaded)?;
         let clusters = applier.parts.cell.load().clusters().to_vec();
+        applier.material.tls.activate();
         applier.parts.registry.activate(&loaded.config, &clusters, Instant::now());
         applier.commit(ready);
-        applier.acknowledge(&Running { generation: 1, loaded, origin, at: SystemTime::now() }, &text);
+        applier.status.material.applied(&applier.material.tls, &applier.parts.metrics);
+        applier.acknowledge(&Running { generation: 1, loaded, origin, at: SystemTime::now() });
         if let Some(refused) = refused {
             let report = format!("\n{}", refused.problems.render(Style::Plain));
             tracing::error!(%report, "the configuration is broken; the last good one is used instead");
@@ -141,19 +122,21 @@ impl Applier {
         if !asked && self.status.refusal().is_some_and(is_refused) {
             return;
         }
-        let loaded = match load(&name, &text) {
-            Ok(loaded) => loaded,
-            Err(problems) => return self.refuse(Unusable { fingerprint, problems, fault: Fault::Text }, asked),
+        let candidate = match Candidate::new(&name, text, Some((&self.material.secrets, &self.material.tls))) {
+            Ok(candidate) => candidate,
+            Err(unusable) => return self.refuse(unusable, asked),
         };
-        let loaded = Arc::new(loaded);
+        let Candidate { text, loaded, secrets, tls } = candidate;
         // Names first: a cluster without addresses would fail its first requests.
         self.parts.registry.warm(&loaded.config).await;
+        jwks::prime(&loaded.config, &self.parts.registry);
+        jwks::settle(&self.parts.registry).await;
         let next = self.generation + 1;
-        let snapshot = Snapshot::compile(&loaded, &self.parts.registry, &self.parts.metrics, next);
+        let snapshot = Snapshot::compile((&loaded, &tls), &self.parts.registry, &self.parts.metrics, next);
         let ready = match self.prepare(&loaded) {
             Ok(ready) => ready,
             Err(problems) => {
-                return self.refuse(Unusable { fingerprint, problems, fault: Fault::Machine }, asked);
+                return self.refuse(Unusable::on_this_machine(fingerprint, problems), asked);
             }
         };
         let clusters = snapshot.clusters().to_vec();
@@ -161,12 +144,17 @@ impl Applier {
             tracing::warn!(%listener, connections, "this change drains the connections of a listener");
         }
         self.parts.cell.store(snapshot);
+        tls.activate();
         self.parts.registry.activate(&loaded.config, &clusters, Instant::now());
         self.commit(ready);
         self.generation = next;
+        self.text = text;
+        self.awaited.clear();
+        self.status.material.applied(&tls, &self.parts.metrics);
+        self.material = Material { secrets, tls, unsettled: None };
         note_restart_settings(running.as_ref(), &loaded.config);
         let origin = Origin::File(self.path.display().to_string().into());
-        self.acknowledge(&Running { generation: next, loaded, origin, at: SystemTime::now() }, &text);
+        self.acknowledge(&Running { generation: next, loaded, origin, at: SystemTime::now() });
     }
 
     /// Does all that can fail.
@@ -184,9 +172,9 @@ impl Applier {
         self.parts.listeners.commit(ready.change);
     }
 
-    fn acknowledge(&self, running: &Running, text: &str) {
+    fn acknowledge(&self, running: &Running) {
         let Running { generation, loaded, origin, at } = running;
-        self.keep_copy(origin, text);
+        self.keep_copy(origin, &self.text);
         self.parts.metrics.proxy.applied(*generation, *at);
         for warning in &loaded.warnings {
             let report = format!("\n{warning}");
@@ -206,7 +194,7 @@ impl Applier {
     }
 
     /// The file says what runs already.
-    fn confirm(&self, running: Option<Running>, text: &str, asked: bool) {
+    fn confirm(&mut self, running: Option<Running>, text: &str, asked: bool) {
         if asked {
             tracing::info!("the configuration has not changed");
         }
@@ -220,24 +208,28 @@ impl Applier {
             self.status.applied(Running { origin, ..running });
         }
         tracing::info!("the configuration file says again what runs");
+        self.awaited.clear();
         self.status.confirmed();
         self.parts.metrics.proxy.confirmed();
     }
 
     /// Keeps what runs. The same problem is said once, unless somebody asked.
-    fn refuse(&self, unusable: Unusable, asked: bool) {
-        let Unusable { fingerprint, problems, fault } = unusable;
-        let known = self
-            .status
-            .refusal()
-            .is_some_and(|before| before.fingerprint == fingerprint && before.problems == problems);
+    fn refuse(&mut self, unusable: Unusable, asked: bool) {
+        let Unusable(refused) = unusable;
+        self.awaited.clone_from(&refused.files);
+        let known = self.status.refusal().is_some_and(|before| {
+            // Problems of certificates may name the time, so it is the same contents that count.
+            let same =
+                before.problems == refused.problems || refused.fault.is_material() && before.fault == refused.fault;
+            before.fingerprint == refused.fingerprint && same
+        });
         if known && !asked {
             return;
         }
-        let report = format!("\n{}", problems.render(Style::Plain));
+        let report = format!("\n{}", refused.problems.render(Style::Plain));
         tracing::error!(generation = self.generation, %report, "configuration refused; the one before stays in effect");
         self.parts.metrics.proxy.refused();
-        self.status.refused(Refused { fingerprint, problems, fault, at: SystemTime::now() });
+        self.status.refused(refused);
     }
 
     fn log_problem(&self, target: &model::AccessLog, error: &io::Error) -> Diagnostics {
@@ -257,30 +249,12 @@ struct Ready {
     change: Change,
 }
 
-/// A file that cannot be put into effect.
-struct Unusable {
-    fingerprint: String,
-    problems: Diagnostics,
-    fault: Fault,
-}
-
-fn read_and_load(path: &Path, name: &str) -> Result<(String, Loaded), Unusable> {
-    let text = read(path, name)?;
-    match load(name, &text) {
-        Ok(loaded) => Ok((text, loaded)),
-        Err(problems) => Err(Unusable { fingerprint: fingerprint(&text), problems, fault: Fault::Text }),
-    }
-}
-
 fn read(path: &Path, name: &str) -> Result<String, Unusable> {
     file::read(path).map_err(|error| {
         let message = format!("the file cannot be read: {error}");
         let fix = "check the path and who may read it".to_owned();
-        Unusable {
-            fingerprint: fingerprint(&message),
-            problems: Diagnostic::for_file(name, message, fix).into(),
-            fault: Fault::Machine,
-        }
+        let problems = Diagnostic::for_file(name, message.clone(), fix).into();
+        Unusable::on_this_machine(fingerprint(&message), problems)
     })
 }
 
@@ -310,6 +284,7 @@ fn note_restart_settings(before: Option<&Running>, now: &model::Config) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use outrigger_config::load;
 
     #[test]
     fn a_text_is_recognised_by_the_hash_that_loading_gives_it() {

@@ -1,5 +1,7 @@
 //! What runs, since when, where it came from, and what was refused last.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::dump;
+use super::material::MaterialStatus;
 use crate::telemetry::rfc3339;
 
 /// Where a configuration was read from.
@@ -23,7 +26,11 @@ pub enum Origin {
 
 /// What is known about the configuration, for people and for the admin server.
 #[derive(Debug, Default)]
-pub struct Status(Mutex<Inner>);
+pub struct Status {
+    /// Certificates and what became of them.
+    pub material: Arc<MaterialStatus>,
+    inner: Mutex<Inner>,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -45,12 +52,23 @@ pub struct Running {
 }
 
 /// Whether a problem lies in the text, or in the machine, where the same text may do better later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// The text is wrong.
     Text,
     /// It cannot be read, or an address cannot be bound, or a file not be opened.
     Machine,
+    /// A certificate, key or bundle that it names is bad.
+    Material {
+        /// Of the contents of all of them.
+        fingerprint: String,
+    },
+}
+
+impl Fault {
+    pub(super) fn is_material(&self) -> bool {
+        matches!(self, Self::Material { .. })
+    }
 }
 
 /// A configuration that was not put into effect.
@@ -62,6 +80,8 @@ pub struct Refused {
     pub problems: Diagnostics,
     /// Where that lies.
     pub fault: Fault,
+    /// The files that would have to change, where it is because of certificates.
+    pub files: BTreeSet<PathBuf>,
     /// When.
     pub at: SystemTime,
 }
@@ -70,18 +90,18 @@ impl Status {
     /// What runs now.
     #[must_use]
     pub fn running(&self) -> Option<Running> {
-        self.0.lock().running.clone()
+        self.inner.lock().running.clone()
     }
 
     /// What was refused since the running one was taken.
     #[must_use]
     pub fn refusal(&self) -> Option<Refused> {
-        self.0.lock().refusal.clone()
+        self.inner.lock().refusal.clone()
     }
 
     /// A configuration took effect. With it from the file, a refusal before it is history.
     pub(super) fn applied(&self, running: Running) {
-        let mut inner = self.0.lock();
+        let mut inner = self.inner.lock();
         if matches!(running.origin, Origin::File(_)) {
             inner.refusal = None;
         }
@@ -90,18 +110,18 @@ impl Status {
 
     /// The file says again what runs.
     pub(super) fn confirmed(&self) {
-        self.0.lock().refusal = None;
+        self.inner.lock().refusal = None;
     }
 
     pub(super) fn refused(&self, refused: Refused) {
-        self.0.lock().refusal = Some(refused);
+        self.inner.lock().refusal = Some(refused);
     }
 
     /// Everything, credentials left out.
     #[must_use]
     pub fn report(&self) -> Report {
         let (running, refusal) = {
-            let inner = self.0.lock();
+            let inner = self.inner.lock();
             (inner.running.clone(), inner.refusal.clone())
         };
         let from_file = running.as_ref().is_some_and(|running| matches!(running.origin, Origin::File(_)));

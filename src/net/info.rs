@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// What is known of a downstream connection before its first byte.
+use super::tls::TlsInfo;
+
+/// What is known of a downstream connection before its first request.
 #[derive(Debug, Clone)]
 pub struct ConnInfo {
     /// The listener that accepted it.
@@ -14,4 +16,6 @@ pub struct ConnInfo {
     pub local: SocketAddr,
     /// The worker that serves it.
     pub worker: usize,
+    /// What its TLS handshake settled; `None` is plaintext.
+    pub tls: Option<Arc<TlsInfo>>,
 }

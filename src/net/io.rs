@@ -9,6 +9,8 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::tls::TlsStream;
+
 /// A byte stream, with whatever was already read from it while its protocol was being told apart.
 #[derive(Debug)]
 pub struct Io {
@@ -19,6 +21,8 @@ pub struct Io {
 #[derive(Debug)]
 enum Stream {
     Tcp(TcpStream),
+    /// Boxed: most connections inside a pod are plain.
+    Tls(Box<TlsStream>),
 }
 
 impl Io {
@@ -26,6 +30,36 @@ impl Io {
     #[must_use]
     pub fn tcp(stream: TcpStream) -> Self {
         Self { prefix: Bytes::new(), stream: Stream::Tcp(stream) }
+    }
+
+    /// A connection whose TLS handshake is done.
+    pub(super) fn tls(stream: Box<TlsStream>) -> Self {
+        Self { prefix: Bytes::new(), stream: Stream::Tls(stream) }
+    }
+
+    /// The socket of a plain connection, and what was read ahead.
+    ///
+    /// # Panics
+    /// When it carries TLS: that cannot be taken apart.
+    #[must_use]
+    pub fn into_tcp(self) -> (Bytes, TcpStream) {
+        match self.stream {
+            Stream::Tcp(stream) => (self.prefix, stream),
+            Stream::Tls(_) => panic!("a TLS connection is more than its socket"),
+        }
+    }
+
+    /// Whether it is encrypted.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match &self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Tls(stream) => stream.tcp(),
+        }
     }
 
     /// Gives back bytes that were read ahead; they are read again first.
@@ -41,10 +75,7 @@ impl Io {
 
     /// From now on closing resets the connection, so that what was sent does not pass for all there was.
     pub fn reset_on_close(&self) {
-        let result = match &self.stream {
-            Stream::Tcp(stream) => stream.set_zero_linger(),
-        };
-        if let Err(error) = result {
+        if let Err(error) = self.socket().set_zero_linger() {
             tracing::debug!(%error, "a connection will be closed instead of reset");
         }
     }
@@ -54,31 +85,33 @@ impl Io {
     /// # Errors
     /// When the socket is no longer connected.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.peer_addr(),
-        }
+        self.socket().peer_addr()
     }
 
     /// Ready when a read would give something (bytes, the end or an error) without waiting, so that an idle
     /// connection needs no buffer.
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.prefix.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        match &self.stream {
+        match &mut self.stream {
             Stream::Tcp(stream) => stream.poll_read_ready(cx),
+            Stream::Tls(stream) => stream.poll_read_ready(cx),
         }
     }
 
     /// Whether an idle connection is still usable: open, and nothing unexpected came in.
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_quiet(&mut self) -> bool {
+        if !self.prefix.is_empty() {
+            return false;
+        }
         let mut probe = [0u8; 1];
-        match &self.stream {
+        match &mut self.stream {
             Stream::Tcp(stream) => {
-                self.prefix.is_empty()
-                    && matches!(stream.try_read(&mut probe), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+                matches!(stream.try_read(&mut probe), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
             }
+            Stream::Tls(stream) => stream.is_quiet(),
         }
     }
 }
@@ -93,6 +126,7 @@ impl AsyncRead for Io {
         }
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -101,6 +135,7 @@ impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -111,24 +146,28 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.stream {
             Stream::Tcp(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Layer 2: sockets.
 
+pub mod hello;
 mod info;
 pub mod io;
 pub mod listen;
 pub mod sniff;
+pub mod splice;
+pub mod tls;
 
 pub use info::ConnInfo;

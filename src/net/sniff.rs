@@ -4,6 +4,8 @@
 //! and closing one early costs them a request. Once a byte came there is no reason to dawdle: what still could
 //! be the preface must become it within the detection timeout. Anything else is HTTP/1 from its first
 //! differing byte on.
+//!
+//! And telling TLS from plaintext, where both are allowed, and reading a ClientHello where TLS is handed on.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,6 +17,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::hello::{self, ClientHello, Peeked};
 use super::io::Io;
 
 /// The bytes that every HTTP/2 client sends first.
@@ -56,19 +59,60 @@ pub struct Patience {
 ///
 /// # Errors
 /// When it cannot be told; the connection is closed then.
-pub async fn detect(mut io: Io, patience: Patience) -> Result<(Io, Protocol), Undetected> {
+pub async fn detect(io: Io, patience: Patience) -> Result<(Io, Protocol), Undetected> {
+    read_until(io, patience, decide).await
+}
+
+/// Whether a connection begins as TLS does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// A TLS handshake.
+    Tls,
+    /// Anything else.
+    Plain,
+}
+
+/// Reads until it is known whether TLS is spoken, and puts what was read back. Not cancel safe: bytes read are
+/// lost.
+///
+/// # Errors
+/// When it cannot be told; the connection is closed then.
+pub async fn first(io: Io, patience: Patience) -> Result<(Io, First), Undetected> {
+    let decide = |bytes: &[u8]| hello::is_tls(bytes).map(|tls| if tls { First::Tls } else { First::Plain });
+    read_until(io, patience, decide).await
+}
+
+/// Reads a ClientHello and puts what was read back; `None` is something else, or a ClientHello that breaks the
+/// rules. Not cancel safe: bytes read are lost.
+///
+/// # Errors
+/// When it does not come; the connection is closed then.
+pub async fn client_hello(io: Io, patience: Patience) -> Result<(Io, Option<ClientHello>), Undetected> {
+    let decide = |bytes: &[u8]| match hello::peek(bytes) {
+        Peeked::Incomplete => None,
+        Peeked::NotTls => Some(None),
+        Peeked::Hello(hello) => Some(Some(hello)),
+    };
+    read_until(io, patience, decide).await
+}
+
+async fn read_until<T>(
+    mut io: Io,
+    patience: Patience,
+    decide: impl Fn(&[u8]) -> Option<T>,
+) -> Result<(Io, T), Undetected> {
     let first = timeout(patience.silent, read_some(&mut io)).await.map_err(|_| Undetected::Silent)?;
     let mut head = first.map_err(|_| Undetected::Closed)?;
     let until = Instant::now() + patience.started;
-    let protocol = loop {
-        if let Some(protocol) = decide(&head) {
-            break protocol;
+    let decided = loop {
+        if let Some(decided) = decide(&head) {
+            break decided;
         }
         let more = timeout_at(until, read_some(&mut io)).await.map_err(|_| Undetected::Stalled)?;
         head = [head, more.map_err(|_| Undetected::Closed)?].concat().into();
     };
     io.unread(head);
-    Ok((io, protocol))
+    Ok((io, decided))
 }
 
 /// One read that gives at least a byte. The buffer is on the stack of the poll, so that a connection opened
@@ -128,6 +172,32 @@ mod tests {
         for text in ["GET / HTTP/1.1\r\n", "POST", "PRI * HTTP/1.1", "PRIX", "\x16\x03\x01", "\0"] {
             assert_eq!(decide(text.as_bytes()), Some(Protocol::Http1), "{text:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn tls_and_plaintext_are_told_apart() {
+        for (bytes, expected) in
+            [(&b"\x16\x03\x01rest"[..], First::Tls), (b"GET /", First::Plain), (b"\x16G", First::Plain)]
+        {
+            let (mut client, io) = pair().await;
+            client.write_all(bytes).await.expect("sent");
+            client.shutdown().await.expect("closed");
+            let (io, first) = first(io, PATIENT).await.expect("detected");
+            assert_eq!(first, expected, "{bytes:?}");
+            assert_eq!(read_all(io).await, bytes, "and nothing is lost");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_hello_that_stops_is_not_waited_for() {
+        let (mut client, io) = pair().await;
+        client.write_all(b"\x16\x03\x01\x02\x00\x01").await.expect("sent");
+        let error = client_hello(io, PATIENT).await.expect_err("not detected");
+        assert_eq!(error, Undetected::Stalled);
+        let (mut client, io) = pair().await;
+        client.write_all(b"\x16\x03\x01\x02\x00\x02").await.expect("sent");
+        let (_, hello) = client_hello(io, PATIENT).await.expect("decided");
+        assert_eq!(hello, None, "another message");
     }
 
     #[tokio::test]

@@ -5,7 +5,9 @@
 //!
 //! * [`path`] and [`host`]: the normal forms that everything after reads
 //! * [`forwarding`]: what is believed of forwarding headers, and who the client is
+//! * [`jwt`]: whether its tokens are believed; [`query`]: where they may be as well
 //! * [`route`]: which rule a request belongs to
+//! * [`authz`]: whether its caller may make it
 //! * [`cors`]: what scripts of other origins may do
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
@@ -14,6 +16,7 @@
 //!
 //! [`rng`] is the random number generator that each worker keeps.
 
+pub mod authz;
 pub mod balance;
 pub mod budget;
 pub mod cors;
@@ -21,7 +24,9 @@ pub mod deadline;
 pub mod ewma;
 pub mod forwarding;
 pub mod host;
+pub mod jwt;
 pub mod path;
+pub mod query;
 pub mod retry;
 pub mod rng;
 pub mod route;

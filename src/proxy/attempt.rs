@@ -3,12 +3,11 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::Version;
 use http::header::{HeaderMap, HeaderName};
-use outrigger_config::model::{self, ClusterProtocol};
+use outrigger_config::model;
 use smallvec::SmallVec;
 
 use super::local::{Caller, grpc_status};
@@ -23,7 +22,7 @@ use crate::policy::retry::{
     self, Attempts, Idempotency, MaybeSent, NeverSent, Pushback, Repeatable, Verdict, parse_grpc_pushback,
 };
 use crate::telemetry::metrics::AttemptOutcome;
-use crate::upstream::pool::{Ceilings, Preference, Wire};
+use crate::upstream::pool::Preference;
 use crate::upstream::{Cluster, Lease, LeaseError, Outcome, Overflow, Permit, PickError};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -60,6 +59,8 @@ enum Try {
     TimedOut,
     /// The upload stood still for too long, whoever's fault it was.
     Stalled,
+    /// The caller may no longer do this.
+    Denied,
 }
 
 /// An attempt that is not counted yet. Dropping it means that the caller has left.
@@ -109,6 +110,9 @@ async fn attempt_all(
     cluster.state().budget.deposit(Instant::now());
     loop {
         let now = Instant::now();
+        if exchange.caller == Caller::Grpc && exchange.limits.deadline.is_some() {
+            record.watch.before_edit(&GRPC_TIMEOUT, &head.headers);
+        }
         let late = exchange.limits.deadline.is_some_and(|deadline| deadline <= now);
         if late || !forward_deadline(exchange, head, now) {
             return Err(if record.attempts == 0 { Reason::Deadline } else { Reason::Timeout }.into());
@@ -130,11 +134,11 @@ async fn attempt_all(
         let tried_once = {
             // What went wrong with one kept connection may be wrong with the others.
             let preference = if record.attempts > 1 { Preference::Young } else { Preference::Any };
-            let leasing = lease(cluster, &permit, head.version, preference);
+            let leasing = cluster.lease(permit.member(), head.version, preference);
             let mut sending = pin!(send_once(leasing, head, body, interim));
             poll_fn(|cx| match sending.as_mut().poll(cx) {
                 Poll::Ready(end) => Poll::Ready(end),
-                Poll::Pending => timer.poll_opt(cx, patience.until()).map(|()| patience.over()),
+                Poll::Pending => poll_limits(cx, &mut patience, &mut timer, record, head),
             })
             .await
         };
@@ -165,6 +169,30 @@ async fn attempt_all(
             continue;
         }
         return conclude(tried_once, overall_over).map(|response| (response, permit));
+    }
+}
+
+/// Ready when the attempt must be given up.
+fn poll_limits(
+    cx: &mut Context<'_>,
+    patience: &mut Patience<'_>,
+    timer: &mut Deadline,
+    record: &mut Record,
+    head: &RequestHead,
+) -> Poll<Try> {
+    loop {
+        if record.watch.poll_ended(cx).is_some() {
+            record.note_ended();
+            return Poll::Ready(Try::Denied);
+        }
+        let until = patience.until();
+        match record.watch.due().filter(|due| until.is_none_or(|until| *due < until)) {
+            Some(due) => {
+                ready!(timer.poll(cx, due));
+                record.enter_watch(Some(head));
+            }
+            None => return timer.poll_opt(cx, until).map(|()| patience.over()),
+        }
     }
 }
 
@@ -236,21 +264,6 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     }
 }
 
-async fn lease(
-    cluster: &Cluster,
-    permit: &Permit,
-    version: Version,
-    preference: Preference,
-) -> Result<Lease, LeaseError> {
-    let config = cluster.config();
-    let wire = match (config.protocol, version) {
-        (ClusterProtocol::Http2, _) | (ClusterProtocol::Auto, Version::HTTP_2) => Wire::Http2,
-        (ClusterProtocol::Http1 | ClusterProtocol::Auto, _) => Wire::Http1,
-    };
-    let ceilings = Ceilings { pending: config.ceilings.max_pending, connections: config.ceilings.max_connections };
-    permit.member().pool.lease(wire, preference, ceilings).await
-}
-
 async fn send_once(
     leasing: impl Future<Output = Result<Lease, LeaseError>>,
     head: &RequestHead,
@@ -308,7 +321,7 @@ fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Caller, latency
             permit.report(Outcome::Broken, now);
             AttemptOutcome::ConnectTimeout
         }
-        Try::Lease(LeaseError::Connect(_)) => {
+        Try::Lease(LeaseError::Connect(_) | LeaseError::Retired) => {
             permit.report(Outcome::Broken, now);
             AttemptOutcome::ConnectFailure
         }
@@ -318,6 +331,12 @@ fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Caller, latency
             SendErrorKind::BadResponse(_) => {
                 permit.report(Outcome::Broken, now);
                 AttemptOutcome::Invalid
+            }
+            SendErrorKind::Handshake { code, detail } => {
+                permit.report(Outcome::Broken, now);
+                // Found out by the request itself: the pool does not know.
+                cluster.refused_by(permit.member(), code, detail);
+                AttemptOutcome::ConnectFailure
             }
             SendErrorKind::Connect(_) | SendErrorKind::ConnectTimeout => {
                 permit.report(Outcome::Broken, now);
@@ -337,6 +356,7 @@ fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Caller, latency
             AttemptOutcome::Timeout
         }
         Try::Stalled => AttemptOutcome::Timeout,
+        Try::Denied => AttemptOutcome::Cancelled,
     };
     cluster.state().metrics.attempted(counted);
 }
@@ -356,9 +376,14 @@ fn classify(tried: &Try, caller: Caller) -> Option<retry::Outcome> {
             })
         }
         Try::Lease(LeaseError::Overflow(_)) => None,
-        Try::Lease(LeaseError::Connect(_)) => Some(retry::Outcome::NeverSent(NeverSent::ConnectFailure)),
+        Try::Lease(LeaseError::Connect(_) | LeaseError::Retired) => {
+            Some(retry::Outcome::NeverSent(NeverSent::ConnectFailure))
+        }
         Try::Send(error) => match (&error.kind, error.sent) {
             (SendErrorKind::RequestBody(_), _) => None,
+            (SendErrorKind::Handshake { .. }, Sent::Never) => {
+                Some(retry::Outcome::NeverSent(NeverSent::ConnectFailure))
+            }
             (SendErrorKind::Refused, _) => Some(retry::Outcome::NeverSent(NeverSent::Refused)),
             (_, Sent::Never) => Some(retry::Outcome::NeverSent(NeverSent::Unwritten)),
             (SendErrorKind::Closed | SendErrorKind::Io(_), Sent::Maybe) if error.reused => {
@@ -367,7 +392,7 @@ fn classify(tried: &Try, caller: Caller) -> Option<retry::Outcome> {
             (_, Sent::Maybe) => Some(retry::Outcome::MaybeSent(MaybeSent::Reset)),
         },
         Try::TimedOut => Some(retry::Outcome::MaybeSent(MaybeSent::Timeout)),
-        Try::Stalled => None,
+        Try::Stalled | Try::Denied => None,
     }
 }
 
@@ -431,9 +456,15 @@ fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>, Failure> {
         Try::Answered(response) => return Ok(response),
         Try::TimedOut => Reason::Timeout,
         Try::Stalled => Reason::Idle,
+        Try::Denied => Reason::Denied,
         Try::Lease(LeaseError::Overflow(_)) => Reason::Overflow,
-        Try::Lease(LeaseError::Connect(_)) => Reason::ConnectFailure,
+        Try::Lease(LeaseError::Connect(SendErrorKind::Handshake { code, .. }))
+        | Try::Send(SendError { kind: SendErrorKind::Handshake { code, .. }, .. }) => {
+            return Err(Failure { reason: Reason::ConnectFailure, details: code });
+        }
+        Try::Lease(LeaseError::Connect(_) | LeaseError::Retired) => Reason::ConnectFailure,
         Try::Send(error) => match error.kind {
+            SendErrorKind::Handshake { .. } => Reason::ConnectFailure,
             SendErrorKind::Connect(_) | SendErrorKind::ConnectTimeout => Reason::ConnectFailure,
             SendErrorKind::Refused | SendErrorKind::Reset(_) => Reason::UpstreamReset,
             SendErrorKind::Closed | SendErrorKind::Io(_) => Reason::UpstreamClosed,

@@ -55,6 +55,26 @@ pub(super) fn answer(caller: Caller, reason: Reason, status: StatusCode, sentenc
     Response { head: ResponseHead { status, headers }, body }
 }
 
+/// Makes the headers of an answer those of a gRPC call that ended with a status and a message.
+pub(super) fn make_trailers_only(headers: &mut HeaderMap, status: u8, message: &[u8]) {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(status)));
+    // gRPC over HTTP/2, "Percent-Encoded": everything outside the printable characters, and the percent sign.
+    let mut text = String::new();
+    for &byte in &message[..message.len().min(MESSAGE_BYTES)] {
+        match byte {
+            b' '..=b'~' if byte != b'%' => text.push(char::from(byte)),
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    if let Ok(text) = HeaderValue::try_from(text) {
+        headers.insert(GRPC_MESSAGE, text);
+    }
+}
+
+/// Of a message that was not made here; a page of HTML is none.
+const MESSAGE_BYTES: usize = 1024;
+
 /// Trailers that end a gRPC response that broke off.
 pub(super) fn grpc_trailers(reason: Reason) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(2);

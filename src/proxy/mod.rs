@@ -2,8 +2,14 @@
 //! a request reads top to bottom in `pipeline.rs`, and what happens to an attempt in `attempt.rs`.
 
 mod attempt;
+mod authn;
+mod authorize;
+mod client_cert;
+mod external;
 mod filters;
 mod local;
+mod origin;
+mod passthrough;
 mod pipeline;
 mod prepare;
 pub mod preview;
@@ -11,20 +17,20 @@ mod random;
 mod reason;
 mod record;
 mod tracked;
+mod watch;
 
 use std::sync::Arc;
 
-use http::HeaderValue;
-use parking_lot::Mutex;
-
 pub use local::REASON;
+pub use passthrough::Passage;
 pub use reason::Reason;
 pub use tracked::TrackedBody;
 
-use self::prepare::Origin;
+use self::origin::Origin;
 use self::random::with_random;
+use self::watch::Book;
 use crate::net::ConnInfo;
-use crate::snapshot::{Listener, SnapshotCell};
+use crate::snapshot::{Listener, Published, SnapshotCell, Tie};
 use crate::telemetry::AccessLog;
 
 /// The data path of one proxy.
@@ -32,13 +38,16 @@ use crate::telemetry::AccessLog;
 pub struct Proxy {
     cell: Arc<SnapshotCell>,
     log: Arc<AccessLog>,
+    book: Arc<Book>,
 }
 
 impl Proxy {
     /// A data path that reads its configuration from `cell`.
     #[must_use]
     pub fn new(cell: Arc<SnapshotCell>, log: Arc<AccessLog>) -> Self {
-        Self { cell, log }
+        let book = Arc::new(Book::default());
+        cell.tell(Arc::clone(&book) as Arc<dyn Published>);
+        Self { cell, log, book }
     }
 
     /// A listener as the published configuration has it.
@@ -50,42 +59,25 @@ impl Proxy {
     /// The handler of one connection. `listener` is what the configuration said when it was accepted, and
     /// serves it when the configuration no longer has that listener.
     #[must_use]
-    pub fn connection(&self, listener: Arc<Listener>, info: ConnInfo) -> Arc<ConnectionHandler> {
-        let ip = info.peer.ip().to_canonical();
-        let peer_value = HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Arc::new(ConnectionHandler {
-            proxy: self.clone(),
-            info,
-            origin: Origin { peer: ip, peer_value },
-            last: Mutex::new(listener),
-        })
+    pub fn connection(&self, listener: &Arc<Listener>, info: ConnInfo) -> Arc<ConnectionHandler> {
+        let origin = Arc::new(Origin::new(self.clone(), info));
+        let tie = self.cell.tie(listener);
+        Arc::new(ConnectionHandler { origin, tie })
     }
 }
 
 /// Answers the requests of one connection.
 #[derive(Debug)]
 pub struct ConnectionHandler {
-    proxy: Proxy,
-    info: ConnInfo,
-    origin: Origin,
-    /// The listener's configuration that was seen last: a listener that is gone from the configuration still
-    /// serves the connections that it drains.
-    last: Mutex<Arc<Listener>>,
+    origin: Arc<Origin>,
+    tie: Arc<Tie>,
 }
 
 impl ConnectionHandler {
-    /// The configuration for one request: one load, kept to its end.
+    /// The configuration for one request: one load, kept to its end. A listener that is gone from the
+    /// configuration still serves the connections that it drains.
     fn listener(&self) -> Arc<Listener> {
-        match self.proxy.cell.listener(&self.info.listener) {
-            Some(listener) => {
-                let mut last = self.last.lock();
-                if !Arc::ptr_eq(&last, &listener) {
-                    *last = Arc::clone(&listener);
-                }
-                listener
-            }
-            None => Arc::clone(&self.last.lock()),
-        }
+        self.origin.proxy.cell.tied(&self.tie)
     }
 }
 

@@ -1,26 +1,30 @@
-//! What happens to a request, top to bottom: prepare, route, filter, set the deadline, attempt, answer.
+//! What happens to a request, top to bottom: prepare, authenticate, find its rule, authorize, filter, set the deadline,
+//! attempt, answer.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{ACCEPT, HeaderMap, HeaderName};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::attempt::{self, Exchange, Failure};
+use super::authorize::{authorize, authorize_preflight, claims};
+use super::external::{Denied, Passed, Refused, Surroundings};
 use super::local::{self, Caller};
 use super::prepare::{self, Unfit};
 use super::reason::Reason;
 use super::record::Record;
 use super::tracked::{Limits, TrackedBody};
-use super::{ConnectionHandler, filters, with_random};
+use super::{ConnectionHandler, authn, external, filters, with_random};
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response, ResponseHead};
 use crate::policy::cors::CorsDecision;
 use crate::policy::deadline;
+use crate::policy::jwt;
 use crate::policy::path;
 use crate::policy::rng::Rng;
 use crate::policy::route::RouteQuery;
-use crate::snapshot::{Action, Backend, Listener, Rule};
+use crate::snapshot::{Action, Backend, External, Listener, Rule};
 use crate::upstream::Permit;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -38,18 +42,36 @@ struct Local {
     status: StatusCode,
     sentence: &'static str,
     code: &'static str,
+    /// A field of the answer.
+    field: Option<Box<(HeaderName, HeaderValue)>>,
+}
+
+impl Local {
+    /// A request whose token is not believed, or that has none.
+    fn unauthenticated(refusal: jwt::Refusal, head: &RequestHead) -> Self {
+        let reason = match refusal {
+            jwt::Refusal::NoKeys => Reason::NoKeys,
+            _ => Reason::Unauthenticated,
+        };
+        Self {
+            sentence: refusal.sentence(),
+            code: refusal.code(),
+            field: authn::challenge(head, refusal).map(Box::new),
+            ..reason.into()
+        }
+    }
 }
 
 impl From<Reason> for Local {
     fn from(reason: Reason) -> Self {
-        Self { reason, status: reason.status(), sentence: reason.sentence(), code: "" }
+        Self { reason, status: reason.status(), sentence: reason.sentence(), code: "", field: None }
     }
 }
 
 impl From<Refusal> for Local {
     fn from(refusal: Refusal) -> Self {
         let Refusal { status, code, detail } = refusal;
-        Self { reason: Reason::DownstreamProtocol, status, sentence: detail, code }
+        Self { reason: Reason::DownstreamProtocol, status, sentence: detail, code, field: None }
     }
 }
 
@@ -70,17 +92,20 @@ impl Handler for ConnectionHandler {
         let listener = self.listener();
         let caller = Caller::of(&head.headers);
         let asked_head = head.method == Method::HEAD;
-        let mut record = Record::new(Arc::clone(&listener), &self.proxy.log, Some(&head), started, self.info.peer);
+        let mut record = Record::new(Arc::clone(&listener), &self.origin.proxy.log, Some(&head), started, &self.origin);
         let answer = match self.answer(&listener, &mut head, body, interim, &mut record, caller).await {
             Ok(answer) => answer,
             Err(local) => self.local(&listener, &local, caller, &mut record),
         };
+        if answer.permit.is_some() {
+            record.watch.keep(head);
+        }
         finish(answer, asked_head, caller, record)
     }
 
     fn refuse(&self, refusal: Refusal) -> Response<TrackedBody> {
         let listener = self.listener();
-        let mut record = Record::new(Arc::clone(&listener), &self.proxy.log, None, Instant::now(), self.info.peer);
+        let mut record = Record::new(Arc::clone(&listener), &self.origin.proxy.log, None, Instant::now(), &self.origin);
         let answer = self.local(&listener, &refusal.into(), Caller::Http, &mut record);
         finish(answer, false, Caller::Http, record)
     }
@@ -98,16 +123,54 @@ impl ConnectionHandler {
     ) -> Result<Answer, Local> {
         prepare::normalise_path(head, listener)?;
         with_random(|random| prepare::set_forwarding(head, listener, &self.origin, random))?;
+        authn::remove_forged(listener, &mut head.headers);
         record.note_head(head);
-        let (rule, prefix_len) = route(listener, head, caller)?;
+        let token = authn::authenticate(listener, head).map_err(|refusal| Local::unauthenticated(refusal, head))?;
+        let (hit, cors) = {
+            // Routing and authorization see one request, because there is only this one.
+            let host = prepare::host_of(head)?;
+            let (path, query) = path::split(head.path.as_str());
+            let route = RouteQuery {
+                host: &host,
+                path,
+                query,
+                method: &head.method,
+                headers: &head.headers,
+                is_grpc: caller == Caller::Grpc,
+            };
+            let hit = listener.table.find(&route).map(|hit| (&listener.rules[hit.rule], hit.prefix_len));
+            let cors = hit.and_then(|(rule, _)| rule.cors.as_ref());
+            let cors = cors.map(|cors| (cors, cors.decide(route.method, route.headers)));
+            if let Some((_, CorsDecision::Preflight(_))) = cors {
+                authorize_preflight(listener, &route, &self.origin, record)?;
+            } else {
+                authn::require(listener, &token).map_err(|refusal| Local::unauthenticated(refusal, head))?;
+                authorize(listener, &route, &self.origin, claims(token.as_ref()), record)?;
+            }
+            (hit, cors)
+        };
+        let (rule, prefix_len) = hit.ok_or(Reason::NoRoute)?;
+        record.watch.admit(head, token, record.started());
         let config = &rule.config;
-        let grant = match rule.cors.as_ref().map(|cors| (cors, cors.decide(&head.method, &head.headers))) {
+        let grant = match cors {
             None => None,
             Some((cors, CorsDecision::Pass(grant))) => Some((cors, grant)),
             Some((_, CorsDecision::Preflight(headers))) => {
                 record.note_route(rule, listener.route_metrics(rule, None), None);
                 return Ok(preflight(headers));
             }
+        };
+        let (body, changes) = match &listener.external {
+            Some(external) if config.external_authorization => {
+                match Box::pin(self.ask(external, listener, head, body, interim, record)).await {
+                    Ok(Passed { body, changes }) => (body, Some(Box::new(changes))),
+                    Err(refused) => {
+                        record.note_route(rule, listener.route_metrics(rule, None), None);
+                        return refused_externally(refused, caller, record);
+                    }
+                }
+            }
+            _ => (body, None),
         };
         let mut answer = match &rule.action {
             Action::Redirect(redirect) => {
@@ -126,6 +189,8 @@ impl ConnectionHandler {
                     listener.route_metrics(rule, Some(backend)),
                     Some(&backend.cluster.config().name),
                 );
+                record.watch.before_filters(&config.filters, &head.headers);
+                record.watch.before_filters(&backend.filters, &head.headers);
                 filters::apply_to_request(&config.filters, head, prefix_len);
                 filters::apply_to_request(&backend.filters, head, prefix_len);
                 match self.forward(listener, rule, backend, head, body, interim, record, caller).await {
@@ -139,7 +204,28 @@ impl ConnectionHandler {
             cors.apply(grant, headers);
         }
         filters::apply_to_response(&config.filters, headers);
+        if let Some(changes) = changes {
+            changes.apply_to_response(headers);
+        }
         Ok(answer)
+    }
+
+    /// Asks an external authorizer, and changes the request as it says.
+    async fn ask(
+        &self,
+        external: &External,
+        listener: &Listener,
+        head: &mut RequestHead,
+        body: Body,
+        interim: &dyn Interim,
+        record: &mut Record,
+    ) -> Result<Passed, Refused> {
+        let began = SystemTime::now() - record.started().elapsed();
+        let idle = Some(listener.config.limits.stream_idle_timeout).filter(|idle| !idle.is_zero());
+        let surroundings = Surroundings { origin: &self.origin, began, idle };
+        let watch = &mut record.watch;
+        external::check(external, &surroundings, head, body, interim, |name, headers| watch.before_edit(name, headers))
+            .await
     }
 
     #[expect(clippy::too_many_arguments, reason = "one call site; the parts are borrowed from there")]
@@ -175,7 +261,7 @@ impl ConnectionHandler {
 
     /// A local answer, noted in the record.
     fn local(&self, listener: &Listener, local: &Local, caller: Caller, record: &mut Record) -> Answer {
-        let Local { reason, status, sentence, code } = *local;
+        let Local { reason, status, sentence, code, ref field } = *local;
         record.reason = Some(reason);
         if !code.is_empty() {
             record.details = code;
@@ -184,7 +270,11 @@ impl ConnectionHandler {
         if caller == Caller::Grpc {
             record.grpc_status = Some(reason.grpc_status());
         }
-        let response = local::answer(caller, reason, status, sentence);
+        let mut response = local::answer(caller, reason, status, sentence);
+        if let Some(field) = field {
+            let (name, value) = &**field;
+            response.head.headers.insert(name, value.clone());
+        }
         Answer { response, permit: None, limits: Limits::default() }
     }
 }
@@ -196,27 +286,38 @@ fn finish(answer: Answer, asked_head: bool, caller: Caller, mut record: Record) 
     Response { head, body: TrackedBody::new(body, bodiless, caller, permit, record, limits) }
 }
 
-fn route<'a>(listener: &'a Listener, head: &RequestHead, caller: Caller) -> Result<(&'a Arc<Rule>, usize), Local> {
-    let host = prepare::host_of(head)?;
-    let (path, query) = path::split(head.path.as_str());
-    let hit = listener
-        .table
-        .find(&RouteQuery {
-            host: &host,
-            path,
-            query,
-            method: &head.method,
-            headers: &head.headers,
-            is_grpc: caller == Caller::Grpc,
-        })
-        .ok_or(Reason::NoRoute)?;
-    Ok((&listener.rules[hit.rule], hit.prefix_len))
-}
-
 /// The answer to a CORS preflight: it never reaches an upstream.
 fn preflight(headers: HeaderMap) -> Answer {
     let head = ResponseHead { status: StatusCode::NO_CONTENT, headers };
     Answer { response: Response { head, body: Body::Empty }, permit: None, limits: Limits::default() }
+}
+
+/// The answer to a request that an external authorizer did not let pass.
+fn refused_externally(refused: Refused, caller: Caller, record: &mut Record) -> Result<Answer, Local> {
+    let Denied { status, mut headers, body } = match refused {
+        Refused::Denied(denied) => *denied,
+        Refused::Unavailable { status, details } => {
+            return Err(Local { status, code: details, ..Reason::ExternallyDenied.into() });
+        }
+        Refused::Body(reason) => return Err(reason.into()),
+    };
+    record.reason = Some(Reason::ExternallyDenied);
+    record.details = "ext_authz_denied";
+    let (status, body) = match caller {
+        Caller::Http if body.is_empty() => (status, Body::Empty),
+        Caller::Http => {
+            headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain; charset=utf-8"));
+            (status, Body::Full(body))
+        }
+        Caller::Grpc => {
+            let grpc = external::grpc_status_of(status);
+            record.grpc_status = Some(grpc);
+            local::make_trailers_only(&mut headers, grpc, &body);
+            (StatusCode::OK, Body::Empty)
+        }
+    };
+    let response = Response { head: ResponseHead { status, headers }, body };
+    Ok(Answer { response, permit: None, limits: Limits::default() })
 }
 
 /// The time limits of a request, and of one attempt.

@@ -6,7 +6,11 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
+use smallvec::SmallVec;
 
+use super::client_cert;
+use super::local::REASON;
+use super::origin::Origin;
 use super::random::request_id;
 use crate::base::limits;
 use crate::codec::headers::strip_hop_by_hop;
@@ -23,8 +27,9 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PASSED: HeaderName = HeaderName::from_static("x-outrigger-via");
 
-/// Fields with which only the mesh speaks to itself; a caller cannot set them.
-const INTERNAL: [HeaderName; 1] = [super::local::REASON];
+/// Fields with which only proxies speak to each other. Of callers that are not trusted none is taken, but one:
+/// [`PASSED`] can only end the request that carries it, and without it a loop through a listener would not be seen.
+const INTERNAL: [&str; 2] = ["x-outrigger-", "x-envoy-"];
 
 /// What is wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,14 +38,6 @@ pub(super) enum Unfit {
     Refused(Refusal),
     /// It passed here before.
     Loop,
-}
-
-/// What a connection's requests have in common.
-#[derive(Debug)]
-pub(super) struct Origin {
-    pub(super) peer: std::net::IpAddr,
-    /// The peer's address as a field value, made once.
-    pub(super) peer_value: HeaderValue,
 }
 
 /// Normalises the path in place. Routing, policies and the upstream all see this form.
@@ -76,11 +73,15 @@ pub(super) fn set_forwarding(
     let trust = listener.config.trust;
     let headers = &mut head.headers;
     strip_hop_by_hop(headers);
-    for name in INTERNAL {
-        headers.remove(name);
-    }
-    mark_passage(headers, &listener.loop_mark)?;
     let believed = forwarding::belief(trust) == Belief::Keep;
+    if believed {
+        // Of answers only.
+        headers.remove(REASON);
+    } else {
+        strip_internal(headers);
+    }
+    client_cert::apply(listener.config.client_cert_header, origin.certificate.as_ref(), headers);
+    mark_passage(headers, &listener.loop_mark)?;
     if believed && headers.contains_key(FORWARDED_FOR) {
         let lines = headers.get_all(&FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
         let chain = forwarding::forwarded_for(trust, origin.peer, lines);
@@ -107,6 +108,15 @@ pub(super) fn set_forwarding(
         headers.insert(REQUEST_ID, request_id(random));
     }
     Ok(())
+}
+
+fn strip_internal(headers: &mut HeaderMap) {
+    let internal = |name: &&HeaderName| INTERNAL.iter().any(|prefix| name.as_str().starts_with(prefix));
+    let found: SmallVec<[HeaderName; 2]> =
+        headers.keys().filter(internal).filter(|name| **name != PASSED).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
 }
 
 /// Short and plain enough to go into logs as it is.

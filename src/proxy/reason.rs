@@ -8,6 +8,14 @@ use http::StatusCode;
 pub enum Reason {
     /// No route for the request.
     NoRoute,
+    /// Authorization refused the request, or an open exchange is no longer allowed.
+    Denied,
+    /// No token, or one that is not believed.
+    Unauthenticated,
+    /// The keys to verify a token with are not there.
+    NoKeys,
+    /// An external authorizer refused the request, or could not be asked.
+    ExternallyDenied,
     /// The cluster has no endpoint (none configured by name resolution yet).
     NoEndpoint,
     /// Could not connect to the upstream.
@@ -42,6 +50,9 @@ impl Reason {
     pub const fn code(self) -> &'static str {
         match self {
             Self::NoRoute => "NR",
+            Self::Denied => "RBAC",
+            Self::Unauthenticated | Self::NoKeys => "JWT",
+            Self::ExternallyDenied => "UAEX",
             Self::NoEndpoint => "UH",
             Self::ConnectFailure => "UF",
             Self::Overflow => "UO",
@@ -63,7 +74,9 @@ impl Reason {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoEndpoint | Self::ConnectFailure | Self::Overflow => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::Denied | Self::ExternallyDenied => StatusCode::FORBIDDEN,
+            Self::NoKeys | Self::NoEndpoint | Self::ConnectFailure | Self::Overflow => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout | Self::Idle | Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Self::UpstreamClosed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
             Self::DownstreamProtocol | Self::RequestBody | Self::Cancelled => StatusCode::BAD_REQUEST,
@@ -76,9 +89,14 @@ impl Reason {
     pub const fn grpc_status(self) -> u8 {
         match self {
             Self::NoRoute => GRPC_UNIMPLEMENTED,
-            Self::NoEndpoint | Self::ConnectFailure | Self::Overflow | Self::UpstreamClosed | Self::UpstreamReset => {
-                GRPC_UNAVAILABLE
-            }
+            Self::Unauthenticated => GRPC_UNAUTHENTICATED,
+            Self::Denied | Self::ExternallyDenied => GRPC_PERMISSION_DENIED,
+            Self::NoKeys
+            | Self::NoEndpoint
+            | Self::ConnectFailure
+            | Self::Overflow
+            | Self::UpstreamClosed
+            | Self::UpstreamReset => GRPC_UNAVAILABLE,
             Self::Timeout | Self::Idle | Self::Deadline => GRPC_DEADLINE_EXCEEDED,
             Self::UpstreamProtocol | Self::DownstreamProtocol | Self::Loop => GRPC_INTERNAL,
             Self::Cancelled | Self::RequestBody => GRPC_CANCELLED,
@@ -90,6 +108,10 @@ impl Reason {
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::NoRoute => "No route matches this request.",
+            Self::Denied => "The caller may not do this.",
+            Self::Unauthenticated => "The request carries no token that is believed.",
+            Self::NoKeys => "The token cannot be verified now: the keys of its issuer are not there.",
+            Self::ExternallyDenied => "The request was not authorized.",
             Self::NoEndpoint => "The cluster has no endpoint to send this request to.",
             Self::ConnectFailure => "The proxy could not connect to the upstream.",
             Self::Overflow => "The cluster is at its limit; the request was not sent.",
@@ -109,6 +131,8 @@ impl Reason {
 
 const GRPC_CANCELLED: u8 = 1;
 const GRPC_DEADLINE_EXCEEDED: u8 = 4;
+const GRPC_PERMISSION_DENIED: u8 = 7;
 const GRPC_UNIMPLEMENTED: u8 = 12;
 const GRPC_INTERNAL: u8 = 13;
 const GRPC_UNAVAILABLE: u8 = 14;
+const GRPC_UNAUTHENTICATED: u8 = 16;

@@ -7,9 +7,13 @@ use std::time::{Duration, Instant, SystemTime};
 use http::header::{HeaderName, HeaderValue, USER_AGENT};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Version};
+use outrigger_config::spiffe::SpiffeId;
 
+use super::origin::Origin;
 use super::reason::Reason;
+use super::watch::Watch;
 use crate::codec::{Replay, RequestHead};
+use crate::policy::authz::{Decision, RuleId};
 use crate::snapshot::{Listener, Rule};
 use crate::telemetry::access_log::{AccessLog, Entry};
 use crate::telemetry::metrics::{Finished, RouteMetrics};
@@ -23,6 +27,8 @@ pub(super) struct Record {
     started: Instant,
     log: Option<Box<Facts>>,
     upload: Option<Replay>,
+    /// Sees to it that the exchange ends when it is no longer allowed.
+    pub(super) watch: Watch,
     /// 0 until the caller has been given a status.
     pub(super) status: u16,
     pub(super) grpc_status: Option<u8>,
@@ -48,9 +54,11 @@ struct Facts {
     request_id: Option<HeaderValue>,
     x_forwarded_for: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
-    peer: SocketAddr,
     rule: Option<Arc<Rule>>,
     cluster: Option<Arc<str>>,
+    decision: Option<Decision>,
+    /// The rule that ended the exchange after it had been allowed.
+    ended_by: Option<Arc<str>>,
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -63,7 +71,7 @@ impl Record {
         log: &Arc<AccessLog>,
         head: Option<&RequestHead>,
         started: Instant,
-        peer: SocketAddr,
+        origin: &Arc<Origin>,
     ) -> Self {
         let log = log.is_on().then(|| {
             Box::new(Facts {
@@ -76,9 +84,10 @@ impl Record {
                 request_id: None,
                 x_forwarded_for: None,
                 user_agent: head.and_then(|head| head.headers.get(USER_AGENT).cloned()),
-                peer,
                 rule: None,
                 cluster: None,
+                decision: None,
+                ended_by: None,
             })
         });
         Self {
@@ -87,6 +96,7 @@ impl Record {
             started,
             log,
             upload: None,
+            watch: Watch::new(Arc::clone(origin)),
             status: 0,
             grpc_status: None,
             reason: None,
@@ -105,6 +115,25 @@ impl Record {
             log.path = head.path.clone();
             log.request_id = head.headers.get(REQUEST_ID).cloned();
             log.x_forwarded_for = head.headers.get(FORWARDED_FOR).cloned();
+        }
+    }
+
+    /// What authorization said.
+    pub(super) fn note_decision(&mut self, decision: Decision) {
+        if let Some(log) = &mut self.log {
+            log.decision = Some(decision);
+        }
+    }
+
+    /// The exchange is old enough to be watched. Without `head`, that which the watch has kept.
+    pub(super) fn enter_watch(&mut self, head: Option<&RequestHead>) {
+        self.watch.enter(&self.listener, head);
+    }
+
+    /// The exchange is no longer allowed.
+    pub(super) fn note_ended(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.ended_by = self.watch.ended().cloned();
         }
     }
 
@@ -160,6 +189,12 @@ impl Drop for Record {
             response_bytes: self.bytes_sent,
         });
         let Some(log) = self.log.take() else { return };
+        let origin = self.watch.origin();
+        let authorization = self.listener.authorization.as_ref();
+        let name = |rule: Option<RuleId>| authorization.map(|authorization| authorization.policy.name(rule));
+        let decided = log.decision.as_ref();
+        let audits: Vec<&str> = decided.iter().flat_map(|d| &d.audits).filter_map(|&audit| name(Some(audit))).collect();
+        let audits = audits.join(",");
         log.to.submit(&Entry {
             start: log.wall,
             method: log.method.as_str(),
@@ -180,9 +215,14 @@ impl Drop for Record {
             request_id: log.request_id.as_ref().map(HeaderValue::as_bytes),
             x_forwarded_for: log.x_forwarded_for.as_ref().map(HeaderValue::as_bytes),
             user_agent: log.user_agent.as_ref().map(HeaderValue::as_bytes),
-            peer: log.peer,
+            peer: origin.info.peer,
             attempts: self.attempts,
             grpc_status: self.grpc_status,
+            peer_identity: origin.identity().map(SpiffeId::as_str),
+            tls_version: origin.tls_version(),
+            authz_rule: log.ended_by.as_deref().or_else(|| name(decided?.rule)),
+            authz_shadow: decided.and_then(|decision| decision.shadow).and_then(|shadow| name(Some(shadow))),
+            authz_audit: (!audits.is_empty()).then_some(&*audits),
         });
     }
 }

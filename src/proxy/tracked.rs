@@ -77,6 +77,10 @@ impl TrackedBody {
     fn break_off(&mut self, error: BodyError) -> Option<Result<Frame, BodyError>> {
         self.ended = true;
         let reason = match error {
+            BodyError::Denied => {
+                self.record.note_ended();
+                Reason::Denied
+            }
             BodyError::Timeout(IDLE) => Reason::Idle,
             BodyError::Timeout(_) => Reason::Timeout,
             BodyError::Reset(_) => Reason::UpstreamReset,
@@ -113,6 +117,19 @@ impl TrackedBody {
             (Some(deadline), Some(idle)) => Some(deadline.min(idle)),
             (deadline, idle) => deadline.or(idle),
         };
+        loop {
+            if self.record.watch.poll_ended(cx).is_some() {
+                return Err(BodyError::Denied);
+            }
+            let watched = match self.record.watch.due().filter(|due| at.is_none_or(|at| *due < at)) {
+                Some(due) => self.timer.poll(cx, due),
+                None => break,
+            };
+            if watched.is_pending() {
+                return Ok(());
+            }
+            self.record.enter_watch(None);
+        }
         if self.timer.poll_opt(cx, at).is_pending() {
             return Ok(());
         }
@@ -137,6 +154,10 @@ impl PollBody for TrackedBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
         if self.ended {
             return Poll::Ready(None);
+        }
+        // Also while data comes without a pause.
+        if self.record.watch.ended().is_some() {
+            return Poll::Ready(self.break_off(BodyError::Denied));
         }
         match self.body.poll_frame(cx) {
             Poll::Ready(Some(Ok(Frame::Data(data)))) => {

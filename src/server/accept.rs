@@ -5,7 +5,6 @@
 //! limits) is read when it is accepted, so a reload needs no new socket.
 
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -15,12 +14,11 @@ use outrigger_config::model;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
+use super::service::{Membership, Service};
 use super::worker::{Seat, Workers};
 use super::{ConnectionFactory, connection};
-use crate::base::drain::{Drain, Watch};
 use crate::base::{limits, task, worker};
 use crate::net::listen::{self, AcceptError};
-use crate::telemetry::ListenerMetrics;
 
 /// A bound socket, for as long as something is accepted on it or open from it.
 #[derive(Debug)]
@@ -49,31 +47,19 @@ pub(super) struct Current<L> {
     pub(super) service: Arc<Service>,
 }
 
-/// The connections accepted under one listener name. They drain together when the name leaves the
-/// configuration, also when its socket stays.
-#[derive(Debug)]
-pub(super) struct Service {
-    pub(super) name: Arc<str>,
-    pub(super) metrics: Arc<ListenerMetrics>,
-    open: AtomicUsize,
-    empty: Notify,
-    drain: Drain,
-    closed: watch::Sender<bool>,
-}
-
 /// One open connection in every count it is part of, until dropped.
 #[derive(Debug)]
 pub(super) struct Open {
     room: Arc<Room>,
-    service: Arc<Service>,
+    pub(super) member: Membership,
     seat: Seat,
 }
 
 /// A connection on its way to its worker.
 pub(super) struct Accepted<L> {
     pub(super) peer: SocketAddr,
+    pub(super) at: Instant,
     pub(super) current: Arc<Current<L>>,
-    pub(super) watch: Watch,
     pub(super) open: Open,
 }
 
@@ -83,50 +69,6 @@ pub(super) enum Phase {
     Accepting,
     /// Takes what already waits, then closes the socket.
     HandOver,
-}
-
-impl Service {
-    pub(super) fn new(name: &Arc<str>, metrics: Arc<ListenerMetrics>) -> Arc<Self> {
-        Arc::new(Self {
-            name: Arc::clone(name),
-            metrics,
-            open: AtomicUsize::new(0),
-            empty: Notify::new(),
-            drain: Drain::default(),
-            closed: watch::Sender::new(false),
-        })
-    }
-
-    pub(super) fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    /// Tells connections to finish, within `spread`; those accepted later are told at once.
-    pub(super) fn begin_drain(&self, spread: Duration) {
-        self.drain.start(spread);
-    }
-
-    /// Waits until no connection is open. Cancel safe.
-    pub(super) async fn drained(&self) {
-        loop {
-            // Enabled before the count is read, so that the last connection's end is not missed in between.
-            let mut empty = pin!(self.empty.notified());
-            empty.as_mut().enable();
-            if self.open.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            empty.await;
-        }
-    }
-
-    /// Closes what is still open.
-    pub(super) fn close(&self) {
-        self.closed.send_replace(true);
-    }
-
-    pub(super) fn closed(&self) -> watch::Receiver<bool> {
-        self.closed.subscribe()
-    }
 }
 
 impl<L> Socket<L> {
@@ -169,9 +111,7 @@ impl<L> Socket<L> {
 impl Open {
     fn new(room: &Arc<Room>, service: &Arc<Service>, seat: Seat) -> Self {
         room.open.fetch_add(1, Ordering::SeqCst);
-        service.open.fetch_add(1, Ordering::SeqCst);
-        service.metrics.accepted();
-        Self { room: Arc::clone(room), service: Arc::clone(service), seat }
+        Self { room: Arc::clone(room), member: service.join(), seat }
     }
 
     pub(super) fn worker(&self) -> usize {
@@ -181,10 +121,6 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.service.metrics.closed();
-        if self.service.open.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.service.empty.notify_waiters();
-        }
         self.room.open.fetch_sub(1, Ordering::SeqCst);
         if self.room.full.load(Ordering::SeqCst) {
             self.room.changed.notify_one();
@@ -283,11 +219,10 @@ impl<F: ConnectionFactory> Acceptor<F> {
         // A socket that is already reset may refuse its options; serving it finds out.
         let _ = stream.set_nodelay(true);
         let current = self.socket.current.load_full();
-        let watch = current.service.drain.watch();
         let seat = self.workers.take_seat();
         let chosen = seat.index();
         let open = Open::new(&self.socket.room, &current.service, seat);
-        let accepted = Accepted { peer, current, watch, open };
+        let accepted = Accepted { peer, at: Instant::now(), current, open };
         let factory = Arc::clone(&self.factory);
         if chosen == worker::index() {
             drop(task::spawn("connection", connection::serve(stream, accepted, factory)));

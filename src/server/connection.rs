@@ -1,35 +1,43 @@
 //! One downstream connection, from the accepted socket to its end.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::uri::Scheme;
-use outrigger_config::model::{ListenerLimits, ListenerProtocol};
+use outrigger_config::model::{ListenerLimits, ListenerProtocol, TlsMode};
 use tokio::net::TcpStream;
 
 use super::ConnectionFactory;
 use super::accept::Accepted;
+use super::admission::{Admitted, Visitor, retired_unused};
 use crate::base::drain::{Notice, Watch};
-use crate::base::limits;
 use crate::codec::{ServerOptions, h1, h2};
 use crate::net::ConnInfo;
-use crate::net::io::Io;
 use crate::net::sniff::{self, Patience, Protocol, Undetected};
+use crate::net::tls::{AlpnProtocol, TlsInfo};
 use crate::telemetry::metrics::Detected;
 
 /// Serves a connection. Dropping the future closes it.
 pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Accepted<F::Listener>, factory: Arc<F>) {
-    let Accepted { peer, current, watch, open } = accepted;
-    let mut closed = current.service.closed();
+    let Accepted { peer, at, current, mut open } = accepted;
     let Ok(local) = stream.local_addr() else { return };
-    let io = Io::tcp(stream);
-    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker: open.worker() };
-    let options = options(&current.config.limits, watch);
+    let worker = open.worker();
+    let visitor = Visitor { peer, local, at, current: &current, factory: &*factory };
+    let admitted = if current.config.tls.as_ref().is_none_or(|tls| tls.mode == TlsMode::Off) {
+        visitor.admit_plaintext(stream, &mut open.member)
+    } else {
+        // Boxed: it is gone, and its memory with it, when the connection is in.
+        Box::pin(visitor.admit(stream, &mut open.member)).await
+    };
+    let Some(Admitted { io, tls, presence }) = admitted else { return };
+    let mut closed = open.member.closed();
+    let options = options(&current.config.limits, open.member.watch(), tls.as_deref());
     let metrics = Arc::clone(&current.service.metrics);
-    let (io, protocol) = match current.config.protocol {
-        ListenerProtocol::Http1 => (io, Protocol::Http1),
-        ListenerProtocol::Http2 => (io, Protocol::Http2),
-        ListenerProtocol::Auto => {
+    let negotiated = tls.as_ref().and_then(|tls| tls.alpn);
+    let (io, protocol) = match (negotiated, current.config.protocol) {
+        (Some(AlpnProtocol::Http1), _) | (None, ListenerProtocol::Http1) => (io, Protocol::Http1),
+        (Some(AlpnProtocol::Http2), _) | (None, ListenerProtocol::Http2) => (io, Protocol::Http2),
+        (None, ListenerProtocol::Auto) => {
             let limits = &current.config.limits;
             let patience = Patience { silent: limits.header_timeout, started: limits.detect_timeout };
             let detected = tokio::select! {
@@ -49,6 +57,7 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
             }
         }
     };
+    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls };
     let handler = factory.handler(Arc::clone(&current.view), info);
     // The settings of the listener are not held for the life of the connection.
     drop(current);
@@ -64,26 +73,19 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
         () = serving => {}
         _ = closed.wait_for(|closed| *closed) => {}
     }
-    drop(open);
+    drop((open, presence));
 }
 
-/// When a drain closes a connection that has not said anything. One accepted just now is about to speak.
-async fn retired_unused(mut drain: Watch) {
-    let opened = Instant::now();
-    let notice = drain.begun().await;
-    let at = (notice.since + notice.own_share()).max(opened + limits::DRAIN_GRACE);
-    tokio::time::sleep_until(at.into()).await;
-}
-
-fn options(limits: &ListenerLimits, drain: Watch) -> ServerOptions {
+fn options(limits: &ListenerLimits, drain: Watch, tls: Option<&TlsInfo>) -> ServerOptions {
+    let not_after = tls.and_then(|tls| tls.peer.as_ref()).map(|peer| peer.not_after);
     ServerOptions {
         max_head_bytes: usize::try_from(limits.max_head_bytes).unwrap_or(usize::MAX),
         max_headers: usize::from(limits.max_headers),
         max_concurrent_streams: limits.max_concurrent_streams,
         header_timeout: limits.header_timeout,
         idle_timeout: limits.idle_timeout,
-        retire_at: retire_at(limits.max_connection_age),
-        scheme: Scheme::HTTP,
+        retire_at: earlier(retire_at(limits.max_connection_age), not_after.and_then(moment_of)),
+        scheme: if tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP },
         drain,
     }
 }
@@ -93,6 +95,18 @@ fn retire_at(age: Duration) -> Option<Instant> {
     let now = Instant::now();
     let jitter = Notice { since: now, spread: age.mul_f64(0.2) }.own_share();
     (!age.is_zero()).then(|| now + age.mul_f64(0.9) + jitter)
+}
+
+/// When the clock on the wall will show `at`; now if that is past, and `None` if it is beyond all measure.
+fn moment_of(at: SystemTime) -> Option<Instant> {
+    Instant::now().checked_add(at.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO))
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! Layer 7: worker threads, the listeners on them, and how both go down.
 
 mod accept;
+mod admission;
 mod connection;
 pub mod cpu;
 pub mod files;
+mod service;
 pub mod set;
 pub mod shutdown;
 pub mod worker;
 
+pub use admission::Tls;
 pub use set::{BindError, Change, ListenerSet, ListenerStatus};
 pub use worker::Workers;
 
@@ -15,7 +18,7 @@ use std::sync::Arc;
 
 use crate::codec::Handler;
 use crate::net::ConnInfo;
-use crate::proxy::{ConnectionHandler, Proxy};
+use crate::proxy::{ConnectionHandler, Passage, Proxy};
 use crate::snapshot::Listener;
 
 /// Makes the handler of each connection.
@@ -27,6 +30,16 @@ pub trait ConnectionFactory: Send + Sync + 'static {
 
     /// A listener of the published configuration.
     fn listener(&self, name: &str) -> Option<Arc<Self::Listener>>;
+
+    /// TLS as a listener has it; `None` is plaintext.
+    fn tls<'a>(&self, _listener: &'a Self::Listener) -> Option<Tls<'a>> {
+        None
+    }
+
+    /// Where a connection whose TLS handshake asks for this server name is handed on to; `None` when it is not.
+    fn passage(&self, _listener: &Arc<Self::Listener>, _name: Option<&str>) -> Option<Passage> {
+        None
+    }
 
     /// The handler of one connection, on the worker that the connection lives on. `listener` is what the
     /// configuration said when the connection was accepted: it may just have left, and then serves those
@@ -42,7 +55,16 @@ impl ConnectionFactory for Proxy {
         Proxy::listener(self, name)
     }
 
+    fn tls<'a>(&self, listener: &'a Listener) -> Option<Tls<'a>> {
+        let config = listener.config.tls.as_ref()?;
+        Some(Tls { config, server: listener.tls.as_ref(), passes: !listener.passthrough.is_empty() })
+    }
+
+    fn passage(&self, listener: &Arc<Listener>, name: Option<&str>) -> Option<Passage> {
+        Proxy::passage(self, listener, name)
+    }
+
     fn handler(&self, listener: Arc<Listener>, info: ConnInfo) -> Arc<ConnectionHandler> {
-        self.connection(listener, info)
+        self.connection(&listener, info)
     }
 }

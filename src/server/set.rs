@@ -15,9 +15,10 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
-use super::ConnectionFactory;
-use super::accept::{Acceptor, Current, Phase, Service, Socket};
+use super::accept::{Acceptor, Current, Phase, Socket};
+use super::service::{Group, Service};
 use super::worker::Workers;
+use super::{ConnectionFactory, admission};
 use crate::base::{limits, task};
 use crate::net::listen;
 use crate::telemetry::Metrics;
@@ -121,14 +122,7 @@ impl<F: ConnectionFactory> ListenerSet<F> {
             })?;
             new.push((listener.clone(), address, socket));
         }
-        let leaving = bound
-            .iter()
-            .map(|bound| (bound, Arc::clone(&bound.socket.current.load().service)))
-            .filter(|(bound, service)| {
-                !kept.iter().any(|listener| Key::of(listener) == bound.key && listener.name == service.name)
-            })
-            .map(|(_, service)| Leaving { listener: Arc::clone(&service.name), connections: service.open() })
-            .collect();
+        let leaving = bound.iter().filter_map(|bound| bound.leaving(&kept)).collect();
         Ok(Change { kept, new, leaving })
     }
 
@@ -143,10 +137,7 @@ impl<F: ConnectionFactory> ListenerSet<F> {
         for current in std::mem::take(&mut *bound) {
             match kept.iter().find(|listener| Key::of(listener) == current.key) {
                 Some(listener) => {
-                    if let Some(old) = self.update(&current.socket, listener) {
-                        begin_leaving(&old);
-                        drop(task::spawn("drain-renamed", async move { wait_for_leaving(&old).await }));
-                    }
+                    self.update(&current.socket, listener);
                     bound.push(current);
                 }
                 None => gone.push(current),
@@ -212,13 +203,33 @@ impl<F: ConnectionFactory> ListenerSet<F> {
         current.filter(|c| c.config.direction == direction).map(|c| Arc::clone(&c.service)).collect()
     }
 
-    /// Gives a kept socket its new settings; what was accepted under an old name is given back.
-    fn update(&self, socket: &Socket<F::Listener>, listener: &Listener) -> Option<Arc<Service>> {
-        let old = Arc::clone(&socket.current.load().service);
-        let renamed = old.name != listener.name;
-        let service = if renamed { self.service(listener) } else { Arc::clone(&old) };
-        socket.update(self.current(listener, service));
-        renamed.then_some(old)
+    /// Gives new connections what the published configuration says now of the listeners that are there. For
+    /// whoever publishes one that has the same listeners: certificates were renewed, for instance.
+    pub fn refresh(&self) {
+        for bound in &*self.bound.lock() {
+            let current = bound.socket.current.load_full();
+            bound.socket.update(self.current(&current.config, Arc::clone(&current.service)));
+        }
+    }
+
+    /// Gives a kept socket its new settings. Drains what was accepted under an old name, and what the new
+    /// settings no longer want.
+    fn update(&self, socket: &Socket<F::Listener>, listener: &Listener) {
+        let before = socket.current.load_full();
+        if before.service.name != listener.name {
+            socket.update(self.current(listener, self.service(listener)));
+            let old = Arc::clone(&before.service);
+            begin_leaving(&old);
+            drop(task::spawn("drain-renamed", async move { wait_for_leaving(&old).await }));
+            return;
+        }
+        socket.update(self.current(listener, Arc::clone(&before.service)));
+        for group in before.service.set_unfit_apart(&before.config, listener) {
+            let (name, connections) = (Arc::clone(&listener.name), group.open());
+            tracing::info!(listener = %name, connections, "draining connections that the stricter listener refuses");
+            group.begin_drain(spread_of(connections, limits::LISTENER_DRAIN_SPREAD));
+            drop(task::spawn("drain-unfit", async move { wait_for_unfit(&name, &group).await }));
+        }
     }
 
     fn start(&self, listener: &Listener, address: SocketAddr, socket: TcpListener) -> Bound<F::Listener> {
@@ -252,15 +263,28 @@ impl<F: ConnectionFactory> ListenerSet<F> {
     /// When the listener is not part of the published configuration: the caller publishes before it commits.
     fn current(&self, listener: &Listener, service: Arc<Service>) -> Current<F::Listener> {
         let view = self.factory.listener(&listener.name).expect("a listener is committed after it is published");
+        service.rehearsal.ask(admission::question(self.factory.tls(&view)));
         Current { config: listener.clone(), view, service }
     }
 
     fn service(&self, listener: &Listener) -> Arc<Service> {
-        Service::new(&listener.name, self.metrics.listener(&listener.name))
+        Service::new(&listener.name, &self.metrics)
     }
 }
 
 impl<L> Bound<L> {
+    /// Whose connections go when `kept` are the listeners of the sockets that stay.
+    fn leaving(&self, kept: &[Listener]) -> Option<Leaving> {
+        let current = self.socket.current.load();
+        let service = &current.service;
+        let kept = kept.iter().find(|listener| Key::of(listener) == self.key && listener.name == service.name);
+        let connections = match kept {
+            Some(listener) => service.unfit(&current.config, listener)?,
+            None => service.open(),
+        };
+        Some(Leaving { listener: Arc::clone(&service.name), connections })
+    }
+
     /// Takes what waits in the socket and closes it.
     async fn hand_over(self) {
         self.phase.send_replace(Phase::HandOver);
@@ -301,6 +325,15 @@ async fn wait_for_leaving(service: &Service) {
     }
 }
 
+/// Closes in the end what did not finish.
+async fn wait_for_unfit(listener: &str, group: &Group) {
+    if tokio::time::timeout(limits::LISTENER_DRAIN, group.drained()).await.is_err() {
+        let connections = group.open();
+        tracing::warn!(listener, connections, "closing connections that did not finish in time");
+        group.close();
+    }
+}
+
 /// Waits until all connections of all services are gone, or the time is up. True when all are gone.
 pub(super) async fn all_drained(services: &[Arc<Service>], until: tokio::time::Instant) -> bool {
     tokio::time::timeout_at(until, async {
@@ -315,10 +348,13 @@ pub(super) async fn all_drained(services: &[Arc<Service>], until: tokio::time::I
 /// Tells the connections of all services to finish, within `most`, and sooner when they are few.
 pub(super) fn begin_drains(services: &[Arc<Service>], most: Duration) {
     let open: usize = services.iter().map(|service| service.open()).sum();
-    let spread = most.min(limits::DRAIN_STEP * u32::try_from(open).unwrap_or(u32::MAX));
     for service in services {
-        service.begin_drain(spread);
+        service.begin_drain(spread_of(open, most));
     }
+}
+
+fn spread_of(connections: usize, most: Duration) -> Duration {
+    most.min(limits::DRAIN_STEP * u32::try_from(connections).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]

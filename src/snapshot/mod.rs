@@ -1,8 +1,12 @@
 //! Layer 5: a configuration made ready to run. Immutable; published with one pointer store; a request takes
 //! one and keeps it to its end, so it never sees half of a change.
 
+mod authorization;
 mod cell;
+mod external;
+mod passthrough;
 mod rule;
+mod tokens;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -12,9 +16,15 @@ use outrigger_config::Loaded;
 use outrigger_config::model;
 use sha2::{Digest, Sha256};
 
-pub use cell::SnapshotCell;
+pub use authorization::Authorization;
+pub use cell::{Published, SnapshotCell, Tie};
+pub use external::External;
+pub use passthrough::Passthrough;
 pub use rule::{Action, Backend, Backends, Rule};
+pub use tokens::Tokens;
 
+use crate::net::tls::{ServerTls, TlsSet};
+use crate::policy::authz::Policy;
 use crate::policy::route::RouteTable;
 use crate::telemetry::metrics::RouteLabels;
 use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
@@ -42,8 +52,18 @@ pub struct Listener {
     pub table: RouteTable,
     /// The rules of its table, flat, in order.
     pub rules: Vec<Arc<Rule>>,
+    /// Who may do what; `None`: everybody everything.
+    pub authorization: Option<Authorization>,
+    /// TLS, newest certificates included; `None` is plaintext.
+    pub tls: Option<Arc<ServerTls>>,
+    /// TLS that is handed on.
+    pub passthrough: Passthrough,
     /// Its metric handles.
     pub metrics: Arc<ListenerMetrics>,
+    /// The tokens that it asks for.
+    pub jwt: Option<Tokens>,
+    /// The authorizer that is asked.
+    pub external: Option<External>,
     /// Marks requests that passed here, so that a loop is noticed.
     pub loop_mark: HeaderValue,
     all_metrics: Arc<Metrics>,
@@ -54,10 +74,17 @@ impl Snapshot {
     /// Compiles a validated configuration. State known to the registry is found again there. Cannot fail:
     /// whatever could go wrong was refused by validation.
     #[must_use]
-    pub fn compile(loaded: &Arc<Loaded>, registry: &Arc<Registry>, metrics: &Arc<Metrics>, generation: u64) -> Self {
+    pub fn compile(
+        (loaded, tls): (&Arc<Loaded>, &TlsSet),
+        registry: &Arc<Registry>,
+        metrics: &Arc<Metrics>,
+        generation: u64,
+    ) -> Self {
         let config = &loaded.config;
         let clusters: HashMap<&Arc<str>, Arc<Cluster>> =
-            config.clusters.iter().map(|(name, cluster)| (name, registry.cluster(cluster))).collect();
+            config.clusters.iter().map(|(name, cluster)| (name, registry.cluster(cluster, tls.client(name)))).collect();
+        let policies: HashMap<&Arc<str>, Arc<Policy>> =
+            config.authorization.iter().map(|(name, policy)| (name, Arc::new(Policy::compile(policy)))).collect();
         let nothing = model::RouteTable { name: Arc::from("-"), hosts: Vec::new() };
         let listeners = config
             .listeners
@@ -74,7 +101,25 @@ impl Snapshot {
                         .flat_map(|host| &host.rules)
                         .map(|rule| Arc::new(Rule::compile(rule, &clusters)))
                         .collect(),
+                    authorization: listener
+                        .authorization
+                        .as_ref()
+                        .map(|name| Authorization::new(&policies[name], &listener.name, metrics)),
+                    tls: tls.server(&listener.name).cloned(),
+                    passthrough: Passthrough::compile(
+                        listener.tls.as_ref().map_or(&[], |tls| &tls.passthrough),
+                        &clusters,
+                    ),
                     metrics: metrics.listener(&listener.name),
+                    jwt: listener.jwt.as_ref().map(|jwt| Tokens::compile(jwt, &config.jwt_providers, registry.keys())),
+                    external: listener.external_authorization.as_ref().map(|name| {
+                        let authorizer = &config.external_authorizers[name];
+                        External {
+                            config: authorizer.clone(),
+                            cluster: Arc::clone(&clusters[&authorizer.cluster]),
+                            metrics: metrics.authorizer(name),
+                        }
+                    }),
                     loop_mark: loop_mark(&config.node.id, &listener.name),
                     all_metrics: Arc::clone(metrics),
                     unrouted: OnceLock::new(),
@@ -91,6 +136,11 @@ impl Snapshot {
         self.listeners.get(name)
     }
 
+    /// Its listeners.
+    pub fn listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        self.listeners.values()
+    }
+
     /// Its clusters.
     #[must_use]
     pub fn clusters(&self) -> &[Arc<Cluster>] {
@@ -104,6 +154,16 @@ impl Snapshot {
 }
 
 impl Listener {
+    /// Whether another view of a listener authorizes alike.
+    #[must_use]
+    pub fn authorizes_like(&self, other: &Self) -> bool {
+        match (&self.authorization, &other.authorization) {
+            (None, None) => true,
+            (Some(one), Some(other)) => one.decides_like(other),
+            (None, Some(_)) | (Some(_), None) => false,
+        }
+    }
+
     /// The metrics of a rule and the backend chosen, made at their first use: a table may have 10,000 rules
     /// of which few are ever used.
     #[must_use]

@@ -57,20 +57,7 @@ impl Rule {
         let action = match &rule.action {
             model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
             model::Action::Direct(direct) => Action::Direct(direct.clone()),
-            model::Action::Forward(refs) => {
-                let all: Vec<Backend> = refs
-                    .iter()
-                    .filter(|backend| backend.weight > 0)
-                    .map(|backend| Backend {
-                        cluster: Arc::clone(&clusters[&backend.cluster]),
-                        weight: backend.weight,
-                        filters: backend.filters.clone(),
-                        metrics: OnceLock::new(),
-                    })
-                    .collect();
-                let split = Split::new(all.iter().map(|backend| backend.weight));
-                Action::Forward(Backends { all, split })
-            }
+            model::Action::Forward(refs) => Action::Forward(Backends::compile(refs, clusters)),
         };
         let cors = rule.filters.iter().find_map(|filter| match filter {
             model::Filter::Cors(cors) => Some(CorsPolicy::compile(cors)),
@@ -81,6 +68,21 @@ impl Rule {
 }
 
 impl Backends {
+    pub(super) fn compile(refs: &[model::BackendRef], clusters: &HashMap<&Arc<str>, Arc<Cluster>>) -> Self {
+        let all: Vec<Backend> = refs
+            .iter()
+            .filter(|backend| backend.weight > 0)
+            .map(|backend| Backend {
+                cluster: Arc::clone(&clusters[&backend.cluster]),
+                weight: backend.weight,
+                filters: backend.filters.clone(),
+                metrics: OnceLock::new(),
+            })
+            .collect();
+        let split = Split::new(all.iter().map(|backend| backend.weight));
+        Self { all, split }
+    }
+
     /// The backend that a uniformly random number falls to.
     #[must_use]
     pub fn choose(&self, random: u64) -> Option<&Backend> {

@@ -25,8 +25,10 @@ use super::Metrics;
 use crate::base::{limits, worker};
 
 mod entry;
+mod stream;
 
 pub use entry::Entry;
+pub use stream::StreamEntry;
 
 /// The access log of one proxy. Where it goes can be changed at any time ([`AccessLog::switch`]).
 #[derive(Debug)]
@@ -132,12 +134,21 @@ impl AccessLog {
 
     /// Takes one line, or drops and counts it when the writer is behind. Never waits.
     pub fn submit(&self, entry: &Entry<'_>) {
+        self.submit_line(|line| entry.write(line));
+    }
+
+    /// As [`AccessLog::submit`], for a connection whose bytes were handed on unread.
+    pub fn submit_stream(&self, entry: &StreamEntry<'_>) {
+        self.submit_line(|line| entry.write(line));
+    }
+
+    fn submit_line(&self, write: impl FnOnce(&mut Vec<u8>)) {
         if !self.is_on() {
             return;
         }
         LINE.with_borrow_mut(|line| {
             line.clear();
-            entry.write(line);
+            write(line);
             self.push(line);
         });
     }

@@ -12,16 +12,25 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::expose::{self, Kind, Labels, Text};
-use super::series::{BOUNDS, Histogram, Series, Slots};
+use super::rehearsal::Rehearsals;
+use super::series::{Histogram, Series, Slots, encode_histogram};
 use crate::base::limits;
 
+mod access;
+mod authorization;
+mod certificates;
 mod cluster;
+mod handshakes;
 mod listener;
 mod process;
 mod proxy;
 mod route;
 
+pub use access::{Asked, AuthorizerMetrics, KeyMetrics};
+pub use authorization::{AccessDecision, AccessLabels, AccessMetrics};
+pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
 pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};
+pub use handshakes::Handshake;
 pub use listener::{Detected, ListenerMetrics};
 pub use proxy::ProxyMetrics;
 pub use route::{Finished, RouteLabels, RouteMetrics};
@@ -34,13 +43,22 @@ pub const CONTENT_TYPE: &str = expose::CONTENT_TYPE;
 pub struct Metrics {
     /// What concerns the whole proxy.
     pub proxy: ProxyMetrics,
+    /// Certificates and their rotation.
+    pub certificates: CertificateMetrics,
+    /// Who would be refused by a stricter listener.
+    pub rehearsals: Rehearsals,
     routes: Mutex<HashMap<RouteLabels, Kept<RouteMetrics>>>,
     clusters: Mutex<HashMap<Arc<str>, Kept<ClusterMetrics>>>,
     listeners: Mutex<HashMap<Arc<str>, Kept<ListenerMetrics>>>,
+    access: Mutex<HashMap<AccessLabels, Kept<AccessMetrics>>>,
+    keys: Mutex<HashMap<Arc<str>, Kept<KeyMetrics>>>,
+    authorizers: Mutex<HashMap<Arc<str>, Kept<AuthorizerMetrics>>>,
     other_route: Arc<RouteMetrics>,
     other_cluster: Arc<ClusterMetrics>,
+    other_access: Arc<AccessMetrics>,
     route_slots: Arc<Slots>,
     cluster_slots: Arc<Slots>,
+    access_slots: Arc<Slots>,
 }
 
 /// A handle in the table, and since when nobody else holds it.
@@ -60,13 +78,20 @@ impl Metrics {
     fn with_limits(routes: usize, clusters: usize) -> Self {
         Self {
             proxy: ProxyMetrics::default(),
+            certificates: CertificateMetrics::default(),
+            rehearsals: Rehearsals::default(),
             routes: Mutex::default(),
             clusters: Mutex::default(),
             listeners: Mutex::default(),
+            access: Mutex::default(),
+            keys: Mutex::default(),
+            authorizers: Mutex::default(),
             other_route: Arc::new(RouteMetrics::other()),
             other_cluster: Arc::new(ClusterMetrics::other()),
+            other_access: Arc::new(AccessMetrics::other()),
             route_slots: Slots::new(routes),
             cluster_slots: Slots::new(clusters),
+            access_slots: Slots::new(limits::METRIC_ACCESS_RULES),
         }
     }
 
@@ -88,11 +113,33 @@ impl Metrics {
         keep(&self.listeners, name, || ListenerMetrics::new(name))
     }
 
+    /// The handle of an authorization rule on a listener.
+    #[must_use]
+    pub fn access(&self, labels: &AccessLabels) -> Arc<AccessMetrics> {
+        keep(&self.access, labels, || AccessMetrics::bounded(labels, &self.access_slots, &self.other_access))
+    }
+
+    /// The handle of a token provider's keys.
+    #[must_use]
+    pub fn keys(&self, provider: &Arc<str>) -> Arc<KeyMetrics> {
+        keep(&self.keys, provider, || KeyMetrics::new(provider))
+    }
+
+    /// The handle of an external authorizer.
+    #[must_use]
+    pub fn authorizer(&self, name: &Arc<str>) -> Arc<AuthorizerMetrics> {
+        keep(&self.authorizers, name, || AuthorizerMetrics::new(name))
+    }
+
     /// Forgets what nobody has held for [`limits::METRIC_LINGER`]. Called now and then by the control thread.
     pub fn sweep(&self, now: Instant) {
         forget(&self.routes, now);
         forget(&self.clusters, now);
         forget(&self.listeners, now);
+        self.rehearsals.sweep();
+        forget(&self.access, now);
+        forget(&self.keys, now);
+        forget(&self.authorizers, now);
     }
 
     /// Everything in the Prometheus text format ([`CONTENT_TYPE`]). Label sets that were never used are left out.
@@ -100,14 +147,21 @@ impl Metrics {
     pub fn encode(&self) -> String {
         let mut text = Text::default();
         self.proxy.encode(&mut text);
+        self.certificates.encode(&mut text);
         process::encode(&mut text);
         listener::encode(&handles(&self.listeners), &mut text);
+        self.rehearsals.encode(&mut text, Instant::now());
         let mut routes = handles(&self.routes);
         routes.push(Arc::clone(&self.other_route));
         route::encode(&routes, &mut text);
+        let mut access = handles(&self.access);
+        access.push(Arc::clone(&self.other_access));
+        authorization::encode(&access, &mut text);
         let mut clusters = handles(&self.clusters);
         clusters.push(Arc::clone(&self.other_cluster));
         cluster::encode(&clusters, &mut text);
+        access::encode_keys(&handles(&self.keys), &mut text);
+        access::encode_authorizers(&handles(&self.authorizers), &mut text);
         text.finish()
     }
 }

@@ -8,8 +8,11 @@ pub mod access_log;
 mod clock;
 mod expose;
 pub mod metrics;
+mod refusals;
+pub mod rehearsal;
 mod series;
 
 pub use access_log::AccessLog;
 pub use clock::rfc3339;
 pub use metrics::{ClusterMetrics, ListenerMetrics, Metrics, RouteMetrics};
+pub use refusals::Refusals;

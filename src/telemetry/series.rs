@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::expose::{Labels, Text};
 use crate::base::worker;
 
 /// Shards of one label set. More workers than shards share them.
@@ -162,6 +163,26 @@ impl Histogram {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.nanos.fetch_add(nanos, Ordering::Relaxed);
     }
+}
+
+/// Writes the samples of a histogram; its family was begun.
+pub(super) fn encode_histogram<T: Default>(
+    labels: &Labels,
+    series: &Series<T>,
+    of: impl Fn(&T) -> &Histogram,
+    text: &mut Text,
+) {
+    let mut total = 0u64;
+    for (i, bound) in BOUNDS.iter().enumerate() {
+        total += series.sum(|shard| &of(shard).buckets[i]);
+        let bound = bound.as_secs_f64().to_string();
+        text.suffixed("_bucket", &labels.with("le", &bound), total);
+    }
+    total += series.sum(|shard| &of(shard).buckets[BOUNDS.len()]);
+    text.suffixed("_bucket", &labels.with("le", "+Inf"), total);
+    let nanos = series.sum(|shard| &of(shard).nanos);
+    text.suffixed("_sum", labels, Duration::from_nanos(nanos).as_secs_f64());
+    text.suffixed("_count", labels, total);
 }
 
 #[cfg(test)]

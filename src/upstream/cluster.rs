@@ -7,14 +7,18 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use outrigger_config::model::{self, Target};
+use http::Version;
+use outrigger_config::model::{self, ClusterProtocol, Target};
 use thiserror::Error;
 
 use super::dns::Names;
+use super::lease::{Lease, LeaseError};
 use super::permit::Permit;
-use super::pool::{Pool, PoolKey};
+use super::pool::{Ceilings, Pool, PoolKey, Preference, Terms, Tunnel, Wire};
 use super::registry::Registry;
 use super::state::{ClusterState, EndpointState};
+use crate::codec::SendErrorKind;
+use crate::net::tls::ClientTls;
 use crate::policy::balance::{Balancer, Candidates};
 use crate::policy::rng::Rng;
 
@@ -22,6 +26,7 @@ use crate::policy::rng::Rng;
 #[derive(Debug)]
 pub struct Cluster {
     config: model::Cluster,
+    tls: Option<Arc<ClientTls>>,
     state: Arc<ClusterState>,
     registry: Weak<Registry>,
     endpoints: ArcSwap<EndpointSet>,
@@ -62,13 +67,13 @@ pub enum PickError {
 
 impl Cluster {
     pub(super) fn new(
-        config: model::Cluster,
+        (config, tls): (model::Cluster, Option<Arc<ClientTls>>),
         state: Arc<ClusterState>,
         registry: Weak<Registry>,
         names: &Names,
     ) -> Arc<Self> {
         let empty = EndpointSet::new(Vec::new(), config.balance, 0);
-        let cluster = Arc::new(Self { config, state, registry, endpoints: ArcSwap::from_pointee(empty) });
+        let cluster = Arc::new(Self { config, tls, state, registry, endpoints: ArcSwap::from_pointee(empty) });
         cluster.rebuild(names);
         cluster
     }
@@ -77,6 +82,12 @@ impl Cluster {
     #[must_use]
     pub fn config(&self) -> &model::Cluster {
         &self.config
+    }
+
+    /// TLS to its endpoints.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Arc<ClientTls>> {
+        self.tls.as_ref()
     }
 
     /// Its live state.
@@ -108,6 +119,59 @@ impl Cluster {
                 Err(PickError::NoEndpoint)
             }
         }
+    }
+
+    /// A connection, or a stream of one, for a request of `version` to a chosen endpoint. Cancel safe.
+    ///
+    /// # Errors
+    /// See [`LeaseError`]; nothing was sent in any case.
+    pub async fn lease(&self, member: &Member, version: Version, preference: Preference) -> Result<Lease, LeaseError> {
+        let wire = match (self.config.protocol, version) {
+            (ClusterProtocol::Auto, _) if self.tls.is_some() => Wire::Negotiated,
+            (ClusterProtocol::Http2, _) | (ClusterProtocol::Auto, Version::HTTP_2) => Wire::Http2,
+            (ClusterProtocol::Http1 | ClusterProtocol::Auto, _) => Wire::Http1,
+        };
+        let terms = Terms { ceilings: self.ceilings(), tls: self.tls.as_ref() };
+        match member.pool.lease(wire, preference, terms).await {
+            Err(LeaseError::Retired) => Box::pin(self.lease_anew(member, wire, preference)).await,
+            leased => leased,
+        }
+    }
+
+    /// A TCP connection to a chosen endpoint, for bytes that are none of ours. Cancel safe.
+    ///
+    /// # Errors
+    /// See [`LeaseError`].
+    pub async fn tunnel(&self, member: &Member) -> Result<Tunnel, LeaseError> {
+        member.pool.tunnel(self.ceilings()).await
+    }
+
+    /// An endpoint refused us when a request was under way already.
+    pub fn refused_by(&self, member: &Member, code: &'static str, detail: &str) {
+        self.state.metrics.connect_failed();
+        self.state.metrics.refused_by_endpoint(code);
+        self.state.refusals.say_failed(&self.state.name, member.state.address, (code, &detail));
+    }
+
+    /// The request began before a change that took something out of the trust: it goes on under what is in effect
+    /// now, in the pool of that.
+    async fn lease_anew(&self, member: &Member, wire: Wire, preference: Preference) -> Result<Lease, LeaseError> {
+        let newest = self.state.tls.load_full();
+        let key = PoolKey { tls: newest.as_ref().map(|tls| Arc::clone(tls.key())), ..member.pool.key().clone() };
+        let gone = || LeaseError::Connect(SendErrorKind::Closed);
+        // Without TLS now, and with it when the request began: it was not meant to be sent in plaintext.
+        let newest = newest.ok_or_else(gone)?;
+        let pool = self.registry.upgrade().ok_or_else(gone)?.pool(key, &self.state, &member.state);
+        let terms = Terms { ceilings: self.ceilings(), tls: Some(&newest) };
+        match pool.lease(wire, preference, terms).await {
+            Err(LeaseError::Retired) => Err(gone()),
+            leased => leased,
+        }
+    }
+
+    fn ceilings(&self) -> Ceilings {
+        let ceilings = &self.config.ceilings;
+        Ceilings { pending: ceilings.max_pending, connections: ceilings.max_connections }
     }
 
     pub(super) fn has_names(&self) -> bool {
@@ -151,7 +215,14 @@ impl Cluster {
             .into_iter()
             .zip(states)
             .map(|((address, endpoint, hostname), state)| {
-                let key = PoolKey { cluster: Arc::clone(&self.config.name), address, options: self.config.connection };
+                let key = PoolKey {
+                    cluster: Arc::clone(&self.config.name),
+                    address,
+                    options: self.config.connection,
+                    tls: self.tls.as_ref().map(|tls| Arc::clone(tls.key())),
+                    // Without TLS a name is a way to the address and no more.
+                    host: self.tls.as_ref().and(hostname).cloned(),
+                };
                 let pool = registry.pool(key, &self.state, &state);
                 Member {
                     state,

@@ -28,6 +28,9 @@ pub enum LeaseError {
     /// A ceiling is reached.
     #[error("a ceiling of the cluster is reached: {0:?}")]
     Overflow(Overflow),
+    /// The pool takes no more requests; there is a newer one.
+    #[error("the pool is retired")]
+    Retired,
 }
 
 impl Lease {

@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod dns;
 mod guards;
+pub mod keys;
 pub mod lease;
 pub mod permit;
 pub mod pool;
@@ -12,6 +13,7 @@ pub mod state;
 pub mod status;
 
 pub use cluster::{Cluster, EndpointSet, Member, PickError};
+pub use keys::{KeySlot, KeyStore};
 pub use lease::{Lease, LeaseError, Overflow};
 pub use permit::{Outcome, Permit};
 pub use registry::Registry;

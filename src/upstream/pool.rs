@@ -3,29 +3,30 @@
 //! HTTP/1 connections are taken and given back whole. HTTP/2 connections are shared: their streams are
 //! counted here, a further connection is opened when all are full, and one dial serves all who wait for it.
 
+mod dial;
 mod turn;
 
 use std::collections::VecDeque;
-use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use outrigger_config::model::ConnectionOptions;
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
+use self::dial::{Made, Opened};
 use self::turn::{Failure, Turn};
 use super::guards::{Open, Pending};
 use super::lease::{Lease, LeaseError, Overflow};
 use super::state::{ClusterState, EndpointState};
 use crate::base::{limits, task, worker};
-use crate::codec::SendErrorKind;
 use crate::codec::h1::{ClientConn, Home};
-use crate::codec::h2::{H2ClientOptions, H2Connection, StreamSlot};
-use crate::net::io::Io;
+use crate::codec::h2::{H2Connection, StreamSlot};
+use crate::net::tls::{AlpnProtocol, ClientTls, TlsKey};
+
+pub use self::dial::{Tunnel, TunnelOpen};
 
 /// What makes two pools the same: every option that a connection was made with.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -36,15 +37,21 @@ pub struct PoolKey {
     pub address: SocketAddr,
     /// How connections are made.
     pub options: ConnectionOptions,
+    /// Who is expected there, who we are, and what is believed: a connection made otherwise is another one.
+    pub tls: Option<Arc<TlsKey>>,
+    /// The name that TLS expects there, where the endpoint has one.
+    pub host: Option<Arc<str>>,
 }
 
-/// What one request spoke of when it asked for a connection.
+/// What is spoken on the connection that a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wire {
     /// HTTP/1.1.
     Http1,
     /// HTTP/2.
     Http2,
+    /// What the server chooses by ALPN; for TLS.
+    Negotiated,
 }
 
 /// Which connections suit a request.
@@ -61,6 +68,7 @@ pub enum Preference {
 /// takes nothing back, and what is in use ends with its last request.
 #[derive(Debug)]
 pub struct Pool {
+    key: PoolKey,
     workers: Box<[Arc<WorkerPool>]>,
 }
 
@@ -75,49 +83,81 @@ impl Pool {
                 cluster: Arc::clone(cluster),
                 endpoint: Arc::clone(endpoint),
                 retired: AtomicBool::new(false),
+                spoken: AtomicU8::new(UNKNOWN),
                 idle: Mutex::new(Idle::default()),
                 shared: Mutex::new(Shared::default()),
             })
         };
-        Self { workers: (0..workers.max(1)).map(one).collect() }
+        Self { key: key.clone(), workers: (0..workers.max(1)).map(one).collect() }
+    }
+
+    /// What its connections have in common.
+    #[must_use]
+    pub fn key(&self) -> &PoolKey {
+        &self.key
     }
 
     /// A connection for one request, on the worker that asks. Cancel safe.
     ///
     /// # Errors
     /// See [`LeaseError`]; nothing was sent in any case.
-    pub async fn lease(&self, wire: Wire, preference: Preference, ceilings: Ceilings) -> Result<Lease, LeaseError> {
-        let pool = &self.workers[worker::index() % self.workers.len()];
+    pub async fn lease(&self, wire: Wire, preference: Preference, terms: Terms<'_>) -> Result<Lease, LeaseError> {
+        let pool = self.local();
         match (wire, preference) {
             (Wire::Http1, Preference::Any) => {
                 if let Some(connection) = pool.take_idle(Instant::now()) {
                     return Ok(Lease::H1(connection));
                 }
-                Box::pin(pool.open_h1(ceilings)).await.map(Lease::H1)
             }
-            (Wire::Http1, Preference::Young) => match Box::pin(pool.open_h1(ceilings)).await {
-                // Better an old one than none.
-                Err(LeaseError::Overflow(kind)) => {
-                    pool.take_idle(Instant::now()).map(Lease::H1).ok_or(LeaseError::Overflow(kind))
-                }
-                opened => opened.map(Lease::H1),
-            },
             (Wire::Http2, _) => {
                 if let Some(slot) = pool.reserve(preference, Instant::now()) {
                     return Ok(Lease::H2(slot));
                 }
-                Box::pin(pool.wait_h2(preference, ceilings)).await
             }
+            (Wire::Http1, Preference::Young) | (Wire::Negotiated, _) => {}
         }
+        Box::pin(pool.lease_slowly(wire, preference, terms)).await
+    }
+
+    /// A TCP connection as it is, for bytes that are none of ours. Cancel safe.
+    ///
+    /// # Errors
+    /// See [`LeaseError`].
+    pub async fn tunnel(&self, ceilings: Ceilings) -> Result<Tunnel, LeaseError> {
+        self.local().open_tunnel(ceilings).await
+    }
+
+    /// Takes nothing back from now on, and gives nothing out; what is in use ends with its last request.
+    pub fn retire(&self) {
+        for pool in &self.workers {
+            pool.retire();
+        }
+    }
+
+    /// Whether it was retired.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.workers.iter().any(|pool| pool.retired.load(Ordering::Acquire))
+    }
+
+    fn local(&self) -> &Arc<WorkerPool> {
+        &self.workers[worker::index() % self.workers.len()]
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        for pool in &self.workers {
-            pool.retire();
-        }
+        self.retire();
     }
+}
+
+/// Under which terms a connection is opened, as the configuration says today.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    /// How many there may be.
+    pub ceilings: Ceilings,
+    /// TLS of the pool's key, the newest: certificates change and the key stays.
+    pub tls: Option<&'a Arc<ClientTls>>,
 }
 
 /// The ceilings that matter when a connection is asked for, as the configuration says today.
@@ -136,6 +176,8 @@ struct WorkerPool {
     cluster: Arc<ClusterState>,
     endpoint: Arc<EndpointState>,
     retired: AtomicBool,
+    /// What the server chose last, where it has the choice.
+    spoken: AtomicU8,
     idle: Mutex<Idle>,
     shared: Mutex<Shared>,
 }
@@ -226,15 +268,15 @@ impl WorkerPool {
 
     fn take_idle(&self, now: Instant) -> Option<Box<ClientConn>> {
         let mut idle = self.idle.lock();
-        while let Some(connection) = idle.connections.pop() {
-            if self.is_usable(&connection, now) {
+        while let Some(mut connection) = idle.connections.pop() {
+            if self.is_usable(&mut connection, now) {
                 return Some(connection);
             }
         }
         None
     }
 
-    fn is_usable(&self, connection: &ClientConn, now: Instant) -> bool {
+    fn is_usable(&self, connection: &mut ClientConn, now: Instant) -> bool {
         now < connection.idle_since + self.keeps(connection)
             && connection.retire_at.is_none_or(|retire_at| now < retire_at)
             && connection.is_quiet()
@@ -249,38 +291,77 @@ impl WorkerPool {
         }
     }
 
-    async fn open_h1(&self, ceilings: Ceilings) -> Result<Box<ClientConn>, LeaseError> {
-        let _pending = Pending::enter(&self.cluster, ceilings.pending)?;
-        let mut guard = Open::enter(&self.cluster, &self.endpoint, ceilings.connections)
-            .ok_or(LeaseError::Overflow(Overflow::Connections))?;
-        let io = self.dial().await.map_err(LeaseError::from)?;
-        guard.made();
-        let home: Arc<dyn Home> = match self.this.upgrade() {
-            Some(pool) => pool,
-            None => return Err(LeaseError::Connect(SendErrorKind::Closed)),
-        };
-        let mut connection = ClientConn::new(io, home, Box::new(guard));
-        connection.retire_at = self.retire_at();
-        Ok(connection)
+    async fn lease_slowly(&self, wire: Wire, preference: Preference, terms: Terms<'_>) -> Result<Lease, LeaseError> {
+        // The server may change what it chooses, from one connection to the next.
+        for _ in 0..NEGOTIATIONS {
+            let leased = match (wire, self.spoken.load(Ordering::Relaxed)) {
+                (Wire::Http1, _) | (Wire::Negotiated, HTTP1) => self.lease_h1(wire, preference, terms).await?,
+                (Wire::Http2, _) | (Wire::Negotiated, _) => self.lease_h2(wire, preference, terms).await?,
+            };
+            if let Some(lease) = leased {
+                return Ok(lease);
+            }
+        }
+        Err(Failure::Handshake("no-agreement", "the server chooses another protocol each time".into()).into())
     }
 
-    async fn wait_h2(&self, preference: Preference, ceilings: Ceilings) -> Result<Lease, LeaseError> {
-        let _pending = Pending::enter(&self.cluster, ceilings.pending)?;
+    /// `None`: the server chose HTTP/2.
+    async fn lease_h1(
+        &self,
+        wire: Wire,
+        preference: Preference,
+        terms: Terms<'_>,
+    ) -> Result<Option<Lease>, LeaseError> {
+        if preference == Preference::Any
+            && let Some(connection) = self.take_idle(Instant::now())
+        {
+            return Ok(Some(Lease::H1(connection)));
+        }
+        self.check_open()?;
+        match self.open_h1(wire, terms).await {
+            Ok(Opened::Http1(connection)) => Ok(Some(Lease::H1(connection))),
+            Ok(Opened::Http2) => Ok(None),
+            // Better an old one than none.
+            Err(LeaseError::Overflow(kind)) if preference == Preference::Young => {
+                let old = self.take_idle(Instant::now()).ok_or(LeaseError::Overflow(kind))?;
+                Ok(Some(Lease::H1(old)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `None`: the server chose HTTP/1.
+    async fn lease_h2(
+        &self,
+        wire: Wire,
+        preference: Preference,
+        terms: Terms<'_>,
+    ) -> Result<Option<Lease>, LeaseError> {
+        if let Some(slot) = self.reserve(preference, Instant::now()) {
+            return Ok(Some(Lease::H2(slot)));
+        }
+        let _pending = Pending::enter(&self.cluster, terms.ceilings.pending)?;
         loop {
+            self.check_open()?;
             let mut gone = Vec::new();
             let waiter = {
                 let mut shared = self.shared.lock();
                 if let Some(slot) = shared.reserve(preference, Instant::now(), &mut gone) {
                     drop(shared);
                     close_all(gone);
-                    return Ok(Lease::H2(slot));
+                    return Ok(Some(Lease::H2(slot)));
+                }
+                if wire == Wire::Negotiated && self.spoken.load(Ordering::Relaxed) == HTTP1 {
+                    drop(shared);
+                    close_all(gone);
+                    return Ok(None);
                 }
                 shared.waiting.retain(|waiter| !waiter.is_closed());
                 let (sender, receiver) = oneshot::channel();
                 shared.waiting.push_back(sender);
                 let expected = shared.dialing * self.key.options.max_streams as usize;
                 if shared.waiting.len() > expected {
-                    self.start_dial(&mut shared, ceilings)?;
+                    self.start_dial(&mut shared, wire, terms)?;
                 }
                 Turn { told: receiver, pool: self }
             };
@@ -291,7 +372,8 @@ impl WorkerPool {
 
     /// Dials in a task of its own: the caller that happened to be first may leave without failing the others.
     /// At the ceiling those who can wait for a stream of an open connection wait; if there is none, it is an overflow.
-    fn start_dial(&self, shared: &mut Shared, ceilings: Ceilings) -> Result<(), LeaseError> {
+    fn start_dial(&self, shared: &mut Shared, wire: Wire, terms: Terms<'_>) -> Result<(), LeaseError> {
+        let ceilings = terms.ceilings;
         let (Some(pool), Some(guard)) =
             (self.this.upgrade(), Open::enter(&self.cluster, &self.endpoint, ceilings.connections))
         else {
@@ -302,104 +384,90 @@ impl WorkerPool {
             return Ok(());
         };
         shared.dialing += 1;
+        let tls = terms.tls.cloned();
         task::spawn("h2-dial", async move {
-            let made = pool.connect_h2(guard).await;
+            let made = pool.make(guard, wire, tls.as_deref()).await;
+            let terms = Terms { ceilings, tls: tls.as_ref() };
             let mut shared = pool.shared.lock();
             shared.dialing -= 1;
             match made {
-                Ok(handle) => {
+                Ok(Made::Http2 { handle, retire_at }) => {
                     let room = handle.capacity();
-                    shared.connections.push(SharedConnection { handle, retire_at: pool.retire_at() });
+                    shared.connections.push(SharedConnection { handle, retire_at });
                     shared.wake(room);
-                    pool.dial_for_the_rest(&mut shared, room, ceilings);
+                    pool.dial_for_the_rest(&mut shared, room, (wire, terms));
+                }
+                Ok(Made::Http1(connection)) => {
+                    // They go on one by one; the first finds this connection idle.
+                    shared.wake(usize::MAX);
+                    drop(shared);
+                    pool.take_back(connection);
+                    return;
                 }
                 Err(failure) if shared.dialing == 0 => shared.fail(&failure),
                 Err(_) => {}
             }
             drop(shared);
-            pool.ensure_reaper();
-            if pool.retired.load(Ordering::Acquire) {
-                pool.retire();
-            }
+            pool.settle();
         });
         Ok(())
     }
 
     /// The server may allow fewer streams than we counted on when we decided how many connections to open: those
     /// who are left over must not wait for a stream to end while another connection may be opened.
-    fn dial_for_the_rest(&self, shared: &mut Shared, room: usize, ceilings: Ceilings) {
+    fn dial_for_the_rest(&self, shared: &mut Shared, room: usize, (wire, terms): (Wire, Terms<'_>)) {
         shared.waiting.retain(|waiter| !waiter.is_closed());
         let expected = shared.dialing * self.key.options.max_streams as usize;
         // A server that allows no stream at all is not asked again and again.
         if room > 0 && shared.waiting.len() > expected {
             // An overflow leaves them waiting for a stream of the connection that was just made.
-            let _ = self.start_dial(shared, ceilings);
+            let _ = self.start_dial(shared, wire, terms);
         }
     }
 
-    async fn connect_h2(self: &Arc<Self>, mut guard: Open) -> Result<H2Connection, Failure> {
-        let options = &self.key.options;
-        let io = self.dial().await?;
-        guard.made();
-        let pool = Weak::clone(&self.this);
-        let client = H2ClientOptions {
-            max_streams: options.max_streams as usize,
-            keepalive_interval: (!options.keepalive_interval.is_zero()).then_some(options.keepalive_interval),
-            keepalive_timeout: options.keepalive_timeout,
-            on_release: Some(Arc::new(move || {
-                if let Some(pool) = pool.upgrade() {
-                    pool.shared.lock().wake(1);
-                }
-            })),
-        };
-        let handshake = H2Connection::handshake(io, &client);
-        let (handle, driver) = match tokio::time::timeout(options.connect_timeout, handshake).await {
-            Ok(Ok(made)) => made,
-            Ok(Err(error)) => {
-                return Err(Failure::Connect(io::ErrorKind::ConnectionAborted, error.to_string().into()));
-            }
-            Err(_) => return Err(Failure::Timeout),
-        };
-        task::spawn("h2-upstream", async move {
-            driver.await;
-            drop(guard);
-        });
-        Ok(handle)
+    /// Puts a connection, opened for one, where all find it.
+    fn share(&self, handle: H2Connection, retire_at: Option<Instant>) {
+        let mut shared = self.shared.lock();
+        let room = handle.capacity();
+        shared.connections.push(SharedConnection { handle, retire_at });
+        shared.wake(room);
+        drop(shared);
+        self.settle();
     }
 
-    async fn dial(&self) -> Result<Io, Failure> {
-        let metrics = &self.cluster.metrics;
-        let connecting = TcpStream::connect(self.key.address);
-        match tokio::time::timeout(self.key.options.connect_timeout, connecting).await {
-            Ok(Ok(stream)) => {
-                // Small messages must not wait for an acknowledgement (RFC 896 against delayed ACK).
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, address = %self.key.address, "TCP_NODELAY was refused");
-                }
-                Ok(Io::tcp(stream))
-            }
-            Ok(Err(error)) => {
-                metrics.connect_failed();
-                Err(Failure::Connect(error.kind(), format!("{}: {error}", self.key.address).into()))
-            }
-            Err(_) => {
-                metrics.connect_failed();
-                Err(Failure::Timeout)
-            }
+    /// After a connection was added.
+    fn settle(&self) {
+        self.ensure_reaper();
+        if self.retired.load(Ordering::Acquire) {
+            self.retire();
         }
     }
 
-    fn retire_at(&self) -> Option<Instant> {
-        let age = self.key.options.max_age;
-        (!age.is_zero()).then(|| Instant::now() + jittered(age))
+    /// Remembers what the server chose.
+    fn note_spoken(&self, wire: Wire, spoken: AlpnProtocol) {
+        if wire == Wire::Negotiated {
+            let spoken = match spoken {
+                AlpnProtocol::Http1 => HTTP1,
+                AlpnProtocol::Http2 => HTTP2,
+            };
+            self.spoken.store(spoken, Ordering::Relaxed);
+        }
     }
 
-    /// Takes nothing back from now on; what is idle is closed.
+    fn check_open(&self) -> Result<(), LeaseError> {
+        if self.retired.load(Ordering::Acquire) { Err(LeaseError::Retired) } else { Ok(()) }
+    }
+
+    /// Takes nothing back from now on; what is idle is closed, and who waits is sent elsewhere.
     fn retire(&self) {
         self.retired.store(true, Ordering::Release);
         let idle = std::mem::take(&mut self.idle.lock().connections);
         drop(idle);
-        let connections = std::mem::take(&mut self.shared.lock().connections);
+        let connections = {
+            let mut shared = self.shared.lock();
+            shared.fail(&Failure::Retired);
+            std::mem::take(&mut shared.connections)
+        };
         close_all(connections.into_iter().map(|connection| connection.handle));
     }
 
@@ -472,6 +540,16 @@ fn jittered(age: Duration) -> Duration {
     let n = TURN.fetch_add(0x9E37_79B9, Ordering::Relaxed);
     age.mul_f64(0.9 + 0.2 * f64::from(n) / f64::from(u32::MAX))
 }
+
+/// Nothing is known of what the server chooses.
+const UNKNOWN: u8 = 0;
+/// It chose HTTP/1.
+const HTTP1: u8 = 1;
+/// It chose HTTP/2.
+const HTTP2: u8 = 2;
+
+/// How often a request asks again when the server chose another protocol than the last time.
+const NEGOTIATIONS: usize = 3;
 
 /// How often idle HTTP/1 connections are looked through.
 const REAP_EVERY: Duration = Duration::from_secs(1);

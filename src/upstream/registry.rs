@@ -12,10 +12,12 @@ use outrigger_config::model::{self, DnsOptions, Target};
 use parking_lot::Mutex;
 
 use super::cluster::Cluster;
-use super::dns::{Names, Resolve};
+use super::dns::{Answer, Names, Resolve};
+use super::keys::KeyStore;
 use super::pool::{Pool, PoolKey};
 use super::state::{ClusterState, EndpointState};
 use super::status::ClusterStatus;
+use crate::net::tls::{ClientTls, TlsKey};
 use crate::policy::ewma;
 use crate::policy::rng::Rng;
 use crate::telemetry::Metrics;
@@ -29,6 +31,7 @@ pub struct Registry {
     pools: Mutex<HashMap<PoolKey, Weak<Pool>>>,
     active: Mutex<Vec<Weak<Cluster>>>,
     names: Names,
+    keys: KeyStore,
     surroundings: Surroundings,
     starts: Mutex<Rng>,
 }
@@ -104,6 +107,7 @@ impl Registry {
     pub fn within(workers: usize, metrics: Arc<Metrics>, surroundings: Surroundings) -> Arc<Self> {
         Arc::new(Self {
             workers,
+            keys: KeyStore::new(&metrics),
             metrics,
             states: Mutex::default(),
             endpoints: Mutex::default(),
@@ -124,16 +128,21 @@ impl Registry {
 
     /// Compiles a cluster: state and pools that are known are found again.
     #[must_use]
-    pub fn cluster(self: &Arc<Self>, config: &model::Cluster) -> Arc<Cluster> {
+    pub fn cluster(self: &Arc<Self>, config: &model::Cluster, tls: Option<&Arc<ClientTls>>) -> Arc<Cluster> {
         let state = self.state(&config.name);
-        Cluster::new(config.clone(), state, Arc::downgrade(self), &self.names)
+        Cluster::new((config.clone(), tls.cloned()), state, Arc::downgrade(self), &self.names)
     }
 
     /// Makes `clusters` the ones in use: their names are kept fresh and they are shown. What others left is
     /// kept for a minute.
     pub fn activate(&self, config: &model::Config, clusters: &[Arc<Cluster>], now: Instant) {
         *self.active.lock() = clusters.iter().map(Arc::downgrade).collect();
+        for cluster in clusters {
+            cluster.state().tls.store(cluster.tls().cloned());
+        }
+        self.retire_pools(clusters);
         self.names.want(names_of(config), now);
+        self.keys.want(config.jwt_providers.values());
         // Whatever changed between compiling and now.
         for cluster in clusters {
             if cluster.has_names() {
@@ -141,6 +150,20 @@ impl Registry {
             }
         }
         self.sweep(now);
+    }
+
+    /// Retires the pools of these clusters that were made under other TLS than is in effect now. Requests that
+    /// stream hold on to theirs, and its idle connections must not be found by anybody meanwhile.
+    fn retire_pools(&self, clusters: &[Arc<Cluster>]) {
+        let now: HashMap<&str, Option<&Arc<TlsKey>>> =
+            clusters.iter().map(|cluster| (&*cluster.config().name, cluster.tls().map(|tls| tls.key()))).collect();
+        let pools: Vec<Arc<Pool>> = self.pools.lock().values().filter_map(Weak::upgrade).collect();
+        for pool in pools {
+            let key = pool.key();
+            if now.get(&*key.cluster).is_some_and(|tls| *tls != key.tls.as_ref()) {
+                pool.retire();
+            }
+        }
     }
 
     /// Keeps names fresh for ever; run once, on the control thread.
@@ -153,6 +176,26 @@ impl Registry {
     pub async fn refresh(&self) {
         let Surroundings { resolver, clock, seed: _ } = &self.surroundings;
         self.names.refresh(&**resolver, clock, || self.clusters()).await;
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The keys that tokens are verified with.
+    #[must_use]
+    pub fn keys(&self) -> &KeyStore {
+        &self.keys
+    }
+
+    /// Asks for the addresses of a name once, for somebody on the control thread.
+    ///
+    /// # Errors
+    /// Why there are none, in a sentence.
+    pub async fn resolve(&self, host: &str) -> Result<Answer, String> {
+        self.surroundings.resolver.resolve(host).await
     }
 
     /// The clusters in use.
@@ -201,7 +244,7 @@ impl Registry {
     /// The pool under a key, old or new.
     pub(super) fn pool(&self, key: PoolKey, cluster: &Arc<ClusterState>, endpoint: &Arc<EndpointState>) -> Arc<Pool> {
         let mut pools = self.pools.lock();
-        if let Some(pool) = pools.get(&key).and_then(Weak::upgrade) {
+        if let Some(pool) = pools.get(&key).and_then(Weak::upgrade).filter(|pool| !pool.is_retired()) {
             return pool;
         }
         let pool = Arc::new(Pool::new(&key, self.workers, cluster, endpoint));

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
+use arc_swap::ArcSwapOption;
+
+use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
 use crate::policy::ewma::AtomicEwma;
-use crate::telemetry::ClusterMetrics;
+use crate::telemetry::{ClusterMetrics, Refusals};
 
 /// What is known of a cluster, whatever its configuration says today.
 #[derive(Debug)]
@@ -27,6 +30,11 @@ pub struct ClusterState {
     pub budget: BudgetUsage,
     /// Its metric handles.
     pub metrics: Arc<ClusterMetrics>,
+    /// What was logged of failed handshakes.
+    pub refusals: Refusals,
+    /// TLS as the newest configuration has it: a request that began under an older one must not connect under
+    /// trust that is gone.
+    pub tls: ArcSwapOption<ClientTls>,
 }
 
 impl ClusterState {
@@ -41,6 +49,8 @@ impl ClusterState {
             connections: Usage::default(),
             budget: BudgetUsage::new(now),
             metrics,
+            refusals: Refusals::default(),
+            tls: ArcSwapOption::empty(),
         }
     }
 }

@@ -13,12 +13,14 @@
 )]
 
 mod admin;
+mod authorization;
 mod backends;
 mod balance;
 mod cancel;
 mod cli;
 mod descriptors;
 mod drain;
+mod ext_authz;
 mod faults;
 mod floods;
 mod forwarding;
@@ -26,13 +28,18 @@ mod grpc;
 mod h2_conformance;
 mod http1;
 mod http2;
+mod jwt;
 mod layering;
 mod matrix;
+mod mesh;
 mod mutations;
 mod nginx;
+mod rehearsal;
 mod reload;
 mod retries;
+mod rotation;
 mod routing;
 mod smuggling;
 mod stream;
 mod support;
+mod tls;

@@ -1,4 +1,4 @@
-"""Load: h2load, and compare-load where every request needs another host or path."""
+"""Load: h2load, and compare-load where every request needs another host or path, or a client certificate."""
 
 import json
 import os
@@ -63,10 +63,12 @@ def h2load(address, core, directory, *, protocol, requests, connections, streams
     return Load(requests, seconds, quantile(latencies, 50), quantile(latencies, 99), fault)
 
 
-def compare_load(program, address, core, *, requests, connections, count, host, path):
-    """HTTP/1.1 with a `{}` in the host or the path that runs through `count` numbers."""
-    result = json.loads(run([program, address, connections, requests, count, host, path], core, timeout=60 + requests / 500))
+def compare_load(program, core, *, requests, arguments, timeout):
+    """One of the ways of kit/src/bin/compare-load.rs; what it says beside its figures explains failures."""
+    *said, figures = run([program, *arguments], core, timeout).splitlines()
+    result = json.loads(figures)
     fault = f"{result['failed']} of {requests} requests failed" if result["failed"] else ""
+    fault = "; ".join([fault, *said]) if fault else ""
     return Load(requests, result["seconds"], result["p50_us"], result["p99_us"], fault)
 
 

@@ -1,7 +1,8 @@
 """The proxies: how each is configured and started for one piece of work.
 
 All do the same job: one worker, kept connections on both sides, no access log, connect within 1 s, answer within 15 s,
-`X-Forwarded-For` and `X-Forwarded-Proto` added. Everything else is at its default.
+`X-Forwarded-For` and `X-Forwarded-Proto` added. TLS is mutual and 1.3 only, with the same ECDSA P-256 certificates. Everything
+else is at its default.
 """
 
 import json
@@ -9,6 +10,8 @@ import os
 import shutil
 from dataclasses import dataclass
 from typing import Optional
+
+HOST = "compare.test"  # the DNS name in every certificate
 
 
 @dataclass
@@ -18,12 +21,20 @@ class Work:
     downstream: str  # http1 or http2
     upstream: str  # http1 or http2
     backend: str  # address:port
-    directory: str  # where its files may go
+    directory: str = ""  # where its files may go
     port: int = 0  # where it must listen
     admin_port: int = 0  # for those that have an admin server
     grpc: bool = False
     prefixes: int = 0  # this many rules, /r/0, /r/1, …, in one host; 0: everything goes to the backend
     hosts: int = 0  # this many hosts, h0.test, h1.test, …
+    pki: str = ""  # the folder of certificates (see kit/src/pki.rs)
+    tls_downstream: bool = False  # mutual TLS with callers
+    group: str = "X25519"  # the key agreement that callers offer
+    tls_upstream: str = ""  # whom to expect behind mutual TLS: backend or proxy; empty: plaintext
+
+    def file(self, name):
+        """A file of the PKI."""
+        return os.path.join(self.pki, name)
 
     @property
     def backend_port(self):
@@ -40,7 +51,10 @@ class Peer:
     """One proxy. `command` writes the configuration and says how to start it."""
 
     name = ""
-    kinds = frozenset({"h1", "grpc", "h2h1", "prefixes", "hosts", "idle", "start"})
+    kinds = frozenset({
+        "h1", "grpc", "h2h1", "prefixes", "hosts", "idle", "start",
+        "handshake", "handshake-pq", "resumed", "inbound", "outbound", "mesh", "mesh-grpc", "idle-tls",
+    })
 
     def __init__(self, root):
         self.root = root
@@ -72,18 +86,28 @@ class Outrigger(Peer):
             hosts = [f"    - {{ hostnames: [h{n}.test], rules: [{{ {refs} }}] }}" for n in range(work.hosts)]
         else:
             hosts = [f"    - rules: [{{ {refs} }}]"]
+        tls = ", tls: { mode: strict }" if work.tls_downstream else ""
+        upstream_tls = ""
+        if work.tls_upstream:
+            upstream_tls = f', tls: {{ mode: mutual, sni: {HOST}, peerIdentities: ["{identity(work.tls_upstream)}"] }}'
         lines = [
             "node: { id: compare }",
             f"admin: {{ address: 127.0.0.1:{work.admin_port} }}",
             "accessLog: off",
             "workers: 1",
+            *([] if not work.pki else [
+                "identity:",
+                f"  certificate: {work.file('proxy.pem')}",
+                f"  privateKey: {work.file('proxy.key')}",
+                f"  trustBundle: {work.file('ca.pem')}",
+            ]),
             "listeners:",
-            f"  - {{ name: inbound, bind: 127.0.0.1:{work.port}, routes: main }}",
+            f"  - {{ name: inbound, bind: 127.0.0.1:{work.port}, routes: main{tls} }}",
             "routes:",
             "  main:",
             *hosts,
             "clusters:",
-            f"  backend: {{ protocol: {work.upstream}, endpoints: [{work.backend}] }}",
+            f"  backend: {{ protocol: {work.upstream}{upstream_tls}, endpoints: [{work.backend}] }}",
         ]
         config = work.write("outrigger.yaml", "\n".join(lines) + "\n")
         return [self.program(), "run", "--config", config]
@@ -145,23 +169,62 @@ class Envoy(Peer):
                     "@type": options, "explicit_http_config": {"http2_protocol_options": {}},
                 },
             }
-        listener = {
-            "name": "inbound",
-            "address": address(work.port),
-            "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-        }
+        chain = {"filters": [{"name": "http", "typed_config": manager}]}
+        if work.tls_downstream:
+            chain["transport_socket"] = {
+                "name": "tls",
+                "typed_config": {
+                    "@type": f"{types}.transport_sockets.tls.v3.DownstreamTlsContext",
+                    "require_client_certificate": True,
+                    # As in Outrigger: whoever the mesh's authority vouches for.
+                    "common_tls_context": self.tls(work, {"prefix": identity("")}, ["h2", "http/1.1"]),
+                },
+            }
+        if work.tls_upstream:
+            cluster["transport_socket"] = {
+                "name": "tls",
+                "typed_config": {
+                    "@type": f"{types}.transport_sockets.tls.v3.UpstreamTlsContext",
+                    "sni": HOST,
+                    "common_tls_context": self.tls(work, {"exact": identity(work.tls_upstream)}, ["h2"]),
+                },
+            }
+        listener = {"name": "inbound", "address": address(work.port), "filter_chains": [chain]}
         return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+
+    def tls(self, work, peer, alpn):
+        """A CommonTlsContext: our certificate, and whose we accept."""
+        return {
+            "alpn_protocols": alpn,
+            "tls_params": {
+                "tls_minimum_protocol_version": "TLSv1_3",
+                "tls_maximum_protocol_version": "TLSv1_3",
+                # What Outrigger takes, in its order; the load generator offers one of them.
+                "ecdh_curves": ["X25519MLKEM768", "X25519"],
+            },
+            "tls_certificates": [{
+                "certificate_chain": {"filename": work.file("proxy.pem")},
+                "private_key": {"filename": work.file("proxy.key")},
+            }],
+            "validation_context": {
+                "trusted_ca": {"filename": work.file("ca.pem")},
+                "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": peer}],
+            },
+        }
 
 
 class Nginx(Peer):
     name = "nginx"
+    # Its HTTP/2 towards upstreams is for gRPC only, and its OpenSSL knows no ML-KEM.
+    kinds = Peer.kinds - {"handshake-pq", "outbound", "mesh"}
 
     def version(self):
         return ["-v"]
 
     def command(self, work):
         kind = "grpc" if work.grpc else "proxy"
-        target = "grpc_pass grpc://backend;" if work.grpc else "proxy_pass http://backend;"
+        scheme = ("grpc" if work.grpc else "http") + ("s" if work.tls_upstream else "")
+        target = f"{kind}_pass {scheme}://backend;"
         if work.prefixes:
             servers = [self.server(work, "", [f"location /r/{n}/ {{ {target} }}" for n in range(work.prefixes)])]
         elif work.hosts:
@@ -171,6 +234,16 @@ class Nginx(Peer):
         temporary = "\n".join(
             f"    {what}_temp_path {work.directory}/nginx-{what};" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
+        tls = ""
+        if work.tls_upstream:
+            tls = f"""
+    {kind}_ssl_certificate {work.file('proxy.pem')};
+    {kind}_ssl_certificate_key {work.file('proxy.key')};
+    {kind}_ssl_trusted_certificate {work.file('ca.pem')};
+    {kind}_ssl_verify on;
+    {kind}_ssl_name {HOST};
+    {kind}_ssl_server_name on;
+    {kind}_ssl_protocols TLSv1.3;"""
         http1 = "" if work.grpc else 'proxy_http_version 1.1;\n    proxy_set_header Connection "";'
         config = work.write("nginx.conf", f"""
 daemon off;
@@ -185,7 +258,7 @@ http {{
     keepalive_timeout 1h;
     server_names_hash_max_size 65536;
 {temporary}
-    {http1}
+    {http1}{tls}
     {kind}_connect_timeout 1s;
     {kind}_read_timeout 15s;
     {kind}_set_header Host $host;
@@ -204,17 +277,37 @@ http {{
 
     def server(self, work, name, locations):
         http2 = " http2" if work.downstream == "http2" else ""
-        return f"server {{ listen 127.0.0.1:{work.port}{http2}; {name}\n" + "\n".join(locations) + "\n}"
+        ssl = ""
+        if work.tls_downstream:
+            http2 = " ssl http2"  # by ALPN, so HTTP/1.1 too
+            ssl = f"""
+    ssl_certificate {work.file('proxy.pem')};
+    ssl_certificate_key {work.file('proxy.key')};
+    ssl_client_certificate {work.file('ca.pem')};
+    ssl_verify_client on;
+    ssl_protocols TLSv1.3;
+"""
+        return f"server {{ listen 127.0.0.1:{work.port}{http2}; {name}{ssl}\n" + "\n".join(locations) + "\n}"
 
 
 class HAProxy(Peer):
     name = "haproxy"
-    kinds = Peer.kinds - {"prefixes", "hosts"}
+    # Its OpenSSL knows no ML-KEM.
+    kinds = Peer.kinds - {"prefixes", "hosts", "handshake-pq"}
 
     def version(self):
         return ["-v"]
 
     def command(self, work):
+        bind = " proto h2" if work.downstream == "http2" else ""
+        if work.tls_downstream:
+            bind = (f" ssl crt {work.file('proxy.both.pem')} ca-file {work.file('ca.pem')} verify required"
+                    " ssl-min-ver TLSv1.3 alpn h2,http/1.1")
+        server = " proto h2" if work.upstream == "http2" else ""
+        if work.tls_upstream:
+            # It cannot match a URI name: the DNS name is the nearest.
+            server += (f" ssl crt {work.file('proxy.both.pem')} ca-file {work.file('ca.pem')} verify required"
+                       f" ssl-min-ver TLSv1.3 alpn h2 sni str({HOST}) verifyhost {HOST}")
         config = work.write("haproxy.cfg", f"""
 global
     nbthread 1
@@ -227,11 +320,11 @@ defaults
     timeout client 1h
     timeout server 15s
 frontend inbound
-    bind 127.0.0.1:{work.port}{' proto h2' if work.downstream == 'http2' else ''}
-    http-request set-header X-Forwarded-Proto http
+    bind 127.0.0.1:{work.port}{bind}
+    http-request set-header X-Forwarded-Proto {'https' if work.tls_downstream else 'http'}
     default_backend backend
 backend backend
-    server one {work.backend}{' proto h2' if work.upstream == 'http2' else ''}
+    server one {work.backend}{server}
 """)
         return [self.program(), "-db", "-f", config]
 
@@ -253,6 +346,11 @@ class Copy(Peer):
 
 
 PEERS = {peer.name: peer for peer in (Outrigger, Envoy, Nginx, HAProxy, Copy)}
+
+
+def identity(name):
+    """The SPIFFE id of a party, or with no name what all of them begin with."""
+    return f"spiffe://{HOST}/ns/bench/sa/{name}"
 
 
 def built(root, name):

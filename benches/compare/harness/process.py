@@ -100,16 +100,6 @@ class Child:
                 ticks += int(fields[11]) + int(fields[12])
         return ticks
 
-    def settled_cpu_ticks(self):
-        """`cpu_ticks` once they stand still: what the last requests left to do is then done."""
-        before, deadline = self.cpu_ticks(), time.monotonic() + 2
-        while True:
-            time.sleep(0.1)
-            after = self.cpu_ticks()
-            if after == before or time.monotonic() > deadline:
-                return after
-            before = after
-
     def resident_kib(self):
         """Resident memory of all its processes. Pages that they share are counted in each."""
         total = 0
@@ -117,6 +107,20 @@ class Child:
             with contextlib.suppress(OSError), open(f"/proc/{pid}/statm") as statm:
                 total += int(statm.read().split()[1]) * PAGE_KIB
         return total
+
+
+def settled_cpu_ticks(children):
+    """The sum of `cpu_ticks` once they stand still: what the last requests left to do is then done."""
+    def ticks():
+        return sum(child.cpu_ticks() for child in children)
+
+    before, deadline = ticks(), time.monotonic() + 2
+    while True:
+        time.sleep(0.1)
+        after = ticks()
+        if after == before or time.monotonic() > deadline:
+            return after
+        before = after
 
 
 def stat_fields(pid):

@@ -10,6 +10,9 @@ TARGETS = [
     ("idle", "idle_mib", None, 10.0),
     ("routes-10000", "cpu_us", "routes-10", 1.1),
     ("hosts-10000", "cpu_us", "hosts-10", 1.1),
+    ("handshake", "cpu_us", "envoy", 0.85),
+    ("handshake-pq", "cpu_us", "envoy", 0.85),
+    ("mesh", "cpu_us", "envoy", 0.62),
 ]
 
 
@@ -65,9 +68,18 @@ def table(results, scenario, title, peers):
     if scenario == "start":
         columns = [("start ms", "start_ms", "{:.1f}")]
         main, against = "start_ms", ()
+    elif scenario.startswith("idle-tls"):
+        columns = [("KiB/connection", "connection_kib", "{:.1f}")]
+        main, against = "connection_kib", [other for other in ("envoy", "nginx") if other in peers]
     elif scenario == "idle":
         columns = [("idle MiB", "idle_mib", "{:.1f}"), ("KiB/connection", "connection_kib", "{:.1f}")]
         main, against = "idle_mib", ()
+    elif "handshake" in scenario or scenario == "resumed":
+        columns = [
+            ("CPU us/handshake", "cpu_us", "{:.0f}"), ("handshakes/CPU s", "per_cpu_second", "{:,.0f}"),
+            ("p50 us", "p50_us", "{:,.0f}"), ("p99 us", "p99_us", "{:,.0f}"), ("core busy", "busy", "{:.0%}"),
+        ]
+        main, against = "cpu_us", [other for other in ("envoy", "nginx") if other in peers]
     else:
         columns = [
             ("CPU us/req", "cpu_us", "{:.1f}"), ("requests/s", "rps", "{:,.0f}"),

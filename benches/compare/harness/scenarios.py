@@ -1,17 +1,20 @@
 """What is measured. Every measurement starts its proxy afresh, so that nothing else runs beside it."""
 
+import contextlib
 import http.client
 import os
 import socket
+import ssl
 import time
 from dataclasses import dataclass
 
 from .load import HTTP1_BODY, compare_load, h2load
-from .peers import Work
-from .process import TICKS_PER_SECOND, Child, ChildFailed, free_port
+from .peers import HOST, Work
+from .process import TICKS_PER_SECOND, Child, ChildFailed, free_port, settled_cpu_ticks
 
 START_LIMIT = 60  # seconds; 10,000 routes take a while to load
 IDLE_CONNECTIONS = 1000
+HANDSHAKES_AT_ONCE = 8
 
 
 @dataclass
@@ -20,8 +23,10 @@ class Setting:
 
     root: str
     directory: str
+    pki: str  # the folder of certificates
     http1: str  # the backend's addresses
     grpc: str
+    tls: str
     load_program: str
     proxy_core: int
     load_core: int
@@ -33,7 +38,7 @@ class Setting:
 
 @dataclass
 class Scenario:
-    """A piece of work under load, or (kind `idle` and `start`) without."""
+    """A piece of work under load, or (kind `idle`, `idle-tls` and `start`) without."""
 
     name: str
     title: str
@@ -42,17 +47,26 @@ class Scenario:
     upstream: str = "http1"
     grpc: bool = False
     count: int = 0
+    tls_downstream: bool = False
+    tls_upstream: bool = False
+    mesh: bool = False  # two of the proxy in a row, with mutual TLS and HTTP/2 between them
+    handshakes: str = ""  # full or resumed: one for every request
+    group: str = "X25519"
 
     def describe(self, setting):
-        if self.kind in ("idle", "start"):
+        if self.kind in ("idle", "idle-tls", "start"):
             return self.title
+        if self.handshakes:
+            return f"{self.title}; {HANDSHAKES_AT_ONCE} at a time, {self.requests(setting):,} connections"
         streams = f" of {setting.streams} streams" if self.downstream == "http2" else ""
         connections = setting.http2_connections if self.downstream == "http2" else setting.connections
         return f"{self.title}; {connections} connections{streams}, {self.requests(setting):,} requests"
 
     def requests(self, setting):
-        # CPU time is counted in ticks of 10 ms: cheap requests need more of them, and 10,000 routes make some so
-        # slow that fewer do.
+        # CPU time is counted in ticks of 10 ms: cheap requests need more of them, and handshakes and 10,000 routes make
+        # some so slow that fewer do.
+        if self.handshakes:
+            return max(500, setting.requests // 20)
         if self.count:
             return max(1000, setting.requests * 2 // 5)
         return setting.requests * 2 if self.downstream == "http2" else setting.requests
@@ -69,28 +83,77 @@ SCENARIOS = {
     ],
     "idle": [Scenario("idle", f"resident memory after the first answer, and with {IDLE_CONNECTIONS:,} idle connections", "idle")],
     "start": [Scenario("start", "from the start of the process to its first answer", "start")],
+    "handshake": [
+        Scenario("handshake", "full mutual TLS 1.3 handshake (X25519) and one HTTP/1.1 request", "handshake",
+                 tls_downstream=True, handshakes="full"),
+        Scenario("handshake-pq", "full mutual TLS 1.3 handshake (X25519MLKEM768) and one HTTP/1.1 request", "handshake-pq",
+                 tls_downstream=True, handshakes="full", group="X25519MLKEM768"),
+    ],
+    "resumed": [Scenario("resumed", "resumed mutual TLS 1.3 handshake (X25519) and one HTTP/1.1 request", "resumed",
+                         tls_downstream=True, handshakes="resumed")],
+    "inbound": [Scenario("inbound", "mutual TLS HTTP/2 to HTTP/1.1, 1 KiB", "inbound", "http2", "http1", tls_downstream=True)],
+    "outbound": [Scenario("outbound", "HTTP/1.1 to mutual TLS HTTP/2, 1 KiB", "outbound", "http1", "http2", tls_upstream=True)],
+    "mesh": [
+        Scenario("mesh", "HTTP/1.1 to proxy, mutual TLS HTTP/2 to proxy, HTTP/1.1; 1 KiB, CPU of both proxies", "mesh", mesh=True),
+        Scenario("mesh-grpc", "gRPC unary 100 B, h2c to proxy, mutual TLS HTTP/2 to proxy, h2c; CPU of both proxies", "mesh-grpc",
+                 "http2", "http2", grpc=True, mesh=True),
+    ],
+    "idle-tls": [
+        Scenario(f"idle-tls-{name}", f"resident memory of each of {IDLE_CONNECTIONS:,} idle mutual TLS {title} connections",
+                 "idle-tls", name, tls_downstream=True)
+        for name, title in (("http1", "HTTP/1.1"), ("http2", "HTTP/2"))
+    ],
 }
 
 
 def measure(scenario, peer, setting):
     """One measurement: a dictionary of figures, with `fault` saying why they do not count."""
-    directory = os.path.join(setting.directory, peer.name)
-    os.makedirs(directory, exist_ok=True)
-    work = Work(
-        downstream=scenario.downstream, upstream=scenario.upstream, grpc=scenario.grpc,
-        backend=setting.grpc if scenario.grpc else setting.http1, directory=directory,
-        port=free_port(), admin_port=free_port(),
-        prefixes=scenario.count if scenario.kind == "prefixes" else 0,
-        hosts=scenario.count if scenario.kind == "hosts" else 0,
-    )
-    command = peer.command(work)
-    with Child(peer.name, command, setting.proxy_core, directory) as child:
+    with contextlib.ExitStack() as running:
+        if scenario.mesh:
+            # The one next to the backend first: the other connects to it.
+            far = start(running, peer, setting, "far", Work(
+                downstream="http2", upstream=scenario.upstream, grpc=scenario.grpc, tls_downstream=True,
+                backend=setting.grpc if scenario.grpc else setting.http1,
+            ))
+            near = start(running, peer, setting, "near", Work(
+                downstream=scenario.downstream, upstream="http2", grpc=scenario.grpc, tls_upstream="proxy",
+                backend=f"127.0.0.1:{far.work.port}",
+            ))
+            return under_load(scenario, setting, [near, far])
+        backend = setting.grpc if scenario.grpc else setting.tls if scenario.tls_upstream else setting.http1
+        proxy = start(running, peer, setting, "proxy", Work(
+            downstream=scenario.downstream, upstream=scenario.upstream, grpc=scenario.grpc, backend=backend,
+            prefixes=scenario.count if scenario.kind == "prefixes" else 0,
+            hosts=scenario.count if scenario.kind == "hosts" else 0,
+            tls_downstream=scenario.tls_downstream, tls_upstream="backend" if scenario.tls_upstream else "",
+        ))
         if scenario.kind == "start":
-            return {"start_ms": first_answer(child, work) * 1000}
+            return {"start_ms": proxy.first_answer_seconds * 1000}
         if scenario.kind == "idle":
-            return idle(child, work)
-        first_answer(child, work)
-        return under_load(scenario, setting, child, f"127.0.0.1:{work.port}")
+            return idle(proxy)
+        if scenario.kind == "idle-tls":
+            return idle_tls(proxy, setting)
+        return under_load(scenario, setting, [proxy])
+
+
+class Proxy(Child):
+    """A proxy at its work."""
+
+    def __init__(self, peer, work, core):
+        self.work = work
+        self.first_answer_seconds = 0.0  # once it has answered
+        super().__init__(peer.name, peer.command(work), core, work.directory)
+
+
+def start(running, peer, setting, place, work):
+    """Starts a proxy and waits for its first answer; it ends with `running`."""
+    work.directory = os.path.join(setting.directory, peer.name, place)
+    os.makedirs(work.directory, exist_ok=True)
+    work.port, work.admin_port = free_port(), free_port()
+    work.pki = setting.pki if work.tls_downstream or work.tls_upstream else ""
+    proxy = running.enter_context(Proxy(peer, work, setting.proxy_core))
+    proxy.first_answer_seconds = first_answer(proxy)
+    return proxy
 
 
 def direct(scenario, setting):
@@ -99,16 +162,20 @@ def direct(scenario, setting):
     return {"rps": rate(loaded), "p50_us": loaded.p50_us, "p99_us": loaded.p99_us, "fault": loaded.fault}
 
 
-def under_load(scenario, setting, child, address):
+def under_load(scenario, setting, proxies):
+    """Load on the first of the proxies, and the CPU time of all."""
+    address = f"127.0.0.1:{proxies[0].work.port}"
     requests = scenario.requests(setting)
-    warm = generate(scenario, setting, address, max(1000, requests // 5))
-    before = child.settled_cpu_ticks()
+    warm = generate(scenario, setting, address, max(min(1000, requests), requests // 5))
+    before = settled_cpu_ticks(proxies)
     loaded = generate(scenario, setting, address, requests)
-    after = child.settled_cpu_ticks()
-    child.check_alive()
+    after = settled_cpu_ticks(proxies)
+    for proxy in proxies:
+        proxy.check_alive()
     cpu = (after - before) / TICKS_PER_SECOND
     return {
         "cpu_us": cpu * 1e6 / requests,
+        **({"per_cpu_second": requests / cpu} if scenario.handshakes and cpu else {}),
         "rps": rate(loaded),
         "p50_us": loaded.p50_us,
         "p99_us": loaded.p99_us,
@@ -122,55 +189,95 @@ def rate(loaded):
 
 
 def generate(scenario, setting, address, requests):
+    """Load of the scenario's kind."""
+    def own(*arguments, slowest_ms):
+        return compare_load(
+            setting.load_program, setting.load_core, requests=requests, arguments=arguments, timeout=60 + requests * slowest_ms / 1000,
+        )
+
     if scenario.count:
         host, path = ("h{}.test", "/") if scenario.kind == "hosts" else ("compare.test", "/r/{}/x")
-        return compare_load(
-            setting.load_program, address, setting.load_core, requests=requests, connections=setting.connections,
-            count=scenario.count, host=host, path=path,
-        )
+        return own("routes", address, setting.connections, requests, scenario.count, host, path, slowest_ms=2)
+    if scenario.handshakes:
+        return own(scenario.handshakes, address, HANDSHAKES_AT_ONCE, requests, scenario.group, setting.pki, slowest_ms=20)
+    if scenario.tls_downstream:
+        return own("http2", address, setting.http2_connections, setting.streams, requests, setting.pki, slowest_ms=1)
     http2 = scenario.downstream == "http2"
+    if not http2 and (scenario.mesh or scenario.tls_upstream):
+        # h2load takes a status line without a reason phrase, such as HAProxy makes of an HTTP/2 answer, for a failure.
+        return own("routes", address, setting.connections, requests, 1, HOST, "/", slowest_ms=1)
     return h2load(
         address, setting.load_core, setting.directory, protocol=scenario.downstream, requests=requests, grpc=scenario.grpc,
         connections=setting.http2_connections if http2 else setting.connections, streams=setting.streams if http2 else 1,
     )
 
 
-def idle(child, work):
+def idle(proxy):
     """Memory at rest, and what a kept HTTP/1.1 connection adds once it has carried a request."""
-    first_answer(child, work)
     time.sleep(1)
-    before = child.resident_kib()
+    before = proxy.resident_kib()
     connections = []
     try:
         for _ in range(IDLE_CONNECTIONS):
-            connection = http.client.HTTPConnection("127.0.0.1", work.port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", proxy.work.port, timeout=10)
             connections.append(connection)
             connection.request("GET", "/", headers={"Host": "compare.test"})
             response = connection.getresponse()
             if response.status != 200 or len(response.read()) != HTTP1_BODY:
                 return {"fault": f"status {response.status} on an idle connection"}
         time.sleep(1)
-        child.check_alive()
-        after = child.resident_kib()
+        proxy.check_alive()
+        after = proxy.resident_kib()
     finally:
         for connection in connections:
             connection.close()
     return {"idle_mib": before / 1024, "connection_kib": (after - before) / IDLE_CONNECTIONS}
 
 
-def first_answer(child, work):
+def idle_tls(proxy, setting):
+    """What a kept mutual TLS connection adds once it has carried a request."""
+    time.sleep(1)
+    before = proxy.resident_kib()
+    command = [setting.load_program, f"hold-{proxy.work.downstream}", f"127.0.0.1:{proxy.work.port}", IDLE_CONNECTIONS, setting.pki]
+    with Child("hold", command, setting.load_core, setting.directory) as holder:
+        deadline = time.monotonic() + 60
+        while holder.output().strip() != "holding":
+            holder.check_alive()
+            if time.monotonic() > deadline:
+                raise holder.failure("did not open its connections within 60 s")
+            time.sleep(0.01)
+        time.sleep(1)
+        holder.check_alive()
+        proxy.check_alive()
+        after = proxy.resident_kib()
+    return {"connection_kib": (after - before) / IDLE_CONNECTIONS}
+
+
+def first_answer(proxy):
     """Seconds from the start of the process until it answered a request, or (HTTP/2) took a connection and its settings."""
+    work = proxy.work
+    context = client_context(work) if work.tls_downstream else None
     while True:
         try:
-            with socket.create_connection(("127.0.0.1", work.port), timeout=5) as stream:
+            with contextlib.ExitStack() as opened:
+                stream = opened.enter_context(socket.create_connection(("127.0.0.1", work.port), timeout=5))
+                if context:
+                    stream = opened.enter_context(context.wrap_socket(stream, server_hostname=HOST))
                 if answers(stream, work):
-                    return time.monotonic() - child.started
+                    return time.monotonic() - proxy.started
         except OSError:
             pass
-        child.check_alive()
-        if time.monotonic() - child.started > START_LIMIT:
-            raise ChildFailed(f"{child.name} did not answer within {START_LIMIT} s; it printed:\n{child.output()[-2000:]}")
+        proxy.check_alive()
+        if time.monotonic() - proxy.started > START_LIMIT:
+            raise proxy.failure(f"did not answer within {START_LIMIT} s")
         time.sleep(0.0005)
+
+
+def client_context(work):
+    context = ssl.create_default_context(cafile=work.file("ca.pem"))
+    context.load_cert_chain(work.file("client.pem"), work.file("client.key"))
+    context.set_alpn_protocols(["h2" if work.downstream == "http2" else "http/1.1"])
+    return context
 
 
 def answers(stream, work):

@@ -21,6 +21,8 @@ pub(super) struct Story {
     pub(super) listener: ListenerPart,
     pub(super) virtual_host: HostPart,
     pub(super) rules: Vec<RulePart>,
+    /// `None`: the listener has no policy, and everybody may do everything.
+    pub(super) authorization: Option<AccessPart>,
     pub(super) decision: Decision,
 }
 
@@ -52,9 +54,36 @@ pub(super) struct RulePart {
     pub(super) place: String,
 }
 
+/// What the listener's policy says.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AccessPart {
+    pub(super) policy: String,
+    /// Who is taken to ask.
+    pub(super) caller: String,
+    pub(super) allowed: bool,
+    /// The rule that decides; `default` where none does.
+    pub(super) rule: String,
+    pub(super) place: String,
+    /// The shadow rule that would turn the decision around.
+    pub(super) shadow: Option<AccessRulePart>,
+    /// Audit rules that match.
+    pub(super) audits: Vec<AccessRulePart>,
+    /// Whether a token could change the decision; `explain` has none.
+    pub(super) reads_token: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AccessRulePart {
+    pub(super) name: String,
+    pub(super) place: String,
+}
+
 #[derive(Debug, Serialize)]
 #[serde(tag = "action", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(super) enum Decision {
+    Denied { status: u16, reason: &'static str, sentence: &'static str },
     NoRoute { status: u16, reason: &'static str, sentence: &'static str },
     Redirect { status: u16, location: Option<String> },
     Direct { status: u16, content_type: String, bytes: usize },

@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 
 use outrigger_config::Style;
 
-use super::story::{Backend, Decision, Endpoint, Limit, Retries, Story};
+use super::story::{AccessPart, Backend, Decision, Endpoint, Limit, Retries, Story};
 
 /// Width of the first column.
 const NAMES: usize = 10;
 
 pub(super) fn render(story: &Story, style: Style) -> String {
     let mut page = Page { out: String::new(), style };
-    let Story { method, host, path, grpc, listener, virtual_host, rules, decision } = story;
+    let Story { method, host, path, grpc, listener, virtual_host, rules, authorization, decision } = story;
     page.line("request", &format!("{method} http://{host}{path}{}", if *grpc { " (gRPC)" } else { "" }));
     let found = format!("`{}` on {} with routes `{}`: {}", listener.name, listener.bind, listener.routes, listener.why);
     page.placed("listener", &found, Some(&listener.place));
@@ -24,6 +24,9 @@ pub(super) fn render(story: &Story, style: Style) -> String {
         let why = rule.why.join("; or ");
         page.placed(heading, &format!("{verdict}  `{}`: {why}", rule.name), Some(&rule.place));
     }
+    if let Some(access) = authorization {
+        page.access(access);
+    }
     page.decision(decision);
     page.out
 }
@@ -34,9 +37,26 @@ struct Page {
 }
 
 impl Page {
+    fn access(&mut self, access: &AccessPart) {
+        let AccessPart { policy, caller, allowed, rule, place, shadow, audits, reads_token } = access;
+        self.line("caller", caller);
+        let verdict = if *allowed { self.paint(GREEN, "allowed") } else { self.paint(RED, "denied") };
+        self.placed("access", &format!("{verdict} by `{rule}` of policy `{policy}`"), Some(place));
+        if let Some(shadow) = shadow {
+            let would = if *allowed { "would be denied" } else { "would be allowed" };
+            self.placed("", &format!("{would} by shadow rule `{}`", shadow.name), Some(&shadow.place));
+        }
+        for audit in audits {
+            self.placed("", &format!("noted by audit rule `{}`", audit.name), Some(&audit.place));
+        }
+        if *reads_token {
+            self.line("", "decided without a token: rules with claims may decide otherwise for a caller that has one");
+        }
+    }
+
     fn decision(&mut self, decision: &Decision) {
         match decision {
-            Decision::NoRoute { status, reason, sentence } => {
+            Decision::Denied { status, reason, sentence } | Decision::NoRoute { status, reason, sentence } => {
                 self.line("answer", &format!("{status} {reason}: {sentence}"));
             }
             Decision::Redirect { status, location } => {
@@ -127,3 +147,4 @@ impl Page {
 const BOLD: &str = "1";
 const DIM: &str = "2";
 const GREEN: &str = "32";
+const RED: &str = "31";

@@ -16,7 +16,7 @@ use super::request::HeadScan;
 use super::response::{self, Parsed};
 use crate::base::limits;
 use crate::codec::body::{Body, BodyError, Frame, PollBody};
-use crate::codec::error::{SendError, SendErrorKind, Sent};
+use crate::codec::error::{REFUSED_BY_PEER, SendError, SendErrorKind, Sent, certificate_alert};
 use crate::codec::message::{Interim, RequestHead, Response};
 use crate::net::io::Io;
 
@@ -68,7 +68,7 @@ impl ClientConn {
 
     /// Whether an idle connection may be used: still open, and the server has said nothing unasked.
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_quiet(&mut self) -> bool {
         self.io.is_quiet()
     }
 
@@ -99,10 +99,22 @@ impl ClientConn {
         match outcome {
             Ok(parsed) => Ok(self.into_response(parsed, upload)),
             Err(kind) => {
+                if let Some(alert) = self.refusal(&kind, &progress) {
+                    return Err(SendError::never(alert));
+                }
                 let sent = if upload.written { Sent::Maybe } else { Sent::Never };
                 Err(SendError { sent, reused, kind })
             }
         }
+    }
+
+    /// Whether the server refused the connection after we believed it made: no byte of a response may have come,
+    /// on no earlier exchange either.
+    fn refusal(&self, kind: &SendErrorKind, progress: &Progress) -> Option<SendErrorKind> {
+        let SendErrorKind::Io(error) = kind else { return None };
+        let silent = self.exchanges == 1 && progress.interims == 0 && self.read.bytes.is_empty();
+        let alert = certificate_alert(error).filter(|_| silent)?;
+        Some(SendErrorKind::Handshake { code: REFUSED_BY_PEER, detail: alert.to_string().into() })
     }
 
     fn poll_response(

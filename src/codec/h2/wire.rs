@@ -60,6 +60,8 @@ struct Ends<IO> {
     in_turns: bool,
     /// Bytes read in this turn.
     read: usize,
+    /// What ended reading: the library keeps the kind of an error and not what is in it.
+    failure: Option<io::Error>,
 }
 
 impl<IO> Clone for Wire<IO> {
@@ -70,7 +72,7 @@ impl<IO> Clone for Wire<IO> {
 
 impl<IO> Wire<IO> {
     pub(super) fn new(io: IO) -> Self {
-        let ends = Ends { io, buffer: Vec::new(), sent: 0, in_turns: false, read: 0 };
+        let ends = Ends { io, buffer: Vec::new(), sent: 0, in_turns: false, read: 0, failure: None };
         Self { ends: Arc::new(Mutex::new(ends)), traffic: Arc::default() }
     }
 
@@ -81,6 +83,11 @@ impl<IO> Wire<IO> {
     /// From now on the owner calls [`Wire::poll_release`] after every turn; the library's flushes do nothing.
     pub(super) fn take_turns(&self) {
         self.ends.lock().in_turns = true;
+    }
+
+    /// What ended reading, whole.
+    pub(super) fn take_failure(&self) -> Option<io::Error> {
+        self.ends.lock().failure.take()
     }
 
     /// The opposite: reads and writes go through as they come.
@@ -184,7 +191,14 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Wire<IO> {
         let n = buf.filled().len() - before;
         ends.read += n;
         self.traffic.read.fetch_add(n as u64, Ordering::Relaxed);
-        polled
+        match polled {
+            Poll::Ready(Err(error)) => {
+                let kind = error.kind();
+                ends.failure = Some(error);
+                Poll::Ready(Err(kind.into()))
+            }
+            polled => polled,
+        }
     }
 }
 

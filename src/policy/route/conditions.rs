@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use http::HeaderName;
 use http::header::HOST;
-use outrigger_config::model::{Match, ValueMatch};
+use outrigger_config::model::{Match, PathMatch, ValueMatch};
 
 use super::RouteQuery;
+use super::rules::last_segment;
 
 /// Whether everything but the path holds.
 pub(super) fn others_hold(condition: &Match, request: &RouteQuery<'_>) -> bool {
@@ -16,7 +17,21 @@ pub(super) fn others_hold(condition: &Match, request: &RouteQuery<'_>) -> bool {
         && condition.query.iter().all(|q| value_holds(&q.value, parameter(request, &q.name).as_deref()))
 }
 
-pub(super) fn value_holds(condition: &ValueMatch, value: Option<&[u8]>) -> bool {
+/// Whether a path in normal form meets a condition in normal form. The index decides the same by look-ups.
+pub(in crate::policy) fn path_holds(condition: &PathMatch, path: &str) -> bool {
+    match condition {
+        PathMatch::Any => true,
+        PathMatch::Exact(wanted) => path == &**wanted,
+        PathMatch::Prefix(prefix) => path
+            .strip_prefix(&**prefix)
+            .is_some_and(|rest| rest.starts_with('/') || (rest.is_empty() && !prefix.is_empty())),
+        PathMatch::Regex(pattern) => pattern.is_match(path),
+        PathMatch::GrpcMethod(method) => last_segment(path) == &**method,
+    }
+}
+
+/// Whether a value meets a condition; `None`: there is none.
+pub(in crate::policy) fn value_holds(condition: &ValueMatch, value: Option<&[u8]>) -> bool {
     match (condition, value) {
         (ValueMatch::Present(wanted), value) => value.is_some() == *wanted,
         (_, None) => false,
@@ -30,7 +45,7 @@ pub(super) fn value_holds(condition: &ValueMatch, value: Option<&[u8]>) -> bool 
 }
 
 /// A header's value; several lines are joined by `,`. Allocates only for several lines.
-pub(super) fn header<'a>(request: &RouteQuery<'a>, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+pub(in crate::policy) fn header<'a>(request: &RouteQuery<'a>, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     if name == HOST {
         return (!request.host.is_empty()).then_some(Cow::Borrowed(request.host.as_bytes()));
     }
@@ -54,7 +69,7 @@ pub(super) fn parameter<'a>(request: &RouteQuery<'a>, name: &str) -> Option<Cow<
 }
 
 /// What is no valid encoding stays as it is.
-fn percent_decode(text: &str) -> Cow<'_, [u8]> {
+pub(in crate::policy) fn percent_decode(text: &str) -> Cow<'_, [u8]> {
     let bytes = text.as_bytes();
     let Some(first) = memchr::memchr(b'%', bytes) else {
         return Cow::Borrowed(bytes);

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use http::Method;
 use outrigger_config::model::{Match, PathMatch, ValueMatch};
 
-use super::conditions::{header, parameter, value_holds};
+use super::conditions::{header, parameter, path_holds, value_holds};
 use super::hosts::Found;
-use super::rules::{Entry, last_segment};
+use super::rules::Entry;
 use super::{RouteQuery, RouteTable, RuleHit};
 
 /// The whole story of one request.
@@ -205,7 +205,7 @@ impl RouteTable {
             Some(Found::Any(virtual_host)) => HostChoice::Any { virtual_host },
             None => HostChoice::None,
         };
-        let entries = found.map_or(&[][..], |found| &self.hosts[found.virtual_host()].entries);
+        let entries = found.map_or(&[][..], |found| &self.hosts[found.index()].entries);
         let mut rules = Vec::new();
         for matches in entries.chunk_by(|a, b| a.rule == b.rule) {
             let verdicts = matches.iter().map(|entry| check(entry, request).map_or(Ok(entry), Err));
@@ -263,21 +263,15 @@ fn check(entry: &Entry, request: &RouteQuery<'_>) -> Option<Mismatch> {
 }
 
 fn check_path(condition: &PathMatch, path: &str) -> Option<Mismatch> {
+    if path_holds(condition, path) {
+        return None;
+    }
     match condition {
         PathMatch::Any => None,
-        PathMatch::Exact(wanted) => (path != &**wanted).then(|| Mismatch::PathNotEqual(Arc::clone(wanted))),
-        PathMatch::Prefix(prefix) => {
-            let under = path
-                .strip_prefix(&**prefix)
-                .is_some_and(|rest| rest.starts_with('/') || (rest.is_empty() && !prefix.is_empty()));
-            (!under).then(|| Mismatch::PathNotUnder(Arc::clone(prefix)))
-        }
-        PathMatch::Regex(pattern) => {
-            (!pattern.is_match(path)).then(|| Mismatch::PathNotLike(pattern.as_str().to_owned()))
-        }
-        PathMatch::GrpcMethod(method) => {
-            (last_segment(path) != &**method).then(|| Mismatch::NotGrpcMethod(Arc::clone(method)))
-        }
+        PathMatch::Exact(wanted) => Some(Mismatch::PathNotEqual(Arc::clone(wanted))),
+        PathMatch::Prefix(prefix) => Some(Mismatch::PathNotUnder(Arc::clone(prefix))),
+        PathMatch::Regex(pattern) => Some(Mismatch::PathNotLike(pattern.as_str().to_owned())),
+        PathMatch::GrpcMethod(method) => Some(Mismatch::NotGrpcMethod(Arc::clone(method))),
     }
 }
 

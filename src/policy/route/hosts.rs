@@ -1,4 +1,4 @@
-//! Hostnames to virtual hosts.
+//! Hostnames to what stands behind them: virtual hosts, or where TLS is handed on to.
 //!
 //! The keys of the maps come from the configuration, never from requests, so a caller cannot make the chains
 //! long; a fast seeded hash is enough.
@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
-use outrigger_config::model::{HostPattern, VirtualHost};
+use outrigger_config::model::HostPattern;
 
 use crate::policy::host::canonical;
 
-/// How a virtual host was found; holds its index.
+/// How a host was found; holds the index of what stands behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     Exact(usize),
     /// With the length of the suffix that matched.
     Wildcard(usize, usize),
@@ -20,15 +20,16 @@ pub(super) enum Found {
 }
 
 impl Found {
-    pub(super) fn virtual_host(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         match self {
             Self::Exact(host) | Self::Wildcard(host, _) | Self::Any(host) => host,
         }
     }
 }
 
+/// Patterns of hostnames, the most specific of which wins.
 #[derive(Debug)]
-pub(super) struct HostIndex {
+pub(crate) struct HostIndex {
     exact: HashMap<Box<str>, usize, RandomState>,
     suffixes: HashMap<Box<str>, usize, RandomState>,
     /// Which suffix lengths exist, one bit each: most labels of most hosts need no look-up.
@@ -38,10 +39,10 @@ pub(super) struct HostIndex {
 
 impl HostIndex {
     /// Hostnames are unique in a validated table; were they not, the first would win.
-    pub(super) fn new(hosts: &[VirtualHost]) -> Self {
+    pub(crate) fn new<'a>(hosts: impl Iterator<Item = &'a [HostPattern]>) -> Self {
         let mut index = Self { exact: HashMap::default(), suffixes: HashMap::default(), lengths: [0; 4], any: None };
-        for (number, host) in hosts.iter().enumerate() {
-            for pattern in &host.hostnames {
+        for (number, hostnames) in hosts.enumerate() {
+            for pattern in hostnames {
                 match pattern {
                     HostPattern::Exact(name) => {
                         index.exact.entry(canonical(name).into()).or_insert(number);
@@ -63,7 +64,8 @@ impl HostIndex {
         index
     }
 
-    pub(super) fn find(&self, host: &str) -> Option<Found> {
+    /// What stands behind a host; an empty one is found by [`HostPattern::Any`] only.
+    pub(crate) fn find(&self, host: &str) -> Option<Found> {
         if let Some(&found) = self.exact.get(host) {
             return Some(Found::Exact(found));
         }

@@ -28,9 +28,11 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use outrigger_config::model;
 
+pub(super) use conditions::{header, path_holds, percent_decode, value_holds};
 pub use explain::{Explanation, HostChoice, Mismatch, RuleOutcome, RuleTrace, ValueProblem};
-use hosts::HostIndex;
+pub(crate) use hosts::HostIndex;
 use rules::HostRules;
+pub(super) use rules::normal_form;
 
 /// What routing reads of a request.
 #[derive(Debug, Clone, Copy)]
@@ -85,13 +87,13 @@ impl RouteTable {
             })
             .collect();
         let names = table.hosts.iter().flat_map(|host| &host.rules).map(|rule| Arc::clone(&rule.name)).collect();
-        Self { index: HostIndex::new(&table.hosts), hosts, names }
+        Self { index: HostIndex::new(table.hosts.iter().map(|host| &*host.hostnames)), hosts, names }
     }
 
     /// Finds the rule of a request.
     #[must_use]
     pub fn find(&self, request: &RouteQuery<'_>) -> Option<RuleHit> {
-        let host = self.index.find(request.host)?.virtual_host();
+        let host = self.index.find(request.host)?.index();
         self.hosts[host].find(request)
     }
 

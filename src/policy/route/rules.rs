@@ -155,7 +155,7 @@ fn entries_of(number: usize, rule: &Rule) -> Vec<Entry> {
 }
 
 /// A configured path as requests spell it. One that has no normal form stays, and matches nothing.
-fn normal_form(condition: &PathMatch) -> PathMatch {
+pub(in crate::policy) fn normal_form(condition: &PathMatch) -> PathMatch {
     match condition {
         PathMatch::Exact(path) => PathMatch::Exact(normal_path(path)),
         PathMatch::Prefix(prefix) if prefix.is_empty() => PathMatch::Prefix(Arc::clone(prefix)),

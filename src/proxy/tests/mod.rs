@@ -1,5 +1,6 @@
 //! The data path over real sockets: a raw caller, the HTTP/1 server, the pipeline, and scripted upstreams.
 
+mod authorize;
 mod endings;
 mod retries;
 
@@ -10,16 +11,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::uri::Scheme;
+use outrigger_config::Loaded;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::Proxy;
+use super::{ConnectionHandler, Proxy};
 use crate::base::drain::Drain;
 use crate::codec::{ServerOptions, h1};
 use crate::net::ConnInfo;
 use crate::net::io::Io;
+use crate::net::tls::{TlsInfo, TlsSet};
 use crate::snapshot::{Snapshot, SnapshotCell};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::dns::{Answer, BoxFuture, Resolve};
@@ -33,6 +36,28 @@ impl Resolve for NoNames {
     }
 }
 
+/// The insides of YAML mappings.
+#[derive(Debug, Clone, Copy, Default)]
+struct Parts<'a> {
+    listener: &'a str,
+    rule: &'a str,
+    cluster: &'a str,
+    /// Further sections.
+    sections: &'a str,
+}
+
+impl Parts<'_> {
+    fn load(&self, endpoints: &str) -> Arc<Loaded> {
+        let Self { listener, rule, cluster, sections } = self;
+        let text = format!(
+            "listeners: [{{ name: l, bind: 127.0.0.1:0, routes: r{listener} }}]\n\
+             routes: {{ r: [{{ rules: [{{ {rule} }}] }}] }}\n\
+             clusters: {{ c: {{ endpoints: [{endpoints}]{cluster} }} }}\n{sections}"
+        );
+        Arc::new(outrigger_config::load("test.yaml", &text).unwrap_or_else(|problems| panic!("{problems:?}")))
+    }
+}
+
 /// A proxy with one listener, `l`, one rule and one cluster, `c`.
 struct Harness {
     proxy: Proxy,
@@ -40,25 +65,38 @@ struct Harness {
     metrics: Arc<Metrics>,
     drain: Drain,
     /// It outlives every snapshot.
-    _registry: Arc<Registry>,
+    registry: Arc<Registry>,
+    /// What its endpoints are.
+    endpoints: String,
 }
 
 impl Harness {
     /// `rule` and `cluster` are the inside of YAML mappings.
     fn new(rule: &str, cluster: &str, endpoints: &[SocketAddr]) -> Self {
+        Self::with(&Parts { rule, cluster, ..Parts::default() }, endpoints)
+    }
+
+    fn with(parts: &Parts<'_>, endpoints: &[SocketAddr]) -> Self {
         let endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
-        let text = format!(
-            "listeners: [{{ name: l, bind: 127.0.0.1:0, routes: r }}]\n\
-             routes: {{ r: [{{ rules: [{{ {rule} }}] }}] }}\n\
-             clusters: {{ c: {{ endpoints: [{}]{cluster} }} }}\n",
-            endpoints.join(", ")
-        );
-        let loaded = Arc::new(outrigger_config::load("test.yaml", &text).expect("valid"));
+        let endpoints = endpoints.join(", ");
         let metrics = Metrics::new();
         let registry = Registry::new(1, Arc::clone(&metrics), Box::new(NoNames));
-        let cell = Arc::new(SnapshotCell::new(Snapshot::compile(&loaded, &registry, &metrics, 1)));
+        let first = Snapshot::compile((&parts.load(&endpoints), &TlsSet::default()), &registry, &metrics, 1);
+        let cell = Arc::new(SnapshotCell::new(first));
         let proxy = Proxy::new(Arc::clone(&cell), AccessLog::off(&metrics));
-        Self { proxy, cell, metrics, drain: Drain::default(), _registry: registry }
+        Self { proxy, cell, metrics, drain: Drain::default(), registry, endpoints }
+    }
+
+    /// Puts another configuration into effect.
+    fn publish(&self, parts: &Parts<'_>) {
+        let generation = self.cell.load().generation + 1;
+        let next = Snapshot::compile(
+            (&parts.load(&self.endpoints), &TlsSet::default()),
+            &self.registry,
+            &self.metrics,
+            generation,
+        );
+        self.cell.store(next);
     }
 
     /// Forwards to these.
@@ -68,12 +106,22 @@ impl Harness {
 
     /// A caller's connection, and the task that serves it.
     async fn connect(&self) -> (TcpStream, JoinHandle<()>) {
+        let (caller, stream, info) = Self::accepted(None).await;
+        let (handler, options) = self.handler(info);
+        (caller, tokio::spawn(h1::serve(Io::tcp(stream), handler, options)))
+    }
+
+    /// Both ends of a connection.
+    async fn accepted(tls: Option<TlsInfo>) -> (TcpStream, TcpStream, ConnInfo) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let caller = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
         let (stream, peer) = listener.accept().await.expect("a connection");
         let local = stream.local_addr().expect("an address");
-        let info = ConnInfo { listener: Arc::from("l"), peer, local, worker: 0 };
-        let handler = self.proxy.connection(self.proxy.listener("l").expect("configured"), info);
+        (caller, stream, ConnInfo { listener: Arc::from("l"), peer, local, worker: 0, tls: tls.map(Arc::new) })
+    }
+
+    fn handler(&self, info: ConnInfo) -> (Arc<ConnectionHandler>, ServerOptions) {
+        let handler = self.proxy.connection(&self.proxy.listener("l").expect("configured"), info);
         let options = ServerOptions {
             max_head_bytes: 16 * 1024,
             max_headers: 50,
@@ -84,7 +132,7 @@ impl Harness {
             scheme: Scheme::HTTP,
             drain: self.drain.watch(),
         };
-        (caller, tokio::spawn(h1::serve(Io::tcp(stream), handler, options)))
+        (handler, options)
     }
 
     /// Sends bytes and reads until the proxy closes.

@@ -6,19 +6,23 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use outrigger_config::model::{
-    ClientCertHeader, Drain, EscapedSlashes, ListenerLimits, ListenerProtocol, PathOptions, Trust,
+    ClientCertHeader, ClientCertificate, ClientTrust, Drain, EscapedSlashes, ListenerLimits, ListenerProtocol,
+    ListenerTls, PathOptions, TlsMode, TlsVersion, Trust,
 };
 use tokio::sync::Semaphore;
 
 use super::*;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, Response, ResponseHead};
 use crate::net::ConnInfo;
+use crate::server::Tls;
 use crate::server::shutdown::{Outcome, shutdown};
 
 const LONG: Duration = Duration::from_secs(20);
 
 /// Answers `/` with the listener's name and the worker, and holds `/hold` until released.
 struct Service {
+    /// What is published.
+    listeners: Mutex<Vec<Arc<Listener>>>,
     gate: Semaphore,
     holding: AtomicUsize,
 }
@@ -29,12 +33,15 @@ struct OnConnection {
 }
 
 impl ConnectionFactory for Arc<Service> {
-    type Listener = ();
+    type Listener = Listener;
     type Handler = OnConnection;
-    fn listener(&self, _: &str) -> Option<Arc<()>> {
-        Some(Arc::new(()))
+    fn listener(&self, name: &str) -> Option<Arc<Listener>> {
+        self.listeners.lock().iter().find(|listener| &*listener.name == name).cloned()
     }
-    fn handler(&self, _: Arc<()>, info: ConnInfo) -> Arc<OnConnection> {
+    fn tls<'a>(&self, listener: &'a Listener) -> Option<Tls<'a>> {
+        Some(Tls { config: listener.tls.as_ref()?, server: None, passes: false })
+    }
+    fn handler(&self, _: Arc<Listener>, info: ConnInfo) -> Arc<OnConnection> {
         Arc::new(OnConnection { service: Arc::clone(self), info })
     }
 }
@@ -65,7 +72,8 @@ struct Proxy {
 
 impl Proxy {
     fn new(workers: usize) -> Self {
-        let service = Arc::new(Service { gate: Semaphore::new(0), holding: AtomicUsize::new(0) });
+        let service =
+            Arc::new(Service { listeners: Mutex::default(), gate: Semaphore::new(0), holding: AtomicUsize::new(0) });
         let metrics = Metrics::new();
         let workers = Workers::start(workers).expect("workers");
         let set = ListenerSet::new(workers, Arc::new(Arc::clone(&service)), Arc::clone(&metrics));
@@ -75,6 +83,7 @@ impl Proxy {
     fn apply(&self, listeners: &[Listener]) -> Vec<Leaving> {
         let change = self.set.prepare(listeners).expect("all can be bound");
         let leaving = change.leaving().to_vec();
+        *self.service.listeners.lock() = listeners.iter().cloned().map(Arc::new).collect();
         self.set.commit(change);
         leaving
     }
@@ -129,6 +138,22 @@ fn listener(name: &str) -> Listener {
     }
 }
 
+fn with_tls(mode: TlsMode) -> Listener {
+    let tls = ListenerTls {
+        mode,
+        proposed_mode: None,
+        certificates: Vec::new(),
+        client_certificate: ClientCertificate::Required,
+        client_trust: ClientTrust::Mesh,
+        min_version: TlsVersion::V1_3,
+        handshake_timeout: LONG,
+        max_handshakes: 10,
+        passthrough: Vec::new(),
+        place: Place { file: "test".into(), line: 1, column: 1 },
+    };
+    Listener { tls: Some(tls), ..listener("a") }
+}
+
 struct Client(BufReader<TcpStream>);
 
 impl Client {
@@ -167,6 +192,11 @@ impl Client {
     fn ask(&mut self, path: &str) -> String {
         self.send(path).expect("sent");
         self.receive().expect("an answer").0
+    }
+
+    /// Asks once more. True when this was the last answer, or there is none any more.
+    fn is_told_to_go(&mut self) -> bool {
+        self.send("/").is_err() || self.receive().map_or(true, |(_, close)| close)
     }
 
     fn is_closed(&mut self) -> bool {
@@ -249,6 +279,69 @@ async fn a_renamed_listener_keeps_its_socket_and_lets_go_of_old_connections() {
         }
     }
     assert!(old.is_closed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_becomes_strict_lets_go_of_plaintext_connections_and_says_how_many() {
+    let proxy = Proxy::new(2);
+    proxy.apply(&[with_tls(TlsMode::Permissive), listener("b")]);
+    let address = proxy.address("a");
+    let mut clients: Vec<Client> = (0..3).map(|_| Client::connect(address)).collect();
+    for client in &mut clients {
+        assert!(client.ask("/").starts_with("a "));
+    }
+    let mut other = Client::connect(proxy.address("b"));
+    other.ask("/");
+    let silent = Client::connect(address);
+    wait_for(|| proxy.status("a").expect("there").connections == 4);
+
+    let leaving = proxy.apply(&[with_tls(TlsMode::Strict), listener("b")]);
+    assert_eq!(leaving, [Leaving { listener: "a".into(), connections: 3 }], "the silent one may yet speak TLS");
+    for client in &mut clients {
+        // Each is told at a moment of its own, and answered until then.
+        while !client.is_told_to_go() {}
+    }
+    for mut plaintext in [silent, Client::connect(address)] {
+        plaintext.send("/").expect("sent");
+        assert!(plaintext.receive().is_err(), "closed without an answer");
+    }
+    let refused = "outrigger_tls_refused_connections_total{listener=\"a\",reason=\"plaintext\"} 2\n";
+    wait_for(|| proxy.metrics.encode().contains(refused));
+    assert!(other.ask("/").starts_with("b "));
+    assert_eq!(proxy.apply(&[with_tls(TlsMode::Strict), listener("b")]), [], "nothing changes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_may_become_strict_twice() {
+    let proxy = Proxy::new(1);
+    for _ in 0..2 {
+        proxy.apply(&[with_tls(TlsMode::Permissive)]);
+        let mut client = Client::connect(proxy.address("a"));
+        client.ask("/");
+        assert!(!client.is_told_to_go(), "the drain before concerns it no more");
+        let leaving = proxy.apply(&[with_tls(TlsMode::Strict)]);
+        assert_eq!(leaving, [Leaving { listener: "a".into(), connections: 1 }]);
+        while !client.is_told_to_go() {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plaintext_callers_of_a_permissive_listener_are_rehearsed() {
+    let proxy = Proxy::new(1);
+    proxy.apply(&[listener("a")]);
+    let mut early = Client::connect(proxy.address("a"));
+    early.ask("/");
+    assert!(proxy.metrics.rehearsals.report(Instant::now()).listeners.is_empty());
+
+    proxy.apply(&[with_tls(TlsMode::Permissive)]);
+    let report = || proxy.metrics.rehearsals.report(Instant::now()).listeners.remove(0);
+    assert_eq!(report().peers.unrecorded_connections, 1, "one from before");
+    drop(early);
+    wait_for(|| report().peers.unrecorded_connections == 0);
+    Client::connect(proxy.address("a")).ask("/");
+    let seen = report();
+    assert_eq!((seen.safe, seen.offenders[0].address.as_str()), (false, "127.0.0.1"));
+    assert_eq!(seen.offenders[0].port, proxy.address("a").port());
 }
 
 /// A port that was free just now.

@@ -56,6 +56,16 @@ pub struct Entry<'a> {
     pub attempts: u32,
     /// The gRPC status, for gRPC calls.
     pub grpc_status: Option<u8>,
+    /// The caller's verified identity.
+    pub peer_identity: Option<&'a str>,
+    /// The version of TLS spoken with the caller.
+    pub tls_version: Option<&'a str>,
+    /// The authorization rule that decided.
+    pub authz_rule: Option<&'a str>,
+    /// The shadow rule that would have decided otherwise.
+    pub authz_shadow: Option<&'a str>,
+    /// The audit rules that matched, comma-separated.
+    pub authz_audit: Option<&'a str>,
 }
 
 impl Entry<'_> {
@@ -91,6 +101,11 @@ impl Entry<'_> {
         if let Some(status) = self.grpc_status {
             number(out, ",\"grpc_status\":", u64::from(status));
         }
+        optional(out, ",\"peerIdentity\":\"", self.peer_identity.map(str::as_bytes));
+        optional(out, ",\"tlsVersion\":\"", self.tls_version.map(str::as_bytes));
+        optional(out, ",\"authzRule\":\"", self.authz_rule.map(str::as_bytes));
+        optional(out, ",\"authzShadow\":\"", self.authz_shadow.map(str::as_bytes));
+        optional(out, ",\"authzAudit\":\"", self.authz_audit.map(str::as_bytes));
         out.extend_from_slice(b"}\n");
     }
 }
@@ -107,19 +122,19 @@ fn protocol(version: Version) -> &'static str {
 
 // Every one of these takes the whole text before the value, opening quote included: one copy instead of three.
 
-fn text(out: &mut Vec<u8>, before: &'static str, value: &[u8]) {
+pub(super) fn text(out: &mut Vec<u8>, before: &'static str, value: &[u8]) {
     out.extend_from_slice(before.as_bytes());
     push_escaped(out, value);
     out.push(b'"');
 }
 
-fn optional(out: &mut Vec<u8>, before: &'static str, value: Option<&[u8]>) {
+pub(super) fn optional(out: &mut Vec<u8>, before: &'static str, value: Option<&[u8]>) {
     if let Some(value) = value {
         text(out, before, value);
     }
 }
 
-fn number(out: &mut Vec<u8>, before: &'static str, value: u64) {
+pub(super) fn number(out: &mut Vec<u8>, before: &'static str, value: u64) {
     out.extend_from_slice(before.as_bytes());
     push_number(out, value);
 }
@@ -129,14 +144,14 @@ fn push_number(out: &mut Vec<u8>, value: u64) {
 }
 
 /// Milliseconds with three decimals.
-fn millis(out: &mut Vec<u8>, before: &'static str, value: Duration) {
+pub(super) fn millis(out: &mut Vec<u8>, before: &'static str, value: Duration) {
     let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
     number(out, before, micros / 1000);
     out.push(b'.');
     push_padded(out, micros % 1000, 3);
 }
 
-fn address(out: &mut Vec<u8>, before: &'static str, value: SocketAddr) {
+pub(super) fn address(out: &mut Vec<u8>, before: &'static str, value: SocketAddr) {
     out.extend_from_slice(before.as_bytes());
     match value {
         // Formatting one through `Display` costs as much as a quarter of the line.

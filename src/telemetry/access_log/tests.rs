@@ -31,6 +31,11 @@ fn entry() -> Entry<'static> {
         peer: ([127, 0, 0, 1], 4000).into(),
         attempts: 2,
         grpc_status: Some(14),
+        peer_identity: Some("spiffe://mesh.local/ns/shop/sa/cart"),
+        tls_version: Some("TLSv1.3"),
+        authz_rule: Some("allow-cart"),
+        authz_shadow: None,
+        authz_audit: None,
     }
 }
 
@@ -55,7 +60,8 @@ fn a_line_is_the_object_it_should_be() {
         "protocol":"HTTP/2","response_code":503,"response_flags":"UF","response_code_details":"connect_failure",
         "bytes_received":1,"bytes_sent":2,"duration":12.034,"upstream_host":"10.0.0.7:80","upstream_cluster":"shop",
         "route_name":"r","listener":"in","request_id":"id","user_agent":"curl",
-        "downstream_remote_address":"127.0.0.1:4000","attempts":2,"grpc_status":14}"#;
+        "downstream_remote_address":"127.0.0.1:4000","attempts":2,"grpc_status":14,
+        "peerIdentity":"spiffe://mesh.local/ns/shop/sa/cart","tlsVersion":"TLSv1.3","authzRule":"allow-cart"}"#;
     let parse = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
     assert_eq!(parse(&line), parse(expected));
 }

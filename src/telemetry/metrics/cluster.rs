@@ -1,5 +1,6 @@
 //! Attempts, connections and ceilings by cluster.
 
+use super::handshakes::{self, Handshakes, Handshaking, Names};
 use super::{Arc, AtomicU64, Kind, Labels, Ordering, Series, Slots, Text, add, gauge};
 
 /// How one attempt to an upstream ended.
@@ -56,6 +57,7 @@ struct Shard {
     pending: AtomicU64,
     overflows: [AtomicU64; OVERFLOWS.len()],
     resolve_failures: AtomicU64,
+    handshakes: Handshakes,
 }
 
 const OUTCOMES: [(AttemptOutcome, &str); 9] = [
@@ -129,6 +131,11 @@ impl ClusterMetrics {
         self.series.local().pending.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// An endpoint refused us after the handshake was complete on our side. `reason` is a constant of the program.
+    pub fn refused_by_endpoint(&self, reason: &'static str) {
+        self.series.local().handshakes.refused(reason);
+    }
+
     /// A ceiling was reached.
     pub fn overflowed(&self, kind: Overflow) {
         add(&self.series.local().overflows[kind as usize], 1);
@@ -139,6 +146,20 @@ impl ClusterMetrics {
         add(&self.series.local().resolve_failures, 1);
     }
 }
+
+impl Handshaking for ClusterMetrics {
+    fn handshakes(&self) -> &Handshakes {
+        &self.series.local().handshakes
+    }
+}
+
+const NAMES: Names = Names {
+    total: "outrigger_upstream_tls_handshakes_total",
+    resumed: "outrigger_upstream_tls_resumed_handshakes_total",
+    failures: "outrigger_upstream_tls_failures_total",
+    under_way: "outrigger_upstream_tls_handshakes_under_way",
+    duration: "outrigger_upstream_tls_handshake_duration_seconds",
+};
 
 /// Name, help text, and where it is in a shard.
 type Counter = (&'static str, &'static str, fn(&Shard) -> &AtomicU64);
@@ -187,4 +208,6 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
             text.sample(&cluster.labels.with("kind", name), cluster.series.sum(|s| &s.overflows[kind as usize]));
         }
     }
+    let series: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series)).collect();
+    handshakes::encode(&NAMES, &series, |shard| &shard.handshakes, text);
 }

@@ -1,5 +1,6 @@
 //! Connections by listener.
 
+use super::handshakes::{self, Handshakes, Handshaking, Names};
 use super::{Arc, AtomicU64, Kind, Labels, Ordering, Series, Tally, Text, add, gauge, tallies};
 
 /// What the first bytes of a connection said.
@@ -37,6 +38,10 @@ struct Shard {
     held_back: AtomicU64,
     detected: [AtomicU64; DETECTED.len()],
     refused: Tally,
+    tokens: Tally,
+    handshakes: Handshakes,
+    passed: AtomicU64,
+    passed_bytes: [AtomicU64; 2],
 }
 
 impl ListenerMetrics {
@@ -71,11 +76,43 @@ impl ListenerMetrics {
         add(&self.series.local().detected[what as usize], 1);
     }
 
+    /// A connection was refused before or instead of a TLS handshake. `reason` is a constant of the program.
+    pub fn connection_refused(&self, reason: &'static str) {
+        self.series.local().handshakes.refused(reason);
+    }
+
+    /// A connection was handed on without being terminated, and is over.
+    pub fn passed_through(&self, received: u64, sent: u64) {
+        let shard = self.series.local();
+        add(&shard.passed, 1);
+        add(&shard.passed_bytes[0], received);
+        add(&shard.passed_bytes[1], sent);
+    }
+
     /// A codec refused a request. `code` is a constant of the program.
     pub fn refused(&self, code: &'static str) {
         self.series.local().refused.add(code);
     }
+
+    /// The tokens of a request were judged. `result` is a constant of the program.
+    pub fn tokens(&self, result: &'static str) {
+        self.series.local().tokens.add(result);
+    }
 }
+
+impl Handshaking for ListenerMetrics {
+    fn handshakes(&self) -> &Handshakes {
+        &self.series.local().handshakes
+    }
+}
+
+const NAMES: Names = Names {
+    total: "outrigger_tls_handshakes_total",
+    resumed: "outrigger_tls_resumed_handshakes_total",
+    failures: "outrigger_tls_refused_connections_total",
+    under_way: "outrigger_tls_handshakes_under_way",
+    duration: "outrigger_tls_handshake_duration_seconds",
+};
 
 pub(super) fn encode(listeners: &[Arc<ListenerMetrics>], text: &mut Text) {
     let mut all: Vec<&ListenerMetrics> = listeners.iter().map(Arc::as_ref).collect();
@@ -114,6 +151,33 @@ pub(super) fn encode(listeners: &[Arc<ListenerMetrics>], text: &mut Text) {
     for listener in &all {
         for (code, count) in tallies(&listener.series, |s| &s.refused) {
             text.sample(&listener.labels.with("code", code), count);
+        }
+    }
+    text.family("outrigger_jwt_total", Kind::Counter, "Requests by what came of their tokens.");
+    for listener in &all {
+        for (result, count) in tallies(&listener.series, |s| &s.tokens) {
+            text.sample(&listener.labels.with("result", result), count);
+        }
+    }
+    let series: Vec<_> = all.iter().map(|listener| (&listener.labels, &listener.series)).collect();
+    handshakes::encode(&NAMES, &series, |shard| &shard.handshakes, text);
+    let passing: Vec<_> = all.iter().filter(|listener| listener.series.sum(|s| &s.passed) > 0).collect();
+    if passing.is_empty() {
+        return;
+    }
+    text.family(
+        "outrigger_tls_passthrough_connections_total",
+        Kind::Counter,
+        "Connections that were handed on by server name, not terminated, and are over.",
+    );
+    for listener in &passing {
+        text.sample(&listener.labels, listener.series.sum(|s| &s.passed));
+    }
+    text.family("outrigger_tls_passthrough_bytes_total", Kind::Counter, "Their bytes, by direction.");
+    for listener in &passing {
+        for (at, direction) in ["received", "sent"].into_iter().enumerate() {
+            let bytes = listener.series.sum(|s| &s.passed_bytes[at]);
+            text.sample(&listener.labels.with("direction", direction), bytes);
         }
     }
 }

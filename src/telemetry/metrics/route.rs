@@ -1,8 +1,8 @@
 //! Requests by route and cluster.
 
 use super::{
-    Arc, AtomicU64, BOUNDS, Duration, Histogram, Kind, Labels, Ordering, Series, Slots, Tally, Text, add, gauge,
-    tallies,
+    Arc, AtomicU64, Duration, Histogram, Kind, Labels, Ordering, Series, Slots, Tally, Text, add, encode_histogram,
+    gauge, tallies,
 };
 
 /// What a route's numbers are named by.
@@ -117,7 +117,7 @@ pub(super) fn encode(routes: &[Arc<RouteMetrics>], text: &mut Text) {
         "From the first byte of a request to the last of its response.",
     );
     for route in &used {
-        encode_durations(route, text);
+        encode_histogram(&route.labels, &route.series, |s| &s.durations, text);
     }
     text.family("outrigger_requests_in_flight", Kind::Gauge, "Requests begun and not ended.");
     for route in &used {
@@ -151,18 +151,4 @@ pub(super) fn encode(routes: &[Arc<RouteMetrics>], text: &mut Text) {
             }
         }
     }
-}
-
-fn encode_durations(route: &RouteMetrics, text: &mut Text) {
-    let mut total = 0u64;
-    for (i, bound) in BOUNDS.iter().enumerate() {
-        total += route.series.sum(|s| &s.durations.buckets[i]);
-        let bound = bound.as_secs_f64().to_string();
-        text.suffixed("_bucket", &route.labels.with("le", &bound), total);
-    }
-    total += route.series.sum(|s| &s.durations.buckets[BOUNDS.len()]);
-    text.suffixed("_bucket", &route.labels.with("le", "+Inf"), total);
-    let nanos = route.series.sum(|s| &s.durations.nanos);
-    text.suffixed("_sum", &route.labels, Duration::from_nanos(nanos).as_secs_f64());
-    text.suffixed("_count", &route.labels, total);
 }

@@ -1,16 +1,24 @@
 //! Over sockets of this machine: who is counted, who waits, and who is woken.
 
+mod mesh;
+mod tls;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 
-use super::{Ceilings, ConnectionOptions, Pool, PoolKey, Preference, Wire};
+use super::{Ceilings, ConnectionOptions, Pool, PoolKey, Preference, Terms, Wire};
+use crate::net::tls::TlsKey;
 use crate::telemetry::Metrics;
 use crate::upstream::{ClusterState, EndpointState, Lease, LeaseError, Overflow};
 
 const CEILINGS: Ceilings = Ceilings { pending: 100, connections: 100 };
+
+fn plain(ceilings: Ceilings) -> Terms<'static> {
+    Terms { ceilings, tls: None }
+}
 
 struct Setup {
     cluster: Arc<ClusterState>,
@@ -19,8 +27,16 @@ struct Setup {
 }
 
 fn setup(address: SocketAddr, max_streams: u32) -> Setup {
+    setup_with(address, max_streams, None)
+}
+
+fn setup_with(address: SocketAddr, max_streams: u32, tls: Option<Arc<TlsKey>>) -> Setup {
+    setup_in_time(address, max_streams, (tls, Duration::from_secs(5)))
+}
+
+fn setup_in_time(address: SocketAddr, max_streams: u32, (tls, connect): (Option<Arc<TlsKey>>, Duration)) -> Setup {
     let options = ConnectionOptions {
-        connect_timeout: Duration::from_secs(5),
+        connect_timeout: connect,
         idle_timeout: Duration::from_secs(55),
         keepalive_interval: Duration::ZERO,
         keepalive_timeout: Duration::from_secs(3),
@@ -31,7 +47,7 @@ fn setup(address: SocketAddr, max_streams: u32) -> Setup {
     let name: Arc<str> = Arc::from("c");
     let cluster = Arc::new(ClusterState::new(Arc::clone(&name), Metrics::new().cluster(&name), now));
     let endpoint = Arc::new(EndpointState::new(address, 0.001, now));
-    let pool = Pool::new(&PoolKey { cluster: name, address, options }, 1, &cluster, &endpoint);
+    let pool = Pool::new(&PoolKey { cluster: name, address, options, tls, host: None }, 1, &cluster, &endpoint);
     Setup { cluster, endpoint, pool }
 }
 
@@ -43,7 +59,7 @@ async fn listener() -> (TcpListener, SocketAddr) {
 }
 
 async fn lease(setup: &Setup, wire: Wire) -> Result<Lease, LeaseError> {
-    setup.pool.lease(wire, Preference::Any, CEILINGS).await
+    setup.pool.lease(wire, Preference::Any, plain(CEILINGS)).await
 }
 
 /// Lets everything that is ready run until `done`.
@@ -100,9 +116,9 @@ async fn one_who_leaves_when_called_lets_the_next_go_on() {
     let (_listener, address) = listener().await;
     let setup = setup(address, 1);
     let only = Ceilings { pending: 100, connections: 1 };
-    let first = setup.pool.lease(Wire::Http2, Preference::Any, only).await.expect("a stream");
-    let mut second = Box::pin(setup.pool.lease(Wire::Http2, Preference::Any, only));
-    let mut third = Box::pin(setup.pool.lease(Wire::Http2, Preference::Any, only));
+    let first = setup.pool.lease(Wire::Http2, Preference::Any, plain(only)).await.expect("a stream");
+    let mut second = Box::pin(setup.pool.lease(Wire::Http2, Preference::Any, plain(only)));
+    let mut third = Box::pin(setup.pool.lease(Wire::Http2, Preference::Any, plain(only)));
     for waiting in [&mut second, &mut third] {
         let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(waiting.as_mut().poll(cx))).await;
         assert!(polled.is_pending(), "the one stream is taken, and no other connection may be opened");
@@ -123,7 +139,7 @@ async fn those_a_connection_has_no_room_for_get_another() {
     let mut waiting = tokio::task::JoinSet::new();
     for _ in 0..150 {
         let setup = Arc::clone(&setup);
-        waiting.spawn(async move { setup.pool.lease(Wire::Http2, Preference::Any, all).await });
+        waiting.spawn(async move { setup.pool.lease(Wire::Http2, Preference::Any, plain(all)).await });
     }
     let mut leases = Vec::new();
     let served = async {
@@ -141,11 +157,11 @@ async fn at_the_ceiling_a_request_overflows_and_leaves_nothing_counted() {
     let setup = setup(address, 10);
     let none = Ceilings { pending: 100, connections: 0 };
     for wire in [Wire::Http1, Wire::Http2] {
-        let refused = setup.pool.lease(wire, Preference::Any, none).await;
+        let refused = setup.pool.lease(wire, Preference::Any, plain(none)).await;
         assert!(matches!(refused, Err(LeaseError::Overflow(Overflow::Connections))), "{refused:?}");
     }
     let none = Ceilings { pending: 0, connections: 100 };
-    let refused = setup.pool.lease(Wire::Http1, Preference::Any, none).await;
+    let refused = setup.pool.lease(Wire::Http1, Preference::Any, plain(none)).await;
     assert!(matches!(refused, Err(LeaseError::Overflow(Overflow::Pending))), "{refused:?}");
     assert_eq!((setup.cluster.pending.get(), setup.cluster.connections.get()), (0, 0));
 }

@@ -1,4 +1,4 @@
-//! Waiting for a stream of a connection that is being opened.
+//! Waiting for a connection that is being opened.
 
 use std::io;
 use std::sync::Arc;
@@ -13,8 +13,10 @@ use crate::upstream::{LeaseError, Overflow};
 #[derive(Debug, Clone)]
 pub(super) enum Failure {
     Connect(io::ErrorKind, Arc<str>),
+    Handshake(&'static str, Arc<str>),
     Timeout,
     Overflow,
+    Retired,
 }
 
 impl From<Failure> for LeaseError {
@@ -23,8 +25,10 @@ impl From<Failure> for LeaseError {
             Failure::Connect(kind, text) => {
                 Self::Connect(SendErrorKind::Connect(io::Error::new(kind, text.to_string())))
             }
+            Failure::Handshake(code, detail) => Self::Connect(SendErrorKind::Handshake { code, detail }),
             Failure::Timeout => Self::Connect(SendErrorKind::ConnectTimeout),
             Failure::Overflow => Self::Overflow(Overflow::Connections),
+            Failure::Retired => Self::Retired,
         }
     }
 }

@@ -36,7 +36,7 @@ fn apply(registry: &Arc<Registry>, endpoints: &str, now: Instant) -> Vec<Arc<Clu
          clusters: {{ c: {{ endpoints: [{endpoints}] }} }}\n"
     );
     let loaded = outrigger_config::load("test.yaml", &text).expect("valid");
-    let clusters: Vec<_> = loaded.config.clusters.values().map(|cluster| registry.cluster(cluster)).collect();
+    let clusters: Vec<_> = loaded.config.clusters.values().map(|cluster| registry.cluster(cluster, None)).collect();
     registry.activate(&loaded.config, &clusters, now);
     clusters
 }

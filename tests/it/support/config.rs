@@ -44,6 +44,12 @@ impl Config {
         self
     }
 
+    /// Gives the first listener another name than `in`.
+    pub fn first_listener(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.listeners.first_mut().expect("a listener").0);
+        self
+    }
+
     /// Adds settings (`maxHeaders: 10`) to the last listener.
     pub fn listener(mut self, setting: &str) -> Self {
         self.listeners.last_mut().expect("a listener").1.push(setting.to_owned());

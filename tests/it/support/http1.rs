@@ -144,6 +144,11 @@ impl Wire {
         Writer(Arc::clone(&self.stream))
     }
 
+    /// Where this end is.
+    pub fn local_addr(&self) -> std::net::SocketAddr {
+        self.stream.local_addr().expect("a connected socket")
+    }
+
     /// Writes everything.
     pub async fn send(&self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.writer().send(bytes).await

@@ -10,8 +10,12 @@ pub mod h1_client;
 pub mod h2_backend;
 pub mod h2_client;
 pub mod http1;
+pub mod openssl;
+pub mod pki;
 pub mod process;
 pub mod proxy;
+pub mod signer;
+pub mod tls;
 pub mod wait;
 
 pub use config::Config;
@@ -20,7 +24,9 @@ pub use h1_client::H1Client;
 pub use h2_backend::{Call, H2Backend};
 pub use h2_client::H2Client;
 pub use http1::response;
+pub use pki::Mesh;
 pub use proxy::Proxy;
+pub use tls::{TlsClient, TlsServer};
 pub use wait::{PATIENCE, eventually, within};
 
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! What moves a connection to an upstream.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -60,6 +61,24 @@ where
             allowed: usize::MAX,
             keepalive,
         }
+    }
+
+    /// Waits until the server has said something, which RFC 9113 section 3.4 has it do unasked. Drives the
+    /// connection meanwhile. Cancel safe.
+    ///
+    /// # Errors
+    /// What ended the connection before that.
+    pub async fn greeted(&mut self) -> io::Result<()> {
+        poll_fn(|cx| {
+            if Pin::new(&mut *self).poll(cx).is_ready() {
+                return Poll::Ready(Err(self
+                    .wire
+                    .take_failure()
+                    .unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())));
+            }
+            if self.link.traffic.read() > 0 { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
     }
 
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<()> {

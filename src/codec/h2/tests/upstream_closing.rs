@@ -2,18 +2,23 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, server};
+use rustls::AlertDescription;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::support::*;
 use crate::codec::body::{Body, BodyError};
-use crate::codec::error::{SendError, SendErrorKind, Sent};
+use crate::codec::error::{SendError, SendErrorKind, Sent, certificate_alert};
 use crate::codec::h2::H2Connection;
 use crate::codec::message::Response;
+use crate::net::tls::PeerAlert;
 
 async fn get_on(connection: &H2Connection) -> Result<Response<Body>, SendError> {
     let slot = connection.reserve().expect("a free stream");
@@ -254,4 +259,46 @@ async fn idle_since_tells_when_the_last_stream_ended() {
     tokio::time::sleep(Duration::from_secs(50)).await;
     let idle = connection.idle_since().expect("idle") - opened;
     assert_eq!(idle.as_secs(), 5);
+}
+
+/// Takes everything and is refused, as a TLS client is whose certificate the server does not accept.
+struct Refused;
+
+impl AsyncRead for Refused {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let alert = PeerAlert(AlertDescription::CertificateExpired);
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, alert)))
+    }
+}
+
+impl AsyncWrite for Refused {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_greeting_waits_for_the_servers_first_words() {
+    let (near, far) = pipe();
+    let (connection, mut driver) = H2Connection::handshake(near, &client_options()).await.expect("a connection");
+    let mut greeted = Box::pin(driver.greeted());
+    let polled = std::future::poll_fn(|cx| Poll::Ready(greeted.as_mut().poll(cx))).await;
+    assert!(polled.is_pending(), "the server has said nothing");
+    let (told, _server) = tokio::join!(within(greeted), Raw::server(far));
+    told.expect("it has greeted");
+    assert!(!connection.is_closing());
+}
+
+#[tokio::test]
+async fn a_refusal_instead_of_a_greeting_keeps_its_reason() {
+    let (connection, mut driver) = H2Connection::handshake(Refused, &client_options()).await.expect("a connection");
+    let error = within(driver.greeted()).await.expect_err("refused");
+    assert_eq!(certificate_alert(&error), Some(PeerAlert(AlertDescription::CertificateExpired)), "{error}");
+    assert!(connection.is_closing());
 }

@@ -10,6 +10,7 @@ use super::fleet::Ending;
 use super::plan;
 use super::requests::Phase;
 use super::world::World;
+use crate::net::tls::TlsSet;
 use crate::snapshot::Snapshot;
 use crate::upstream::Cluster;
 
@@ -27,7 +28,7 @@ impl World<'_> {
         let loaded = Arc::new(load("simulated.yaml", &next.yaml()).expect("a good configuration"));
         self.runtime.block_on(self.registry.warm(&loaded.config));
         let generation = self.cell.load().generation + 1;
-        let snapshot = Snapshot::compile(&loaded, &self.registry, &self.metrics, generation);
+        let snapshot = Snapshot::compile((&loaded, &TlsSet::default()), &self.registry, &self.metrics, generation);
         if self.rng.below(12) == 0 {
             // An address could not be bound: it never takes effect.
             self.ledger.adopt(&sorted(&snapshot), self.now(), &mut self.trace.counts);

@@ -15,6 +15,7 @@ use super::ledger::Ledger;
 use super::plan::{self, Names, Plan};
 use super::requests::Request;
 use super::trace::Trace;
+use crate::net::tls::TlsSet;
 use crate::policy::rng::Rng;
 use crate::snapshot::{Snapshot, SnapshotCell};
 use crate::telemetry::Metrics;
@@ -89,7 +90,7 @@ impl<'t> World<'t> {
         let plan = Plan::new(&mut rng);
         let loaded = Arc::new(load("simulated.yaml", &plan.yaml()).expect("a good configuration"));
         runtime.block_on(registry.warm(&loaded.config));
-        let snapshot = Snapshot::compile(&loaded, &registry, &metrics, 1);
+        let snapshot = Snapshot::compile((&loaded, &TlsSet::default()), &registry, &metrics, 1);
         let cell = SnapshotCell::new(snapshot);
         let mut world = Self {
             trace,

@@ -1,27 +1,37 @@
 //! `compare-backend`: what every proxy in the comparison forwards to.
 //!
-//! Listens on two ephemeral loopback ports and prints them, one line each: `http1 ADDRESS` answers every request with 1 KiB,
-//! `grpc ADDRESS` echoes unary gRPC messages over cleartext HTTP/2. It does as little as it can, because it shares a core with the
-//! load generator. One thread.
+//! Listens on ephemeral loopback ports and prints them, one line each: `http1 ADDRESS` answers every request with 1 KiB,
+//! `grpc ADDRESS` echoes unary gRPC messages over cleartext HTTP/2, and, when its argument is a folder of certificates, `tls ADDRESS`
+//! answers every request with 1 KiB over HTTP/2 and mutual TLS. It does as little as it can, because it shares a core with
+//! the load generator. One thread.
 
 use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use outrigger_compare_kit::load::BODY;
+use outrigger_compare_kit::tls;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-
-const BODY: usize = 1024;
+use tokio_rustls::TlsAcceptor;
 
 fn main() -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve())
+    let pki = std::env::args_os().nth(1).map(PathBuf::from);
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(pki))
 }
 
-async fn serve() -> anyhow::Result<()> {
+async fn serve(pki: Option<PathBuf>) -> anyhow::Result<()> {
     let http1 = TcpListener::bind("127.0.0.1:0").await?;
     let grpc = TcpListener::bind("127.0.0.1:0").await?;
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "http1 {}\ngrpc {}", http1.local_addr()?, grpc.local_addr()?)?;
+    write!(stdout, "http1 {}\ngrpc {}\n", http1.local_addr()?, grpc.local_addr()?)?;
+    if let Some(pki) = pki {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        writeln!(stdout, "tls {}", listener.local_addr()?)?;
+        tokio::spawn(serve_tls(listener, TlsAcceptor::from(tls::server(&pki)?)));
+    }
     stdout.flush()?;
     drop(stdout);
 
@@ -39,7 +49,8 @@ async fn serve() -> anyhow::Result<()> {
             }
             accepted = grpc.accept() => {
                 let (stream, _) = accepted?;
-                tokio::spawn(async move { let _ended = serve_grpc(stream).await; });
+                stream.set_nodelay(true)?;
+                tokio::spawn(async move { let _ended = serve_http2(stream, None).await; });
             }
         }
     }
@@ -66,18 +77,42 @@ async fn serve_http1(mut stream: TcpStream, answer: Bytes) -> std::io::Result<()
     }
 }
 
-async fn serve_grpc(stream: TcpStream) -> anyhow::Result<()> {
-    stream.set_nodelay(true)?;
+async fn serve_tls(listener: TcpListener, acceptor: TlsAcceptor) -> anyhow::Result<()> {
+    let answer = Bytes::from(vec![b'x'; BODY]);
+    let acceptor = Arc::new(acceptor);
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let (acceptor, answer) = (Arc::clone(&acceptor), answer.clone());
+        tokio::spawn(async move {
+            stream.set_nodelay(true)?;
+            serve_http2(acceptor.accept(stream).await?, Some(answer)).await
+        });
+    }
+}
+
+/// Gives every request the same answer, or echoes gRPC messages when there is none.
+async fn serve_http2(stream: impl AsyncRead + AsyncWrite + Unpin, answer: Option<Bytes>) -> anyhow::Result<()> {
     let mut connection = h2::server::Builder::new()
         .initial_window_size(1 << 20)
         .initial_connection_window_size(16 << 20)
         .handshake::<_, Bytes>(stream)
         .await?;
     while let Some(accepted) = connection.accept().await {
-        let (request, respond) = accepted?;
-        tokio::spawn(async move {
-            let _ended = echo(request.into_body(), respond).await;
-        });
+        let (request, mut respond) = accepted?;
+        match &answer {
+            // The requests that come here have no body, and the answer fits any window.
+            Some(answer) => {
+                let mut response = Response::new(());
+                response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+                response.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from(answer.len()));
+                respond.send_response(response, false)?.send_data(answer.clone(), true)?;
+            }
+            None => {
+                tokio::spawn(async move {
+                    let _ended = echo(request.into_body(), respond).await;
+                });
+            }
+        }
     }
     Ok(())
 }

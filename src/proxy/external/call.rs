@@ -1,0 +1,216 @@
+//! One unary gRPC call over a cluster.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, StatusCode, Version};
+use prost::Message as _;
+use smallvec::SmallVec;
+
+use super::question::PREFIX;
+use super::wire::CheckResponse;
+use crate::base::limits;
+use crate::base::timer::Deadline;
+use crate::codec::{Body, Frame, Interim, PollBody as _, RequestHead, SendError, Sent};
+use crate::proxy::local::{Caller, grpc_status};
+use crate::proxy::tracked::is_server_failure;
+use crate::proxy::with_random;
+use crate::telemetry::metrics::AttemptOutcome;
+use crate::upstream::pool::Preference;
+use crate::upstream::{Cluster, LeaseError, Outcome, Permit};
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CallError {
+    /// Not in time.
+    Timeout,
+    /// Nobody to ask, or nothing that could be read.
+    Failed,
+}
+
+/// Asks. A question that was never sent is asked once more, of another endpoint where there is one.
+///
+/// # Errors
+/// See [`CallError`].
+pub(super) async fn check(cluster: &Cluster, message: Bytes, limit: Duration) -> Result<CheckResponse, CallError> {
+    let until = Instant::now() + limit;
+    let mut timer = Deadline::default();
+    let mut tried: SmallVec<[SocketAddr; 2]> = SmallVec::new();
+    loop {
+        let picked = with_random(|random| cluster.pick(&tried, random, Instant::now()));
+        let Ok(permit) = picked else { return Err(CallError::Failed) };
+        tried.push(permit.member().state.address);
+        let ended = {
+            let mut uncounted = Uncounted { cluster, outcome: AttemptOutcome::Cancelled };
+            let mut exchange = pin!(exchange(cluster, &permit, &message, limit));
+            let ended = poll_fn(|cx| match exchange.as_mut().poll(cx) {
+                Poll::Ready(ended) => Poll::Ready(ended),
+                Poll::Pending => timer.poll(cx, until).map(|()| Err(Fault::TimedOut)),
+            })
+            .await;
+            uncounted.outcome = note(&permit, &ended);
+            ended
+        };
+        match ended {
+            Ok(answer) => return Ok(answer),
+            Err(Fault::TimedOut) => return Err(CallError::Timeout),
+            Err(Fault::NeverSent(_)) if tried.len() < 2 => {}
+            Err(_) => return Err(CallError::Failed),
+        }
+    }
+}
+
+/// How one attempt ended without an answer.
+enum Fault {
+    NeverSent(AttemptOutcome),
+    Broken,
+    /// It answered that it has failed.
+    Status(u8),
+    /// It answered with something else than a message.
+    Invalid,
+    TimedOut,
+}
+
+/// Counts an attempt at its end. One that is dropped before was given up because the caller left.
+struct Uncounted<'a> {
+    cluster: &'a Cluster,
+    outcome: AttemptOutcome,
+}
+
+impl Drop for Uncounted<'_> {
+    fn drop(&mut self) {
+        self.cluster.state().metrics.attempted(self.outcome);
+    }
+}
+
+/// Evidence about the endpoint.
+fn note(permit: &Permit, ended: &Result<CheckResponse, Fault>) -> AttemptOutcome {
+    let now = Instant::now();
+    let latency = now.saturating_duration_since(permit.started());
+    match ended {
+        Ok(_) => {
+            permit.report(Outcome::Success(latency), now);
+            AttemptOutcome::Success
+        }
+        Err(Fault::Status(status)) if is_server_failure(*status) => {
+            permit.report(Outcome::Failure, now);
+            AttemptOutcome::ServerError
+        }
+        Err(Fault::Status(_)) => {
+            permit.report(Outcome::Success(latency), now);
+            AttemptOutcome::Success
+        }
+        Err(Fault::NeverSent(outcome)) => {
+            if matches!(outcome, AttemptOutcome::ConnectFailure) {
+                permit.report(Outcome::Broken, now);
+            }
+            *outcome
+        }
+        Err(Fault::Broken) => {
+            permit.report(Outcome::Broken, now);
+            AttemptOutcome::Reset
+        }
+        Err(Fault::Invalid) => {
+            permit.report(Outcome::Broken, now);
+            AttemptOutcome::Invalid
+        }
+        // Our own limit: no failure, but a slow endpoint must look slow.
+        Err(Fault::TimedOut) => {
+            permit.member().state.latency.observe(latency, now);
+            AttemptOutcome::Timeout
+        }
+    }
+}
+
+async fn exchange(
+    cluster: &Cluster,
+    permit: &Permit,
+    message: &Bytes,
+    limit: Duration,
+) -> Result<CheckResponse, Fault> {
+    let lease = cluster.lease(permit.member(), Version::HTTP_2, Preference::Any).await.map_err(|error| {
+        if let LeaseError::Overflow(kind) = &error {
+            cluster.state().metrics.overflowed(*kind);
+        }
+        Fault::NeverSent(AttemptOutcome::ConnectFailure)
+    })?;
+    let head = head(cluster, permit, limit);
+    let response =
+        lease.send(&head, Body::Full(message.clone()), &Nobody).await.map_err(|error: SendError| match error.sent {
+            Sent::Never => Fault::NeverSent(AttemptOutcome::Refused),
+            Sent::Maybe => Fault::Broken,
+        })?;
+    if response.head.status != StatusCode::OK || Caller::of(&response.head.headers) != Caller::Grpc {
+        return Err(Fault::Invalid);
+    }
+    read(response.head.headers, response.body).await
+}
+
+/// Reads exactly one message and a status of 0.
+async fn read(headers: HeaderMap, mut body: Body) -> Result<CheckResponse, Fault> {
+    let mut message = BytesMut::new();
+    let mut ending = headers;
+    while let Some(frame) = poll_fn(|cx| body.poll_frame(cx)).await {
+        match frame {
+            Ok(Frame::Data(data)) if message.len() + data.len() <= limits::EXTERNAL_ANSWER => {
+                message.extend_from_slice(&data);
+            }
+            Ok(Frame::Data(_)) => return Err(Fault::Invalid),
+            Ok(Frame::Trailers(trailers)) => {
+                ending = trailers;
+                break;
+            }
+            Err(_) => return Err(Fault::Broken),
+        }
+    }
+    match grpc_status(&ending) {
+        Some(0) => {}
+        Some(status) => return Err(Fault::Status(status)),
+        None => return Err(Fault::Invalid),
+    }
+    let (Some(0), true) = (message.first(), message.len() >= PREFIX) else { return Err(Fault::Invalid) };
+    message.advance(1);
+    if message.get_u32() as usize != message.len() {
+        return Err(Fault::Invalid);
+    }
+    CheckResponse::decode(message).map_err(|_| Fault::Invalid)
+}
+
+fn head(cluster: &Cluster, permit: &Permit, limit: Duration) -> RequestHead {
+    let address = permit.member().state.address;
+    let authority = Authority::try_from(&*cluster.config().name)
+        .or_else(|_| Authority::try_from(address.to_string()))
+        .unwrap_or(Authority::from_static("authorizer"));
+    let mut headers = HeaderMap::with_capacity(4);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("outrigger/", env!("CARGO_PKG_VERSION"))));
+    // At most eight digits (gRPC over HTTP/2, "TimeoutValue"): in milliseconds that is a day.
+    let millis = limit.as_millis().clamp(1, 99_999_999);
+    if let Ok(value) = HeaderValue::try_from(format!("{millis}m")) {
+        headers.insert(GRPC_TIMEOUT, value);
+    }
+    RequestHead {
+        method: Method::POST,
+        scheme: if cluster.config().tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP },
+        authority: Some(authority),
+        path: PathAndQuery::from_static("/envoy.service.auth.v3.Authorization/Check"),
+        version: Version::HTTP_2,
+        headers,
+    }
+}
+
+/// Hears what an authorizer says before its answer.
+struct Nobody;
+
+impl Interim for Nobody {
+    fn send(&self, _: StatusCode, _: &HeaderMap) {}
+}
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");

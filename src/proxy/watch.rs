@@ -1,0 +1,283 @@
+//! Open exchanges and changing policies: an exchange that is under way when its listener's policy changes, and that
+//! the new one would not let in, is ended; no other is touched.
+//!
+//! Nearly all exchanges are over within a second and cost nothing here but two shared strings. One that lives for
+//! [`limits::WATCH_AFTER`] is entered in the book of its worker with what authorization had seen of it. When a
+//! snapshot is published, the control thread decides about the entries of listeners whose policy has changed, and
+//! wakes only exchanges that must end: workers do no work for the others. An exchange that turned old around the
+//! moment of the change looks at the published policy itself when it is entered.
+//!
+//! A policy may look at any header, also one that comes later than the exchange. So the whole head is kept as it was
+//! admitted: the request's own, handed over when its response begins, with what filters changed set back.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use foldhash::fast::RandomState;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery};
+use outrigger_config::model::{Access, Filter};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use super::authorize;
+use super::local::Caller;
+use super::origin::Origin;
+use super::prepare;
+use crate::base::{limits, worker};
+use crate::codec::RequestHead;
+use crate::policy::authz::ClaimSource;
+use crate::policy::path;
+use crate::policy::route::RouteQuery;
+use crate::snapshot::{Listener, Published, Snapshot};
+
+/// The old exchanges of all workers.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    shards: [Mutex<HashMap<usize, Arc<Entry>, RandomState>>; SHARDS],
+}
+
+/// More workers than that share.
+const SHARDS: usize = 8;
+
+/// An old exchange.
+#[derive(Debug)]
+struct Entry {
+    listener: Arc<str>,
+    origin: Arc<Origin>,
+    head: RequestHead,
+    claims: Option<Arc<dyn ClaimSource>>,
+    /// The rule that ends it.
+    ended: OnceLock<Arc<str>>,
+    waker: Mutex<Option<Waker>>,
+}
+
+/// An entry, as long as its exchange lives.
+#[derive(Debug)]
+struct Entered {
+    entry: Arc<Entry>,
+    shard: usize,
+}
+
+/// The part of one exchange.
+#[derive(Debug)]
+pub(super) struct Watch {
+    origin: Arc<Origin>,
+    /// When the exchange is old; `None` once it is entered, or was never admitted.
+    due: Option<Instant>,
+    admitted: Option<Admitted>,
+    entered: Option<Entered>,
+    /// The head, after the response has begun.
+    kept: Option<Box<RequestHead>>,
+}
+
+/// What filters may change of a head, as it was admitted.
+#[derive(Debug)]
+struct Admitted {
+    path: PathAndQuery,
+    authority: Option<Authority>,
+    edited: Vec<(HeaderName, Lines)>,
+    claims: Option<Arc<dyn ClaimSource>>,
+}
+
+type Lines = SmallVec<[HeaderValue; 1]>;
+
+impl Watch {
+    /// Of a request that is not admitted yet.
+    pub(super) fn new(origin: Arc<Origin>) -> Self {
+        Self { origin, due: None, admitted: None, entered: None, kept: None }
+    }
+
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The request was admitted with this head.
+    pub(super) fn admit(&mut self, head: &RequestHead, claims: Option<Arc<dyn ClaimSource>>, started: Instant) {
+        let (path, authority) = (head.path.clone(), head.authority.clone());
+        self.admitted = Some(Admitted { path, authority, edited: Vec::new(), claims });
+        self.due = Some(started + limits::WATCH_AFTER);
+    }
+
+    /// These filters are about to change the headers of the admitted head.
+    pub(super) fn before_filters(&mut self, filters: &[Filter], headers: &HeaderMap) {
+        for filter in filters {
+            let Filter::RequestHeaders(edit) = filter else { continue };
+            let changed = edit.set.iter().chain(&edit.add).map(|(name, _)| name);
+            for name in edit.remove.iter().chain(changed) {
+                self.before_edit(name, headers);
+            }
+        }
+    }
+
+    /// This header of the admitted head is about to be changed.
+    pub(super) fn before_edit(&mut self, name: &HeaderName, headers: &HeaderMap) {
+        let Some(admitted) = &mut self.admitted else { return };
+        if !admitted.edited.iter().any(|(known, _)| known == name) {
+            admitted.edited.push((name.clone(), headers.get_all(name).iter().cloned().collect()));
+        }
+    }
+
+    /// The response has begun, and the request's head is not needed any more.
+    pub(super) fn keep(&mut self, head: RequestHead) {
+        if self.entered.is_none() && self.admitted.is_some() {
+            self.kept = Some(Box::new(head));
+        }
+    }
+
+    /// When [`Watch::enter`] must be called.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// The exchange is old. Without `head`, the kept one.
+    pub(super) fn enter(&mut self, listener: &Arc<Listener>, head: Option<&RequestHead>) {
+        self.due = None;
+        let kept = self.kept.take();
+        let (Some(admitted), Some(head)) = (self.admitted.take(), head.or(kept.as_deref())) else { return };
+        let entry = Arc::new(Entry {
+            listener: Arc::clone(&listener.config.name),
+            origin: Arc::clone(&self.origin),
+            head: admitted.head(head),
+            claims: admitted.claims,
+            ended: OnceLock::new(),
+            waker: Mutex::default(),
+        });
+        let proxy = &self.origin.proxy;
+        self.entered = Some(proxy.book.enter(Arc::clone(&entry)));
+        // Entered first, looked at second: whatever is published from now on is seen from the other side.
+        if let Some(now) = proxy.cell.listener(&entry.listener)
+            && !now.authorizes_like(listener)
+        {
+            entry.decide(&now);
+        }
+    }
+
+    /// The rule that has ended the exchange. Otherwise the task is woken when one does.
+    pub(super) fn poll_ended(&self, cx: &mut Context<'_>) -> Option<&Arc<str>> {
+        let Entered { entry, .. } = self.entered.as_ref()?;
+        {
+            let mut waker = entry.waker.lock();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+        }
+        entry.ended.get()
+    }
+
+    /// The same without being woken: one load.
+    pub(super) fn ended(&self) -> Option<&Arc<str>> {
+        self.entered.as_ref()?.entry.ended.get()
+    }
+}
+
+impl Admitted {
+    /// A copy of the head as it was admitted. It shares no memory with the original, whose values are parts of read
+    /// buffers that a long exchange must not hold.
+    fn head(&self, head: &RequestHead) -> RequestHead {
+        let Self { path, authority, edited, claims: _ } = self;
+        let mut headers = HeaderMap::with_capacity(head.headers.len());
+        for (name, value) in &head.headers {
+            if !edited.iter().any(|(changed, _)| changed == name) {
+                headers.append(name, owned(value));
+            }
+        }
+        for (name, lines) in edited {
+            for value in lines {
+                headers.append(name, owned(value));
+            }
+        }
+        RequestHead {
+            method: head.method.clone(),
+            scheme: head.scheme.clone(),
+            authority: authority.as_ref().and_then(|authority| authority.as_str().parse().ok()),
+            path: path.as_str().parse().unwrap_or(PathAndQuery::from_static("/")),
+            version: head.version,
+            headers,
+        }
+    }
+}
+
+fn owned(value: &HeaderValue) -> HeaderValue {
+    HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone())
+}
+
+impl Book {
+    fn enter(self: &Arc<Self>, entry: Arc<Entry>) -> Entered {
+        let shard = worker::index() % SHARDS;
+        self.shards[shard].lock().insert(key(&entry), Arc::clone(&entry));
+        Entered { entry, shard }
+    }
+
+    /// How many exchanges are entered.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+}
+
+impl Published for Book {
+    fn published(&self, before: &Snapshot, now: &Snapshot) {
+        let changed = |listener: &&Arc<Listener>| {
+            before.listener(&listener.config.name).is_none_or(|before| !before.authorizes_like(listener))
+        };
+        let changed: Vec<&Arc<Listener>> = now.listeners().filter(changed).collect();
+        if changed.is_empty() {
+            return;
+        }
+        for shard in &self.shards {
+            // Copied, so that no worker waits for decisions.
+            let entries: Vec<Arc<Entry>> = shard.lock().values().cloned().collect();
+            for entry in entries {
+                if let Some(listener) = changed.iter().find(|listener| listener.config.name == entry.listener) {
+                    entry.decide(listener);
+                }
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// Ends the exchange if this view of its listener would not let it in.
+    fn decide(&self, listener: &Listener) {
+        let Some(authorization) = &listener.authorization else { return };
+        let head = &self.head;
+        // It had a host that could be read when it was admitted.
+        let Ok(host) = prepare::host_of(head) else { return };
+        let (path, query) = path::split(head.path.as_str());
+        let route = RouteQuery {
+            host: &host,
+            path,
+            query,
+            method: &head.method,
+            headers: &head.headers,
+            is_grpc: Caller::of(&head.headers) == Caller::Grpc,
+        };
+        let claims = authorize::claims(self.claims.as_ref());
+        let decision = authorize::decide(authorization, &route, &self.origin, claims);
+        if decision.access == Access::Allow {
+            return;
+        }
+        if self.ended.set(authorization.policy.name(decision.rule).into()).is_ok() {
+            authorization.count_ended(decision.rule);
+        }
+        let waker = self.waker.lock().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let proxy = &self.entry.origin.proxy;
+        proxy.book.shards[self.shard].lock().remove(&key(&self.entry));
+    }
+}
+
+/// Unique as long as the entry lives.
+fn key(entry: &Arc<Entry>) -> usize {
+    Arc::as_ptr(entry).addr()
+}
