@@ -8,7 +8,7 @@ fn problem(side: &Side) -> String {
     let errors = side.try_build(None).expect_err("refused");
     assert_eq!(errors.len(), 1, "{errors:#?}");
     assert_eq!((&*errors[0].place.file, errors[0].place.line > 1), ("test.yaml", true));
-    format!("{}: {}", errors[0].file.display(), errors[0].problem)
+    format!("{}: {}: {}", errors[0].file.display(), errors[0].problem, errors[0].fix)
 }
 
 #[test]
