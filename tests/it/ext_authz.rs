@@ -12,7 +12,9 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::support::h1_backend::Refusing;
 use crate::support::http1::{Response, chunk};
-use crate::support::{Config, H1Backend, H1Client, H2Backend, H2Client, PATIENCE, Proxy, h1_client, process, within};
+use crate::support::{
+    Config, H1Backend, H1Client, H2Backend, H2Client, Mesh, PATIENCE, Proxy, TlsClient, h1_client, process, within,
+};
 
 /// An authorizer; gone when dropped.
 struct Authorizer {
@@ -309,4 +311,24 @@ async fn a_configuration_may_bring_and_take_an_authorizer() {
     proxy.replace_config(&config(backend.addr, authorizer.addr, ""));
     proxy.logged("generation=3").await;
     assert_eq!(client.exchange(request).await.status, 403);
+}
+
+#[tokio::test]
+async fn an_authorizer_is_told_who_the_certificates_say_is_there() {
+    let (backend, mut authorizer, mesh) = (H1Backend::ok().await, Authorizer::start().await, Mesh::new());
+    let config = config(backend.addr, authorizer.addr, "")
+        .top(&mesh.identity("shop/web"))
+        .listener("tls: { mode: permissive, clientCertificate: optional }");
+    let proxy = Proxy::start(&config).await;
+    let client = TlsClient::with(&mesh.svid("shop/cart")).sni("web.shop.example");
+    assert_eq!(client.served(proxy.addr()).await.1.status, 200);
+    let (question, _) = authorizer.question().await;
+    assert_eq!(question["source"]["principal"], "spiffe://mesh.local/ns/shop/sa/cart");
+    assert_eq!(question["destination"]["principal"], "spiffe://mesh.local/ns/shop/sa/web");
+    assert_eq!(question["tlsSession"], json!({ "sni": "web.shop.example" }));
+
+    assert_eq!(ask(&proxy, "").await.status, 200);
+    let (question, _) = authorizer.question().await;
+    assert!(question["source"].get("principal").is_none(), "nobody is proved in plaintext: {question}");
+    assert!(question.get("tlsSession").is_none());
 }
