@@ -40,7 +40,12 @@ async fn many_bytes_go_both_ways_unchanged() {
         a_read.read_to_end(&mut a_got),
         b_read.read_to_end(&mut b_got),
     );
-    (a.expect("sent"), b.expect("sent"), c.expect("received"), d.expect("received"));
+    for sent in [a, b] {
+        sent.expect("sent");
+    }
+    for received in [c, d] {
+        received.expect("received");
+    }
     assert!(a_got == block && b_got == block);
 }
 
