@@ -37,7 +37,9 @@ fn check_certificate(der: &[u8]) {
         Err(refusal) => match refusal.reason {
             RefusalReason::NoIdentity => assert!(uris.is_empty(), "{refusal} {uris:?}"),
             RefusalReason::SeveralIdentities => assert!(uris.len() > 1, "{refusal} {uris:?}"),
-            RefusalReason::InvalidIdentity => assert!(uris.iter().all(|uri| SpiffeId::parse(uri).is_err()), "{refusal} {uris:?}"),
+            RefusalReason::InvalidIdentity => {
+                assert!(uris.iter().all(|uri| SpiffeId::parse(uri).is_err()), "{refusal} {uris:?}")
+            }
             _ => {}
         },
     }

@@ -270,6 +270,16 @@ impl ClientCertVerifier for Verifier {
     }
 }
 
+/// The SPIFFE ID of a certificate, as every verification reads it. Nothing else of the certificate is judged, and nobody has
+/// vouched for it yet.
+///
+/// # Errors
+/// A certificate that cannot be read, or whose names are not exactly one SPIFFE ID among URIs.
+pub fn spiffe_id(certificate: &CertificateDer<'_>) -> Result<SpiffeId, Refusal> {
+    let malformed = || Refusal::new(RefusalReason::Malformed, "it is not an X.509 certificate");
+    identity_of(&Facts::of(certificate).ok_or_else(malformed)?)
+}
+
 /// The one SPIFFE ID of a certificate (SPIFFE X.509-SVID section 2: exactly one URI).
 pub(super) fn identity_of(facts: &Facts<'_>) -> Result<SpiffeId, Refusal> {
     let mut uris = facts.uris();
