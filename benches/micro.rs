@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use outrigger::codec::headers::strip_hop_by_hop;
+use outrigger::policy::authz::{Claims, Policy, Request};
 use outrigger::policy::balance::{Balancer, Candidates};
 use outrigger::policy::budget::BudgetUsage;
 use outrigger::policy::deadline::{format_grpc_timeout, parse_grpc_timeout};
@@ -24,17 +25,80 @@ use outrigger::telemetry::access_log::Entry;
 use outrigger::telemetry::metrics::{AttemptOutcome, Finished, RouteLabels};
 use outrigger::telemetry::{AccessLog, Metrics};
 use outrigger_config::model::{
-    self, Action, BalancePolicy, EscapedSlashes, HeaderMatch, HostPattern, Match, PathMatch, PathOptions, Place, Retry,
-    Rule, Setting, Timeouts, Trust, ValueMatch, VirtualHost,
+    self, Access, AccessAction, AccessOperation, AccessRule, AccessSource, Action, Authorization, BalancePolicy,
+    EscapedSlashes, HeaderMatch, HostPattern, Match, PathMatch, PathOptions, Place, Retry, Rule, Setting, Timeouts,
+    Trust, ValueMatch, VirtualHost,
 };
+use outrigger_config::spiffe::{IdentityPattern, SpiffeId};
 
 fn main() {
     let bench = Bench::from_args(std::env::args().skip(1));
     routes(&bench);
+    authorization(&bench);
     picks(&bench);
     text(&bench);
     counters(&bench);
     telemetry(&bench);
+}
+
+/// A typical policy, and large ones by what their rules have in common.
+fn authorization(bench: &Bench) {
+    let id = |n: usize| format!("spiffe://mesh.local/ns/shop/sa/caller-{n}");
+    let by = |n: usize| AccessSource {
+        identities: vec![IdentityPattern::parse(&id(n)).expect("an identity")],
+        ..AccessSource::default()
+    };
+    let at = |n: usize| AccessOperation {
+        paths: vec![PathMatch::Prefix(format!("/v1/service-{n}").into())],
+        methods: vec![Method::GET, Method::POST],
+        ..AccessOperation::default()
+    };
+    let below = |n: usize| AccessOperation {
+        paths: vec![PathMatch::Prefix(format!("/service-{n}").into())],
+        ..AccessOperation::default()
+    };
+    let rule = |n: usize, from: Vec<AccessSource>, to: Vec<AccessOperation>| AccessRule {
+        name: format!("rule-{n}").into(),
+        action: if n.is_multiple_of(5) { AccessAction::Deny } else { AccessAction::Allow },
+        shadow: false,
+        from,
+        to,
+        claims: Vec::new(),
+        place: place(),
+    };
+    let method = |n: usize| AccessOperation {
+        not_methods: vec![if n.is_multiple_of(2) { Method::GET } else { Method::POST }],
+        hosts: vec![HostPattern::Wildcard(format!("host-{n}.svc").into())],
+        ..AccessOperation::default()
+    };
+    let policy = |rules: Vec<AccessRule>| {
+        Policy::compile(&Authorization { name: "p".into(), default: Access::Deny, rules, place: place() })
+    };
+    let headers = HeaderMap::new();
+    let decide = |name: &str, policy: &Policy, path: &str, caller: usize| {
+        let identity = SpiffeId::parse(&id(caller)).expect("an identity");
+        let route = RouteQuery {
+            host: "payments.shop.svc",
+            path,
+            query: None,
+            method: &Method::GET,
+            headers: &headers,
+            is_grpc: false,
+        };
+        let address = std::net::Ipv4Addr::new(10, 1, 2, 3).into();
+        let request = Request { route: &route, identity: Some(&identity), address, port: 15006, claims: Claims::None };
+        bench.run(name, |_| policy.decide(&request));
+    };
+    let typical = policy((0..10).map(|n| rule(n, vec![by(n)], vec![at(n)])).collect());
+    decide("authorization, 10 rules, the last allows", &typical, "/v1/service-9/charges/17", 9);
+    decide("authorization, 10 rules, none matches", &typical, "/v1/other/charges/17", 77);
+    decide("authorization, 10 rules, a path with two readings", &typical, "/v1/service-9/charges;v=1/17", 9);
+    let identities = policy((0..1000).map(|n| rule(n, vec![by(n)], vec![at(n)])).collect());
+    decide("authorization, 1000 rules by identity", &identities, "/v1/service-999/charges/17", 999);
+    let paths = policy((0..1000).map(|n| rule(n, Vec::new(), vec![below(n)])).collect());
+    decide("authorization, 1000 rules by path", &paths, "/service-999/charges/17", 999);
+    let unfiled = policy((0..1000).map(|n| rule(n, Vec::new(), vec![method(n)])).collect());
+    decide("authorization, 1000 rules that cannot be filed", &unfiled, "/v1/charges/17", 999);
 }
 
 /// Measures and prints.

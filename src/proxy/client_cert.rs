@@ -196,6 +196,20 @@ mod tests {
     }
 
     #[test]
+    fn a_subject_is_written_in_the_escapes_of_rfc_2253_last_name_first() {
+        use rcgen::DnType;
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CountryName, "NL");
+        params.distinguished_name.push(DnType::OrganizationName, "Shop, \"Inc\" ");
+        params.distinguished_name.push(DnType::CommonName, "#caf\u{e9}");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        assert_eq!(subject(certificate.der()), r#"CN=\#caf\C3\A9,O=Shop\, \"Inc\"\ ,C=NL"#);
+        assert_eq!(subject(b"no certificate"), "");
+    }
+
+    #[test]
     fn modes_do_what_they_say() {
         use ClientCertHeader::{Append, Forward, Sanitize, Set};
         let own = HeaderValue::from_static("Hash=1");

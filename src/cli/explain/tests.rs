@@ -130,3 +130,52 @@ fn colours_are_there_only_when_asked_for() {
     assert!(!text::render(&story, Style::Plain).contains('\x1b'));
     assert!(text::render(&story, Style::Ansi).contains("\x1b[32mwon"));
 }
+
+const GUARDED: &str = r#"
+listeners: [{ name: inbound, bind: 127.0.0.1:15006, routes: app, authorization: shop-only }]
+routes: { app: [{ rules: [{ name: all, backendRefs: [{ cluster: app }] }] }] }
+clusters: { app: { endpoints: [127.0.0.1:8080] } }
+authorization:
+  shop-only:
+    default: deny
+    rules:
+      - name: shop
+        action: allow
+        from: [{ namespaces: [shop], addresses: [10.0.0.0/8] }]
+      - { name: log, action: audit, to: [{ paths: [{ prefix: /v1 }] }] }
+      - { name: soon, action: deny, shadow: true, to: [{ ports: [15006] }] }
+      - { name: staff, action: allow, claims: [{ claim: staff, values: ["true"] }] }
+"#;
+
+fn ask(arguments: &[&str]) -> Story {
+    explain(&load("proxy.yaml", GUARDED).expect("valid"), &args(arguments)).expect("a story")
+}
+
+#[test]
+fn who_may_ask_is_told_with_the_rule_and_its_place() {
+    let cart = ["--identity", "spiffe://mesh.local/ns/shop/sa/cart", "--from", "10.1.2.3", "http://app/v1/x"];
+    let story = ask(&cart);
+    let access = story.authorization.as_ref().expect("a policy");
+    assert_eq!((access.allowed, &*access.rule, &*access.place), (true, "shop", "proxy.yaml:9:9"));
+    assert!(matches!(story.decision, Decision::Forward { .. }), "{story:?}");
+    let text = text::render(&story, Style::Plain);
+    for line in [
+        "caller    spiffe://mesh.local/ns/shop/sa/cart at 10.1.2.3, to port 15006",
+        "access    allowed by `shop` of policy `shop-only` (proxy.yaml:9:9)",
+        "          would be denied by shadow rule `soon`",
+        "          noted by audit rule `log`",
+        "          decided without a token",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn who_may_not_ask_is_told_nothing_of_where_it_would_go() {
+    let story = ask(&["http://app/v2"]);
+    let access = story.authorization.as_ref().expect("a policy");
+    assert_eq!((access.allowed, &*access.rule, &*access.place), (false, "default", "proxy.yaml:6:3"));
+    assert!(matches!(story.decision, Decision::Denied { status: 403, reason: "RBAC", .. }), "{story:?}");
+    let text = text::render(&story, Style::Plain);
+    assert!(text.contains("a caller without an identity at 127.0.0.1") && text.contains("answer    403 RBAC"), "{text}");
+}
