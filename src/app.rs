@@ -182,7 +182,8 @@ impl App {
         Ok(())
     }
 
-    /// Reads the configuration again, and opens the access log again (as after SIGHUP).
+    /// Reads the configuration and the certificates that it names again, and opens the access log again (as after
+    /// SIGHUP).
     pub fn reload(&self) {
         self.shared.log.reopen();
         // One that is waiting is enough for both.
@@ -418,7 +419,10 @@ async fn follow(mut applier: Applier, mut watch: Watch, mut asked: mpsc::Receive
         let look_again = applier.look_again();
         // All are cancel safe; a change during another's turn is found at the next wait.
         tokio::select! {
-            Some(()) = asked.recv() => applier.reload(true).await,
+            Some(()) = asked.recv() => {
+                applier.reload(true).await;
+                applier.renew(true);
+            }
             () = watch.changed() => applier.reload(false).await,
             () = material.changed() => applier.files_changed().await,
             () = pause(look_again) => applier.files_changed().await,

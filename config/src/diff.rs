@@ -1,18 +1,22 @@
 //! What changes between two configurations, for people and logs. Where something is written does not count: a comment
 //! that moves every line down changes nothing.
 
+mod guards;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use crate::model::{
-    Cluster, Config, Endpoint, HostPattern, Listener, Retry, RouteTable, Rule, Setting, Target, Timeouts, VirtualHost,
+    AccessRule, Authorization, Cluster, Config, Endpoint, HostPattern, Listener, Retry, RouteTable, Rule, Setting,
+    Target, Timeouts, VirtualHost,
 };
 
 /// What changed. Its `Display` has one short line for each thing, `+` added, `-` removed, `~` changed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Diff {
-    /// Sections of the process as a whole that changed: `node`, `admin`, `accessLog`, `workers`, `drain`.
+    /// Sections of the process as a whole that changed: `node`, `admin`, `accessLog`, `workers`, `drain`,
+    /// `identity`.
     pub settings: Vec<&'static str>,
     /// Listeners by name.
     pub listeners: Changes,
@@ -24,6 +28,14 @@ pub struct Diff {
     pub clusters: Changes,
     /// Endpoints by address, by cluster; only of clusters that are in both.
     pub endpoints: BTreeMap<Arc<str>, Changes>,
+    /// Authorization policies by name. A policy whose rules changed is not listed for that alone.
+    pub authorization: Changes,
+    /// Authorization rules by name, by policy; only of policies that are in both.
+    pub authorization_rules: BTreeMap<Arc<str>, Changes>,
+    /// Token providers by name.
+    pub jwt_providers: Changes,
+    /// External authorizers by name.
+    pub external_authorizers: Changes,
 }
 
 /// Changes of one kind of thing, each list in the order of names.
@@ -101,36 +113,61 @@ impl Diff {
     /// True when nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { settings, listeners, tables, rules, clusters, endpoints } = self;
-        settings.is_empty()
-            && listeners.is_empty()
-            && tables.is_empty()
-            && rules.is_empty()
-            && clusters.is_empty()
-            && endpoints.is_empty()
+        self.counts().iter().all(|(_, count)| *count == 0)
     }
 
     /// The numbers on one line, such as `listeners 1, rules 2, endpoints 3`; `nothing` when nothing changed.
     #[must_use]
     pub fn summary(&self) -> String {
-        let Self { settings, listeners, tables, rules, clusters, endpoints } = self;
+        let counts = self.counts().into_iter().filter(|(_, count)| *count > 0);
+        let parts: Vec<String> = counts.map(|(what, count)| format!("{what} {count}")).collect();
+        if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
+    }
+
+    /// How many things of each kind changed.
+    fn counts(&self) -> [(&'static str, usize); 10] {
+        let Self {
+            settings,
+            listeners,
+            tables,
+            rules,
+            clusters,
+            endpoints,
+            authorization,
+            authorization_rules,
+            jwt_providers,
+            external_authorizers,
+        } = self;
         let sum = |of: &BTreeMap<Arc<str>, Changes>| of.values().map(Changes::len).sum::<usize>();
-        let counts = [
+        [
             ("settings", settings.len()),
             ("listeners", listeners.len()),
             ("route tables", tables.len()),
             ("rules", sum(rules)),
             ("clusters", clusters.len()),
             ("endpoints", sum(endpoints)),
-        ];
-        let parts: Vec<String> = counts.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{what} {n}")).collect();
-        if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
+            ("authorization policies", authorization.len()),
+            ("authorization rules", sum(authorization_rules)),
+            ("token providers", jwt_providers.len()),
+            ("external authorizers", external_authorizers.len()),
+        ]
     }
 }
 
 impl fmt::Display for Diff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { settings, listeners, tables, rules, clusters, endpoints } = self;
+        let Self {
+            settings,
+            listeners,
+            tables,
+            rules,
+            clusters,
+            endpoints,
+            authorization,
+            authorization_rules,
+            jwt_providers,
+            external_authorizers,
+        } = self;
         for name in settings {
             writeln!(f, "~ {name}")?;
         }
@@ -143,6 +180,12 @@ impl fmt::Display for Diff {
         for (cluster, changes) in endpoints {
             changes.write(f, &format!("endpoint {cluster} "))?;
         }
+        authorization.write(f, "authorization ")?;
+        for (policy, changes) in authorization_rules {
+            changes.write(f, &format!("authorization rule {policy}/"))?;
+        }
+        jwt_providers.write(f, "token provider ")?;
+        external_authorizers.write(f, "external authorizer ")?;
         Ok(())
     }
 }
@@ -160,10 +203,10 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         listeners,
         routes,
         clusters,
-        identity: _,
-        authorization: _,
-        jwt_providers: _,
-        external_authorizers: _,
+        identity,
+        authorization,
+        jwt_providers,
+        external_authorizers,
     } = new;
     let settings = Parts::default()
         .add("node", old.node == *node)
@@ -171,6 +214,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         .add("accessLog", old.access_log == *access_log)
         .add("workers", old.workers == *workers)
         .add("drain", old.drain == *drain)
+        .add("identity", guards::same_identity(old.identity.as_ref(), identity.as_ref()))
         .list;
 
     fn named(list: &[Listener]) -> impl Iterator<Item = (Arc<str>, &Listener)> {
@@ -183,7 +227,28 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         Changes::between(self::endpoints(old), self::endpoints(new), endpoint)
     });
     let clusters = Changes::between(by_name(&old.clusters), by_name(clusters), cluster);
-    Diff { settings, listeners, tables, rules, clusters, endpoints }
+    let authorization_rules = in_both(&old.authorization, authorization, |old, new| {
+        Changes::between(access_rules(old), access_rules(new), guards::access_rule)
+    });
+    let authorization = Changes::between(by_name(&old.authorization), by_name(authorization), guards::policy);
+    let jwt_providers = Changes::between(by_name(&old.jwt_providers), by_name(jwt_providers), guards::jwt_provider);
+    let external_authorizers = Changes::between(
+        by_name(&old.external_authorizers),
+        by_name(external_authorizers),
+        guards::external_authorizer,
+    );
+    Diff {
+        settings,
+        listeners,
+        tables,
+        rules,
+        clusters,
+        endpoints,
+        authorization,
+        authorization_rules,
+        jwt_providers,
+        external_authorizers,
+    }
 }
 
 fn by_name<T>(map: &BTreeMap<Arc<str>, T>) -> impl Iterator<Item = (Arc<str>, &T)> {
@@ -201,6 +266,10 @@ fn in_both<T>(
 
 fn rules(table: &RouteTable) -> impl Iterator<Item = (Arc<str>, &Rule)> {
     table.hosts.iter().flat_map(|host| host.rules.iter()).map(|rule| (Arc::clone(&rule.name), rule))
+}
+
+fn access_rules(policy: &Authorization) -> impl Iterator<Item = (Arc<str>, &AccessRule)> {
+    policy.rules.iter().map(|rule| (Arc::clone(&rule.name), rule))
 }
 
 fn endpoints(cluster: &Cluster) -> impl Iterator<Item = (Arc<str>, &Endpoint)> {
@@ -238,11 +307,11 @@ fn listener(old: &Listener, new: &Listener) -> Vec<&'static str> {
         trust,
         path,
         limits,
-        tls: _,
-        client_cert_header: _,
-        authorization: _,
-        jwt: _,
-        external_authorization: _,
+        tls,
+        client_cert_header,
+        authorization,
+        jwt,
+        external_authorization,
         place: _,
     } = new;
     Parts::default()
@@ -253,6 +322,11 @@ fn listener(old: &Listener, new: &Listener) -> Vec<&'static str> {
         .add("trust", old.trust == *trust)
         .add("path", old.path == *path)
         .add("limits", old.limits == *limits)
+        .add("tls", guards::same_listener_tls(old.tls.as_ref(), tls.as_ref()))
+        .add("clientCertHeader", old.client_cert_header == *client_cert_header)
+        .add("authorization", old.authorization == *authorization)
+        .add("jwt", old.jwt == *jwt)
+        .add("externalAuthorization", old.external_authorization == *external_authorization)
         .list
 }
 
@@ -293,13 +367,14 @@ fn same_order(old: &BTreeMap<BTreeSet<String>, Vec<&str>>, new: &BTreeMap<BTreeS
 }
 
 fn rule(old: &Rule, new: &Rule) -> Vec<&'static str> {
-    let Rule { name: _, matches, filters, action, timeouts, retry, external_authorization: _, place: _ } = new;
+    let Rule { name: _, matches, filters, action, timeouts, retry, external_authorization, place: _ } = new;
     Parts::default()
         .add("matches", old.matches == *matches)
         .add("filters", old.filters == *filters)
         .add("backendRefs", old.action == *action)
         .add("timeouts", same_timeouts(&old.timeouts, timeouts))
         .add("retry", same_retry(&old.retry, retry))
+        .add("externalAuthorization", old.external_authorization == *external_authorization)
         .list
 }
 
@@ -325,7 +400,7 @@ fn same<T: PartialEq>(old: &Setting<T>, new: &Setting<T>) -> bool {
 }
 
 fn cluster(old: &Cluster, new: &Cluster) -> Vec<&'static str> {
-    let Cluster { name: _, protocol, balance, endpoints: _, ceilings, retry_budget, connection, tls: _, dns, place: _ } =
+    let Cluster { name: _, protocol, balance, endpoints: _, ceilings, retry_budget, connection, tls, dns, place: _ } =
         new;
     Parts::default()
         .add("protocol", old.protocol == *protocol)
@@ -333,6 +408,7 @@ fn cluster(old: &Cluster, new: &Cluster) -> Vec<&'static str> {
         .add("circuitBreaker", old.ceilings == *ceilings)
         .add("retryBudget", old.retry_budget == *retry_budget)
         .add("connection", old.connection == *connection)
+        .add("tls", guards::same_cluster_tls(old.tls.as_ref(), tls.as_ref()))
         .add("dns", old.dns == *dns)
         .list
 }

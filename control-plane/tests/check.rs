@@ -43,7 +43,7 @@ fn every_problem_of_every_file_is_shown_and_the_exit_code_is_1() {
     let folder = folder();
     write(folder.path(), "good.yaml", GOOD);
     write(folder.path(), "team/a.yaml", GOOD.replace("cluster: c", "cluster: d"));
-    write(folder.path(), "team/deep/b.yml", GOOD.replace("routes: r }", "routes: r, tls: {} }"));
+    write(folder.path(), "team/deep/b.yml", GOOD.replace("routes: r }", "routes: r, http3: true }"));
     let output = check(folder.path(), &["."]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
@@ -56,12 +56,12 @@ error: there is no cluster named `d`
   |                                                    ^
   = help: define it under `clusters`, or refer to `c`
 
-error: `tls` is not supported by this version: it speaks cleartext only
+error: `http3` is not supported by this version
  --> ./team/deep/b.yml:1:55
   |
-1 | listeners: [{ name: in, bind: 127.0.0.1:1, routes: r, tls: {} }]
-  |                                                       ^^^
-  = help: remove it and protect the network in another way, or wait for the version that brings TLS
+1 | listeners: [{ name: in, bind: 127.0.0.1:1, routes: r, http3: true }]
+  |                                                       ^^^^^
+  = help: remove it: HTTP/1.1 and HTTP/2 are served
 
 checked 3 files: 2 errors, 0 warnings
 "
@@ -77,7 +77,7 @@ fn warnings_alone_are_no_failure() {
         format!("{GOOD}node: {{}}\n").replace("clusters: {", "clusters: { idle: { endpoints: [127.0.0.1:3] },"),
     );
     let output = check(folder.path(), &["a.yaml"]);
-    assert!(stdout(&output).starts_with("warning: no rule uses the cluster `idle`\n"), "{}", stdout(&output));
+    assert!(stdout(&output).starts_with("warning: nothing uses the cluster `idle`\n"), "{}", stdout(&output));
     assert!(stdout(&output).ends_with("\nchecked 1 file: 0 errors, 1 warning\n"));
     assert_eq!(output.status.code(), Some(0));
 }

@@ -70,7 +70,10 @@ fn check(name: &str, text: &str, files: bool) -> Result<Right, Diagnostics> {
     let secrets = Secrets::read(&loaded.config, &Secrets::default());
     match TlsSet::build(&loaded.config, &secrets, None, SystemTime::now()) {
         Ok(tls) => Ok(Right { certificates: tls.certificates().to_vec(), loaded }),
-        Err(problems) => Err(material::diagnostics(&problems, text)),
+        Err(mut problems) => {
+            material::locate(&mut problems, text);
+            Err(material::diagnostics(&problems, text))
+        }
     }
 }
 

@@ -116,11 +116,7 @@ impl Applier {
         let fingerprint = fingerprint(&text);
         let running = self.status.running();
         if running.as_ref().is_some_and(|running| running.loaded.hash == fingerprint) {
-            self.confirm(running, &text, asked);
-            if asked {
-                self.renew(true);
-            }
-            return;
+            return self.confirm(running, &text, asked);
         }
         let is_refused = |before: Refused| before.fingerprint == fingerprint && before.fault == Fault::Text;
         if !asked && self.status.refusal().is_some_and(is_refused) {

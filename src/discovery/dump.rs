@@ -3,6 +3,10 @@
 //! JSON is YAML, so the dump can be loaded again; except for what was left out it means the same. Every struct
 //! is taken apart field by field, so that a new setting cannot be forgotten here.
 
+mod guards;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -20,10 +24,10 @@ pub(super) fn config(config: &model::Config) -> Value {
         listeners,
         routes,
         clusters,
-        identity: _,
-        authorization: _,
-        jwt_providers: _,
-        external_authorizers: _,
+        identity,
+        authorization,
+        jwt_providers,
+        external_authorizers,
     } = config;
     let model::Node { id, service, zone } = node;
     let model::Admin { address } = admin;
@@ -46,8 +50,20 @@ pub(super) fn config(config: &model::Config) -> Value {
         ("drain", json!({ "acceptFor": duration(*accept_for), "deadline": duration(*deadline) })),
         ("listeners", listeners.iter().map(listener).collect()),
         ("routes", routes.iter().map(|(name, table)| (name.to_string(), route_table(table))).collect()),
-        ("clusters", clusters.iter().map(|(name, c)| (name.to_string(), cluster(c))).collect()),
+        ("clusters", by_name(clusters, cluster)),
+        ("identity", identity.as_ref().map_or(Value::Null, guards::identity)),
+        ("authorization", by_name(authorization, guards::authorization)),
+        ("jwtProviders", by_name(jwt_providers, guards::jwt_provider)),
+        ("externalAuthorizers", by_name(external_authorizers, guards::external_authorizer)),
     ])
+}
+
+/// Nothing where there is nothing.
+fn by_name<T>(map: &BTreeMap<Arc<str>, T>, show: impl Fn(&T) -> Value) -> Value {
+    if map.is_empty() {
+        return Value::Null;
+    }
+    map.iter().map(|(name, thing)| (name.to_string(), show(thing))).collect()
 }
 
 fn listener(listener: &model::Listener) -> Value {
@@ -60,13 +76,15 @@ fn listener(listener: &model::Listener) -> Value {
         trust,
         path,
         limits,
-        tls: _,
-        client_cert_header: _,
-        authorization: _,
-        jwt: _,
-        external_authorization: _,
+        tls,
+        client_cert_header,
+        authorization,
+        jwt,
+        external_authorization,
         place: _,
     } = listener;
+    // Where nothing is decrypted there are no requests to say anything about.
+    let decrypts = tls.as_ref().is_none_or(|tls| tls.mode != model::TlsMode::Passthrough);
     let model::PathOptions { merge_slashes, escaped_slashes } = path;
     let model::ListenerLimits {
         max_connections,
@@ -79,43 +97,51 @@ fn listener(listener: &model::Listener) -> Value {
         max_connection_age,
         detect_timeout,
     } = limits;
-    json!({
-        "name": name,
-        "bind": bind,
-        "routes": routes,
-        "protocol": match protocol {
-            model::ListenerProtocol::Auto => "auto",
-            model::ListenerProtocol::Http1 => "http1",
-            model::ListenerProtocol::Http2 => "http2",
-        },
-        "direction": match direction {
-            model::Direction::Inbound => "inbound",
-            model::Direction::Outbound => "outbound",
-        },
-        "trust": match trust {
-            model::Trust::None => json!("none"),
-            model::Trust::Local => json!("local"),
-            model::Trust::Hops(hops) => json!({ "hops": hops }),
-        },
-        "path": {
-            "mergeSlashes": merge_slashes,
-            "escapedSlashes": match escaped_slashes {
-                model::EscapedSlashes::Keep => "keep",
-                model::EscapedSlashes::Reject => "reject",
-            },
-        },
-        "maxConnections": max_connections,
-        "maxHeadBytes": format!("{max_head_bytes}B"),
-        "maxHeaders": max_headers,
-        "maxConcurrentStreams": max_concurrent_streams,
-        "maxConnectionAge": duration(*max_connection_age),
-        "timeouts": {
-            "header": duration(*header_timeout),
-            "idle": duration(*idle_timeout),
-            "streamIdle": duration(*stream_idle_timeout),
-            "detect": duration(*detect_timeout),
-        },
-    })
+    let protocol = match protocol {
+        model::ListenerProtocol::Auto => "auto",
+        model::ListenerProtocol::Http1 => "http1",
+        model::ListenerProtocol::Http2 => "http2",
+    };
+    let direction = match direction {
+        model::Direction::Inbound => "inbound",
+        model::Direction::Outbound => "outbound",
+    };
+    let trust = match trust {
+        model::Trust::None => json!("none"),
+        model::Trust::Local => json!("local"),
+        model::Trust::Hops(hops) => json!({ "hops": hops }),
+    };
+    let escaped_slashes = match escaped_slashes {
+        model::EscapedSlashes::Keep => "keep",
+        model::EscapedSlashes::Reject => "reject",
+    };
+    let timeouts = json!({
+        "header": duration(*header_timeout),
+        "idle": duration(*idle_timeout),
+        "streamIdle": duration(*stream_idle_timeout),
+        "detect": duration(*detect_timeout),
+    });
+    let header = json!(guards::client_cert_header(*client_cert_header));
+    some([
+        ("name", json!(name)),
+        ("bind", json!(bind)),
+        ("routes", json!(routes)),
+        ("protocol", json!(protocol)),
+        ("direction", json!(direction)),
+        ("trust", trust),
+        ("path", json!({ "mergeSlashes": merge_slashes, "escapedSlashes": escaped_slashes })),
+        ("maxConnections", json!(max_connections)),
+        ("maxHeadBytes", json!(format!("{max_head_bytes}B"))),
+        ("maxHeaders", json!(max_headers)),
+        ("maxConcurrentStreams", json!(max_concurrent_streams)),
+        ("maxConnectionAge", json!(duration(*max_connection_age))),
+        ("timeouts", timeouts),
+        ("tls", tls.as_ref().map_or(Value::Null, guards::listener_tls)),
+        ("clientCertHeader", if decrypts { header } else { Value::Null }),
+        ("authorization", json!(authorization)),
+        ("jwt", jwt.as_ref().map_or(Value::Null, guards::listener_jwt)),
+        ("externalAuthorization", json!(external_authorization)),
+    ])
 }
 
 fn route_table(table: &model::RouteTable) -> Value {
@@ -143,7 +169,7 @@ pub(crate) fn host_pattern(pattern: &model::HostPattern) -> String {
 
 /// `unnamed` is the name of a rule without one, which follows from its position.
 fn rule(rule: &model::Rule, unnamed: &str) -> Value {
-    let model::Rule { name, matches, filters, action, timeouts, retry, external_authorization: _, place: _ } = rule;
+    let model::Rule { name, matches, filters, action, timeouts, retry, external_authorization, place: _ } = rule;
     let mut filters: Vec<Value> = filters.iter().map(filter).collect();
     let mut backends = Value::Null;
     match action {
@@ -178,6 +204,7 @@ fn rule(rule: &model::Rule, unnamed: &str) -> Value {
         ("backendRefs", backends),
         ("timeouts", if forwards { timeouts } else { Value::Null }),
         ("retry", if forwards && attempts.place.is_some() { retry } else { Value::Null }),
+        ("externalAuthorization", if *external_authorization { Value::Null } else { json!("off") }),
     ])
 }
 
@@ -190,9 +217,9 @@ fn matches(condition: &model::Match) -> Value {
         (model::PathMatch::Any, true) => rpc = json!({}),
         (model::PathMatch::Exact(path), true) => rpc = grpc_path(path),
         (model::PathMatch::Prefix(service), true) => rpc = json!({ "service": service.trim_start_matches('/') }),
-        (model::PathMatch::Exact(path), false) => plain = json!({ "exact": path }),
-        (model::PathMatch::Prefix(path), false) => plain = json!({ "prefix": or_slash(path) }),
-        (model::PathMatch::Regex(pattern), _) => plain = json!({ "regex": unanchored(pattern) }),
+        (model::PathMatch::Exact(_) | model::PathMatch::Prefix(_), false) | (model::PathMatch::Regex(_), _) => {
+            plain = path_condition(path);
+        }
         (model::PathMatch::GrpcMethod(method), _) => rpc = json!({ "method": method }),
     }
     some([
@@ -202,6 +229,17 @@ fn matches(condition: &model::Match) -> Value {
         ("headers", headers.iter().map(|header| named(header.name.as_str(), &header.value)).collect()),
         ("query", query.iter().map(|parameter| named(&parameter.name, &parameter.value)).collect()),
     ])
+}
+
+/// A condition on a path of a kind that is written as one.
+fn path_condition(path: &model::PathMatch) -> Value {
+    match path {
+        model::PathMatch::Any => json!({ "prefix": "/" }),
+        model::PathMatch::Exact(path) => json!({ "exact": path }),
+        model::PathMatch::Prefix(path) => json!({ "prefix": or_slash(path) }),
+        model::PathMatch::Regex(pattern) => json!({ "regex": unanchored(pattern) }),
+        model::PathMatch::GrpcMethod(method) => json!({ "regex": format!(".*/{}", regex::escape(method)) }),
+    }
 }
 
 /// `/service/Method`, as a gRPC path is made.
@@ -348,7 +386,7 @@ fn cluster(cluster: &model::Cluster) -> Value {
         ceilings,
         retry_budget,
         connection,
-        tls: _,
+        tls,
         dns,
         place: _,
     } = cluster;
@@ -363,27 +401,30 @@ fn cluster(cluster: &model::Cluster) -> Value {
         max_age,
     } = connection;
     let model::DnsOptions { min_ttl, max_ttl } = dns;
-    json!({
-        "protocol": cluster_protocol(*protocol),
-        "loadBalancing": { "policy": balance_policy(*balance) },
-        "circuitBreaker": {
-            "maxRequests": max_requests,
-            "maxPending": max_pending,
-            "maxRetries": max_retries,
-            "maxConnections": max_connections,
-        },
-        "retryBudget": { "percent": percent, "minPerSecond": min_per_second },
-        "connection": {
-            "connectTimeout": duration(*connect_timeout),
-            "idleTimeout": duration(*idle_timeout),
-            "keepaliveInterval": duration(*keepalive_interval),
-            "keepaliveTimeout": duration(*keepalive_timeout),
-            "maxStreams": max_streams,
-            "maxAge": duration(*max_age),
-        },
-        "dns": { "minTtl": duration(*min_ttl), "maxTtl": duration(*max_ttl) },
-        "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(),
-    })
+    let breaker = json!({
+        "maxRequests": max_requests,
+        "maxPending": max_pending,
+        "maxRetries": max_retries,
+        "maxConnections": max_connections,
+    });
+    let connection = json!({
+        "connectTimeout": duration(*connect_timeout),
+        "idleTimeout": duration(*idle_timeout),
+        "keepaliveInterval": duration(*keepalive_interval),
+        "keepaliveTimeout": duration(*keepalive_timeout),
+        "maxStreams": max_streams,
+        "maxAge": duration(*max_age),
+    });
+    some([
+        ("protocol", json!(cluster_protocol(*protocol))),
+        ("loadBalancing", json!({ "policy": balance_policy(*balance) })),
+        ("circuitBreaker", breaker),
+        ("retryBudget", json!({ "percent": percent, "minPerSecond": min_per_second })),
+        ("connection", connection),
+        ("tls", tls.as_ref().map_or(Value::Null, guards::cluster_tls)),
+        ("dns", json!({ "minTtl": duration(*min_ttl), "maxTtl": duration(*max_ttl) })),
+        ("endpoints", endpoints.iter().map(endpoint).collect()),
+    ])
 }
 
 /// What is spoken to a cluster, in the words of the file.
@@ -452,49 +493,4 @@ fn unless_secret<'a>(name: &str, value: &'a str) -> &'a str {
 const REDACTED: &str = "<redacted>";
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use outrigger_config::load;
-
-    #[test]
-    fn a_dump_of_a_dump_is_the_same_for_every_example() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
-        let mut count = 0;
-        for entry in std::fs::read_dir(folder).expect("the examples") {
-            let path = entry.expect("an example").path();
-            let text = std::fs::read_to_string(&path).expect("readable");
-            let first = config(&load("first", &text).expect("valid").config);
-            let again = load("again", &first.to_string()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            assert_eq!(config(&again.config), first, "{}", path.display());
-            count += 1;
-        }
-        assert!(count > 0);
-    }
-
-    #[test]
-    fn credentials_are_left_out() {
-        let text = r#"
-            listeners: [{ name: in, bind: 127.0.0.1:1, routes: r }]
-            routes:
-              r:
-                - rules:
-                    - matches: [{ headers: [{ name: x-api-key, exact: hunter2 }], query: [{ name: token, exact: hunter2 }] }]
-                      filters:
-                        - requestHeaders: { set: { authorization: Bearer hunter2, x-plain: shown } }
-                        - responseHeaders: { add: { set-cookie: a=hunter2 } }
-                      backendRefs: [{ cluster: c }]
-            clusters: { c: { endpoints: [127.0.0.1:2] } }
-        "#;
-        let dump = config(&load("f", text).expect("valid").config).to_string();
-        assert!(!dump.contains("hunter2") && dump.contains("shown"), "{dump}");
-    }
-
-    #[test]
-    fn durations_are_written_in_their_largest_whole_unit() {
-        for (micros, text) in
-            [(0, "0s"), (1, "1us"), (1500, "1500us"), (250_000, "250ms"), (90_000_000, "90s"), (3_600_000_000, "1h")]
-        {
-            assert_eq!(duration(Duration::from_micros(micros)), text);
-        }
-    }
-}
+mod tests;

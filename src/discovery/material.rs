@@ -198,6 +198,32 @@ impl Entry {
     }
 }
 
+/// Makes the places of problems exact: a configuration names several files in one setting, and `text` is its text.
+pub(crate) fn locate(problems: &mut [MaterialError], text: &str) {
+    for MaterialError { place, file, .. } in problems {
+        let file = file.display().to_string();
+        let setting = text.lines().enumerate().skip(usize::try_from(place.line).unwrap_or(1).saturating_sub(1));
+        let found = setting.take(LINES_OF_A_SETTING).find_map(|(line, content)| Some((line, column(content, &file)?)));
+        if let Some((line, column)) = found {
+            place.line = u32::try_from(line + 1).unwrap_or(u32::MAX);
+            place.column = u32::try_from(column + 1).unwrap_or(u32::MAX);
+        }
+    }
+}
+
+/// Characters before the name of a file in a line; not before that of another file that only begins or ends alike.
+fn column(line: &str, file: &str) -> Option<usize> {
+    let goes_on = |c: char| c.is_alphanumeric() || "/._-".contains(c);
+    let whole = |at: &usize| {
+        !line[..*at].ends_with(goes_on) && !line[at + file.len()..].starts_with(goes_on) && !file.is_empty()
+    };
+    let at = line.match_indices(file).map(|(at, _)| at).find(whole)?;
+    Some(line[..at].chars().count())
+}
+
+/// How far below the beginning of a setting its files are looked for.
+const LINES_OF_A_SETTING: usize = 200;
+
 /// Problems of files as those of the configuration that names them, whose text is `text`.
 pub(crate) fn diagnostics(problems: &[MaterialError], text: &str) -> Diagnostics {
     let diagnostic = |error: &MaterialError| {

@@ -21,8 +21,6 @@ mod watch;
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 pub use local::REASON;
 pub use passthrough::Passage;
 pub use reason::Reason;
@@ -32,7 +30,7 @@ use self::origin::Origin;
 use self::random::with_random;
 use self::watch::Book;
 use crate::net::ConnInfo;
-use crate::snapshot::{Listener, Published, SnapshotCell};
+use crate::snapshot::{Listener, Published, SnapshotCell, Tie};
 use crate::telemetry::AccessLog;
 
 /// The data path of one proxy.
@@ -61,9 +59,10 @@ impl Proxy {
     /// The handler of one connection. `listener` is what the configuration said when it was accepted, and
     /// serves it when the configuration no longer has that listener.
     #[must_use]
-    pub fn connection(&self, listener: Arc<Listener>, info: ConnInfo) -> Arc<ConnectionHandler> {
+    pub fn connection(&self, listener: &Arc<Listener>, info: ConnInfo) -> Arc<ConnectionHandler> {
         let origin = Arc::new(Origin::new(self.clone(), info));
-        Arc::new(ConnectionHandler { origin, last: Mutex::new(listener) })
+        let tie = self.cell.tie(listener);
+        Arc::new(ConnectionHandler { origin, tie })
     }
 }
 
@@ -71,24 +70,14 @@ impl Proxy {
 #[derive(Debug)]
 pub struct ConnectionHandler {
     origin: Arc<Origin>,
-    /// The listener's configuration that was seen last: a listener that is gone from the configuration still
-    /// serves the connections that it drains.
-    last: Mutex<Arc<Listener>>,
+    tie: Arc<Tie>,
 }
 
 impl ConnectionHandler {
-    /// The configuration for one request: one load, kept to its end.
+    /// The configuration for one request: one load, kept to its end. A listener that is gone from the
+    /// configuration still serves the connections that it drains.
     fn listener(&self) -> Arc<Listener> {
-        match self.origin.proxy.cell.listener(&self.origin.info.listener) {
-            Some(listener) => {
-                let mut last = self.last.lock();
-                if !Arc::ptr_eq(&last, &listener) {
-                    *last = Arc::clone(&listener);
-                }
-                listener
-            }
-            None => Arc::clone(&self.last.lock()),
-        }
+        self.origin.proxy.cell.tied(&self.tie)
     }
 }
 

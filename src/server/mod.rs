@@ -65,6 +65,6 @@ impl ConnectionFactory for Proxy {
     }
 
     fn handler(&self, listener: Arc<Listener>, info: ConnInfo) -> Arc<ConnectionHandler> {
-        self.connection(listener, info)
+        self.connection(&listener, info)
     }
 }

@@ -17,7 +17,7 @@ use outrigger_config::model;
 use sha2::{Digest, Sha256};
 
 pub use authorization::Authorization;
-pub use cell::{Published, SnapshotCell};
+pub use cell::{Published, SnapshotCell, Tie};
 pub use external::External;
 pub use passthrough::Passthrough;
 pub use rule::{Action, Backend, Backends, Rule};

@@ -136,6 +136,7 @@ impl Metrics {
         forget(&self.routes, now);
         forget(&self.clusters, now);
         forget(&self.listeners, now);
+        self.rehearsals.sweep();
         forget(&self.access, now);
         forget(&self.keys, now);
         forget(&self.authorizers, now);

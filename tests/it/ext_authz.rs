@@ -12,7 +12,9 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::support::h1_backend::Refusing;
 use crate::support::http1::{Response, chunk};
-use crate::support::{Config, H1Backend, H1Client, H2Backend, H2Client, PATIENCE, Proxy, h1_client, process, within};
+use crate::support::{
+    Config, H1Backend, H1Client, H2Backend, H2Client, Mesh, PATIENCE, Proxy, TlsClient, h1_client, process, within,
+};
 
 /// An authorizer; gone when dropped.
 struct Authorizer {
@@ -217,9 +219,20 @@ async fn an_authorizer_that_dawdles_is_not_waited_for() {
     let proxy = Proxy::start(&slow(", failOpen: true, timeout: 50ms")).await;
     assert_eq!(ask(&proxy, "wait").await.status, 200);
     assert_eq!(backend.only_request().head.get("x-envoy-auth-failure-mode-allowed"), Some("true"));
-    let counted = proxy.metric("outrigger_external_authorization_failed_open_total", &[]).await;
-    assert_eq!(counted, 1.0);
+}
+
+#[tokio::test]
+async fn an_authorizer_may_be_configured_to_fail_open_and_still_says_no() {
+    let (backend, _authorizer, proxy) = set_up(", failOpen: true").await;
+    for how in ["abort", "split", "error response"] {
+        assert_eq!(ask(&proxy, how).await.status, 200, "{how}");
+    }
+    for request in backend.requests() {
+        assert_eq!(request.head.get("x-envoy-auth-failure-mode-allowed"), Some("true"));
+    }
+    assert_eq!(proxy.metric("outrigger_external_authorization_failed_open_total", &[]).await, 3.0);
     assert_eq!(ask(&proxy, "deny").await.status, 403, "a no is no failure");
+    assert_eq!(backend.requests().len(), 3);
 }
 
 #[tokio::test]
@@ -309,4 +322,24 @@ async fn a_configuration_may_bring_and_take_an_authorizer() {
     proxy.replace_config(&config(backend.addr, authorizer.addr, ""));
     proxy.logged("generation=3").await;
     assert_eq!(client.exchange(request).await.status, 403);
+}
+
+#[tokio::test]
+async fn an_authorizer_is_told_who_the_certificates_say_is_there() {
+    let (backend, mut authorizer, mesh) = (H1Backend::ok().await, Authorizer::start().await, Mesh::new());
+    let config = config(backend.addr, authorizer.addr, "")
+        .top(&mesh.identity("shop/web"))
+        .listener("tls: { mode: permissive, clientCertificate: optional }");
+    let proxy = Proxy::start(&config).await;
+    let client = TlsClient::with(&mesh.svid("shop/cart")).sni("web.shop.example");
+    assert_eq!(client.served(proxy.addr()).await.1.status, 200);
+    let (question, _) = authorizer.question().await;
+    assert_eq!(question["source"]["principal"], "spiffe://mesh.local/ns/shop/sa/cart");
+    assert_eq!(question["destination"]["principal"], "spiffe://mesh.local/ns/shop/sa/web");
+    assert_eq!(question["tlsSession"], json!({ "sni": "web.shop.example" }));
+
+    assert_eq!(ask(&proxy, "").await.status, 200);
+    let (question, _) = authorizer.question().await;
+    assert!(question["source"].get("principal").is_none(), "nobody is proved in plaintext: {question}");
+    assert!(question.get("tlsSession").is_none());
 }

@@ -13,6 +13,7 @@
 )]
 
 mod admin;
+mod authorization;
 mod backends;
 mod balance;
 mod cancel;
@@ -30,11 +31,15 @@ mod http2;
 mod jwt;
 mod layering;
 mod matrix;
+mod mesh;
 mod mutations;
 mod nginx;
+mod rehearsal;
 mod reload;
 mod retries;
+mod rotation;
 mod routing;
 mod smuggling;
 mod stream;
 mod support;
+mod tls;

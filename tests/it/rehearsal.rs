@@ -144,13 +144,21 @@ async fn plain_is_served(addr: std::net::SocketAddr) -> bool {
     client.rest(PATIENCE).await.starts_with(b"HTTP/1.1 200")
 }
 
+/// A permissive listener is always on its way to strict; one that is strict already rehearses nothing but trust.
 #[tokio::test]
-async fn a_listener_without_a_proposal_rehearses_nothing() {
+async fn a_permissive_listener_counts_plaintext_without_being_asked_to() {
     let rehearsed = rehearsed("", false).await;
     h1_client::get(rehearsed.proxy.addr(), "/").await;
-    let report = rehearsed.proxy.admin_json("/rehearsal").await;
+    rehearsed.until("the caller", |r| r["peers"]["plaintext"] == 1).await;
+
+    let mesh = Mesh::new();
+    let backend = H1Backend::ok().await;
+    let config = Config::to("http1", &[backend.addr]).top(&mesh.identity("shop/web")).listener("tls: { mode: strict }");
+    let proxy = Proxy::start(&config).await;
+    TlsClient::with(&mesh.svid("shop/cart")).served(proxy.addr()).await;
+    let report = proxy.admin_json("/rehearsal").await;
     assert!(report["listeners"].as_array().is_some_and(Vec::is_empty), "{report:#}");
-    assert!(!rehearsed.proxy.admin("/metrics").await.1.contains("outrigger_rehearsal"));
+    assert!(!proxy.admin("/metrics").await.1.contains("outrigger_rehearsal"));
 }
 
 /// Refused already, a caller is not in the way of anything.

@@ -90,3 +90,117 @@ fn the_summary_counts() {
     assert_eq!(change.summary(), "listeners 2");
     assert_eq!(change.to_string(), "+ listener new\n~ listener old: bind\n");
 }
+
+const GUARDED: &str = "\
+identity: { certificate: a.pem, privateKey: a.key, trustBundle: roots.pem }
+listeners:
+  - name: inbound
+    bind: 127.0.0.1:1
+    routes: r
+    tls: { mode: strict }
+    authorization: p
+    jwt: { providers: [corp] }
+    externalAuthorization: opa
+  - { name: sni, bind: 127.0.0.1:2, tls: { mode: passthrough, passthrough: [{ hostnames: [a.b], backendRefs: [{ cluster: raw }] }] } }
+routes: { r: [{ rules: [{ name: all, backendRefs: [{ cluster: c }, { cluster: s }] }] }] }
+clusters:
+  c: { tls: { peerIdentities: [\"spiffe://a/b\"] }, endpoints: [127.0.0.1:3] }
+  s: { tls: { mode: simple, trustBundle: s.pem, certificate: s.pem, privateKey: s.key }, endpoints: [\"s.b:3\"] }
+  raw: { endpoints: [127.0.0.1:4] }
+  opa: { protocol: http2, endpoints: [127.0.0.1:5] }
+authorization:
+  p:
+    default: deny
+    rules:
+      - { name: one, action: allow, from: [{ identities: [\"spiffe://a/b\"] }] }
+      - { name: two, action: allow, to: [{ methods: [GET] }] }
+jwtProviders: { corp: { issuer: i, audiences: [a], jwks: { file: keys.json } } }
+externalAuthorizers: { opa: { cluster: opa } }
+";
+
+fn guarded(from: &str, to: &str) -> Diff {
+    assert!(GUARDED.contains(from), "{from}");
+    between(GUARDED, &GUARDED.replacen(from, to, 1))
+}
+
+#[test]
+fn a_guard_that_is_written_elsewhere_or_in_its_defaults_is_the_same() {
+    let moved = format!("# a comment\n\n{}", GUARDED.replace("tls: {", "tls:  {").replace("- {", "-   {"));
+    assert_eq!(between(GUARDED, &moved), Diff::default());
+    let written = guarded(
+        "tls: { mode: strict }",
+        "clientCertHeader: sanitize\n    tls: { mode: strict, clientCertificate: required, minVersion: 1.3, maxHandshakes: 1024 }",
+    );
+    assert_eq!(written, Diff::default());
+    assert_eq!(guarded("{ cluster: opa }", "{ cluster: opa, timeout: 200ms, statusOnError: 403 }"), Diff::default());
+    // The order of authorization rules means nothing.
+    let one = "      - { name: one, action: allow, from: [{ identities: [\"spiffe://a/b\"] }] }\n";
+    let two = "      - { name: two, action: allow, to: [{ methods: [GET] }] }\n";
+    assert_eq!(guarded(&format!("{one}{two}"), &format!("{two}{one}")), Diff::default());
+}
+
+#[test]
+fn each_kind_of_change_of_a_guard_has_its_line() {
+    for (from, to, line) in [
+        ("a.pem,", "b.pem,", "~ identity\n"),
+        ("roots.pem }", "roots.pem, revocationLists: [crl.pem] }", "~ identity\n"),
+        ("roots.pem }", "roots.pem, federatedBundles: { b: b.pem } }", "~ identity\n"),
+        ("roots.pem }", "roots.pem, proposedTrustBundle: b.pem }", "~ identity\n"),
+        ("mode: strict", "mode: permissive", "~ listener inbound: tls\n"),
+        ("mode: strict", "mode: strict, clientCertificate: optional", "~ listener inbound: tls\n"),
+        ("mode: strict", "mode: strict, clientTrustBundle: b.pem", "~ listener inbound: tls\n"),
+        ("mode: strict", "mode: strict, minVersion: \"1.2\"", "~ listener inbound: tls\n"),
+        ("mode: strict", "mode: strict, handshakeTimeout: 1s", "~ listener inbound: tls\n"),
+        ("    tls: { mode: strict }\n", "    tls: { mode: off }\n", "~ listener inbound: tls\n"),
+        ("hostnames: [a.b]", "hostnames: [b.b]", "~ listener sni: tls\n"),
+        (
+            "    authorization: p\n",
+            "    authorization: p\n    clientCertHeader: set\n",
+            "~ listener inbound: clientCertHeader\n",
+        ),
+        ("[corp] }", "[corp], required: false }", "~ listener inbound: jwt\n"),
+        ("name: all,", "name: all, externalAuthorization: off,", "~ rule r/all: externalAuthorization\n"),
+        (
+            "tls: { peerIdentities: [\"spiffe://a/b\"] }",
+            "tls: { peerIdentities: [\"spiffe://a/*\"] }",
+            "~ cluster c: tls\n",
+        ),
+        ("tls: { peer", "tls: { sni: a.b, peer", "~ cluster c: tls\n"),
+        ("s.pem, privateKey", "t.pem, privateKey", "~ cluster s: tls\n"),
+        ("trustBundle: s.pem", "trustBundle: t.pem", "~ cluster s: tls\n"),
+        ("mode: simple,", "mode: simple, subjectNames: [a.b],", "~ cluster s: tls\n"),
+        ("default: deny", "default: allow", "~ authorization p: default\n"),
+        (
+            "name: one, action: allow",
+            "name: one, action: deny, shadow: true",
+            "~ authorization rule p/one: action, shadow\n",
+        ),
+        ("methods: [GET]", "methods: [GET, PUT]", "~ authorization rule p/two: to\n"),
+        ("identities: [", "namespaces: [a], identities: [", "~ authorization rule p/one: from\n"),
+        ("name: two,", "name: two, claims: [{ claim: a, values: [b] }],", "~ authorization rule p/two: claims\n"),
+        ("name: two", "name: three", "+ authorization rule p/three\n- authorization rule p/two\n"),
+        ("issuer: i", "issuer: j, clockSkew: 1s, forward: true", "~ token provider corp: issuer, clockSkew, forward\n"),
+        ("file: keys.json", "url: https://a.b/keys", "~ token provider corp: jwks\n"),
+        (
+            "{ cluster: opa }",
+            "{ cluster: opa, failOpen: true, context: { a: b } }",
+            "~ external authorizer opa: failOpen, context\n",
+        ),
+    ] {
+        assert_eq!(guarded(from, to).to_string(), line, "{from} -> {to}");
+    }
+}
+
+#[test]
+fn policies_come_and_go_as_a_whole() {
+    let change = guarded("    authorization: p\n", "").to_string();
+    assert_eq!(change, "~ listener inbound: authorization\n");
+    let rest = GUARDED.replace("    authorization: p\n", "");
+    let (before, _) = rest.split_once("authorization:").expect("the policies");
+    let (_, after) = rest.split_once("jwtProviders").expect("the providers");
+    let gone = between(&rest, &format!("{before}jwtProviders{after}"));
+    assert_eq!(
+        (gone.to_string(), gone.summary()),
+        ("- authorization p\n".to_owned(), "authorization policies 1".to_owned())
+    );
+}

@@ -4,5 +4,6 @@
 //! in `fuzz/seeds`, on every toolchain, as part of the ordinary tests. A finding becomes a seed.
 
 pub mod authz_path;
+pub mod client_hello;
 pub mod jwt;
 pub mod spiffe;

@@ -1,14 +1,47 @@
-//! SPIFFE ids and patterns.
+//! SPIFFE ids, in texts and in certificates.
 
+use outrigger::net::tls::{RefusalReason, spiffe_id};
 use outrigger_config::spiffe::{IdentityPattern, SpiffeId, TrustDomain};
+use x509_parser::prelude::{FromDer as _, GeneralName, ParsedExtension, X509Certificate};
 
-/// The input is an id, a newline and a pattern; without a newline it is both.
+/// The input is a certificate, or an id, a newline and a pattern; without a newline it is both.
 pub fn check(input: &[u8]) {
+    check_certificate(input);
     let Ok(text) = std::str::from_utf8(input) else { return };
     let (id, pattern) = text.split_once('\n').unwrap_or((text, text));
     let id = check_id(id);
     if let Ok(pattern) = IdentityPattern::parse(pattern) {
         check_pattern(&pattern, id.as_ref());
+    }
+}
+
+/// Beside another parser. It sees less in some broken certificates and more in others; where both see one, they must agree.
+fn check_certificate(der: &[u8]) {
+    let found = spiffe_id(&der.into());
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return };
+    let mut uris = Vec::new();
+    for extension in certificate.extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::SubjectAlternativeName(names) => {
+                uris.extend(names.general_names.iter().filter_map(|name| match name {
+                    GeneralName::URI(uri) => Some(*uri),
+                    _ => None,
+                }));
+            }
+            ParsedExtension::ParseError { .. } => return,
+            _ => {}
+        }
+    }
+    match found {
+        Ok(id) => assert_eq!(uris, [id.as_str()]),
+        Err(refusal) => match refusal.reason {
+            RefusalReason::NoIdentity => assert!(uris.is_empty(), "{refusal} {uris:?}"),
+            RefusalReason::SeveralIdentities => assert!(uris.len() > 1, "{refusal} {uris:?}"),
+            RefusalReason::InvalidIdentity => {
+                assert!(uris.iter().all(|uri| SpiffeId::parse(uri).is_err()), "{refusal} {uris:?}")
+            }
+            _ => {}
+        },
     }
 }
 

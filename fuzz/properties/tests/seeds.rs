@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use outrigger_fuzz_properties::{authz_path, jwt, spiffe};
+use outrigger_fuzz_properties::{authz_path, client_hello, jwt, spiffe};
 
 /// Calls `check` with every file of a folder, and with every file cut short at each of its bytes.
 fn replay(target: &str, check: fn(&[u8])) {
@@ -31,4 +31,9 @@ fn paths_and_rules_about_them() {
 #[test]
 fn tokens_and_keys() {
     replay("jwt", jwt::check);
+}
+
+#[test]
+fn client_hellos() {
+    replay("client_hello", client_hello::check);
 }

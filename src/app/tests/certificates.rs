@@ -118,7 +118,7 @@ async fn renewed_files_take_effect_and_broken_ones_change_nothing_until_they_are
     let third = until_certs(&app, "the refusal", |shown| !shown["lastRefusal"].is_null()).await;
     assert_eq!(third["certificates"], second["certificates"], "what was there stays");
     assert_eq!(third["lastRefusal"]["problems"][0]["reason"], "malformed", "{third}");
-    assert_eq!(third["lastRefusal"]["problems"][0]["place"]["line"], 2, "{third}");
+    assert_eq!(third["lastRefusal"]["problems"][0]["place"]["line"], 3, "{third}");
     assert_eq!(metric(&app, "outrigger_certificate_rotations_total{result=\"refused\"}").await, "1");
     assert_eq!(metric(&app, "outrigger_certificate_last_rotation_successful").await, "0");
     assert_eq!(ask(app.admin().expect("an admin server"), "GET /ready").await, "ready\n");

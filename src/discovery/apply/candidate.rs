@@ -50,7 +50,8 @@ impl Candidate {
         let secrets = Secrets::read(config, before.map_or(&Secrets::default(), |(secrets, _)| secrets));
         match TlsSet::build(config, &secrets, before.map(|(_, tls)| tls), SystemTime::now()) {
             Ok(tls) => Ok(Self { text, loaded: Arc::new(loaded), secrets, tls: Arc::new(tls) }),
-            Err(errors) => {
+            Err(mut errors) => {
+                material::locate(&mut errors, &text);
                 let files = Secrets::paths(config).into_iter().collect();
                 let problems = material::diagnostics(&errors, &text);
                 Err(unusable(problems, Fault::Material { fingerprint: secrets.fingerprint() }, files))

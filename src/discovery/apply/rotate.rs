@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::super::material::{GRACE, RETRY, RefusedMaterial, describe, log_changes};
+use super::super::material::{GRACE, RETRY, RefusedMaterial, describe, locate, log_changes};
 use super::super::status::Running;
 use super::{Applier, Material};
 use crate::net::tls::{MaterialError, Secrets, TlsSet};
@@ -81,7 +81,7 @@ impl Applier {
     }
 
     /// Keeps what is in effect. The same contents are spoken of once, unless somebody asked.
-    fn refuse_material(&mut self, fingerprint: String, problems: Vec<MaterialError>, asked: bool) {
+    fn refuse_material(&mut self, fingerprint: String, mut problems: Vec<MaterialError>, asked: bool) {
         let known = self.status.material.refusal().is_some_and(|before| before.fingerprint == fingerprint);
         if !known && !asked {
             let since = *self.material.unsettled.get_or_insert_with(Instant::now);
@@ -94,6 +94,7 @@ impl Applier {
         if known && !asked {
             return;
         }
+        locate(&mut problems, &self.text);
         let report = describe(&problems, &self.text);
         tracing::error!(%report, "certificates refused; those before stay in effect");
         self.parts.metrics.certificates.refused(problems.iter().map(|problem| problem.reason.code()));

@@ -79,3 +79,20 @@ fn the_files_of_a_rotation_are_those_whose_contents_changed() {
     assert_eq!(log_changes(&now, &before), BTreeSet::from(["b.pem".into()]));
     assert_eq!(log_changes(&now, &now), BTreeSet::new());
 }
+
+#[test]
+fn a_problem_is_placed_where_its_file_is_named() {
+    let text = "a: 1\nidentity:\n  certificate: /c/a.pem.old\n  ü: [/c/a.pem, \"/c/b.pem\"]\n# /c/a.pem\n";
+    let place = |line, column| outrigger_config::model::Place { file: "c.yaml".into(), line, column };
+    let problem = |file: &str| MaterialError {
+        place: place(3, 3),
+        file: file.into(),
+        reason: crate::net::tls::MaterialReason::Unreadable,
+        problem: "it cannot be read".to_owned(),
+        fix: "look".to_owned(),
+    };
+    let mut problems = ["/c/a.pem", "/c/b.pem", "/c/a.pem.old", "/c/a.pe", ""].map(problem);
+    locate(&mut problems, text);
+    let places = problems.map(|problem| (problem.place.line, problem.place.column));
+    assert_eq!(places, [(4, 7), (4, 18), (3, 16), (3, 3), (3, 3)]);
+}

@@ -45,6 +45,7 @@ pub use server::ServerTls;
 pub use set::TlsSet;
 pub use status::{CertificateRole, CertificateStatus};
 pub(crate) use stream::TlsStream;
+pub use verify::spiffe_id;
 
 /// How long a peer that was refused may take to read why.
 const ALERT_LINGER: Duration = Duration::from_millis(500);

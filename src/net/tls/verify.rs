@@ -270,6 +270,16 @@ impl ClientCertVerifier for Verifier {
     }
 }
 
+/// The SPIFFE ID of a certificate, as every verification reads it. Nothing else of the certificate is judged, and nobody has
+/// vouched for it yet.
+///
+/// # Errors
+/// A certificate that cannot be read, or whose names are not exactly one SPIFFE ID among URIs.
+pub fn spiffe_id(certificate: &CertificateDer<'_>) -> Result<SpiffeId, Refusal> {
+    let malformed = || Refusal::new(RefusalReason::Malformed, "it is not an X.509 certificate");
+    identity_of(&Facts::of(certificate).ok_or_else(malformed)?)
+}
+
 /// The one SPIFFE ID of a certificate (SPIFFE X.509-SVID section 2: exactly one URI).
 pub(super) fn identity_of(facts: &Facts<'_>) -> Result<SpiffeId, Refusal> {
     let mut uris = facts.uris();
@@ -284,10 +294,16 @@ pub(super) fn identity_of(facts: &Facts<'_>) -> Result<SpiffeId, Refusal> {
         return Err(Refusal::new(RefusalReason::SeveralIdentities, detail));
     }
     let text = String::from_utf8_lossy(first);
-    SpiffeId::parse(&text).map_err(|error| {
+    let invalid = |error: &dyn std::fmt::Display| {
         let shown: String = text.chars().take(256).flat_map(char::escape_debug).collect();
         Refusal::new(RefusalReason::InvalidIdentity, format!("expected a SPIFFE ID, got `{shown}`: {error}"))
-    })
+    };
+    let id = SpiffeId::parse(&text).map_err(|error| invalid(&error))?;
+    // Section 3.1 of the same: without a path it names the trust domain, which is its authority's and no workload's.
+    if id.path().is_empty() {
+        return Err(invalid(&"a workload's has a path"));
+    }
+    Ok(id)
 }
 
 /// A leaf is no authority, and signs (SPIFFE X.509-SVID section 5.2).

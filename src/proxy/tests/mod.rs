@@ -121,7 +121,7 @@ impl Harness {
     }
 
     fn handler(&self, info: ConnInfo) -> (Arc<ConnectionHandler>, ServerOptions) {
-        let handler = self.proxy.connection(self.proxy.listener("l").expect("configured"), info);
+        let handler = self.proxy.connection(&self.proxy.listener("l").expect("configured"), info);
         let options = ServerOptions {
             max_head_bytes: 16 * 1024,
             max_headers: 50,

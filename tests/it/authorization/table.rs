@@ -1,7 +1,7 @@
 //! What each condition of a rule means, and how rules make a decision together.
 
 use super::Caller::{Admin, Cart, Deep, Partner, Plain, Shopping, Spire};
-use super::Verdict::{Denied, Stopped, Through};
+use super::Verdict::{As, Denied, Stopped, Through};
 use super::{Arena, Case, case};
 
 const POLICIES: &[(&str, &str)] = &[
@@ -138,7 +138,7 @@ const CASES: &[Case] = &[
     case("hosts", Plain, "GET /\nhost: xshop.svc", Denied),
     case("hosts", Plain, "GET /\nhost: payments.evil", Denied),
     case("hosts", Plain, "GET /\nhost: x.shop.svc.evil", Denied),
-    case("hosts", Plain, "GET http://payments/\nhost: payments", Through),
+    case("hosts", Plain, "GET http://payments/\nhost: payments", As("/")),
     case("hosts", Plain, "GET http://other/\nhost: payments", Stopped),
     case("hosts", Plain, "GET http://payments/\nhost: other", Stopped),
     case("hosts", Plain, "GET http://payments@other/\nhost: payments", Stopped),

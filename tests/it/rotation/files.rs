@@ -87,11 +87,11 @@ async fn wrong_material_is_refused_and_the_old_goes_on() {
         ("a key of another certificate", swap(&good.chain, &other_key), bundle.clone(), "key-mismatch"),
         ("expired", issue(&right.clone().expired()), bundle.clone(), "expired"),
         ("not yet valid", issue(&right.clone().future()), bundle.clone(), "not-yet-valid"),
-        ("two identities", issue(&right.clone().uri("spiffe://mesh.local/x")), bundle.clone(), "several-identities"),
+        ("two identities", issue(&right.clone().uri("spiffe://mesh.local/x")), bundle.clone(), "no-identity"),
         ("no identity", issue(&Leaf::new().dns("web.shop.svc")), bundle.clone(), "no-identity"),
-        ("an invalid identity", issue(&Leaf::new().uri("spiffe://mesh.local//x")), bundle.clone(), "invalid-identity"),
-        ("an authority", issue(&right.clone().authority()), bundle.clone(), "certificate-authority"),
-        ("a weak key", weak, bundle.clone(), "weak-key"),
+        ("an invalid identity", issue(&Leaf::new().uri("spiffe://mesh.local//x")), bundle.clone(), "no-identity"),
+        ("an authority", issue(&right.clone().authority()), bundle.clone(), "wrong-kind"),
+        ("a weak key", weak, bundle.clone(), "unusable-key"),
         ("an empty certificate file", swap("", &good.key), bundle.clone(), ""),
         ("garbage for a certificate", swap("garbage", &good.key), bundle.clone(), ""),
         ("half a certificate", swap(cut, &good.key), bundle.clone(), ""),
@@ -124,9 +124,11 @@ async fn wrong_material_is_refused_and_the_old_goes_on() {
         assert_eq!(serial_of(&mounted.proxy, &mounted.caller).await, Some(mounted.serial), "{name}: the old is shown");
         mounted.caller.served(mounted.proxy.addr()).await;
         assert_eq!(live.get("/").await.status, 200, "{name}");
+        // What makes the key is nowhere to be read.
+        let secret = credential.key.lines().nth(1).unwrap_or("nothing of a key");
         let (status, certificates) = mounted.proxy.admin("/certs").await;
         assert_eq!(status, 200);
-        assert!(!certificates.contains("PRIVATE KEY"), "no secrets");
+        assert!(!certificates.contains(secret) && !mounted.proxy.stderr().contains(secret), "{name}");
         // What is right again counts again.
         if (refused as u32).is_multiple_of(6) {
             mounted.renew().await;
@@ -134,9 +136,6 @@ async fn wrong_material_is_refused_and_the_old_goes_on() {
         }
     }
     mounted.renew().await;
-    for secret in ["PRIVATE KEY", "MIG", "MHc"] {
-        assert!(!mounted.proxy.stderr().contains(secret), "no key in the log");
-    }
 }
 
 #[tokio::test]
@@ -262,7 +261,7 @@ async fn metrics_and_admin_say_what_is_in_effect_and_when_it_ends() {
     for part in [&mesh.id("shop/web"), &file, &format!("{:x}", credential.serial)] {
         assert!(text.to_lowercase().contains(&part.to_lowercase()), "{part} in {text}");
     }
-    assert!(!text.contains("PRIVATE"), "{text}");
+    assert!(!text.contains(credential.key.lines().nth(1).unwrap()), "{text}");
     let _: serde_json::Value = serde_json::from_str(&text).expect("JSON");
 
     let next = mesh.issuing.issue(&mesh.leaf("shop/web").valid(now - HOUR, now + 9 * HOUR));

@@ -40,8 +40,24 @@ pub async fn s_client(addr: SocketAddr, arguments: &[&str]) -> Said {
     run(&all, request).await
 }
 
-/// Runs `openssl` with this on its standard input.
+/// Runs `openssl` with this on its standard input, which then ends.
 pub async fn run(arguments: &[&str], input: &str) -> Said {
+    run_with(arguments, input, Input::Ends).await
+}
+
+/// The same with a standard input that stays open, so that `openssl` reads commands from it.
+pub async fn run_commanded(arguments: &[&str], input: &str) -> Said {
+    run_with(arguments, input, Input::StaysOpen).await
+}
+
+/// What becomes of the standard input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    Ends,
+    StaysOpen,
+}
+
+async fn run_with(arguments: &[&str], text: &str, input: Input) -> Said {
     let mut child = Command::new("openssl")
         .args(arguments)
         .stdin(Stdio::piped())
@@ -53,9 +69,11 @@ pub async fn run(arguments: &[&str], input: &str) -> Said {
     let mut stdin = child.stdin.take().expect("piped");
     let output = within(PATIENCE, "openssl", async {
         // It may have ended without reading, which is an answer too.
-        stdin.write_all(input.as_bytes()).await.ok();
-        drop(stdin);
-        child.wait_with_output().await.expect("openssl runs")
+        stdin.write_all(text.as_bytes()).await.ok();
+        let held = (input == Input::StaysOpen).then_some(stdin);
+        let output = child.wait_with_output().await.expect("openssl runs");
+        drop(held);
+        output
     })
     .await;
     let text = [output.stdout, output.stderr].map(|out| String::from_utf8_lossy(&out).into_owned()).concat();

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Inbound, client_hello};
-use crate::support::{H1Client, PATIENCE, TlsClient, eventually, ms, within};
+use crate::support::{Config, Conn, H1Backend, H1Client, Mesh, PATIENCE, Proxy, TlsClient, eventually, ms, within};
 
 #[tokio::test]
 async fn a_caller_that_says_nothing_or_dribbles_is_closed_in_time() {
@@ -202,18 +202,30 @@ async fn a_request_that_is_cut_off_is_never_complete_to_the_backend() {
     assert!(inbound.backend.requests().iter().all(|request| !request.complete), "{:?}", inbound.backend.requests());
 }
 
-/// A caller that closes its half after the request still gets its answer.
+/// A caller that closes its half has left, as in plaintext: the work for it stops. So does one whose socket goes
+/// without a word of TLS.
 #[tokio::test]
-async fn a_caller_may_close_its_half_and_still_be_answered() {
-    let inbound = Inbound::with("mode: strict").await;
-    let client = TlsClient::with(&inbound.mesh.svid("shop/cart"));
-    let mut dialled = client.dial(inbound.proxy.addr()).await.expect("a connection");
-    dialled.stream.write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await.unwrap();
-    // close_notify, then FIN.
-    dialled.stream.shutdown().await.unwrap();
-    let mut said = Vec::new();
-    within(PATIENCE, "an answer", dialled.stream.read_to_end(&mut said)).await.expect("a proper end");
-    assert!(said.starts_with(b"HTTP/1.1 200"), "{}", said.escape_ascii());
+async fn the_work_stops_when_the_caller_leaves() {
+    let mesh = Mesh::new();
+    let backend = H1Backend::start(|mut conn: Conn| async move {
+        if conn.request().await.is_some() {
+            conn.closed().await;
+        }
+    })
+    .await;
+    let config = Config::to("http1", &[backend.addr]).top(&mesh.identity("shop/web")).listener("tls: { mode: strict }");
+    let proxy = Proxy::start(&config).await;
+    let client = TlsClient::with(&mesh.svid("shop/cart"));
+    for (number, proper) in [true, false].into_iter().enumerate() {
+        let mut dialled = client.dial(proxy.addr()).await.expect("a connection");
+        dialled.stream.write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await.unwrap();
+        backend.until(PATIENCE, "the request", |r| r.len() == number + 1 && !r[number].requests.is_empty()).await;
+        if proper {
+            dialled.stream.shutdown().await.unwrap();
+        }
+        drop(dialled.stream.into_inner());
+        backend.until(PATIENCE, "the end of the work", |r| r[number].end.is_some()).await;
+    }
 }
 
 /// Our own ends are proper: callers can tell that nothing is missing.

@@ -76,6 +76,10 @@ async fn curl_is_refused_with_each_wrong_certificate() {
         let pair = case.credential.as_ref().map(|credential| inbound.mesh.files.give("caller", credential));
         let (served, said) = curl(&inbound.proxy, pair.as_ref(), &["--ciphers", "DEFAULT@SECLEVEL=0"]).await;
         assert!(!served, "{}: {said}", case.name);
+        // curl itself will not load so weak a key; `openssl` above shows it to the proxy.
+        if case.reason == "weak-key" {
+            continue;
+        }
         let count = counts.entry(case.reason).or_insert(0.0);
         *count += 1.0;
         inbound.refused(case.reason, *count).await;
@@ -113,11 +117,11 @@ async fn openssl_cannot_renegotiate() {
     let pair = inbound.mesh.files.give("cart", &inbound.mesh.svid("shop/cart"));
     let addr = inbound.proxy.addr().to_string();
     let arguments = ["s_client", "-connect", &addr, "-tls1_2", "-legacy_renegotiation", "-cert", &pair.0];
-    let arguments = [&arguments[..], &["-cert_chain", &pair.0, "-key", &pair.1, "-ign_eof"]].concat();
+    let arguments = [&arguments[..], &["-cert_chain", &pair.0, "-key", &pair.1]].concat();
     // `R` at the beginning of a line asks for a new handshake.
-    let said = openssl::run(&arguments, "R\nGET / HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n").await;
+    let said = openssl::run_commanded(&arguments, "R\n").await;
     assert!(said.text.contains("RENEGOTIATING"), "it tried: {}", said.text);
-    assert!(!said.served(), "the connection ended there: {}", said.text);
+    assert!(!said.success, "and the connection ended there: {}", said.text);
     assert!(inbound.backend.requests().is_empty());
 }
 

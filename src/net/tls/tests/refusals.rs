@@ -167,7 +167,7 @@ fn weak_keys_are_refused() {
     let clock = Arc::new(TestClock::default());
     let side = Side::server(&clock, &root);
     let secrets = Secrets::from_contents(side.files.clone());
-    let mut loader = super::super::material::Loader::new(&secrets, clock.now());
+    let mut loader = super::super::material::Loader::new(&secrets, &[], clock.now());
     let place = outrigger_config::model::Place { file: "t".into(), line: 1, column: 1 };
     let bundle = loader.bundle("/tls/bundle.pem".as_ref(), &place, &CertificateRole::TrustBundle).expect("a bundle");
     let verifier = Verifier {
