@@ -163,8 +163,9 @@ fn every_example_is_accepted() {
     for entry in std::fs::read_dir(&folder).expect("the examples are there") {
         let path = entry.expect("an entry").path();
         if path.extension().is_some_and(|e| e == "yaml") {
-            let output =
-                std::process::Command::new(proxy::binary()).arg("check").arg(&path).output().expect("run the program");
+            // The certificates that they name are nowhere but in the documentation.
+            let mut command = std::process::Command::new(proxy::binary());
+            let output = command.args(["check", "--without-files"]).arg(&path).output().expect("run the program");
             assert!(output.status.success(), "{}: {}", path.display(), text(&output.stderr));
             names.push(path);
         }

@@ -22,6 +22,7 @@ fn each_flaw_of_our_own_certificate_is_told() {
         (root.issue(&good().with(|leaf| leaf.not_before = now + HOUR)), "svid.pem: the certificate is valid from"),
         (root.issue(&good().uri("spiffe://mesh.local/x")), "no X.509-SVID: expected one URI, got 2"),
         (root.issue(&Leaf::new().dns("a.example")), "no X.509-SVID: expected a SPIFFE ID"),
+        (root.issue(&Leaf::svid("spiffe://mesh.local")), "a workload's has a path"),
         (root.issue(&good().with(|leaf| leaf.is_authority = true)), "put the leaf certificate first"),
         (other.issue(&good()), "put the root that issued it into the bundle first"),
         (good().self_signed(), "put the root that issued it into the bundle first"),
@@ -41,6 +42,38 @@ fn each_flaw_of_our_own_certificate_is_told() {
     assert!(found.contains("svid.key: it is damaged PEM"), "{found}");
     let lines: Vec<&str> = issued.key.lines().filter(|line| !line.starts_with("---")).collect();
     assert!(lines.iter().all(|line| !found.contains(line)), "no part of a key is ever told");
+}
+
+#[test]
+fn what_ran_out_in_use_is_in_nobodys_way_and_nothing_that_ran_out_replaces_it() {
+    let clock = Arc::new(TestClock::default());
+    let root = Authority::root("Mesh CA");
+    let until = |hours: u32| Leaf::svid(SERVER_ID).with(|leaf| leaf.not_after = SystemTime::now() + hours * HOUR);
+    let (first, second) = (root.issue(&until(1)), root.issue(&until(2)));
+    let mut side = Side::server(&clock, &root);
+    let set = side.identity(&first).build();
+    clock.advance(3 * HOUR);
+    let next = Authority::root("Next CA");
+    let later = side.put("bundle.pem", &format!("{}{}", root.pem, next.pem)).rebuild(&set);
+    let own = later.certificates().iter().find(|status| status.role.is_own()).expect("one");
+    assert!(own.warnings[0].contains("the certificate expired at"), "{own:?}");
+
+    let errors = side.identity(&second).try_build(Some(&later)).expect_err("another that ran out");
+    assert_eq!(errors[0].reason, MaterialReason::Expired, "{errors:#?}");
+    assert!(side.identity(&first).try_build(None).is_err(), "a start is another thing");
+}
+
+#[test]
+fn a_bundle_that_ran_out_in_use_believes_nobody_and_is_in_nobodys_way() {
+    let clock = Arc::new(TestClock::default());
+    let (root, edge) = (Authority::root("Mesh CA"), Authority::root_until("Edge CA", 2 * HOUR));
+    let mut side = Side::server(&clock, &root);
+    side.change("tls: { mode: strict", "tls: { clientTrustBundle: /tls/edge.pem, mode: strict");
+    let set = side.put("edge.pem", &edge.pem).build();
+    clock.advance(3 * HOUR);
+    side.rebuild(&set);
+    let errors = side.put("edge.pem", &Authority::expired_root("Older CA").pem).try_build(Some(&set)).expect_err("no");
+    assert_eq!(errors[0].reason, MaterialReason::Expired, "{errors:#?}");
 }
 
 #[test]
