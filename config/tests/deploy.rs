@@ -80,9 +80,32 @@ fn only_probes_and_metrics_of_the_admin_server_can_be_reached_from_outside() {
     assert!(address.ip().is_loopback(), "{address}");
     let rules = || loaded.config.routes["probes"].hosts.iter().flat_map(|host| &host.rules);
     assert!(rules().all(|rule| !rule.matches.is_empty()), "no rule takes everything");
-    for each in rules().flat_map(|rule| &rule.matches) {
-        let path = format!("{:?}", each.path);
-        assert!(["/ready", "/live", "/metrics"].iter().any(|p| path == format!("Exact({p:?})")), "{path}");
-        assert_eq!(each.method.as_ref().map(http::Method::as_str), Some("GET"), "{path}");
+    let leads_to = |rule: &outrigger_config::model::Rule, cluster: &str| match &rule.action {
+        outrigger_config::model::Action::Forward(backends) => backends.iter().any(|b| &*b.cluster == cluster),
+        _ => false,
+    };
+    for rule in rules() {
+        let allowed: &[&str] = if leads_to(rule, "admin") { &["/ready", "/live", "/metrics"] } else { &["/healthz"] };
+        for each in &rule.matches {
+            let path = format!("{:?}", each.path);
+            assert!(allowed.iter().any(|p| path == format!("Exact({p:?})")), "{path}");
+            assert_eq!(each.method.as_ref().map(http::Method::as_str), Some("GET"), "{path}");
+        }
     }
+}
+
+#[test]
+fn the_identity_is_mounted_and_the_kubelet_asks_where_none_is_needed() {
+    let deployment = read("kubernetes/deployment.yaml");
+    let loaded = configuration();
+    let identity = loaded.config.identity.as_ref().expect("there is one");
+    let files = [&identity.certificate.certificate, &identity.certificate.private_key, &identity.trust_bundle];
+    for file in files {
+        let folder = file.parent().expect("a folder").display();
+        assert!(deployment.contains(&format!("mountPath: {folder}, readOnly: true")), "{}", file.display());
+    }
+    let probes = loaded.config.listeners.iter().find(|listener| &*listener.name == "probes").expect("there is one");
+    assert!(probes.tls.is_none(), "probes come in plaintext");
+    let asked = format!("path: /healthz, port: {}", probes.bind.port());
+    assert!(deployment.contains(&asked), "{asked}");
 }
