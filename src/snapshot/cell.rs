@@ -179,9 +179,10 @@ mod tests {
     #[test]
     fn connections_of_a_listener_that_left_find_its_last_view_and_idle_ones_keep_no_other() {
         let cell = SnapshotCell::new(snapshot(&["a", "b"], 1));
-        let first = cell.listener("a").expect("there");
-        let tie = cell.tie(&first);
-        let first = Arc::downgrade(&first);
+        let (tie, first) = {
+            let first = cell.listener("a").expect("there");
+            (cell.tie(&first), Arc::downgrade(&first))
+        };
         cell.store(snapshot(&["a", "b"], 2));
         assert!(first.upgrade().is_none(), "an idle connection keeps no configuration");
         cell.store(snapshot(&["b"], 3));

@@ -219,9 +219,20 @@ async fn an_authorizer_that_dawdles_is_not_waited_for() {
     let proxy = Proxy::start(&slow(", failOpen: true, timeout: 50ms")).await;
     assert_eq!(ask(&proxy, "wait").await.status, 200);
     assert_eq!(backend.only_request().head.get("x-envoy-auth-failure-mode-allowed"), Some("true"));
-    let counted = proxy.metric("outrigger_external_authorization_failed_open_total", &[]).await;
-    assert_eq!(counted, 1.0);
+}
+
+#[tokio::test]
+async fn an_authorizer_may_be_configured_to_fail_open_and_still_says_no() {
+    let (backend, _authorizer, proxy) = set_up(", failOpen: true").await;
+    for how in ["abort", "split", "error response"] {
+        assert_eq!(ask(&proxy, how).await.status, 200, "{how}");
+    }
+    for request in backend.requests() {
+        assert_eq!(request.head.get("x-envoy-auth-failure-mode-allowed"), Some("true"));
+    }
+    assert_eq!(proxy.metric("outrigger_external_authorization_failed_open_total", &[]).await, 3.0);
     assert_eq!(ask(&proxy, "deny").await.status, 403, "a no is no failure");
+    assert_eq!(backend.requests().len(), 3);
 }
 
 #[tokio::test]

@@ -65,7 +65,7 @@ pub struct ListenerTls {
 /// What a listener accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TlsMode {
-    /// Plaintext only.
+    /// Plaintext only. A listener whose mode is written so has no [`ListenerTls`] at all.
     Off,
     /// TLS and plaintext, told apart by the first byte.
     Permissive,

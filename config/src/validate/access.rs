@@ -14,7 +14,7 @@ use crate::limits::{
 };
 use crate::model::{
     Access, AccessAction, AccessOperation, AccessRule, AccessSource, Authorization, Cidr, ClaimMatch, GrpcOperation,
-    Listener, ValueMatch,
+    HostPattern, Listener, PathMatch, ValueMatch,
 };
 use crate::raw;
 use crate::read::{Entries, Field, Key, List};
@@ -136,8 +136,8 @@ impl Policy<'_, '_, '_> {
         }
         let list = |field, name: &str| check.filled(field, name, MAX_ACCESS_ENTRIES);
         AccessSource {
-            identities: check.identities(identities, "identities", MAX_ACCESS_ENTRIES),
-            not_identities: check.identities(not_identities, "notIdentities", MAX_ACCESS_ENTRIES),
+            identities: check.identities(identities, "identities"),
+            not_identities: check.identities(not_identities, "notIdentities"),
             namespaces: check.each(list(namespaces, "namespaces"), namespace),
             not_namespaces: check.each(list(not_namespaces, "notNamespaces"), namespace),
             trust_domains: check.each(list(trust_domains, "trustDomains"), trust_domain),
@@ -196,6 +196,16 @@ impl Policy<'_, '_, '_> {
                 .map(|raw| self.grpc(raw))
                 .collect(),
         };
+        let everything = |path: &PathMatch| matches!(path, PathMatch::Prefix(prefix) if prefix.is_empty());
+        for (excluded, at) in [
+            (out.not_hosts.contains(&HostPattern::Any), not_hosts.span()),
+            (out.not_paths.iter().any(everything), not_paths.span()),
+        ] {
+            if let (true, Some(at)) = (excluded, at) {
+                let fix = "name what is meant to be left out, or remove the operation";
+                check.error(at, "this can never hold: it leaves out everything", fix);
+            }
+        }
         if let (false, false, false, Some(at)) =
             (out.grpc.is_empty(), out.methods.is_empty(), out.methods.contains(&Method::POST), methods.span())
         {
@@ -204,14 +214,24 @@ impl Policy<'_, '_, '_> {
         out
     }
 
-    fn paths(&self, field: &Field<List<raw::PathMatch>>, name: &str) -> Vec<crate::model::PathMatch> {
+    fn paths(&self, field: &Field<List<raw::PathMatch>>, name: &str) -> Vec<PathMatch> {
         let list = self.check.filled(field, name, MAX_ACCESS_ENTRIES);
         list.iter().filter_map(Field::get).map(|raw| matches::path(self.check, raw, self.merges)).collect()
     }
 
     fn methods(&self, field: &Field<List<String>>, name: &str) -> Vec<Method> {
-        let list = self.check.filled(field, name, MAX_ACCESS_ENTRIES).iter().filter_map(Field::here);
-        list.filter_map(|(text, at)| matches::method(self.check, text, at)).collect()
+        let check = self.check;
+        let list = check.filled(field, name, MAX_ACCESS_ENTRIES).iter().filter_map(Field::here);
+        list.filter_map(|(text, at)| {
+            // It may be in a method's name (RFC 9110 section 5.6.2), and would be compared as such.
+            if text.contains('*') {
+                let fix = format!("list the methods, or remove `{name}`");
+                check.error(at, "methods are compared whole, and `*` is none", fix);
+                return None;
+            }
+            matches::method(check, text, at)
+        })
+        .collect()
     }
 
     fn ports(&self, field: &Field<List<raw::Port>>, name: &str) -> Vec<u16> {
@@ -243,8 +263,8 @@ impl Policy<'_, '_, '_> {
         let lack = ("this condition has no `claim`", "add the name of a claim, such as `claim: sub`");
         let path = check.required(claim, span, lack).and_then(|(raw, at)| claim_path(check, raw, at));
         let lack = ("this condition has no `values`", "add what the claim may be: `values: [admin]`");
-        check.required(values, span, lack);
-        let list = check.filled(values, "values", MAX_ACCESS_ENTRIES).iter().filter_map(Field::here);
+        let list =
+            check.required_list(values, (span, lack), ("values", MAX_ACCESS_ENTRIES)).iter().filter_map(Field::here);
         let values = list.filter_map(|(raw, at)| claim_value(check, raw, at)).collect();
         Some(ClaimMatch { provider: provider.get().map(|name| Arc::from(name.as_str())), path: path?, values })
     }
@@ -297,7 +317,17 @@ pub(super) fn claim_path(check: &Check<'_, '_>, raw: &raw::ClaimPath, span: Span
 
 fn claim_value(check: &Check<'_, '_>, raw: &raw::ClaimValue, span: Span) -> Option<ValueMatch> {
     let condition = match raw {
-        raw::ClaimValue::Text(text) => return matches::literal(check, text, span).map(ValueMatch::Exact),
+        raw::ClaimValue::Text(text) => {
+            if let Some(stem) = text.strip_suffix('*') {
+                let fix = match stem {
+                    "" => "write `{ present: true }` for any value, or `{ exact: \"*\" }`".to_owned(),
+                    stem => format!("write `{{ prefix: {0} }}`, or `{{ exact: \"{0}*\" }}`", quoted(stem)),
+                };
+                check.error(span, "it is not clear whether this `*` stands for itself", fix);
+                return None;
+            }
+            return matches::literal(check, text, span).map(ValueMatch::Exact);
+        }
         raw::ClaimValue::Map(condition) => condition,
     };
     let raw::ClaimCondition { exact, prefix, regex, present } = condition;

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Check, good};
-use crate::model::{AccessAction, AccessRule, AccessSource, Authorization, ClientCertificate, Listener, TlsMode};
+use crate::model::{
+    AccessAction, AccessRule, AccessSource, Authorization, ClientCertificate, ClientTrust, Listener, TlsMode,
+};
 use crate::raw;
 use crate::read::{Field, List};
 use crate::source::Span;
@@ -55,23 +57,21 @@ pub(super) fn look(
 
 /// Conditions on who calls.
 fn callers(check: &Check<'_, '_>, (listener, at): (&Listener, Span), policy: &Authorization) {
-    let (asked, plaintext) = match &listener.tls {
-        None => (false, true),
-        Some(tls) => (tls.client_certificate != ClientCertificate::None, tls.mode == TlsMode::Permissive),
-    };
-    let certain = asked
-        && !plaintext
-        && listener.tls.as_ref().is_some_and(|tls| tls.client_certificate == ClientCertificate::Required);
+    // Certificates below roots of the listener's own are believed, but say nothing about workloads of the mesh.
+    let mesh = listener.tls.as_ref().filter(|tls| tls.client_trust == ClientTrust::Mesh);
+    let asked = mesh.is_some_and(|tls| tls.client_certificate != ClientCertificate::None);
+    let certain =
+        mesh.is_some_and(|tls| tls.mode == TlsMode::Strict && tls.client_certificate == ClientCertificate::Required);
     if !asked {
         let never = |rule: &&AccessRule| !rule.from.is_empty() && rule.from.iter().all(names_an_identity);
         if let Some(rule) = policy.rules.iter().find(never) {
             let message = format!(
-                "the rule `{}` can never match on the listener `{}`, which does not ask callers for certificates",
+                "the rule `{}` can never match on the listener `{}`, where no caller has an identity of the mesh",
                 quoted(&rule.name),
                 quoted(&listener.name)
             );
-            let fix = "add `tls: { mode: strict }` to the listener, with `clientCertificate: required` where it has \
-                       `certificates` of its own";
+            let fix =
+                "add `tls: { mode: strict, clientCertificate: required }` to the listener, without `clientTrustBundle`";
             check.warning(at, message, fix);
         }
     }

@@ -68,8 +68,8 @@ impl Check<'_, '_> {
     }
 
     /// Identities by pattern.
-    pub(super) fn identities(&self, field: &Field<List<String>>, name: &str, max: usize) -> Vec<IdentityPattern> {
-        self.each(self.filled(field, name, max), identity_pattern)
+    pub(super) fn identities(&self, field: &Field<List<String>>, name: &str) -> Vec<IdentityPattern> {
+        self.each(self.filled(field, name, limits::MAX_ACCESS_ENTRIES), identity_pattern)
     }
 }
 
@@ -165,10 +165,18 @@ pub(super) fn namespace(text: &str) -> Result<std::sync::Arc<str>, Wrong> {
 
 /// A SPIFFE ID, or all below one.
 pub(super) fn identity_pattern(text: &str) -> Result<IdentityPattern, Wrong> {
-    IdentityPattern::parse(text).map_err(|error| {
+    let pattern = IdentityPattern::parse(text).map_err(|error| {
         let message = format!("`{}` is not a SPIFFE identity: {error}", quoted(text));
         Wrong::new(message, identity_fix(text, error))
-    })
+    })?;
+    match &pattern {
+        // Such an ID is the domain's authority's; a certificate of a workload has a path (X.509-SVID, section 2).
+        IdentityPattern::Exact(id) if id.path().is_empty() => Err(Wrong::new(
+            format!("`{}` names the trust domain itself, which no workload is", quoted(text)),
+            format!("write `{}/*` for every workload in it", quoted(text)),
+        )),
+        IdentityPattern::Exact(_) | IdentityPattern::Prefix(_) => Ok(pattern),
+    }
 }
 
 fn identity_fix(text: &str, error: SpiffeError) -> String {
@@ -227,6 +235,7 @@ mod tests {
             ("spiffe://mesh.local:8443/a", "port"),
             ("https://a/b", "spiffe://TRUST-DOMAIN/PATH"),
             ("spiffe://a/b?c", "query"),
+            ("spiffe://mesh.local", "write `spiffe://mesh.local/*`"),
         ] {
             let wrong = identity_pattern(text).expect_err(text);
             assert!(wrong.fix.contains(fix), "{text}: {}", wrong.fix);

@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::{Check, Names, References, guards, names, small, tls, tokens};
 use crate::limits;
 use crate::model::{
-    Direction, EscapedSlashes, Listener, ListenerLimits, ListenerProtocol, PathOptions, TlsMode, Trust,
+    ClientCertHeader, Direction, EscapedSlashes, Listener, ListenerLimits, ListenerProtocol, PathOptions, TlsMode,
+    Trust,
 };
 use crate::raw;
 use crate::read::{Field, List};
@@ -92,7 +93,8 @@ fn listener(
     let checked = tls::of_listener(check, tls, references);
     // What could not be read may have been the mode that needs no routes.
     let unread = tls.is_bad() || tls.get().is_some_and(|tls| tls.mode.is_bad());
-    if checked.as_ref().is_some_and(|tls| tls.mode == TlsMode::Passthrough) {
+    let handed_on = checked.as_ref().is_some_and(|tls| tls.mode == TlsMode::Passthrough);
+    if handed_on {
         guards::nothing_is_decrypted(check, raw);
     } else if !unread {
         let lack = format!("{who} has no `routes`");
@@ -142,7 +144,11 @@ fn listener(
             max_connection_age: check.duration_or_zero(max_connection_age, Duration::from_secs(3_600)),
             detect_timeout: check.duration(detect, Duration::from_secs(1)),
         },
-        client_cert_header: tls::client_cert_header(check, client_cert_header, (tls, checked.as_ref())),
+        client_cert_header: if handed_on {
+            ClientCertHeader::Sanitize
+        } else {
+            tls::client_cert_header(check, client_cert_header, (tls, checked.as_ref()))
+        },
         tls: checked,
         authorization: refer(authorization, &references.policies),
         jwt: tokens::of_listener(check, jwt, &references.providers),

@@ -223,6 +223,19 @@ impl Check<'_, '_> {
         self.within(field.entries(), max, (field.span(), &format!("entries of `{name}`")))
     }
 
+    /// The entries of a list that must be there. `owner` is where the thing that lacks it stands.
+    fn required_list<'f, T>(
+        &self,
+        field: &'f Field<List<T>>,
+        (owner, lack): (Span, (&str, &str)),
+        (name, max): (&str, usize),
+    ) -> &'f [Field<T>] {
+        if let Some(([], at)) = self.required(field, owner, lack).map(|(list, at)| (list.as_slice(), at)) {
+            self.error(at, lack.0, lack.1);
+        }
+        self.within(field.entries(), max, (field.span(), &format!("entries of `{name}`")))
+    }
+
     /// Texts with a grammar of their own.
     fn each<T>(&self, list: &[Field<String>], parse: impl Fn(&str) -> Result<T, Wrong>) -> Vec<T> {
         list.iter().filter_map(Field::here).filter_map(|(text, span)| self.parsed(parse(text), span)).collect()

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::identity::identity_pattern;
 use super::routes::{BackendsOf, backends};
 use super::{Check, References, Wrong, names, small};
 use crate::limits;
@@ -207,9 +208,8 @@ fn handed_on(
     let mut out = Vec::with_capacity(list.len());
     for (raw::Passthrough { hostnames, backend_refs }, span) in list.iter().filter_map(Field::here) {
         let lack = ("this entry has no `hostnames`", "add the server names: `hostnames: [db.example.com]`");
-        check.required(hostnames, span, lack);
         let mut patterns = Vec::new();
-        let entries = check.filled(hostnames, "hostnames", limits::MAX_HOSTNAMES);
+        let entries = check.required_list(hostnames, (span, lack), ("hostnames", limits::MAX_HOSTNAMES));
         for (text, at) in entries.iter().filter_map(Field::here) {
             let Some(pattern) = check.parsed(server_pattern(text), at) else { continue };
             if let Some(first) = seen.get(&pattern) {
@@ -222,8 +222,7 @@ fn handed_on(
             patterns.push(pattern);
         }
         let lack = ("this entry leads nowhere: it has no backends", "add `backendRefs: [{ cluster: NAME }]`");
-        check.required(backend_refs, span, lack);
-        check.filled(backend_refs, "backendRefs", limits::MAX_BACKENDS);
+        check.required_list(backend_refs, (span, lack), ("backendRefs", limits::MAX_BACKENDS));
         for (backend, at) in super::good(backend_refs) {
             if let Some(filters) = backend.filters.span() {
                 let fix = "remove them: bytes are handed on as they are";
@@ -336,8 +335,9 @@ pub(super) fn of_cluster(check: &Check<'_, '_>, field: &Field<raw::ClusterTls>) 
                 "mutual TLS without `peerIdentities`: any workload on a reused address would be believed",
                 "add who is expected: `peerIdentities: [\"spiffe://mesh.local/ns/shop/sa/payments\"]`",
             );
-            check.required(peer_identities, mode.span().unwrap_or(span), lack);
-            let peer_identities = check.identities(peer_identities, "peerIdentities", limits::MAX_PEER_NAMES);
+            let at = mode.span().unwrap_or(span);
+            let list = check.required_list(peer_identities, (at, lack), ("peerIdentities", limits::MAX_PEER_NAMES));
+            let peer_identities = check.each(list, identity_pattern);
             ClusterTlsMode::Mutual { peer_identities }
         }
         raw::ClusterTlsMode::Simple => {
@@ -353,7 +353,7 @@ pub(super) fn of_cluster(check: &Check<'_, '_>, field: &Field<raw::ClusterTls>) 
                 (None, None) => None,
                 (at, other) => {
                     let at = at.or(other).unwrap_or(span);
-                    check.certificate((certificate, private_key), ("what is shown to the server", at))
+                    check.certificate((certificate, private_key), ("the certificate that is shown to the server", at))
                 }
             };
             ClusterTlsMode::Simple { trust_bundle: bundle?, subject_names, certificate: shown }

@@ -41,9 +41,9 @@ fn provider(check: &Check<'_, '_>, (key, name): (&Key, Arc<str>), raw: &raw::Jwt
         .required(issuer, key.span, (&lack, "add what `iss` must be: `issuer: https://id.example`"))
         .and_then(|(text, at)| check.parsed(word(text, "issuer"), at));
     let lack = format!("{who} has no `audiences`: tokens that were issued for others would be believed");
-    check.required(audiences, key.span, (&lack, "add what `aud` must have one of: `audiences: [payments]`"));
-    let audiences =
-        check.each(check.filled(audiences, "audiences", limits::MAX_AUDIENCES), |text| word(text, "audience"));
+    let fix = "add what `aud` must have one of: `audiences: [payments]`";
+    let list = check.required_list(audiences, (key.span, (&lack, fix)), ("audiences", limits::MAX_AUDIENCES));
+    let audiences = check.each(list, |text| word(text, "audience"));
     let lack = format!("{who} has no `jwks`");
     let fix = "add where its keys are: `jwks: { url: https://… }` or `jwks: { file: /etc/jwks.json }`";
     let keys = check.required(jwks, key.span, (&lack, fix)).and_then(|(raw, at)| keys(check, raw, at));
@@ -131,7 +131,8 @@ fn jwks_url(text: &str) -> Result<Arc<str>, Wrong> {
         return wrong("has no scheme or no host", general);
     };
     if authority.as_str().contains('@') {
-        return wrong("has a user or a password in it", "leave them out");
+        // Not quoted: it is a credential.
+        return Err(Wrong::new("this URL has a user or a password in it", "leave them out"));
     }
     let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default().strip_prefix(':');
     if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
@@ -294,10 +295,10 @@ pub(super) fn of_listener(
 ) -> Option<ListenerJwt> {
     let (raw::ListenerJwt { providers: named, required }, span) = field.here()?;
     let lack = ("`jwt` has no `providers`", "add the names of token providers: `providers: [NAME]`");
-    check.required(named, span, lack);
+    let list = check.required_list(named, (span, lack), ("providers", limits::MAX_JWT_PROVIDERS));
     let mut seen: HashSet<&str> = HashSet::new();
     let mut out = Vec::new();
-    for (name, at) in check.filled(named, "providers", limits::MAX_JWT_PROVIDERS).iter().filter_map(Field::here) {
+    for (name, at) in list.iter().filter_map(Field::here) {
         providers.refer(check, name, at);
         if seen.insert(name) {
             out.push(Arc::from(name.as_str()));

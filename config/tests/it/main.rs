@@ -3,5 +3,6 @@
 mod diagnostics;
 mod diff;
 mod examples;
+mod guards;
 mod properties;
 mod scale;

@@ -75,6 +75,21 @@ fn damage() -> impl Strategy<Value = Damage> {
         Just("é"),
         Just("0.0.0.0:0"),
         Just("tls"),
+        Just("off"),
+        Just("strict"),
+        Just("passthrough"),
+        Just("simple"),
+        Just("spiffe://a/*"),
+        Just("spiffe://"),
+        Just("-----BEGIN"),
+        Just("::/0"),
+        Just("0.0.0.0/0"),
+        Just("255.255.255.255/33"),
+        Just("::ffff:1.2.3.4/0"),
+        Just("http://[::1]:0/"),
+        Just("https://@:/"),
+        Just("HS256"),
+        Just("a..b"),
     ]
     .prop_map(str::to_owned);
     prop_oneof![

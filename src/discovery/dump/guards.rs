@@ -230,6 +230,8 @@ fn rpc(rpc: &model::GrpcOperation) -> Value {
 fn claim(condition: &model::ClaimMatch) -> Value {
     let model::ClaimMatch { provider, path, values } = condition;
     let values = values.iter().map(|value| match value {
+        // In short form it would not be clear whether the star stands for itself.
+        model::ValueMatch::Exact(text) if text.ends_with('*') => json!({ "exact": text }),
         model::ValueMatch::Exact(text) => json!(text),
         model::ValueMatch::Prefix(text) => json!({ "prefix": text }),
         model::ValueMatch::Regex(pattern) => json!({ "regex": unanchored(pattern) }),

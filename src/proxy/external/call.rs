@@ -59,7 +59,8 @@ pub(super) async fn check(cluster: &Cluster, message: Bytes, limit: Duration) ->
         };
         match ended {
             Ok(answer) => return Ok(answer),
-            Err(Fault::TimedOut) => return Err(CallError::Timeout),
+            // It keeps the time as well, and may be the first to say so.
+            Err(Fault::TimedOut | Fault::Status(DEADLINE_EXCEEDED)) => return Err(CallError::Timeout),
             Err(Fault::NeverSent(_)) if tried.len() < 2 => {}
             Err(_) => return Err(CallError::Failed),
         }
@@ -205,6 +206,9 @@ fn head(cluster: &Cluster, permit: &Permit, limit: Duration) -> RequestHead {
         headers,
     }
 }
+
+/// The gRPC status of a call that took too long.
+const DEADLINE_EXCEEDED: u8 = 4;
 
 /// Hears what an authorizer says before its answer.
 struct Nobody;
