@@ -94,3 +94,19 @@ fn only_probes_and_metrics_can_be_reached_from_outside_without_a_certificate() {
     assert_eq!(reached, expected.map(|(cluster, path)| (cluster.to_owned(), path.to_owned())));
     assert_eq!(loaded.config.clusters["admin"].endpoints[0].target, Target::Address(address));
 }
+
+#[test]
+fn the_identity_is_mounted_and_the_kubelet_asks_where_none_is_needed() {
+    let deployment = read("kubernetes/deployment.yaml");
+    let loaded = configuration();
+    let identity = loaded.config.identity.as_ref().expect("there is one");
+    let files = [&identity.certificate.certificate, &identity.certificate.private_key, &identity.trust_bundle];
+    for file in files {
+        let folder = file.parent().expect("a folder").display();
+        assert!(deployment.contains(&format!("mountPath: {folder}, readOnly: true")), "{}", file.display());
+    }
+    let probes = loaded.config.listeners.iter().find(|listener| &*listener.name == "probes").expect("there is one");
+    assert!(probes.tls.is_none(), "probes come in plaintext");
+    let asked = format!("path: /healthz, port: {}", probes.bind.port());
+    assert!(deployment.contains(&asked), "{asked}");
+}
