@@ -177,5 +177,8 @@ fn who_may_not_ask_is_told_nothing_of_where_it_would_go() {
     assert_eq!((access.allowed, &*access.rule, &*access.place), (false, "default", "proxy.yaml:6:3"));
     assert!(matches!(story.decision, Decision::Denied { status: 403, reason: "RBAC", .. }), "{story:?}");
     let text = text::render(&story, Style::Plain);
-    assert!(text.contains("a caller without an identity at 127.0.0.1") && text.contains("answer    403 RBAC"), "{text}");
+    assert!(
+        text.contains("a caller without an identity at 127.0.0.1") && text.contains("answer    403 RBAC"),
+        "{text}"
+    );
 }
