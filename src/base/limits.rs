@@ -80,6 +80,23 @@ pub const DRAIN_STEP: Duration = Duration::from_millis(10);
 pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(5);
 /// A connection that is told to finish may be about to ask: it is closed unasked only after this much silence.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// A record of TLS and a little more: read from a socket at once.
+pub const TLS_READ: usize = 16 * 1024 + 512;
+/// A ClientHello that is read without being answered: bytes.
+pub const CLIENT_HELLO_BYTES: usize = 16 * 1024;
+/// Servers whose TLS sessions a cluster may resume; the one that was new the longest time ago is forgotten first.
+pub const TLS_SESSION_SERVERS: usize = 256;
+/// TLS 1.3 tickets kept of one server: each serves once, and several connections may be opened at a time.
+pub const TLS_TICKETS: usize = 4;
+/// How long a peer whose handshake failed may take to read why.
+pub const ALERT_LINGER: Duration = Duration::from_millis(500);
+/// What it may send meanwhile.
+pub const ALERT_LINGER_BYTES: u64 = 64 * 1024;
+/// The largest certificate, key, bundle or revocation list: bytes.
+pub const SECRET_BYTES: u64 = 8 * 1024 * 1024;
+/// Read at once from one side of a connection that is handed on, and kept at most while the other side does not
+/// take it.
+pub const SPLICE_READ: usize = 64 * 1024;
 /// Open connections to the admin server; the next ones wait in the kernel.
 pub const ADMIN_CONNECTIONS: usize = 64;
 /// A JSON Web Token: bytes.

@@ -2,8 +2,10 @@
 //! section 4.1.2), read from the first bytes of a connection without speaking TLS. Pure; whatever comes in, it
 //! ends, and it allocates no more than it was given.
 
+use crate::base::limits;
+
 /// The most that is looked at. A ClientHello has a few hundred bytes, with post-quantum key shares two thousand.
-pub const MAX_BYTES: usize = 16 * 1024;
+pub const MAX_BYTES: usize = limits::CLIENT_HELLO_BYTES;
 
 /// What the first bytes of a connection are.
 #[derive(Debug, Clone, PartialEq, Eq)]

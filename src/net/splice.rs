@@ -16,14 +16,12 @@ use thiserror::Error;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::io::Io;
+use crate::base::limits;
 use crate::base::timer::Deadline;
-
-/// Read at once, and kept at most while the other side does not take it.
-const READ: usize = 64 * 1024;
 
 thread_local! {
     /// Where bytes are read to. Nothing stays in it between two calls.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; limits::SPLICE_READ].into_boxed_slice());
 }
 
 /// Bytes handed over so far; may be read while it goes on.

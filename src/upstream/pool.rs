@@ -4,6 +4,7 @@
 //! counted here, a further connection is opened when all are full, and one dial serves all who wait for it.
 
 mod dial;
+mod open;
 mod turn;
 
 use std::collections::VecDeque;
@@ -16,15 +17,14 @@ use outrigger_config::model::ConnectionOptions;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use self::dial::{Made, Opened};
-use self::turn::{Failure, Turn};
-use super::guards::{Open, Pending};
-use super::lease::{Lease, LeaseError, Overflow};
+use self::open::UNKNOWN;
+use self::turn::Failure;
+use super::lease::{Lease, LeaseError};
 use super::state::{ClusterState, EndpointState};
 use crate::base::{limits, task, worker};
 use crate::codec::h1::{ClientConn, Home};
 use crate::codec::h2::{H2Connection, StreamSlot};
-use crate::net::tls::{AlpnProtocol, ClientTls, TlsKey};
+use crate::net::tls::{ClientTls, TlsKey};
 
 pub use self::dial::{Tunnel, TunnelOpen};
 
@@ -291,140 +291,6 @@ impl WorkerPool {
         }
     }
 
-    async fn lease_slowly(&self, wire: Wire, preference: Preference, terms: Terms<'_>) -> Result<Lease, LeaseError> {
-        // The server may change what it chooses, from one connection to the next.
-        for _ in 0..NEGOTIATIONS {
-            let leased = match (wire, self.spoken.load(Ordering::Relaxed)) {
-                (Wire::Http1, _) | (Wire::Negotiated, HTTP1) => self.lease_h1(wire, preference, terms).await?,
-                (Wire::Http2, _) | (Wire::Negotiated, _) => self.lease_h2(wire, preference, terms).await?,
-            };
-            if let Some(lease) = leased {
-                return Ok(lease);
-            }
-        }
-        Err(Failure::Handshake("no-agreement", "the server chooses another protocol each time".into()).into())
-    }
-
-    /// `None`: the server chose HTTP/2.
-    async fn lease_h1(
-        &self,
-        wire: Wire,
-        preference: Preference,
-        terms: Terms<'_>,
-    ) -> Result<Option<Lease>, LeaseError> {
-        if preference == Preference::Any
-            && let Some(connection) = self.take_idle(Instant::now())
-        {
-            return Ok(Some(Lease::H1(connection)));
-        }
-        self.check_open()?;
-        match self.open_h1(wire, terms).await {
-            Ok(Opened::Http1(connection)) => Ok(Some(Lease::H1(connection))),
-            Ok(Opened::Http2) => Ok(None),
-            // Better an old one than none.
-            Err(LeaseError::Overflow(kind)) if preference == Preference::Young => {
-                let old = self.take_idle(Instant::now()).ok_or(LeaseError::Overflow(kind))?;
-                Ok(Some(Lease::H1(old)))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// `None`: the server chose HTTP/1.
-    async fn lease_h2(
-        &self,
-        wire: Wire,
-        preference: Preference,
-        terms: Terms<'_>,
-    ) -> Result<Option<Lease>, LeaseError> {
-        if let Some(slot) = self.reserve(preference, Instant::now()) {
-            return Ok(Some(Lease::H2(slot)));
-        }
-        let _pending = Pending::enter(&self.cluster, terms.ceilings.pending)?;
-        loop {
-            self.check_open()?;
-            let mut gone = Vec::new();
-            let waiter = {
-                let mut shared = self.shared.lock();
-                if let Some(slot) = shared.reserve(preference, Instant::now(), &mut gone) {
-                    drop(shared);
-                    close_all(gone);
-                    return Ok(Some(Lease::H2(slot)));
-                }
-                if wire == Wire::Negotiated && self.spoken.load(Ordering::Relaxed) == HTTP1 {
-                    drop(shared);
-                    close_all(gone);
-                    return Ok(None);
-                }
-                shared.waiting.retain(|waiter| !waiter.is_closed());
-                let (sender, receiver) = oneshot::channel();
-                shared.waiting.push_back(sender);
-                let expected = shared.dialing * self.key.options.max_streams as usize;
-                if shared.waiting.len() > expected {
-                    self.start_dial(&mut shared, wire, terms)?;
-                }
-                Turn { told: receiver, pool: self }
-            };
-            close_all(gone);
-            waiter.come().await?;
-        }
-    }
-
-    /// Dials in a task of its own: the caller that happened to be first may leave without failing the others.
-    /// At the ceiling those who can wait for a stream of an open connection wait; if there is none, it is an overflow.
-    fn start_dial(&self, shared: &mut Shared, wire: Wire, terms: Terms<'_>) -> Result<(), LeaseError> {
-        let ceilings = terms.ceilings;
-        let (Some(pool), Some(guard)) =
-            (self.this.upgrade(), Open::enter(&self.cluster, &self.endpoint, ceilings.connections))
-        else {
-            if shared.connections.is_empty() && shared.dialing == 0 {
-                shared.fail(&Failure::Overflow);
-                return Err(LeaseError::Overflow(Overflow::Connections));
-            }
-            return Ok(());
-        };
-        shared.dialing += 1;
-        let tls = terms.tls.cloned();
-        task::spawn("h2-dial", async move {
-            let made = pool.make(guard, wire, tls.as_deref()).await;
-            let terms = Terms { ceilings, tls: tls.as_ref() };
-            let mut shared = pool.shared.lock();
-            shared.dialing -= 1;
-            match made {
-                Ok(Made::Http2 { handle, retire_at }) => {
-                    let room = handle.capacity();
-                    shared.connections.push(SharedConnection { handle, retire_at });
-                    shared.wake(room);
-                    pool.dial_for_the_rest(&mut shared, room, (wire, terms));
-                }
-                Ok(Made::Http1(connection)) => {
-                    // They go on one by one; the first finds this connection idle.
-                    shared.wake(usize::MAX);
-                    drop(shared);
-                    pool.take_back(connection);
-                    return;
-                }
-                Err(failure) if shared.dialing == 0 => shared.fail(&failure),
-                Err(_) => {}
-            }
-            drop(shared);
-            pool.settle();
-        });
-        Ok(())
-    }
-
-    /// The server may allow fewer streams than we counted on when we decided how many connections to open: those
-    /// who are left over must not wait for a stream to end while another connection may be opened.
-    fn dial_for_the_rest(&self, shared: &mut Shared, room: usize, (wire, terms): (Wire, Terms<'_>)) {
-        shared.waiting.retain(|waiter| !waiter.is_closed());
-        let expected = shared.dialing * self.key.options.max_streams as usize;
-        // A server that allows no stream at all is not asked again and again.
-        if room > 0 && shared.waiting.len() > expected {
-            // An overflow leaves them waiting for a stream of the connection that was just made.
-            let _ = self.start_dial(shared, wire, terms);
-        }
-    }
-
     /// Puts a connection, opened for one, where all find it.
     fn share(&self, handle: H2Connection, retire_at: Option<Instant>) {
         let mut shared = self.shared.lock();
@@ -441,21 +307,6 @@ impl WorkerPool {
         if self.retired.load(Ordering::Acquire) {
             self.retire();
         }
-    }
-
-    /// Remembers what the server chose.
-    fn note_spoken(&self, wire: Wire, spoken: AlpnProtocol) {
-        if wire == Wire::Negotiated {
-            let spoken = match spoken {
-                AlpnProtocol::Http1 => HTTP1,
-                AlpnProtocol::Http2 => HTTP2,
-            };
-            self.spoken.store(spoken, Ordering::Relaxed);
-        }
-    }
-
-    fn check_open(&self) -> Result<(), LeaseError> {
-        if self.retired.load(Ordering::Acquire) { Err(LeaseError::Retired) } else { Ok(()) }
     }
 
     /// Takes nothing back from now on; what is idle is closed, and who waits is sent elsewhere.
@@ -540,16 +391,6 @@ fn jittered(age: Duration) -> Duration {
     let n = TURN.fetch_add(0x9E37_79B9, Ordering::Relaxed);
     age.mul_f64(0.9 + 0.2 * f64::from(n) / f64::from(u32::MAX))
 }
-
-/// Nothing is known of what the server chooses.
-const UNKNOWN: u8 = 0;
-/// It chose HTTP/1.
-const HTTP1: u8 = 1;
-/// It chose HTTP/2.
-const HTTP2: u8 = 2;
-
-/// How often a request asks again when the server chose another protocol than the last time.
-const NEGOTIATIONS: usize = 3;
 
 /// How often idle HTTP/1 connections are looked through.
 const REAP_EVERY: Duration = Duration::from_secs(1);

@@ -174,6 +174,7 @@ pub(crate) fn meant(owner: &str, word: &str) -> Option<&'static str> {
         ("Listener", "authz" | "authorizationPolicy" | "rbac") => "authorization",
         ("Listener", "jwtProviders" | "authentication" | "jwtAuthn") => "jwt",
         ("Listener" | "Rule", "extAuthz" | "externalAuthorizer" | "externalAuthz") => "externalAuthorization",
+        ("Listener" | "Cluster", "mtls" | "tlsContext" | "transportSocket") => "tls",
         ("Listener", "xfcc" | "forwardClientCert" | "forwardClientCertDetails") => "clientCertHeader",
         ("ListenerTls" | "ClusterTls", "minimumVersion" | "minProtocolVersion" | "minTlsVersion") => "minVersion",
         ("ListenerTls", "clientCert" | "clientAuth" | "requireClientCertificate") => "clientCertificate",

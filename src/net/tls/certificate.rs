@@ -123,9 +123,12 @@ impl<'a> Facts<'a> {
         self.names(tag::URI)
     }
 
-    /// The DNS names among the alternative names that are text.
+    /// The DNS names among the alternative names, without those that are none: what is returned can be shown and
+    /// sent as it is.
     pub(super) fn dns_names(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.names(tag::DNS_NAME).filter_map(|name| std::str::from_utf8(name).ok()).filter(|name| name.is_ascii())
+        let fits = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'*');
+        let names = self.names(tag::DNS_NAME).filter(move |name| !name.is_empty() && name.iter().all(fits));
+        names.filter_map(|name| std::str::from_utf8(name).ok())
     }
 
     fn names(&self, kind: u8) -> impl Iterator<Item = &'a [u8]> + use<'a> {
@@ -170,11 +173,15 @@ pub(super) fn date(seconds: i64) -> String {
     text.split_once('.').map_or_else(|| text.clone(), |(second, _)| format!("{second}Z"))
 }
 
-/// A distinguished name as text, for people.
+/// A distinguished name as text, for people: on one line, and not longer than they read.
 pub(super) fn name_text(name: &[u8]) -> String {
     use x509_parser::prelude::FromDer as _;
+    const MAX_CHARS: usize = 512;
     match x509_parser::x509::X509Name::from_der(name) {
-        Ok((_, name)) => name.to_string(),
+        Ok((_, name)) => {
+            let text = name.to_string();
+            text.chars().take(MAX_CHARS).map(|char| if char.is_control() { '?' } else { char }).collect()
+        }
         Err(_) => "?".to_owned(),
     }
 }

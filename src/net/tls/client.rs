@@ -169,7 +169,7 @@ impl ClientTls {
             name: Some(&name),
             local_identity: identity.as_ref(),
         };
-        match review.run(&stream, verified) {
+        match review.run_in_turn(&stream, verified).await {
             Ok(info) => Ok((Io::tls(stream), info)),
             Err(refusal) => {
                 // The next attempt must not meet the same session.

@@ -29,12 +29,13 @@ pub mod web;
 mod tests;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use outrigger_config::model::TlsVersion;
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::base::limits;
 
 pub use client::{ClientTls, TlsKey, TlsKeyMode};
 pub use peer::{Alpn, AlpnProtocol, Peer, TlsInfo};
@@ -46,11 +47,6 @@ pub use set::TlsSet;
 pub use status::{CertificateRole, CertificateStatus};
 pub(crate) use stream::TlsStream;
 pub use verify::spiffe_id;
-
-/// How long a peer that was refused may take to read why.
-const ALERT_LINGER: Duration = Duration::from_millis(500);
-/// What it may send meanwhile.
-const ALERT_LINGER_BYTES: u64 = 64 * 1024;
 
 /// The cryptography of every TLS configuration in the process. AES-128 comes first: with hardware support it is
 /// the fastest suite, and its handshake hashes with SHA-256.
@@ -96,11 +92,11 @@ fn linger(stream: TlsStream, error: &HandshakeError) {
     crate::base::task::spawn("tls-linger", async move {
         let throw_away = async {
             if tcp.shutdown().await.is_ok() {
-                let mut rest = tcp.take(ALERT_LINGER_BYTES);
+                let mut rest = tcp.take(limits::ALERT_LINGER_BYTES);
                 let mut scratch = [0; 1024];
                 while matches!(rest.read(&mut scratch).await, Ok(n) if n > 0) {}
             }
         };
-        let _ = tokio::time::timeout(ALERT_LINGER, throw_away).await;
+        let _ = tokio::time::timeout(limits::ALERT_LINGER, throw_away).await;
     });
 }

@@ -232,14 +232,17 @@ impl HandshakeError {
 }
 
 fn alert_text(alert: AlertDescription) -> String {
-    // Known ones are named `CertificateExpired` and the like.
-    let name = format!("{alert:?}");
+    // Known ones are named `CertificateExpired`, `UnknownCA`, `UnknownPSKIdentity`.
+    let name = format!("{alert:?}").into_bytes();
     let mut text = String::with_capacity(name.len() + 4);
-    for (at, letter) in name.chars().enumerate() {
-        if at > 0 && letter.is_ascii_uppercase() {
+    for (at, letter) in name.iter().enumerate() {
+        let before = at.checked_sub(1).map(|at| name[at]);
+        let after_word = before.is_some_and(|before| before.is_ascii_lowercase());
+        let before_word = before.is_some() && name.get(at + 1).is_some_and(u8::is_ascii_lowercase);
+        if letter.is_ascii_uppercase() && (after_word || before_word) {
             text.push('_');
         }
-        text.push(letter.to_ascii_lowercase());
+        text.push(char::from(letter.to_ascii_lowercase()));
     }
     text
 }
@@ -267,4 +270,22 @@ pub(super) fn note(verdict: Verdict) {
 /// Takes the verdict of the step that just ran.
 pub(super) fn noted() -> Option<Verdict> {
     VERDICT.take()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alerts_have_the_names_of_the_standard() {
+        for (alert, text) in [
+            (AlertDescription::UnknownCA, "unknown_ca"),
+            (AlertDescription::CertificateExpired, "certificate_expired"),
+            (AlertDescription::UnknownPSKIdentity, "unknown_psk_identity"),
+            (AlertDescription::BadRecordMac, "bad_record_mac"),
+            (AlertDescription::NoApplicationProtocol, "no_application_protocol"),
+        ] {
+            assert_eq!(alert_text(alert), text);
+        }
+    }
 }

@@ -11,9 +11,8 @@ use std::sync::Arc;
 use outrigger_config::model::{CertificateFiles, ClientTrust, ClusterTlsMode, Config};
 
 use super::certificate::{hex, sha256};
+use crate::base::limits;
 
-/// The largest file that is read.
-const MAX_BYTES: u64 = 8 * 1024 * 1024;
 /// How often reading begins again because a file changed meanwhile.
 const ATTEMPTS: usize = 8;
 
@@ -133,9 +132,12 @@ impl fmt::Debug for Secrets {
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file that is too large.
-    fs::File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {MAX_BYTES} bytes")));
+    fs::File::open(path)?.take(limits::SECRET_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limits::SECRET_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it is larger than {} bytes", limits::SECRET_BYTES),
+        ));
     }
     Ok(bytes)
 }

@@ -176,7 +176,7 @@ async fn accept(
         name: None,
         local_identity: terminates.identity.as_ref(),
     };
-    let info = review.run(&stream, verified).map_err(HandshakeError::Refused)?;
+    let info = review.run_in_turn(&stream, verified).await.map_err(HandshakeError::Refused)?;
     Ok((Io::tls(stream), info))
 }
 

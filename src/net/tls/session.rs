@@ -10,6 +10,7 @@ use rustls::pki_types::ServerName;
 use rustls::time_provider::TimeProvider;
 use rustls::{Connection, HandshakeKind, ProtocolVersion};
 
+use super::gate;
 use super::peer::{AlpnProtocol, Peer, TlsInfo};
 use super::refusal::{Refusal, RefusalReason};
 use super::stream::TlsStream;
@@ -67,9 +68,17 @@ pub(super) struct Review<'a> {
 }
 
 impl Review<'_> {
+    /// As [`Review::run`], in the handshake's turn where there is work to do.
+    pub(super) async fn run_in_turn(&self, stream: &TlsStream, verified: Option<Peer>) -> Result<TlsInfo, Refusal> {
+        if verified.is_some() && self.rehearsal.is_none() {
+            return self.run(stream, verified);
+        }
+        gate::step(|| self.run(stream, verified)).await
+    }
+
     /// Verifies what the handshake itself could not: a resumed session's peer under the trust of now, and any
     /// peer under a trust that became today's while the handshake ran.
-    pub(super) fn run(&self, stream: &TlsStream, verified: Option<Peer>) -> Result<TlsInfo, Refusal> {
+    fn run(&self, stream: &TlsStream, verified: Option<Peer>) -> Result<TlsInfo, Refusal> {
         let session = stream.session();
         let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
         let mut peer = verified;

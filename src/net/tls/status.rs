@@ -101,7 +101,7 @@ impl CertificateStatus {
         Self {
             file,
             role,
-            identity: super::verify::identity_of(facts).ok(),
+            identity: super::verify::uri_identity(facts).ok(),
             dns_names: facts.dns_names().map(str::to_owned).collect(),
             subject: name_text(facts.subject),
             issuer: name_text(facts.issuer),

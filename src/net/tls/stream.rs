@@ -17,13 +17,11 @@ use tokio::net::TcpStream;
 use super::gate;
 use super::peer::Peer;
 use super::refusal::{HandshakeError, PeerAlert, Refusal, noted};
-
-/// Read from a socket at once: a whole record (RFC 8446 section 5.1). The library alone reads 4 KiB.
-const READ: usize = 16 * 1024 + 512;
+use crate::base::limits;
 
 thread_local! {
-    /// Where records are read to. Nothing stays in it between two calls.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+    /// Where records are read to, whole ones (RFC 8446 section 5.1): the library alone reads 4 KiB. Nothing stays in it between two calls.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; limits::TLS_READ].into_boxed_slice());
 }
 
 /// A TLS connection.

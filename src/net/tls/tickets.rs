@@ -8,10 +8,7 @@ use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
 
-/// Servers that are remembered; the one that was new the longest time ago is forgotten first.
-const SERVERS: usize = 256;
-/// Tickets kept of one server: each serves once, and several connections may be opened at a time.
-const TICKETS: usize = 4;
+use crate::base::limits;
 
 #[derive(Default)]
 pub(super) struct Tickets(Mutex<Store>);
@@ -43,7 +40,7 @@ impl Tickets {
 impl Store {
     fn server(&mut self, name: ServerName<'static>) -> &mut Server {
         if !self.servers.contains_key(&name) {
-            if self.servers.len() >= SERVERS
+            if self.servers.len() >= limits::TLS_SESSION_SERVERS
                 && let Some(oldest) = self.oldest_first.pop_front()
             {
                 self.servers.remove(&oldest);
@@ -80,7 +77,7 @@ impl ClientSessionStore for Tickets {
     fn insert_tls13_ticket(&self, name: ServerName<'static>, value: Tls13ClientSessionValue) {
         let mut store = self.0.lock();
         let tickets = &mut store.server(name).tls13;
-        if tickets.len() >= TICKETS {
+        if tickets.len() >= limits::TLS_TICKETS {
             tickets.pop_front();
         }
         tickets.push_back(value);
@@ -94,5 +91,25 @@ impl ClientSessionStore for Tickets {
 impl fmt::Debug for Tickets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tickets").field("servers", &self.0.lock().servers.len()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_servers_as_allowed_are_remembered_the_oldest_goes_first() {
+        let tickets = Tickets::default();
+        let name = |n: usize| ServerName::try_from(format!("s{n}.example")).expect("a name");
+        for n in 0..=limits::TLS_SESSION_SERVERS {
+            tickets.set_kx_hint(name(n), NamedGroup::X25519);
+            tickets.set_kx_hint(name(n), NamedGroup::X25519MLKEM768);
+        }
+        assert_eq!(tickets.0.lock().servers.len(), limits::TLS_SESSION_SERVERS);
+        assert_eq!(tickets.kx_hint(&name(0)), None);
+        for n in 1..=limits::TLS_SESSION_SERVERS {
+            assert_eq!(tickets.kx_hint(&name(n)), Some(NamedGroup::X25519MLKEM768));
+        }
     }
 }

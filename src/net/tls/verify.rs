@@ -280,8 +280,19 @@ pub fn spiffe_id(certificate: &CertificateDer<'_>) -> Result<SpiffeId, Refusal> 
     identity_of(&Facts::of(certificate).ok_or_else(malformed)?)
 }
 
-/// The one SPIFFE ID of a certificate (SPIFFE X.509-SVID section 2: exactly one URI).
+/// Who a leaf certificate is for: its SPIFFE ID. Without a path that names the trust domain, which is its
+/// authority's and no workload's (SPIFFE X.509-SVID section 3.1).
 pub(super) fn identity_of(facts: &Facts<'_>) -> Result<SpiffeId, Refusal> {
+    let id = uri_identity(facts)?;
+    if id.path().is_empty() {
+        let detail = format!("expected a SPIFFE ID, got `{id}`: a workload's has a path");
+        return Err(Refusal::new(RefusalReason::InvalidIdentity, detail));
+    }
+    Ok(id)
+}
+
+/// The one SPIFFE ID of a certificate (SPIFFE X.509-SVID section 2: exactly one URI).
+pub(super) fn uri_identity(facts: &Facts<'_>) -> Result<SpiffeId, Refusal> {
     let mut uris = facts.uris();
     let Some(first) = uris.next() else {
         let subject = name_text(facts.subject);
@@ -294,16 +305,10 @@ pub(super) fn identity_of(facts: &Facts<'_>) -> Result<SpiffeId, Refusal> {
         return Err(Refusal::new(RefusalReason::SeveralIdentities, detail));
     }
     let text = String::from_utf8_lossy(first);
-    let invalid = |error: &dyn std::fmt::Display| {
+    SpiffeId::parse(&text).map_err(|error| {
         let shown: String = text.chars().take(256).flat_map(char::escape_debug).collect();
         Refusal::new(RefusalReason::InvalidIdentity, format!("expected a SPIFFE ID, got `{shown}`: {error}"))
-    };
-    let id = SpiffeId::parse(&text).map_err(|error| invalid(&error))?;
-    // Section 3.1 of the same: without a path it names the trust domain, which is its authority's and no workload's.
-    if id.path().is_empty() {
-        return Err(invalid(&"a workload's has a path"));
-    }
-    Ok(id)
+    })
 }
 
 /// A leaf is no authority, and signs (SPIFFE X.509-SVID section 5.2).

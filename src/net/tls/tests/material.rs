@@ -22,6 +22,7 @@ fn each_flaw_of_our_own_certificate_is_told() {
         (root.issue(&good().with(|leaf| leaf.not_before = now + HOUR)), "svid.pem: the certificate is valid from"),
         (root.issue(&good().uri("spiffe://mesh.local/x")), "no X.509-SVID: expected one URI, got 2"),
         (root.issue(&Leaf::new().dns("a.example")), "no X.509-SVID: expected a SPIFFE ID"),
+        (root.issue(&Leaf::svid("spiffe://mesh.local")), "a workload's has a path"),
         (root.issue(&good().with(|leaf| leaf.is_authority = true)), "put the leaf certificate first"),
         (other.issue(&good()), "put the root that issued it into the bundle first"),
         (good().self_signed(), "put the root that issued it into the bundle first"),

@@ -52,6 +52,7 @@ fn flaws(world: &World) -> Vec<(RefusalReason, Issued, &'static str)> {
         (SeveralIdentities, of_root(good().uri("https://mesh.local/other")), "expected one URI, got 2"),
         (NoIdentity, of_root(Leaf::new().dns("server.example")), "expected a SPIFFE ID"),
         (InvalidIdentity, of_root(Leaf::svid("https://mesh.local/x")), "got `https://mesh.local/x`"),
+        (InvalidIdentity, of_root(Leaf::svid("spiffe://mesh.local")), "a workload's has a path"),
         (InvalidIdentity, of_root(Leaf::svid("spiffe://mesh.local/a/../b")), "`.` or `..`"),
         (CertificateAuthority, of_root(good().with(|leaf| leaf.is_authority = true)), "that of an authority"),
         (

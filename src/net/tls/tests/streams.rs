@@ -154,7 +154,7 @@ async fn a_client_learns_after_the_handshake_that_it_was_refused() {
     let (mut io, _) = connected.expect("in TLS 1.3 the client cannot know yet");
     let error = io.read(&mut [0; 8]).await.expect_err("refused");
     let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<PeerAlert>()).expect("an alert");
-    assert_eq!(alert.to_string(), "the peer ended the connection: unknown_c_a");
+    assert_eq!(alert.to_string(), "the peer ended the connection: unknown_ca");
 }
 
 #[tokio::test]

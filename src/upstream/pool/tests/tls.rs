@@ -116,7 +116,7 @@ async fn a_server_that_chooses_otherwise_the_next_time_is_followed() {
     assert!(matches!(first, Ok(Lease::H1(_))), "{first:?}");
     link.server = link.server.speaking(ListenerProtocol::Auto);
     let (second, _held) =
-        tokio::join!(link.lease(Wire::Negotiated), async { greet(link.accept().await.expect("a handshake").0) });
+        tokio::join!(link.lease(Wire::Negotiated), async { (greet(link.accept().await.expect("a handshake").0),) });
     assert!(matches!(second, Ok(Lease::H2(_))), "{second:?}");
     let third = link.lease(Wire::Negotiated).await;
     assert!(matches!(third, Ok(Lease::H2(_))), "{third:?}");
@@ -188,7 +188,7 @@ async fn a_server_that_says_nothing_is_given_the_connect_timeout_in_all() {
 async fn a_retired_pool_gives_nothing_out_and_lets_what_is_in_use_end() {
     let link = Link::new(&Authority::new(), ListenerProtocol::Auto).await;
     let (leased, _server) =
-        tokio::join!(link.lease(Wire::Http2), async { greet(link.accept().await.expect("a handshake").0) });
+        tokio::join!(link.lease(Wire::Http2), async { (greet(link.accept().await.expect("a handshake").0),) });
     let stream = leased.expect("a stream");
     link.setup.pool.retire();
     for wire in [Wire::Http1, Wire::Http2, Wire::Negotiated] {
