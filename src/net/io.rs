@@ -55,6 +55,15 @@ impl Io {
         matches!(self.stream, Stream::Tls(_))
     }
 
+    /// What is under it, with TLS taken off.
+    #[cfg(test)]
+    pub(super) fn into_socket(self) -> TcpStream {
+        match self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Tls(stream) => stream.into_tcp(),
+        }
+    }
+
     fn socket(&self) -> &TcpStream {
         match &self.stream {
             Stream::Tcp(stream) => stream,

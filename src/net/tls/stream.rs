@@ -31,6 +31,8 @@ pub(crate) struct TlsStream {
     /// Records that were read and not yet taken by the session.
     ahead: Bytes,
     closing: bool,
+    /// What ended the session. Whoever asks for readiness first must not swallow it.
+    failed: Option<rustls::Error>,
 }
 
 impl std::fmt::Debug for TlsStream {
@@ -42,14 +44,14 @@ impl std::fmt::Debug for TlsStream {
 impl TlsStream {
     /// A connection whose handshake is yet to come. `ahead` was already read from the socket.
     pub(super) fn new(tcp: TcpStream, ahead: Bytes, session: Connection) -> Box<Self> {
-        Box::new(Self { tcp, session, ahead, closing: false })
+        Box::new(Self { tcp, session, ahead, closing: false, failed: None })
     }
 
     pub(super) fn session(&self) -> &Connection {
         &self.session
     }
 
-    pub(super) fn into_tcp(self) -> TcpStream {
+    pub(crate) fn into_tcp(self) -> TcpStream {
         self.tcp
     }
 
@@ -106,6 +108,9 @@ impl TlsStream {
 
     /// Ready when plaintext, the end or an error can be taken from the session.
     fn poll_plaintext(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(error) = &self.failed {
+            return Poll::Ready(Err(failure(error.clone())));
+        }
         if self.session.wants_write() {
             // What was written before may be stuck; whoever reads waits for the answer to it.
             if let Poll::Ready(Err(error)) = self.poll_drain(cx) {
@@ -145,6 +150,7 @@ impl TlsStream {
                 let mut socket = TrySocket(&self.tcp);
                 // The alert, as far as the socket takes it.
                 let _ = self.session.write_tls(&mut socket);
+                self.failed = Some(error.clone());
                 return Err(failure(error));
             }
             if records.is_empty() {
@@ -179,7 +185,7 @@ impl TlsStream {
 
     /// See [`Io::is_quiet`](crate::net::io::Io::is_quiet). Session tickets are taken and do not count.
     pub(crate) fn is_quiet(&mut self) -> bool {
-        while self.session.wants_read() && self.ahead.is_empty() {
+        while self.failed.is_none() && self.session.wants_read() && self.ahead.is_empty() {
             let received = SCRATCH.with_borrow_mut(|scratch| match self.tcp.try_read(scratch) {
                 Ok(n) => self.take(&scratch[..n]).map(|_| n),
                 Err(error) => Err(error),

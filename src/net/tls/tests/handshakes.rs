@@ -274,3 +274,44 @@ async fn a_listener_that_hands_on_terminates_nothing() {
             .is_none()
     );
 }
+
+#[tokio::test]
+async fn nonsense_right_behind_the_handshake_ends_the_connection() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let clock = Arc::new(TestClock::default());
+    let root = Authority::root("Mesh CA");
+    let server = Side::server(&clock, &root).build();
+    let (ours, theirs, _) = connected().await;
+    let accept = tokio::spawn(server.server("inbound").expect("a listener").accept(theirs));
+    let (_, mut tcp) = ours.into_tcp();
+    let shown = root.issue(&Leaf::svid(CLIENT_ID));
+    let name = ServerName::try_from("inbound.example").expect("a name");
+    let mut session = rustls::ClientConnection::new(lenient_client(Some(&shown)), name).expect("a client");
+    let mut bytes = Vec::new();
+    session.write_tls(&mut bytes).expect("written");
+    tcp.write_all(&bytes).await.expect("sent");
+    while session.is_handshaking() {
+        let mut flight = vec![0; 8192];
+        let n = tcp.read(&mut flight).await.expect("received");
+        session.read_tls(&mut &flight[..n]).expect("taken");
+        session.process_new_packets().expect("fine");
+    }
+    bytes.clear();
+    while session.wants_write() {
+        session.write_tls(&mut bytes).expect("written");
+    }
+    bytes.extend_from_slice(&[23, 3, 3, 0, 32]);
+    bytes.extend_from_slice(&[9; 32]);
+    tcp.write_all(&bytes).await.expect("sent");
+    let settled = accept.await.expect("no panic");
+    match settled {
+        // It came in one piece with the end of the handshake, or after it.
+        Err(error) => assert_eq!(error.code(), "protocol-error"),
+        Ok((mut io, _)) => {
+            let error = io.read(&mut [0; 8]).await.expect_err("refused");
+            assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+        }
+    }
+    let end = tokio::time::timeout(Duration::from_secs(5), tcp.read_to_end(&mut Vec::new())).await;
+    let _ = end.expect("it is closed");
+}

@@ -195,3 +195,19 @@ async fn a_write_of_which_a_part_went_out_is_not_taken_back() {
     let error = client.flush().await.expect_err("the rest cannot go out");
     assert!(matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{error:?}");
 }
+
+#[tokio::test]
+async fn a_session_that_failed_says_so_each_time() {
+    let (server, mut client) = connection().await;
+    // A record that nobody holding the keys made.
+    let mut tcp = server.into_socket();
+    tcp.write_all(&[23, 3, 3, 0, 32]).await.expect("sent");
+    tcp.write_all(&[9; 32]).await.expect("sent");
+    for _ in 0..2 {
+        let error = poll_fn(|cx| client.poll_read_ready(cx)).await.expect_err("failed");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let error = client.read(&mut [0; 8]).await.expect_err("failed");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(!client.is_quiet());
+    }
+}
