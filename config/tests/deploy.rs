@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use outrigger_config::model::{Action, PathMatch, Target};
 use outrigger_config::{Loaded, load};
 
 fn read(name: &str) -> String {
@@ -74,15 +75,38 @@ fn the_ports_and_paths_are_those_of_the_configuration() {
 }
 
 #[test]
-fn only_probes_and_metrics_of_the_admin_server_can_be_reached_from_outside() {
+fn only_probes_and_metrics_can_be_reached_from_outside_without_a_certificate() {
     let loaded = configuration();
     let address = loaded.config.admin.address.expect("there is one");
     assert!(address.ip().is_loopback(), "{address}");
-    let rules = || loaded.config.routes["probes"].hosts.iter().flat_map(|host| &host.rules);
-    assert!(rules().all(|rule| !rule.matches.is_empty()), "no rule takes everything");
-    for each in rules().flat_map(|rule| &rule.matches) {
-        let path = format!("{:?}", each.path);
-        assert!(["/ready", "/live", "/metrics"].iter().any(|p| path == format!("Exact({p:?})")), "{path}");
-        assert_eq!(each.method.as_ref().map(http::Method::as_str), Some("GET"), "{path}");
+    let mut reached = Vec::new();
+    for rule in loaded.config.routes["probes"].hosts.iter().flat_map(|host| &host.rules) {
+        assert!(!rule.matches.is_empty(), "no rule takes everything");
+        let Action::Forward(backends) = &rule.action else { panic!("{:?}", rule.action) };
+        for each in &rule.matches {
+            assert_eq!(each.method.as_ref().map(http::Method::as_str), Some("GET"), "{each:?}");
+            let PathMatch::Exact(path) = &each.path else { panic!("{:?}", each.path) };
+            reached.extend(backends.iter().map(|backend| (backend.cluster.to_string(), path.to_string())));
+        }
     }
+    reached.sort();
+    let expected = [("admin", "/live"), ("admin", "/metrics"), ("admin", "/ready"), ("web", "/healthz")];
+    assert_eq!(reached, expected.map(|(cluster, path)| (cluster.to_owned(), path.to_owned())));
+    assert_eq!(loaded.config.clusters["admin"].endpoints[0].target, Target::Address(address));
+}
+
+#[test]
+fn the_identity_is_mounted_and_the_kubelet_asks_where_none_is_needed() {
+    let deployment = read("kubernetes/deployment.yaml");
+    let loaded = configuration();
+    let identity = loaded.config.identity.as_ref().expect("there is one");
+    let files = [&identity.certificate.certificate, &identity.certificate.private_key, &identity.trust_bundle];
+    for file in files {
+        let folder = file.parent().expect("a folder").display();
+        assert!(deployment.contains(&format!("mountPath: {folder}, readOnly: true")), "{}", file.display());
+    }
+    let probes = loaded.config.listeners.iter().find(|listener| &*listener.name == "probes").expect("there is one");
+    assert!(probes.tls.is_none(), "probes come in plaintext");
+    let asked = format!("path: /healthz, port: {}", probes.bind.port());
+    assert!(deployment.contains(&asked), "{asked}");
 }

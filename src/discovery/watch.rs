@@ -35,6 +35,8 @@ pub struct Watch {
     quiet: Duration,
     next_poll: Instant,
     heard: Arc<Notify>,
+    /// Something was heard and not told yet.
+    stirred: bool,
     concern: Arc<Mutex<HashSet<PathBuf>>>,
     /// Watched folders. A folder that was replaced by another of its name is another folder.
     folders: HashMap<PathBuf, FolderId>,
@@ -55,6 +57,7 @@ impl Watch {
             quiet,
             next_poll: Instant::now() + POLL,
             heard: Arc::new(Notify::new()),
+            stirred: false,
             concern: Arc::default(),
             folders: HashMap::new(),
             watcher: None,
@@ -70,18 +73,22 @@ impl Watch {
         self.follow();
     }
 
-    /// Waits until one of the files may have changed; for ever when there is none. Cancel safe; a change during a
-    /// cancelled wait is found later. Whoever reads the files after this has missed nothing.
+    /// Waits until one of the files may have changed; for ever when there is none. Cancel safe: a change that was
+    /// heard during a cancelled wait ends the next one. Whoever reads the files after this has missed nothing.
     pub async fn changed(&mut self) {
         if self.files.is_empty() {
             return pending().await;
         }
-        tokio::select! {
-            () = self.heard.notified() => {
-                let deadline = Instant::now() + PATIENCE.max(self.quiet);
-                while Instant::now() < deadline && timeout(self.quiet, self.heard.notified()).await.is_ok() {}
+        if !self.stirred {
+            tokio::select! {
+                () = self.heard.notified() => self.stirred = true,
+                () = sleep_until(self.next_poll) => {}
             }
-            () = sleep_until(self.next_poll) => {}
+        }
+        if self.stirred {
+            let deadline = Instant::now() + PATIENCE.max(self.quiet);
+            while Instant::now() < deadline && timeout(self.quiet, self.heard.notified()).await.is_ok() {}
+            self.stirred = false;
         }
         self.next_poll = Instant::now() + POLL;
         // Before they are read: links may lead elsewhere now.

@@ -185,7 +185,7 @@ impl Way {
     ) -> Poll<Result<Self, Failed>> {
         let mut buffer = ReadBuf::new(scratch);
         ready!(Pin::new(from).poll_read(cx, &mut buffer)).map_err(Failed::From)?;
-        let mut bytes = &*buffer.filled();
+        let mut bytes: &[u8] = buffer.filled();
         if bytes.is_empty() {
             return Poll::Ready(Ok(Self::Closing));
         }

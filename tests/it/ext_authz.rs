@@ -3,8 +3,12 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::Reason;
 use http::Request;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -301,13 +305,11 @@ async fn a_caller_that_leaves_takes_its_question_along() {
     authorizer.question().await;
     drop(client);
     within(PATIENCE, "the question to be given up", async {
-        while asked(&proxy, "cancelled").await < 1.0 {
+        while asked(&proxy, "cancelled").await < 1.0 || proxy.metric("outrigger_requests_in_flight", &[]).await > 0.0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
-    let in_flight = proxy.metric("outrigger_requests_in_flight", &[]).await;
-    assert_eq!(in_flight, 0.0);
 }
 
 #[tokio::test]
@@ -342,4 +344,30 @@ async fn an_authorizer_is_told_who_the_certificates_say_is_there() {
     let (question, _) = authorizer.question().await;
     assert!(question["source"].get("principal").is_none(), "nobody is proved in plaintext: {question}");
     assert!(question.get("tlsSession").is_none());
+}
+
+#[tokio::test]
+async fn a_question_that_an_authorizer_drops_is_asked_once_more() {
+    let backend = H1Backend::ok().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    // Answers every second question, and from the fifth on none.
+    let authorizer = H2Backend::start(move |mut call| {
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        async move {
+            if call.body().await.is_ok() && number % 2 == 1 && number < 4 {
+                // An empty `CheckResponse`: yes, and nothing more.
+                call.reply_grpc(Bytes::from_static(&[0; 5])).await;
+            } else {
+                call.reset(Reason::INTERNAL_ERROR);
+            }
+        }
+    })
+    .await;
+    let proxy = Proxy::start(&config(backend.addr, authorizer.addr, "")).await;
+    for _ in 0..2 {
+        assert_eq!(ask(&proxy, "").await.status, 200);
+    }
+    assert_eq!(ask(&proxy, "").await.status, 403);
+    assert_eq!((asked.load(Ordering::Relaxed), backend.requests().len()), (6, 2));
 }

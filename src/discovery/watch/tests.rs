@@ -43,6 +43,20 @@ async fn a_replaced_file_is_noticed_again_and_again() {
     }
 }
 
+/// The wait is one of several that a loop chooses from: another may end first, in the middle of a change.
+#[tokio::test]
+async fn a_change_during_a_wait_that_was_given_up_is_told_by_the_next() {
+    let (_keep, folder) = folder();
+    let path = folder.join("c.yaml");
+    fs::write(&path, "0").expect("written");
+    let mut watch = Watch::new("test", LONG / 50);
+    watch.set([path.clone()].into());
+    fs::write(&path, "1").expect("written");
+    // Long enough to hear it, too short for the quiet after it.
+    assert!(timeout(LONG / 100, watch.changed()).await.is_err());
+    assert!(hears(&mut watch).await);
+}
+
 #[tokio::test]
 async fn the_swap_of_a_configmap_is_noticed() {
     let (_keep, folder) = folder();

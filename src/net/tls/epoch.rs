@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use super::trust::Revoked;
+
 /// Where roots come from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Source {
@@ -11,9 +13,6 @@ pub(super) enum Source {
     /// A bundle that is named for itself.
     File(PathBuf),
 }
-
-/// What was revoked: the issuer's key and the serial number.
-type Revoked = BTreeSet<(Box<[u8]>, Box<[u8]>)>;
 
 /// A number for each source that goes up whenever something was taken out of it.
 #[derive(Debug, Clone, Default)]

@@ -81,14 +81,11 @@ impl<'a> Loader<'a> {
         let chain = chain.and_then(|chain| chain.map_err(|problem| self.fail(&files.certificate, place, problem)).ok());
         let key = key.and_then(|key| key.map_err(|problem| self.fail(&files.private_key, place, problem)).ok());
         let (chain, key) = (chain?, key?);
-        let signer = match provider().key_provider.load_private_key(key) {
-            Ok(signer) => signer,
-            Err(_) => {
-                let fix = "make one for ECDSA P-256, Ed25519 or RSA with 2048 bits";
-                let problem = Reason::UnusableKey.problem("the key is of a kind that cannot be used", fix);
-                self.fail(&files.private_key, place, problem);
-                return None;
-            }
+        let Ok(signer) = provider().key_provider.load_private_key(key) else {
+            let fix = "make one for ECDSA P-256, Ed25519 or RSA with 2048 bits";
+            let problem = Reason::UnusableKey.problem("the key is of a kind that cannot be used", fix);
+            self.fail(&files.private_key, place, problem);
+            return None;
         };
         let certified = CertifiedKey::new(chain, signer);
         if certified.keys_match().is_err() {

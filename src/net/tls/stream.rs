@@ -200,8 +200,17 @@ impl TlsStream {
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_drain(cx))?;
         let n = write(&mut self.session)?;
-        // An error here will be met again by the next call; these bytes may have gone out.
-        let _ = self.poll_drain(cx)?;
+        let mut sent = false;
+        while self.session.wants_write() {
+            let mut socket = Socket { tcp: &mut self.tcp, cx };
+            match self.session.write_tls(&mut socket) {
+                Ok(written) if written > 0 => sent = true,
+                // Whoever is told of a failure may send the same to somebody else: so it is told here only if
+                // nothing went out, and by the next call otherwise.
+                Err(error) if !sent && error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                _ => break,
+            }
+        }
         Poll::Ready(Ok(n))
     }
 }

@@ -95,6 +95,9 @@ impl MeshTrust {
     }
 }
 
+/// Certificates that were revoked: the issuer, by its key or its name, and the serial number.
+pub(super) type Revoked = BTreeSet<(Box<[u8]>, Box<[u8]>)>;
+
 /// What was revoked. The signatures of lists whose issuer is known were checked when they were loaded, which
 /// saves that work in every handshake, and tells two issuers of one name apart by their keys (an old and a new
 /// root often share their name).
@@ -105,7 +108,7 @@ pub(super) struct Revocations {
     /// Lists of issuers that are not known here: intermediates that peers show. Checked with each chain.
     pub(super) others: Vec<CertRevocationList<'static>>,
     /// Their entries: the issuer's name and the serial number.
-    pub(super) other_entries: BTreeSet<(Box<[u8]>, Box<[u8]>)>,
+    pub(super) other_entries: Revoked,
     pub(super) fingerprint: [u8; 32],
 }
 
@@ -115,7 +118,7 @@ impl Revocations {
     }
 
     /// Everything revoked, for comparing one load with the next.
-    pub(super) fn entries(&self) -> BTreeSet<(Box<[u8]>, Box<[u8]>)> {
+    pub(super) fn entries(&self) -> Revoked {
         let known = self.by_issuer.iter();
         let known = known.flat_map(|(issuer, serials)| serials.iter().map(|serial| (issuer.clone(), serial.clone())));
         known.chain(self.other_entries.iter().cloned()).collect()

@@ -8,7 +8,7 @@
 //! the method and the headers are the same bytes, and both compare them with the same functions. On top of that a
 //! request is taken at its worst. What an application behind this proxy may read in another way (`;parameters`,
 //! encoded slashes, a header on several lines) is let through only if every reading is allowed, and refused if any
-//! reading is denied: see [`reading`] and [`rule`].
+//! reading is denied: see `reading.rs` and `rule.rs`.
 
 mod index;
 mod reading;

@@ -17,13 +17,13 @@ use super::question::PREFIX;
 use super::wire::CheckResponse;
 use crate::base::limits;
 use crate::base::timer::Deadline;
-use crate::codec::{Body, Frame, Interim, PollBody as _, RequestHead, SendError, Sent};
+use crate::codec::{Body, Frame, Interim, PollBody as _, RequestHead, SendError, SendErrorKind, Sent};
 use crate::proxy::local::{Caller, grpc_status};
 use crate::proxy::tracked::is_server_failure;
 use crate::proxy::with_random;
 use crate::telemetry::metrics::AttemptOutcome;
 use crate::upstream::pool::Preference;
-use crate::upstream::{Cluster, LeaseError, Outcome, Permit};
+use crate::upstream::{Cluster, LeaseError, Outcome, Overflow, Permit};
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,8 @@ pub(super) enum CallError {
     Failed,
 }
 
-/// Asks. A question that was never sent is asked once more, of another endpoint where there is one.
+/// Asks. A question that got no answer is asked once more, of another endpoint where there is one: asking twice does no
+/// harm, and an authorizer that is restarted must not cost a request.
 ///
 /// # Errors
 /// See [`CallError`].
@@ -47,21 +48,23 @@ pub(super) async fn check(cluster: &Cluster, message: Bytes, limit: Duration) ->
         let Ok(permit) = picked else { return Err(CallError::Failed) };
         tried.push(permit.member().state.address);
         let ended = {
-            let mut uncounted = Uncounted { cluster, outcome: AttemptOutcome::Cancelled };
-            let mut exchange = pin!(exchange(cluster, &permit, &message, limit));
+            let mut uncounted = Uncounted { cluster, outcome: Some(AttemptOutcome::Cancelled) };
+            // What went wrong with one kept connection may be wrong with the others.
+            let preference = if tried.len() > 1 { Preference::Young } else { Preference::Any };
+            let mut exchange = pin!(exchange(cluster, &permit, (&message, limit), preference));
             let ended = poll_fn(|cx| match exchange.as_mut().poll(cx) {
                 Poll::Ready(ended) => Poll::Ready(ended),
                 Poll::Pending => timer.poll(cx, until).map(|()| Err(Fault::TimedOut)),
             })
             .await;
-            uncounted.outcome = note(&permit, &ended);
+            uncounted.outcome = note(cluster, &permit, &ended);
             ended
         };
         match ended {
             Ok(answer) => return Ok(answer),
             // It keeps the time as well, and may be the first to say so.
             Err(Fault::TimedOut | Fault::Status(DEADLINE_EXCEEDED)) => return Err(CallError::Timeout),
-            Err(Fault::NeverSent(_)) if tried.len() < 2 => {}
+            Err(Fault::NeverSent(_) | Fault::Broken) if tried.len() < 2 => {}
             Err(_) => return Err(CallError::Failed),
         }
     }
@@ -69,6 +72,8 @@ pub(super) async fn check(cluster: &Cluster, message: Bytes, limit: Duration) ->
 
 /// How one attempt ended without an answer.
 enum Fault {
+    /// A ceiling of the cluster is reached.
+    Overflow(Overflow),
     NeverSent(AttemptOutcome),
     Broken,
     /// It answered that it has failed.
@@ -81,72 +86,69 @@ enum Fault {
 /// Counts an attempt at its end. One that is dropped before was given up because the caller left.
 struct Uncounted<'a> {
     cluster: &'a Cluster,
-    outcome: AttemptOutcome,
+    outcome: Option<AttemptOutcome>,
 }
 
 impl Drop for Uncounted<'_> {
     fn drop(&mut self) {
-        self.cluster.state().metrics.attempted(self.outcome);
+        if let Some(outcome) = self.outcome {
+            self.cluster.state().metrics.attempted(outcome);
+        }
     }
 }
 
-/// Evidence about the endpoint.
-fn note(permit: &Permit, ended: &Result<CheckResponse, Fault>) -> AttemptOutcome {
+/// Evidence about the endpoint, and what the attempt is counted as.
+fn note(cluster: &Cluster, permit: &Permit, ended: &Result<CheckResponse, Fault>) -> Option<AttemptOutcome> {
     let now = Instant::now();
     let latency = now.saturating_duration_since(permit.started());
-    match ended {
-        Ok(_) => {
-            permit.report(Outcome::Success(latency), now);
-            AttemptOutcome::Success
-        }
+    let (evidence, outcome) = match ended {
+        Ok(_) => (Some(Outcome::Success(latency)), AttemptOutcome::Success),
         Err(Fault::Status(status)) if is_server_failure(*status) => {
-            permit.report(Outcome::Failure, now);
-            AttemptOutcome::ServerError
+            (Some(Outcome::Failure), AttemptOutcome::ServerError)
         }
-        Err(Fault::Status(_)) => {
-            permit.report(Outcome::Success(latency), now);
-            AttemptOutcome::Success
+        Err(Fault::Status(_)) => (Some(Outcome::Success(latency)), AttemptOutcome::Success),
+        Err(Fault::Overflow(kind)) => {
+            cluster.state().metrics.overflowed(*kind);
+            return None;
         }
-        Err(Fault::NeverSent(outcome)) => {
-            if matches!(outcome, AttemptOutcome::ConnectFailure) {
-                permit.report(Outcome::Broken, now);
-            }
-            *outcome
-        }
-        Err(Fault::Broken) => {
-            permit.report(Outcome::Broken, now);
-            AttemptOutcome::Reset
-        }
-        Err(Fault::Invalid) => {
-            permit.report(Outcome::Broken, now);
-            AttemptOutcome::Invalid
-        }
+        Err(Fault::NeverSent(AttemptOutcome::Refused)) => (None, AttemptOutcome::Refused),
+        Err(Fault::NeverSent(outcome)) => (Some(Outcome::Broken), *outcome),
+        Err(Fault::Broken) => (Some(Outcome::Broken), AttemptOutcome::Reset),
+        Err(Fault::Invalid) => (Some(Outcome::Broken), AttemptOutcome::Invalid),
         // Our own limit: no failure, but a slow endpoint must look slow.
         Err(Fault::TimedOut) => {
             permit.member().state.latency.observe(latency, now);
-            AttemptOutcome::Timeout
+            (None, AttemptOutcome::Timeout)
         }
+    };
+    if let Some(evidence) = evidence {
+        permit.report(evidence, now);
     }
+    Some(outcome)
 }
 
 async fn exchange(
     cluster: &Cluster,
     permit: &Permit,
-    message: &Bytes,
-    limit: Duration,
+    (message, limit): (&Bytes, Duration),
+    preference: Preference,
 ) -> Result<CheckResponse, Fault> {
-    let lease = cluster.lease(permit.member(), Version::HTTP_2, Preference::Any).await.map_err(|error| {
-        if let LeaseError::Overflow(kind) = &error {
-            cluster.state().metrics.overflowed(*kind);
-        }
-        Fault::NeverSent(AttemptOutcome::ConnectFailure)
+    let lease = cluster.lease(permit.member(), Version::HTTP_2, preference).await.map_err(|error| match error {
+        LeaseError::Overflow(kind) => Fault::Overflow(kind),
+        LeaseError::Connect(SendErrorKind::ConnectTimeout) => Fault::NeverSent(AttemptOutcome::ConnectTimeout),
+        LeaseError::Connect(_) | LeaseError::Retired => Fault::NeverSent(AttemptOutcome::ConnectFailure),
     })?;
     let head = head(cluster, permit, limit);
-    let response =
-        lease.send(&head, Body::Full(message.clone()), &Nobody).await.map_err(|error: SendError| match error.sent {
-            Sent::Never => Fault::NeverSent(AttemptOutcome::Refused),
-            Sent::Maybe => Fault::Broken,
-        })?;
+    let sent = lease.send(&head, Body::Full(message.clone()), &Nobody).await;
+    let response = sent.map_err(|error: SendError| match (error.kind, error.sent) {
+        // Found out by the question itself: the pool does not know.
+        (SendErrorKind::Handshake { code, detail }, _) => {
+            cluster.refused_by(permit.member(), code, &detail);
+            Fault::NeverSent(AttemptOutcome::ConnectFailure)
+        }
+        (_, Sent::Never) => Fault::NeverSent(AttemptOutcome::Refused),
+        (_, Sent::Maybe) => Fault::Broken,
+    })?;
     if response.head.status != StatusCode::OK || Caller::of(&response.head.headers) != Caller::Grpc {
         return Err(Fault::Invalid);
     }

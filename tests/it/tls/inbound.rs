@@ -4,7 +4,9 @@ use rustls::{NamedGroup, ProtocolVersion};
 
 use super::Inbound;
 use crate::support::pki::KeyKind;
-use crate::support::{Config, H1Backend, H1Client, H2Client, Mesh, PATIENCE, Proxy, TlsClient, h1_client};
+use crate::support::{
+    Config, Conn, H1Backend, H1Client, H2Client, Mesh, PATIENCE, Proxy, TlsClient, h1_client, response, within,
+};
 
 #[tokio::test]
 async fn strict_serves_a_workload_and_nothing_in_plaintext() {
@@ -187,4 +189,55 @@ async fn early_data_is_never_taken() {
     let dialled = client.dial(inbound.proxy.addr()).await.expect("a connection");
     let (_, connection) = dialled.stream.get_ref();
     assert!(!connection.is_early_data_accepted(), "a request that can be replayed");
+}
+
+/// A listener that turns strict serves no more plaintext, also not on connections that are open; what is under way
+/// ends well, and who speaks TLS notices nothing.
+#[tokio::test]
+async fn a_listener_that_turns_strict_lets_plaintext_go() {
+    let mesh = Mesh::new();
+    let identity = mesh.identity("shop/web");
+    let (go, gate) = tokio::sync::watch::channel(false);
+    let backend = H1Backend::start(move |mut conn: Conn| {
+        let mut gate = gate.clone();
+        async move {
+            while let Some(request) = conn.request().await {
+                if request.target == "/late" {
+                    gate.wait_for(|open| *open).await.ok();
+                }
+                conn.send(response(200, &[], b"ok")).await.ok();
+            }
+        }
+    })
+    .await;
+    let config =
+        |mode: &str| Config::to("http1", &[backend.addr]).top(&identity).listener(&format!("tls: {{ mode: {mode} }}"));
+    let proxy = Proxy::start(&config("permissive")).await;
+    let client = TlsClient::with(&mesh.svid("shop/cart"));
+    let mut secure = client.h1(proxy.addr()).await;
+    let secure_h2 = client.h2(proxy.addr()).await;
+    let mut idle = H1Client::connect(proxy.addr()).await;
+    let plain_h2 = H2Client::connect(proxy.addr()).await;
+    let mut busy = H1Client::connect(proxy.addr()).await;
+    assert_eq!(secure.get("/").await.status, 200);
+    assert_eq!(secure_h2.get("/").await.status, 200);
+    assert_eq!(idle.get("/").await.status, 200);
+    assert_eq!(plain_h2.get("/").await.status, 200);
+    busy.send("GET /late HTTP/1.1\r\nhost: a.example\r\n\r\n").await;
+    backend
+        .until(PATIENCE, "the late request", |r| r.iter().any(|r| r.requests.iter().any(|r| r.target == "/late")))
+        .await;
+
+    proxy.replace_config(&config("strict"));
+    let patience = 4 * PATIENCE;
+    idle.rest(patience).await;
+    within(patience, "the end of the plaintext connection", plain_h2.driver).await.expect("no panic").ok();
+    go.send_replace(true);
+    assert_eq!(busy.response().await.status, 200, "what was under way ends well");
+    assert!(!busy.rest(patience).await.starts_with(b"HTTP"), "and is the last");
+    assert_eq!(secure.get("/").await.status, 200, "TLS stays");
+    assert_eq!(secure_h2.get("/").await.status, 200, "TLS stays");
+    let mut fresh = H1Client::connect(proxy.addr()).await;
+    fresh.send("GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await;
+    assert!(fresh.rest(PATIENCE).await.is_empty());
 }

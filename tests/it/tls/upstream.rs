@@ -141,6 +141,34 @@ async fn another_workload_on_a_reused_address_is_refused() {
     assert_eq!(h1_client::get(proxy.addr(), "/").await.status, 200);
 }
 
+/// The expectation is part of what a connection was made under: one that met another is not used.
+#[tokio::test]
+async fn an_edit_of_the_expected_identity_acts_on_the_next_request() {
+    let mesh = Mesh::new();
+    let identity = mesh.identity("shop/web");
+    let backend = H2Backend::ok().await;
+    let front = TlsServer::asking(&mesh.svid("shop/payments")).front(backend.addr).await;
+    let config = |expected: &str| {
+        Config::to("http2", &[front.addr])
+            .top(&identity)
+            .upstream(&format!("tls: {{ peerIdentities: [\"{}\"] }}", mesh.id(expected)))
+    };
+    let proxy = Proxy::start(&config("shop/payments")).await;
+    let mut client = crate::support::H1Client::connect(proxy.addr()).await;
+    assert_eq!(client.get("/").await.status, 200);
+    for (expected, status) in [("shop/cart", 503), ("shop/payments", 200)] {
+        proxy.replace_config(&config(expected));
+        let start = std::time::Instant::now();
+        while client.get("/").await.status != status {
+            assert!(start.elapsed() < PATIENCE, "{expected} is expected from now on");
+            tokio::time::sleep(crate::support::ms(5)).await;
+        }
+        for _ in 0..4 {
+            assert_eq!(client.get("/").await.status, status, "{expected}");
+        }
+    }
+}
+
 /// A failed handshake sent nothing, so any method may go to another endpoint.
 #[tokio::test]
 async fn a_request_refused_by_identity_goes_to_the_right_endpoint() {

@@ -40,7 +40,12 @@ async fn many_bytes_go_both_ways_unchanged() {
         a_read.read_to_end(&mut a_got),
         b_read.read_to_end(&mut b_got),
     );
-    (a.expect("sent"), b.expect("sent"), c.expect("received"), d.expect("received"));
+    for sent in [a, b] {
+        sent.expect("sent");
+    }
+    for received in [c, d] {
+        received.expect("received");
+    }
     assert!(a_got == block && b_got == block);
 }
 
@@ -164,4 +169,29 @@ async fn a_connection_can_be_reset() {
     drop(server);
     let error = client.read(&mut [0; 8]).await.expect_err("reset");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_write_of_which_nothing_went_out_fails_at_once() {
+    let (server, mut client) = connection().await;
+    server.reset_on_close();
+    drop(server);
+    let error = client.read(&mut [0; 8]).await.expect_err("reset");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    let error = client.write(b"a request").await.expect_err("nothing was sent");
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[tokio::test]
+async fn a_write_of_which_a_part_went_out_is_not_taken_back() {
+    let (server, mut client) = connection().await;
+    // Until the socket takes no more, in the middle of a write.
+    let chunk = vec![7; 64 * 1024];
+    while let Poll::Ready(n) = now(|cx| Pin::new(&mut client).poll_write(cx, &chunk)) {
+        assert!(n.expect("written") > 0);
+    }
+    server.reset_on_close();
+    drop(server);
+    let error = client.flush().await.expect_err("the rest cannot go out");
+    assert!(matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{error:?}");
 }

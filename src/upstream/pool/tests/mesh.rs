@@ -1,13 +1,14 @@
 //! A mesh of one trust domain on this machine: an authority, and both ends of a connection.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use outrigger_config::model::{
-    CertificateFiles, ClientCertificate, ClientTrust, ClusterTls, ClusterTlsMode, Config, Identity, ListenerProtocol,
-    ListenerTls, Place, TlsMode, TlsVersion,
+    CertificateFiles, ClientCertificate, ClientTrust, ClusterProtocol, ClusterTls, ClusterTlsMode, Config, Identity,
+    ListenerProtocol, ListenerTls, Place, Target, TlsMode, TlsVersion,
 };
 use outrigger_config::spiffe::IdentityPattern;
 use rcgen::{
@@ -26,7 +27,8 @@ pub(in crate::upstream) struct Authority {
 
 /// One end: its files, and the TLS that they make.
 pub(in crate::upstream) struct End {
-    files: TempDir,
+    /// Removed with it.
+    _files: TempDir,
     config: Config,
     set: TlsSet,
 }
@@ -42,6 +44,13 @@ impl Authority {
 
     pub(in crate::upstream) fn pem(&self) -> String {
         self.root.pem()
+    }
+
+    /// The next material of a workload, issued here: its pools and sessions go on as far as they may.
+    pub(in crate::upstream) fn end_after(&self, before: &End, workload: &str, bundle: &str) -> End {
+        let mut end = self.end(workload, bundle);
+        end.rebuild(&before.set);
+        end
     }
 
     /// A workload, issued here, that believes those in `bundle`, all PEM.
@@ -112,26 +121,30 @@ impl End {
             min_version: TlsVersion::V1_3,
             place: place(),
         });
-        let mut end = Self { files, config, set: TlsSet::default() };
-        end.believe(bundle);
+        fs::write(file("bundle.pem"), bundle).expect("written");
+        let mut end = Self { _files: files, config, set: TlsSet::default() };
+        end.rebuild(&TlsSet::default());
         end
     }
 
-    /// Another bundle from now on.
-    pub(in crate::upstream) fn believe(&mut self, bundle: &str) {
-        fs::write(self.files.path().join("bundle.pem"), bundle).expect("written");
-        self.rebuild();
+    /// Its configuration with one endpoint.
+    pub(in crate::upstream) fn config_towards(&self, address: SocketAddr) -> Config {
+        let mut config = self.config.clone();
+        let cluster = config.clusters.get_mut("c").expect("a cluster");
+        cluster.protocol = ClusterProtocol::Http1;
+        cluster.endpoints[0].target = Target::Address(address);
+        config
     }
 
     pub(in crate::upstream) fn speaking(mut self, protocol: ListenerProtocol) -> Self {
         self.config.listeners[0].protocol = protocol;
-        self.rebuild();
+        self.rebuild(&TlsSet::default());
         self
     }
 
-    fn rebuild(&mut self) {
+    fn rebuild(&mut self, before: &TlsSet) {
         let secrets = Secrets::read(&self.config, &Secrets::default());
-        let set = TlsSet::build(&self.config, &secrets, Some(&self.set), SystemTime::now()).expect("good material");
+        let set = TlsSet::build(&self.config, &secrets, Some(before), SystemTime::now()).expect("good material");
         set.activate();
         self.set = set;
     }

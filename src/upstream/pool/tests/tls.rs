@@ -14,6 +14,8 @@ use super::*;
 use crate::codec::{Body, Interim, REFUSED_BY_PEER, RequestHead, SendErrorKind, Sent};
 use crate::net::io::Io;
 use crate::net::tls::{AlpnProtocol, ClientTls, HandshakeError, TlsInfo};
+use crate::upstream::Registry;
+use crate::upstream::dns::{Answer, BoxFuture, Resolve};
 
 /// A server and a pool towards it.
 struct Link {
@@ -208,4 +210,42 @@ async fn who_waits_for_a_pool_that_is_retired_is_sent_elsewhere() {
         link.setup.pool.retire();
     });
     assert!(matches!(waiting, Err(LeaseError::Retired)), "{waiting:?}");
+}
+
+struct NoNames;
+
+impl Resolve for NoNames {
+    fn resolve<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Answer, String>> {
+        Box::pin(async { Err("no names here".to_owned()) })
+    }
+}
+
+#[tokio::test]
+async fn when_a_root_is_taken_out_old_pools_give_nothing_out_and_late_requests_go_on_under_the_new_trust() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let both = old.pem() + &new.pem();
+    let mut client = old.end("client", &both);
+    let server = new.end("server", &both);
+    let (listener, address) = listener().await;
+    let registry = Registry::new(1, Metrics::new(), Box::new(NoNames));
+    let config = client.config_towards(address);
+    let before = registry.cluster(&config.clusters["c"], Some(&client.client()));
+    registry.activate(&config, &[Arc::clone(&before)], Instant::now());
+    let member = before.endpoints().members()[0].clone();
+
+    // Our own certificate must stand up to the smaller bundle.
+    client = new.end_after(&client, "client", &new.pem());
+    let after = registry.cluster(&config.clusters["c"], Some(&client.client()));
+    registry.activate(&config, &[Arc::clone(&after)], Instant::now());
+    assert!(member.pool.is_retired());
+    let newest = after.endpoints().members()[0].clone();
+    assert!(!newest.pool.is_retired() && !Arc::ptr_eq(&member.pool, &newest.pool));
+
+    let (leased, _held) = tokio::join!(before.lease(&member, Version::HTTP_11, Preference::Any), async {
+        (server.accept(&listener).await.expect("a handshake"),)
+    });
+    let Ok(Lease::H1(connection)) = leased else { panic!("{leased:?}") };
+    super::super::Home::take_back(&*newest.pool.workers[0], connection);
+    let again = after.lease(&newest, Version::HTTP_11, Preference::Any).await;
+    assert!(matches!(again, Ok(Lease::H1(_))), "it is of the new pool: {again:?}");
 }
