@@ -91,7 +91,8 @@ class Outrigger(Peer):
         if work.tls_upstream:
             upstream_tls = f', tls: {{ mode: mutual, sni: {HOST}, peerIdentities: ["{identity(work.tls_upstream)}"] }}'
         lines = [
-            "node: { id: compare }",
+            # Its own name: two of the same in a row would be a loop.
+            f"node: {{ id: compare-{work.port} }}",
             f"admin: {{ address: 127.0.0.1:{work.admin_port} }}",
             "accessLog: off",
             "workers: 1",
