@@ -33,12 +33,16 @@ fn check_certificate(der: &[u8]) {
         }
     }
     match found {
-        Ok(id) => assert_eq!(uris, [id.as_str()]),
+        Ok(id) => {
+            assert_eq!(uris, [id.as_str()]);
+            assert!(!id.path().is_empty(), "{id} is a trust domain and no workload");
+        }
         Err(refusal) => match refusal.reason {
             RefusalReason::NoIdentity => assert!(uris.is_empty(), "{refusal} {uris:?}"),
             RefusalReason::SeveralIdentities => assert!(uris.len() > 1, "{refusal} {uris:?}"),
             RefusalReason::InvalidIdentity => {
-                assert!(uris.iter().all(|uri| SpiffeId::parse(uri).is_err()), "{refusal} {uris:?}")
+                let is_workload = |uri: &&str| SpiffeId::parse(uri).is_ok_and(|id| !id.path().is_empty());
+                assert!(!uris.iter().any(is_workload), "{refusal} {uris:?}");
             }
             _ => {}
         },
