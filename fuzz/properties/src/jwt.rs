@@ -7,7 +7,7 @@ use outrigger::policy::jwt::{self, KeySet, Verifier};
 use outrigger_config::model::{JwtAlgorithm, JwtProvider, KeySource, Place};
 
 /// The first line is a token, what follows a key set. The token is also checked with keys whose owner signed only
-/// [`GENUINE`] and is gone.
+/// `GENUINE` and is gone.
 pub fn check(input: &[u8]) {
     let (token, document) = match input.iter().position(|&byte| byte == b'\n') {
         Some(at) => (&input[..at], &input[at + 1..]),
