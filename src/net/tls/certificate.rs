@@ -92,11 +92,19 @@ impl<'a> Facts<'a> {
 
     fn read_extensions(&mut self, contents: &'a [u8]) -> Option<()> {
         let mut extensions = Reader::new(Reader::new(contents).expect(tag::SEQUENCE)?);
+        let mut seen: [&[u8]; 3] = [&[]; 3];
         while !extensions.is_empty() {
             let mut extension = Reader::new(extensions.expect(tag::SEQUENCE)?);
             let id = extension.expect(tag::OID)?;
             extension.optional(tag::BOOLEAN)?;
             let mut value = Reader::new(extension.expect(tag::OCTET_STRING)?);
+            // An extension must not come twice (RFC 5280 section 4.2): readers would differ in which one counts.
+            if let Some(at) = [KEY_USAGE, BASIC_CONSTRAINTS, ALT_NAMES].iter().position(|known| *known == id) {
+                if seen[at] == id {
+                    return None;
+                }
+                seen[at] = id;
+            }
             match id {
                 KEY_USAGE => {
                     let bits = value.expect(tag::BIT_STRING)?;
@@ -133,7 +141,9 @@ impl<'a> Facts<'a> {
 
     fn names(&self, kind: u8) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let mut names = Reader::new(self.alt_names);
-        std::iter::from_fn(move || names.any()).filter(move |(found, _, _)| *found == kind).map(|(_, name, _)| name)
+        // A name in constructed form is none by DER, and still no other parser may see one that is not counted here.
+        let is_of_kind = move |(found, _, _): &(u8, _, _)| found & !tag::CONSTRUCTED == kind;
+        std::iter::from_fn(move || names.any()).filter(is_of_kind).map(|(_, name, _)| name)
     }
 
     /// Whether it names itself as its issuer.

@@ -12,6 +12,8 @@ pub(super) mod tag {
     pub(in super::super) const UTC_TIME: u8 = 0x17;
     pub(in super::super) const GENERALIZED_TIME: u8 = 0x18;
     pub(in super::super) const SEQUENCE: u8 = 0x30;
+    /// The bit that tells a constructed element from a primitive one.
+    pub(in super::super) const CONSTRUCTED: u8 = 0x20;
     /// `[0]`, constructed: the version.
     pub(in super::super) const VERSION: u8 = 0xa0;
     /// `[3]`, constructed: the extensions.
