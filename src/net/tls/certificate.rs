@@ -81,10 +81,13 @@ impl<'a> Facts<'a> {
             alt_names: &[],
         };
         while !tbs.is_empty() {
-            // Before the extensions there may be unique identifiers, which nobody uses.
             let (found, contents, _) = tbs.any()?;
-            if found == tag::EXTENSIONS {
-                facts.read_extensions(contents)?;
+            match found {
+                // The last field of all.
+                tag::EXTENSIONS if tbs.is_empty() => facts.read_extensions(contents)?,
+                // Unique identifiers, which nobody uses.
+                tag::ISSUER_ID | tag::SUBJECT_ID => {}
+                _ => return None,
             }
         }
         Some(facts)

@@ -16,6 +16,10 @@ pub(super) mod tag {
     pub(in super::super) const CONSTRUCTED: u8 = 0x20;
     /// `[0]`, constructed: the version.
     pub(in super::super) const VERSION: u8 = 0xa0;
+    /// `[1]`: the issuer's unique identifier.
+    pub(in super::super) const ISSUER_ID: u8 = 0x81;
+    /// `[2]`: the subject's unique identifier.
+    pub(in super::super) const SUBJECT_ID: u8 = 0x82;
     /// `[3]`, constructed: the extensions.
     pub(in super::super) const EXTENSIONS: u8 = 0xa3;
     /// `[2]`: a DNS name among alternative names.
