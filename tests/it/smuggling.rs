@@ -319,3 +319,40 @@ fn the_tables_are_as_large_as_promised_and_their_names_are_unique() {
     names.dedup();
     assert_eq!(names.len(), count, "no two cases have the same name");
 }
+
+/// The declared bytes come first and the mistake later: until the caller has ended its request, no HTTP/1.1 backend may
+/// have taken it for a complete one.
+#[tokio::test]
+async fn an_http2_request_is_complete_to_an_http1_backend_only_when_its_caller_has_ended_it() {
+    let mut run = Run::start(Version::H1).await;
+    for (length, declared) in [("0", ""), ("5", "hello")] {
+        let mut raw = RawH2::connect(run.proxy.addr()).await;
+        let head: [(&[u8], &[u8]); 5] = [
+            (b":method", b"POST"),
+            (b":scheme", b"http"),
+            (b":path", b"/late"),
+            (b":authority", b"a.example"),
+            (b"content-length", length.as_bytes()),
+        ];
+        raw.headers(1, &head, 0).await;
+        if !declared.is_empty() {
+            raw.send(frames::DATA, 0, 1, declared.as_bytes()).await;
+        }
+        let early = run.fresh().await;
+        assert!(early.iter().all(|seen| !seen.complete), "length {length}: {early:?}");
+        raw.send(frames::DATA, frames::END_STREAM, 1, b"GET /smuggled HTTP/1.1\r\nHost: a.example\r\n\r\n").await;
+        assert!(!matches!(raw.answer(1).await, Answer::Status(200)), "length {length}");
+        let late = run.fresh().await;
+        assert!(late.iter().all(|seen| !seen.complete), "length {length}: {late:?}");
+
+        raw = RawH2::connect(run.proxy.addr()).await;
+        raw.headers(1, &head, 0).await;
+        raw.send(frames::DATA, 0, 1, declared.as_bytes()).await;
+        raw.send(frames::DATA, frames::END_STREAM, 1, b"").await;
+        assert_eq!(raw.answer(1).await, Answer::Status(200), "length {length}, ended by an empty frame");
+        let seen = run.fresh().await;
+        assert_eq!((seen.len(), seen[0].complete), (1, true), "{seen:?}");
+        assert_eq!(seen[0].body, declared.as_bytes(), "length {length}");
+    }
+    run.finish(2);
+}

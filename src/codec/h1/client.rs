@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode};
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
 
 use super::buffer::{ReadBuffer, WriteBuffer};
 use super::decode::{Decoded, Decoder, Framing};
@@ -93,7 +94,8 @@ impl ClientConn {
         let reused = self.exchanges > 0;
         self.exchanges += 1;
         let encoder = encode::request(self.write.head_mut(), head, body.exact_len(), body.is_end());
-        let mut upload = Upload { body, done: encoder == Encoder::None, encoder, failed: false, written: false };
+        let mut upload =
+            Upload { body, done: encoder == Encoder::None, encoder, last: None, failed: false, written: false };
         let mut progress = Progress { scan: HeadScan::default(), interims: 0 };
         let outcome = poll_fn(|cx| self.poll_response(cx, &mut upload, &mut progress, &head.method, interim)).await;
         match outcome {
@@ -209,10 +211,16 @@ struct Progress {
 }
 
 /// The request body on its way up.
+///
+/// What would complete a request of declared length is kept back until the caller has ended it. An HTTP/2 caller may
+/// declare 5 bytes, send them, and then send more: that request is malformed (RFC 9113 section 8.1.1), and the upstream
+/// must not have taken it for a whole one before that shows.
 #[derive(Debug)]
 struct Upload {
     body: Body,
     encoder: Encoder,
+    /// The chunk with the last declared byte.
+    last: Option<Bytes>,
     done: bool,
     /// Writing failed: the server does not want more. What it answered still counts.
     failed: bool,
@@ -235,20 +243,14 @@ impl Upload {
             while !self.done && write.len() < limits::H1_WRITE_HIGH_WATER {
                 let result = match self.body.poll_frame(cx) {
                     Poll::Pending => break,
-                    Poll::Ready(Some(Ok(Frame::Data(data)))) => self.encoder.data(write, data),
-                    Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
-                        self.done = true;
-                        self.encoder.end(write, Some(&trailers))
-                    }
-                    Poll::Ready(None) => {
-                        self.done = true;
-                        self.encoder.end(write, None)
-                    }
+                    Poll::Ready(Some(Ok(Frame::Data(data)))) => self.data(write, data),
+                    Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => self.end(write, Some(&trailers)),
+                    Poll::Ready(None) => self.end(write, None),
                     Poll::Ready(Some(Err(error))) => Err(error),
                 };
                 result.map_err(UploadError::Body)?;
             }
-            if write.is_empty() {
+            if write.is_empty() || self.head_would_complete() {
                 return Ok(());
             }
             match write.poll_write(io, cx) {
@@ -261,6 +263,29 @@ impl Upload {
                 Poll::Pending => return self.body.poll_progress(cx).map_err(UploadError::Body),
             }
         }
+    }
+
+    /// Whether the head alone would be a complete request while the caller has not ended its own.
+    fn head_would_complete(&self) -> bool {
+        !self.done && !self.written && self.last.is_none() && self.encoder == Encoder::Length(0)
+    }
+
+    fn data(&mut self, write: &mut WriteBuffer, data: Bytes) -> Result<(), BodyError> {
+        if let Some(last) = self.last.take() {
+            self.encoder.data(write, last)?;
+        } else if self.encoder == Encoder::Length(data.len() as u64) && !self.body.is_end() {
+            self.last = Some(data);
+            return Ok(());
+        }
+        self.encoder.data(write, data)
+    }
+
+    fn end(&mut self, write: &mut WriteBuffer, trailers: Option<&HeaderMap>) -> Result<(), BodyError> {
+        self.done = true;
+        if let Some(last) = self.last.take() {
+            self.encoder.data(write, last)?;
+        }
+        self.encoder.end(write, trailers)
     }
 }
 
