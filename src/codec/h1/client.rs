@@ -94,8 +94,15 @@ impl ClientConn {
         let reused = self.exchanges > 0;
         self.exchanges += 1;
         let encoder = encode::request(self.write.head_mut(), head, body.exact_len(), body.is_end());
-        let mut upload =
-            Upload { body, done: encoder == Encoder::None, encoder, last: None, failed: false, written: false };
+        let mut upload = Upload {
+            body,
+            last: None,
+            empty: encoder == Encoder::Length(0),
+            done: encoder == Encoder::None,
+            encoder,
+            failed: false,
+            written: false,
+        };
         let mut progress = Progress { scan: HeadScan::default(), interims: 0 };
         let outcome = poll_fn(|cx| self.poll_response(cx, &mut upload, &mut progress, &head.method, interim)).await;
         match outcome {
@@ -221,6 +228,8 @@ struct Upload {
     encoder: Encoder,
     /// The chunk with the last declared byte.
     last: Option<Bytes>,
+    /// No byte was declared, so that the head would complete it.
+    empty: bool,
     done: bool,
     /// Writing failed: the server does not want more. What it answered still counts.
     failed: bool,
@@ -250,7 +259,7 @@ impl Upload {
                 };
                 result.map_err(UploadError::Body)?;
             }
-            if write.is_empty() || self.head_would_complete() {
+            if write.is_empty() || self.empty && !self.done {
                 return Ok(());
             }
             match write.poll_write(io, cx) {
@@ -263,11 +272,6 @@ impl Upload {
                 Poll::Pending => return self.body.poll_progress(cx).map_err(UploadError::Body),
             }
         }
-    }
-
-    /// Whether the head alone would be a complete request while the caller has not ended its own.
-    fn head_would_complete(&self) -> bool {
-        !self.done && !self.written && self.last.is_none() && self.encoder == Encoder::Length(0)
     }
 
     fn data(&mut self, write: &mut WriteBuffer, data: Bytes) -> Result<(), BodyError> {
