@@ -1,3 +1,6 @@
 //! The Outrigger control plane.
 
+pub mod ca;
 pub mod check;
+pub mod peer;
+pub mod tls;
