@@ -2,5 +2,7 @@
 
 pub mod ca;
 pub mod check;
+pub mod fleet;
 pub mod peer;
 pub mod tls;
+pub mod xds;
