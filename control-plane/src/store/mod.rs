@@ -113,11 +113,11 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// When the store cannot be written.
     fn revoke_token(&self, id: &TokenId, at: Timestamp, audit: AuditEntry) -> Result<bool, StoreError>;
 
-    /// Adds a join token, with its entry in the audit log.
+    /// Adds a join token.
     ///
     /// # Errors
     /// [`StoreError::Full`] when there are too many.
-    fn add_join_token(&self, token: JoinToken, audit: AuditEntry) -> Result<(), StoreError>;
+    fn add_join_token(&self, token: JoinToken) -> Result<(), StoreError>;
 
     /// A join token in whatever state.
     ///

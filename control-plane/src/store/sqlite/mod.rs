@@ -75,7 +75,7 @@ impl Sqlite {
     }
 
     /// Runs a question on a connection of its own, which sees the last commit.
-    fn read<T>(&self, question: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn read<T>(&self, question: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let idle = self.readers.lock().pop();
         let connection = idle.map_or_else(|| self.reader(), Ok)?;
         let answer = question(&connection)?;
@@ -173,11 +173,8 @@ impl Store for Sqlite {
         })
     }
 
-    fn add_join_token(&self, token: JoinToken, audit: AuditEntry) -> Result<(), StoreError> {
-        self.writer.run(move |connection| {
-            tokens::add_join_token(connection, &token)?;
-            log::audit(connection, &audit)
-        })
+    fn add_join_token(&self, token: JoinToken) -> Result<(), StoreError> {
+        self.writer.run(move |connection| tokens::add_join_token(connection, &token))
     }
 
     fn join_token(&self, id: &TokenId) -> Result<Option<JoinToken>, StoreError> {
