@@ -70,9 +70,9 @@ mod tests {
             assert_eq!(backoff.server(), 0);
             assert_eq!(backoff.failed(u64::MAX), Duration::ZERO);
             assert_eq!(backoff.server(), 1);
-            pauses.push(backoff.failed(u64::MAX).as_secs_f64().round() as u64);
+            pauses.push(backoff.failed(u64::MAX).as_millis().div_ceil(100));
         }
-        assert_eq!(pauses, [1, 1, 2, 4, 8, 16, 30, 30, 30, 30]);
+        assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 300, 300, 300, 300]);
     }
 
     #[test]

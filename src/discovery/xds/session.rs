@@ -101,6 +101,8 @@ pub(crate) struct Update {
     pub(crate) changed: Vec<Incoming>,
     pub(crate) removed: Vec<Arc<str>>,
     pub(crate) refused: Vec<Refusal>,
+    /// Everything that was in it, also what was known: an answer is about all of that.
+    pub(crate) contents: BTreeMap<Arc<str>, Arc<str>>,
     pub(crate) receipt: Receipt,
 }
 
@@ -203,10 +205,10 @@ impl Session {
         let subscription = self.kinds.entry(kind).or_default();
         subscription.nonce.clone_from(&nonce);
         subscription.unanswered += 1;
-        let mut present = BTreeSet::new();
+        let mut present = BTreeMap::new();
         let mut changed = Vec::with_capacity(resources.len());
         for resource in resources {
-            if !present.insert(Arc::clone(&resource.name)) {
+            if present.insert(Arc::clone(&resource.name), Arc::clone(&resource.version)).is_some() {
                 let reason = "the response holds two resources of this name; send one".to_owned();
                 refused.push(Refusal { kind, name: resource.name, field: String::new(), reason });
             } else if self.variant == Variant::Delta || known.get(&resource.name) != Some(&resource.version) {
@@ -216,14 +218,14 @@ impl Session {
         let twice: BTreeSet<Arc<str>> = refused.iter().map(|refusal| Arc::clone(&refusal.name)).collect();
         changed.retain(|resource| !twice.contains(&resource.name));
         let removed = match self.variant {
-            Variant::Delta => removed.into_iter().filter(|name| !present.contains(name)).collect(),
+            Variant::Delta => removed.into_iter().filter(|name| !present.contains_key(name)).collect(),
             // One that is there and cannot be read is not gone.
             Variant::StateOfTheWorld if is_whole(kind) => {
-                known.keys().filter(|name| !present.contains(*name) && !twice.contains(*name)).cloned().collect()
+                known.keys().filter(|name| !present.contains_key(*name) && !twice.contains(*name)).cloned().collect()
             }
             Variant::StateOfTheWorld => Vec::new(),
         };
-        Update { kind, changed, removed, refused, receipt: Receipt { kind, nonce, version } }
+        Update { kind, changed, removed, refused, contents: present, receipt: Receipt { kind, nonce, version } }
     }
 
     /// Answers a response: taken, apart from what is refused of it.

@@ -105,6 +105,12 @@ impl Store {
         }
     }
 
+    /// Forgets what came and is not in effect. A new stream begins with what was taken: of anything else its server
+    /// would not say that it is gone.
+    pub(crate) fn discard(&mut self) {
+        self.pending.clear();
+    }
+
     /// Forgets resources of a kind that are not wanted any more.
     pub(crate) fn keep_only(&mut self, kind: Kind, wanted: &BTreeSet<Arc<str>>) {
         if let Some(of) = self.accepted.get_mut(&kind) {

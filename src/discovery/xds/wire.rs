@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use outrigger_config::model;
+use outrigger_xds::Kind;
 use outrigger_xds::control::{Refusal as NamedRefusal, Refusals};
 use outrigger_xds::envoy::config::core::v3::{BuildVersion, Locality, Node, node::UserAgentVersionType};
-use outrigger_xds::envoy::r#type::v3::SemanticVersion;
 use outrigger_xds::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
+use outrigger_xds::envoy::r#type::v3::SemanticVersion;
 use outrigger_xds::google::protobuf::Any;
 use outrigger_xds::google::rpc::Status;
-use outrigger_xds::Kind;
 use prost::Message;
 use sha2::{Digest as _, Sha256};
 

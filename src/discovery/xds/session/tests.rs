@@ -189,7 +189,8 @@ impl Server {
         self.asked.get(&kind)?;
         let resources = self.resources.get(&kind).cloned().unwrap_or_default();
         let sent = self.sent.entry(kind).or_default().clone();
-        let wanted: BTreeMap<Arc<str>, u32> = resources.into_iter().filter(|(name, _)| self.wants(kind, name)).collect();
+        let wanted: BTreeMap<Arc<str>, u32> =
+            resources.into_iter().filter(|(name, _)| self.wants(kind, name)).collect();
         let changed: Vec<(Arc<str>, u32)> = match variant {
             Variant::Delta => wanted.clone().into_iter().filter(|(n, v)| sent.get(n) != Some(v)).collect(),
             Variant::StateOfTheWorld => wanted.clone().into_iter().collect(),
@@ -239,8 +240,9 @@ impl Proxy {
         let known = self.store.newest(response.kind);
         let update = self.session.receive(response, &known);
         self.store.stage(&update);
-        let odd = |resource: &&Incoming| resource.version.parse::<u32>().expect("a number") % 2 == 1;
-        let bad = update.changed.iter().filter(odd).map(|resource| refusal(update.kind, &resource.name)).collect();
+        let odd = |version: &str| version.parse::<u32>().expect("a number") % 2 == 1;
+        let bad = update.contents.iter().filter(|(_, version)| odd(version));
+        let bad = bad.map(|(name, _)| refusal(update.kind, name)).collect();
         self.receipts.push((update.receipt, bad));
         self.want()
     }
@@ -343,6 +345,7 @@ fn play(variant: Variant, steps: &[Step]) {
             Step::HangUp => {
                 server.hang_up();
                 proxy.receipts.clear();
+                proxy.store.discard();
                 let versions = proxy.store.versions();
                 let (session, requests) = Session::open(variant, &Proxy::wanted(&proxy.store), &versions);
                 proxy.session = session;
