@@ -65,6 +65,11 @@ impl Subject {
         }
     }
 
+    /// What our proxy says of its control plane.
+    pub async fn control_plane(&self) -> Value {
+        self.outrigger().admin_json("/config").await["controlPlane"].clone()
+    }
+
     /// Our proxy.
     pub fn outrigger(&self) -> &Proxy {
         match self {
