@@ -5,8 +5,8 @@ use std::process::Command;
 
 use data_encoding::BASE64;
 use outrigger_control::ca::{Outcome, TokenError, limits};
-use outrigger_xds::control::IssueRequest;
 use outrigger_xds::control::issue_request::Proof;
+use outrigger_xds::control::{IssueRequest, IssueResponse};
 use tonic::Code;
 
 use crate::support::*;
@@ -176,12 +176,23 @@ async fn a_request_that_cannot_be_used_is_refused_and_does_not_cost_the_token() 
 #[tokio::test]
 async fn a_message_that_is_too_large_is_not_read() {
     let plane = Plane::new().await;
-    let before = plane.audit.events().len();
     let request =
         IssueRequest { proof: Some(Proof::JoinToken("x".repeat(limits::MESSAGE_BYTES))), ..without_proof(&new_key()) };
-    let status = plane.ask(None, request).await.expect_err("refused");
-    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
-    assert_eq!(plane.audit.events().len(), before);
+    plane.check_refused(plane.ask(None, request).await, (Code::OutOfRange, "unreadable"), "xxx");
+}
+
+#[tokio::test]
+async fn a_message_that_is_none_is_refused_and_on_the_record() {
+    let plane = Plane::new().await;
+    let channel = plane.channel(None).await.expect("a connection");
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.expect("ready");
+    let path = http::uri::PathAndQuery::from_static("/outrigger.control.v1.Identity/Issue");
+    // A duration where a request is expected: field 1 is a number there and bytes here.
+    let codec = tonic_prost::ProstCodec::<prost_types::Duration, IssueResponse>::default();
+    let message = prost_types::Duration { seconds: 7, nanos: 0 };
+    let result = client.unary(tonic::Request::new(message), path, codec).await;
+    plane.check_refused(result.map(tonic::Response::into_inner), (Code::Internal, "unreadable"), "");
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hyper_util::rt::TokioIo;
 use outrigger_config::spiffe::TrustDomain;
 use outrigger_control::ca::{
-    Authority, Clock as _, Event, IdentityService, Issuing, JoinTokens, ManualClock, MemoryAudit, MemoryRegistrations,
-    MemoryTokens, Outcome, Registered, ServiceAccounts, Serving, ServingNames, Settings,
+    Authority, Clock as _, Event, IdentityService, Issuing, JoinTokens, ManualClock, MaterialFiles, MemoryAudit,
+    MemoryRegistrations, MemoryTokens, Outcome, Registered, ServiceAccounts, Serving, ServingNames, Settings,
 };
 use outrigger_control::peer::WorkloadKey;
 use outrigger_control::tls::{self, Door, Mode, Speaks};
@@ -67,11 +67,20 @@ impl Plane {
 
     /// And with a cluster's key set in a file.
     pub async fn with_accounts(keys: Option<(&Path, &str)>) -> Self {
+        Self::build(keys, None).await
+    }
+
+    /// With an authority made elsewhere.
+    pub async fn with_material(material: MaterialFiles) -> Self {
+        Self::build(None, Some(material)).await
+    }
+
+    async fn build(keys: Option<(&Path, &str)>, material: Option<MaterialFiles>) -> Self {
         let folder = TempDir::new().expect("a folder");
         let clock = Arc::new(ManualClock::at(start()));
         let audit = Arc::new(MemoryAudit::default());
         let domain = TrustDomain::parse("mesh.local").expect("a trust domain");
-        let settings = Settings::new(domain, folder.path().join("ca"));
+        let settings = Settings { material, ..Settings::new(domain, folder.path().join("ca")) };
         let authority = Authority::open(settings, clock.clone(), audit.clone()).expect("an authority");
         let authority = Arc::new(authority);
         let names = ServingNames { dns: vec!["localhost".into()], addresses: vec![Ipv4Addr::LOCALHOST.into()] };

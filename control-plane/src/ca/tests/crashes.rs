@@ -64,7 +64,7 @@ fn the_first_start_can_be_killed_at_any_instant() {
     for steps in 0.. {
         let folder = TempDir::new().expect("a folder");
         let first = open_on(folder.path(), &Arc::new(AtomicUsize::new(steps)));
-        let done = first.as_ref().ok().map(|authority| authority.bundle_pem());
+        let done = first.as_ref().ok().map(Authority::bundle_pem);
         drop(first);
         let authority = open_on(folder.path(), &Arc::new(AtomicUsize::new(usize::MAX))).expect("the next start works");
         check_files(folder.path(), &authority.status(&all()));
