@@ -165,6 +165,8 @@ impl Channel {
                         Some(before) => held.insert(Arc::clone(name), Held::Resource(before)),
                         None => held.remove(name),
                     };
+                } else if let Some(held) = held.get_mut(name) {
+                    *held = Held::Other;
                 }
             }
             !ends
