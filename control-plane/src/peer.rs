@@ -1,86 +1,59 @@
-//! Who is at the other end of a connection, as its certificate says.
-//!
-//! The acceptor of connections makes a [`Peer`] and hands it to every request through [`tonic`'s connection
-//! information](tonic::transport::server::Connected); nothing that a message claims changes it.
+//! Who is at the other end of a connection.
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::str::FromStr;
-use std::sync::Arc;
-use std::time::SystemTime;
 
-/// The longest name of a namespace or a workload, as in Kubernetes.
-pub const MAX_NAME_BYTES: usize = 253;
+use outrigger_config::spiffe::SpiffeId;
 
-/// The name of a workload, `namespace/name`.
+/// The caller, as its connection proves it; nothing in a message adds to it. In the extensions of every request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its identity: the one URI of a client certificate that was verified.
+    pub id: Option<SpiffeId>,
+    /// The workload that the certificate was issued to.
+    pub workload: Option<WorkloadKey>,
+    /// Where it connects from.
+    pub address: SocketAddr,
+}
+
+/// The name of a workload: `namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WorkloadId {
-    namespace: Arc<str>,
-    name: Arc<str>,
+pub struct WorkloadKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name in there.
+    pub name: String,
 }
 
-impl WorkloadId {
-    /// A workload by its namespace and name.
-    ///
-    /// # Errors
-    /// When either is empty, too long, or has a character that is not a letter, a digit, `-`, `.` or `_`.
-    pub fn new(namespace: &str, name: &str) -> Result<Self, BadWorkload> {
-        if is_name(namespace) && is_name(name) {
-            Ok(Self { namespace: namespace.into(), name: name.into() })
-        } else {
-            Err(BadWorkload)
-        }
+impl WorkloadKey {
+    /// Reads `namespace/name`. Each part is 1 to 63 (namespace) or 253 (name) lower-case letters, digits, `-` and, in
+    /// names, `.`; it begins and ends with a letter or a digit, as Kubernetes has it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (namespace, name) = text.split_once('/')?;
+        Self::new(namespace, name)
     }
 
-    /// The namespace.
+    /// The same from its parts.
     #[must_use]
-    pub fn namespace(&self) -> &str {
-        &self.namespace
-    }
-
-    /// The name in the namespace.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
+    pub fn new(namespace: &str, name: &str) -> Option<Self> {
+        let ends = |text: &str| text.starts_with(is_plain) && text.ends_with(is_plain);
+        let namespace_fits =
+            namespace.len() <= 63 && ends(namespace) && namespace.chars().all(|char| is_plain(char) || char == '-');
+        let name_fits =
+            name.len() <= 253 && ends(name) && name.chars().all(|char| is_plain(char) || matches!(char, '-' | '.'));
+        (namespace_fits && name_fits).then(|| Self { namespace: namespace.to_owned(), name: name.to_owned() })
     }
 }
 
-impl fmt::Display for WorkloadId {
+impl fmt::Display for WorkloadKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 
-impl FromStr for WorkloadId {
-    type Err = BadWorkload;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (namespace, name) = text.split_once('/').ok_or(BadWorkload)?;
-        Self::new(namespace, name)
-    }
-}
-
-/// A text that names no workload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a workload is named `namespace/name`, both of letters, digits, `-`, `.` and `_`")]
-pub struct BadWorkload;
-
-/// The other end of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peer {
-    /// The SPIFFE ID in its certificate. None: it showed no certificate.
-    pub spiffe_id: Option<Arc<str>>,
-    /// The workload that its certificate names, which is the one that it may ask for. None: it may ask for none.
-    pub workload: Option<WorkloadId>,
-    /// When its certificate ends. From then on no new stream is taken on the connection.
-    pub expires: Option<SystemTime>,
-    /// Where it connected from.
-    pub address: Option<SocketAddr>,
-}
-
-fn is_name(text: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    !text.is_empty() && text.len() <= MAX_NAME_BYTES && text.bytes().all(allowed)
+fn is_plain(char: char) -> bool {
+    char.is_ascii_lowercase() || char.is_ascii_digit()
 }
 
 #[cfg(test)]
@@ -88,17 +61,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_workload_is_written_as_it_is_read() {
-        let id: WorkloadId = "shop/payments-1".parse().unwrap();
-        assert_eq!((id.namespace(), id.name()), ("shop", "payments-1"));
-        assert_eq!(id.to_string(), "shop/payments-1");
-    }
-
-    #[test]
-    fn what_names_no_workload_is_refused() {
-        for text in ["", "payments", "/payments", "shop/", "shop/pay/ments", "shop/pay ments", "shop/pay\nments"] {
-            assert_eq!(text.parse::<WorkloadId>(), Err(BadWorkload), "{text:?}");
+    fn a_workload_is_named_by_namespace_and_name() {
+        let key = WorkloadKey::parse("shop/payments-1.x").expect("a workload");
+        assert_eq!(
+            (&*key.namespace, &*key.name, key.to_string()),
+            ("shop", "payments-1.x", "shop/payments-1.x".into())
+        );
+        for text in
+            ["", "/", "shop", "shop/", "/a", "a/b/c", "Shop/a", "shop/A", "sh.op/a", "-a/b", "a/b-", "a/b c", "a/ü"]
+        {
+            assert_eq!(WorkloadKey::parse(text), None, "{text}");
         }
-        assert_eq!(WorkloadId::new("shop", &"x".repeat(254)), Err(BadWorkload));
+        assert!(WorkloadKey::parse(&format!("{}/a", "n".repeat(64))).is_none());
+        assert!(WorkloadKey::parse(&format!("n/{}", "a".repeat(254))).is_none());
     }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use outrigger_xds::Kind;
 
 use super::Form;
-use crate::peer::{Peer, WorkloadId};
+use crate::peer::{Peer, WorkloadKey};
 
 /// Takes what is to be kept. Both are called from async code: they must queue, and not wait for a disk.
 pub trait Recorder: Send + Sync + 'static {
@@ -29,7 +29,7 @@ impl Recorder for NoRecorder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// Whose proxy.
-    pub workload: WorkloadId,
+    pub workload: WorkloadKey,
     /// What it calls itself.
     pub node: String,
     /// What it reads.

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::status::{Names, millis};
 use super::{Client, Denial, DenialCause, Live, Protocol, ProxyState, ProxyStatus, Recorder, Report};
-use crate::peer::{Peer, WorkloadId};
+use crate::peer::{Peer, WorkloadKey};
 use crate::xds::limits::{MAX_REMEMBERED, MAX_STREAMS, MAX_STREAMS_PER_WORKLOAD, REMEMBERED_FOR};
 
 /// The proxies of the mesh. Clones are the same fleet.
@@ -54,7 +54,7 @@ impl Fleet {
 
     /// The streams of one workload, with the names of all resources.
     #[must_use]
-    pub fn status_of(&self, workload: &WorkloadId) -> Vec<ProxyStatus> {
+    pub fn status_of(&self, workload: &WorkloadKey) -> Vec<ProxyStatus> {
         self.rows(|entry| entry.client.workload == *workload, Names::Listed)
     }
 
@@ -113,7 +113,7 @@ impl Fleet {
 
     /// Records that a stream was turned away.
     pub(crate) fn denied(&self, peer: Option<&Peer>, cause: DenialCause, message: &str) {
-        let who = peer.and_then(|peer| peer.spiffe_id.as_deref()).unwrap_or("unknown");
+        let who = peer.and_then(|peer| peer.id.as_ref()).map_or_else(|| "unknown".to_owned(), ToString::to_string);
         tracing::warn!(peer = who, ?cause, message, "stream denied");
         let denial = Denial { peer: peer.cloned(), cause, message: message.to_owned(), at: SystemTime::now() };
         self.inner.recorder.denied(denial);
@@ -149,7 +149,7 @@ impl Fleet {
         rows.into_iter().map(|(_, row)| row).collect()
     }
 
-    fn disconnect(&self, workload: &WorkloadId, id: u64) {
+    fn disconnect(&self, workload: &WorkloadKey, id: u64) {
         let live = self.inner.entries.lock().find(workload, id).and_then(|entry| entry.live());
         let Some(live) = live else { return };
         let mut report = live.report();
@@ -175,7 +175,7 @@ impl Fleet {
 /// A stream's place in the fleet. Dropping it means that the stream is gone.
 pub(crate) struct Connection {
     fleet: Fleet,
-    workload: WorkloadId,
+    workload: WorkloadKey,
     id: u64,
 }
 
@@ -202,7 +202,7 @@ struct Inner {
 
 #[derive(Default)]
 struct Entries {
-    by_workload: HashMap<WorkloadId, Vec<Entry>>,
+    by_workload: HashMap<WorkloadKey, Vec<Entry>>,
     next_id: u64,
     live: usize,
     gone: usize,
@@ -213,7 +213,7 @@ impl Entries {
         self.by_workload.values().flatten()
     }
 
-    fn find(&mut self, workload: &WorkloadId, id: u64) -> Option<&mut Entry> {
+    fn find(&mut self, workload: &WorkloadKey, id: u64) -> Option<&mut Entry> {
         self.by_workload.get_mut(workload)?.iter_mut().find(|entry| entry.id == id)
     }
 

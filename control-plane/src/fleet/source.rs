@@ -8,13 +8,13 @@ use outrigger_xds::{Kind, Resource};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-use crate::peer::WorkloadId;
+use crate::peer::WorkloadKey;
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Client {
     /// The workload, from the certificate.
-    pub workload: WorkloadId,
+    pub workload: WorkloadKey,
     /// The identity, from the certificate.
     pub spiffe_id: Option<Arc<str>>,
     /// What it can read, from its node message.
