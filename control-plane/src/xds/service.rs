@@ -1,7 +1,6 @@
 //! Who may open a stream.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use outrigger_xds::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
@@ -21,7 +20,7 @@ use super::limits::{
 use super::stream::serve;
 use super::wire::{Delta, Wire, World};
 use crate::fleet::{DenialCause, Fleet, Source};
-use crate::peer::{Peer, WorkloadId};
+use crate::peer::{Peer, WorkloadKey};
 
 /// The service. Clones serve the same fleet from the same source.
 ///
@@ -89,7 +88,7 @@ impl Ads {
     ) -> Result<Response<ReceiverStream<Result<W::Response, Status>>>, Status> {
         let (_, extensions, requests) = request.into_parts();
         let peer = extensions.get::<Peer>();
-        let admitted = admit(peer, SystemTime::now()).map_err(|reason| {
+        let admitted = admit(peer).map_err(|reason| {
             self.fleet.denied(peer, DenialCause::NotAuthorized, reason);
             Status::permission_denied(reason)
         })?;
@@ -100,11 +99,8 @@ impl Ads {
 }
 
 /// Lets in those whose certificate names a workload.
-fn admit(peer: Option<&Peer>, now: SystemTime) -> Result<(Peer, WorkloadId), &'static str> {
+fn admit(peer: Option<&Peer>) -> Result<(Peer, WorkloadKey), &'static str> {
     let peer = peer.ok_or("the connection has no authenticated peer; connect with a certificate")?;
     let workload = peer.workload.clone().ok_or("the certificate names no workload; ask for one with a join token")?;
-    if peer.expires.is_some_and(|expires| expires <= now) {
-        return Err("the certificate has ended; connect anew with the renewed one");
-    }
     Ok((peer.clone(), workload))
 }

@@ -6,7 +6,7 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use outrigger_xds::envoy::config::core::v3::Node as NodeMessage;
 use parking_lot::Mutex;
@@ -23,12 +23,12 @@ use super::wire::{Wire, clip, user_agent};
 use crate::fleet::{
     Answer, Change, Client, Connection, DenialCause, Form, Live, Node, ProxyState, Report, ResourceSet,
 };
-use crate::peer::{Peer, WorkloadId};
+use crate::peer::{Peer, WorkloadKey};
 
 /// Serves one stream to its end. `peer` has been let in, and `workload` is its own.
 pub(super) async fn serve<W: Wire>(
     ads: Ads,
-    (peer, workload): (Peer, WorkloadId),
+    (peer, workload): (Peer, WorkloadKey),
     requests: impl Stream<Item = Result<W::Request, Status>> + Send,
     responses: mpsc::Sender<Result<W::Response, Status>>,
 ) {
@@ -64,7 +64,7 @@ async fn say<T>(responses: &mpsc::Sender<Result<T, Status>>, status: Status) {
 async fn run<W: Wire>(
     ads: &Ads,
     peer: &Peer,
-    workload: WorkloadId,
+    workload: WorkloadKey,
     mut requests: std::pin::Pin<&mut (impl Stream<Item = Result<W::Request, Status>> + Send)>,
     responses: &mpsc::Sender<Result<W::Response, Status>>,
 ) -> Result<(), End> {
@@ -81,12 +81,12 @@ async fn run<W: Wire>(
     let nobody = NodeMessage::default();
     let node = W::node(&first).unwrap_or(&nobody);
     let form = Form::of_user_agent(&node.user_agent_name);
-    let client = Client { workload, spiffe_id: peer.spiffe_id.clone(), form };
+    let client = Client { workload, spiffe_id: peer.id.as_ref().map(|id| id.as_str().into()), form };
     let node = Node {
         id: clip(node.id.clone()),
         user_agent: user_agent(node),
         protocol: W::PROTOCOL,
-        address: peer.address,
+        address: Some(peer.address),
     };
 
     // Looked at before the set is taken: a change between the two is seen twice rather than never.
@@ -101,7 +101,7 @@ async fn run<W: Wire>(
     let mut stream =
         Running { ads, client, node: node.id, shared, set, seen, coalesce_at: None, _connection: connection };
     stream.request(W::read(first))?;
-    let ends_at = Instant::now() + age(peer.expires);
+    let ends_at = Instant::now() + age();
     // The room for the next response, when there is some, and since when there is none.
     let mut room: Option<Permit<'_, _>> = None;
     let mut full_since = Instant::now();
@@ -234,15 +234,11 @@ impl Live for Shared {
     }
 }
 
-/// How long a stream lasts: a tenth more or less than [`STREAM_AGE`], and never longer than the certificate.
-fn age(expires: Option<SystemTime>) -> Duration {
+/// How long a stream lasts: a tenth more or less than [`STREAM_AGE`].
+fn age() -> Duration {
     // In per mille; randomness that needs no more than this.
     let chance = u32::try_from(RandomState::new().hash_one(()) % 200).unwrap_or_default();
-    let age = STREAM_AGE * (900 + chance) / 1000;
-    match expires {
-        Some(expires) => age.min(expires.duration_since(SystemTime::now()).unwrap_or_default()),
-        None => age,
-    }
+    STREAM_AGE * (900 + chance) / 1000
 }
 
 fn not_registered(client: &Client) -> End {
