@@ -269,3 +269,6 @@ fn bad_request(status: Status) -> End {
     }
 }
 
+
+#[cfg(test)]
+mod tests;
