@@ -12,10 +12,11 @@
 
 pub mod diagnostics;
 pub mod diff;
+pub mod language;
 pub mod limits;
 mod load;
 pub mod model;
-mod raw;
+pub mod raw;
 mod read;
 mod schema;
 mod sink;

@@ -1,3 +1,4 @@
 //! The Outrigger control plane.
 
 pub mod check;
+pub mod manifest;

@@ -10,6 +10,7 @@ mod identity;
 mod listeners;
 mod matches;
 mod names;
+mod parts;
 mod policies;
 mod process;
 mod reach;
@@ -17,6 +18,8 @@ mod routes;
 mod tls;
 mod tokens;
 mod units;
+
+pub use parts::{CheckedRule, Checker};
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
