@@ -1,4 +1,10 @@
 //! The Outrigger control plane.
 
+pub mod ca;
 pub mod check;
+pub mod fleet;
 pub mod manifest;
+pub mod peer;
+pub mod store;
+pub mod tls;
+pub mod xds;

@@ -70,8 +70,7 @@ impl<'a> Loading<'a> {
             for item in items.iter() {
                 self.take(document, item, &mut unread);
             }
-            let read = self.mesh.read.entry(Arc::clone(&document.name)).or_default();
-            read.push((document.clone(), items));
+            self.mesh.read.insert((Arc::clone(&document.name), document.line), (document.clone(), items));
         }
         for (id, object) in base.into_iter().flat_map(|base| &base.objects).filter(|(id, _)| !gone.contains(id)) {
             // One that is broken now stays as it was.
@@ -88,9 +87,11 @@ impl<'a> Loading<'a> {
 
     /// What is in a document, from the load before where its text is the same.
     fn items(&self, document: &Document) -> Arc<Vec<Item>> {
-        let known = self.previous.and_then(|previous| previous.read.get(&document.name));
-        let same = known.into_iter().flatten().find(|(other, _)| other == document);
-        same.map_or_else(|| Arc::new(read::read(document)), |(_, items)| Arc::clone(items))
+        let key = (Arc::clone(&document.name), document.line);
+        match self.previous.and_then(|previous| previous.read.get(&key)) {
+            Some((same, items)) if same == document => Arc::clone(items),
+            _ => Arc::new(read::read(document)),
+        }
     }
 
     fn take(&mut self, document: &Document, item: &Item, unread: &mut HashSet<Arc<str>>) {

@@ -20,7 +20,7 @@ pub struct Mesh {
     pub(super) closed: Vec<Closed>,
     pub(super) resolved: Resolved,
     /// What was read from which document, so that a document that did not change is not read again.
-    pub(super) read: HashMap<Arc<str>, Vec<(Document, Arc<Vec<Item>>)>>,
+    pub(super) read: HashMap<(Arc<str>, u32), (Document, Arc<Vec<Item>>)>,
 }
 
 /// Which workloads a policy is for.

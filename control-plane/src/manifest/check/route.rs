@@ -144,6 +144,7 @@ fn http_rank(one: &Match) -> Rank {
         PathMatch::Exact(path) => (0, path.len()),
         PathMatch::Regex(pattern) => (1, pattern.as_str().len()),
         PathMatch::Prefix(prefix) => (2, prefix.len()),
+        PathMatch::Start(start) => (2, start.len()),
         PathMatch::GrpcMethod(_) | PathMatch::Any => (3, 0),
     };
     let method = u32::from(one.method.is_none());
