@@ -2,6 +2,7 @@
 
 pub mod ca;
 pub mod check;
+pub mod compile;
 pub mod fleet;
 pub mod manifest;
 pub mod peer;
