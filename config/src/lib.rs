@@ -6,15 +6,18 @@
 //! raw       the configuration as written; also the JSON Schema
 //! validate  raw to model, reporting everything that is wrong
 //! model     the configuration as the proxy uses it
+//! built     the same rules for a model that was built in code
 //! ```
 //!
 //! [`load`] runs all of it and gives a [`Validated`](model::Validated) configuration, or every problem at once.
 
+pub mod built;
 pub mod diagnostics;
 pub mod diff;
 pub mod limits;
 mod load;
 pub mod model;
+pub mod pattern;
 mod raw;
 mod read;
 mod schema;

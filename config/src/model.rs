@@ -1,6 +1,6 @@
 //! The validated model: what the data path reads. Every value here has been checked; nothing is
 //! optional that has a default. A [`Config`] reaches the outside only wrapped in [`Validated`],
-//! which only [`crate::load`] makes, so holding one is the proof that the rules were applied.
+//! which only [`crate::load`] and [`crate::built::check`] make, so holding one is the proof that the rules were applied.
 //!
 //! Units: durations are [`Duration`], sizes are bytes.
 
@@ -309,6 +309,8 @@ pub enum PathMatch {
     Exact(Arc<str>),
     /// By whole segments: `/v1` matches `/v1` and `/v1/x`, not `/v1x`. Stored without a trailing slash (`/` as empty).
     Prefix(Arc<str>),
+    /// By bytes: `/v1` matches `/v1x` too. Not to be written; other control planes ask for it.
+    Start(Arc<str>),
     /// Anchored at both ends.
     Regex(regex::Regex),
     /// Last segment equals (a gRPC method in any service).
@@ -321,6 +323,7 @@ impl PartialEq for PathMatch {
             (Self::Any, Self::Any) => true,
             (Self::Exact(a), Self::Exact(b))
             | (Self::Prefix(a), Self::Prefix(b))
+            | (Self::Start(a), Self::Start(b))
             | (Self::GrpcMethod(a), Self::GrpcMethod(b)) => a == b,
             (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),
             _ => false,
@@ -552,7 +555,7 @@ pub struct Cluster {
     pub protocol: ClusterProtocol,
     /// How an endpoint is chosen.
     pub balance: BalancePolicy,
-    /// Endpoints as written; at least one.
+    /// Endpoints. At least one where they are written; none where discovery has none yet: requests are answered 503.
     pub endpoints: Vec<Endpoint>,
     /// Ceilings (DESIGN section 6).
     pub ceilings: Ceilings,

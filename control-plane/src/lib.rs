@@ -1,3 +1,9 @@
 //! The Outrigger control plane.
 
+pub mod ca;
 pub mod check;
+pub mod fleet;
+pub mod peer;
+pub mod store;
+pub mod tls;
+pub mod xds;

@@ -1,4 +1,4 @@
-//! Every fixed limit of the data path in one place; `docs/limits.md` explains each and what hitting it does.
+//! Every fixed limit of the data path in one place (what is looked at of a token: `outrigger_jwt::limits`); `docs/limits.md` explains each and what hitting it does.
 
 use std::time::Duration;
 
@@ -99,18 +99,10 @@ pub const SECRET_BYTES: u64 = 8 * 1024 * 1024;
 pub const SPLICE_READ: usize = 64 * 1024;
 /// Open connections to the admin server; the next ones wait in the kernel.
 pub const ADMIN_CONNECTIONS: usize = 64;
-/// A JSON Web Token: bytes.
-pub const JWT_BYTES: usize = 8 * 1024;
 /// Different tokens of one request: each is verified, which costs what a handshake costs.
 pub const JWT_TOKENS: usize = 4;
-/// Keys that one token is tried with.
-pub const JWT_KEYS_TRIED: usize = 8;
 /// Verified tokens remembered by one worker for one listener.
 pub const JWT_CACHE: usize = 512;
-/// A provider's key set: bytes.
-pub const JWKS_BYTES: usize = 1024 * 1024;
-/// A provider's key set: keys.
-pub const JWKS_KEYS: usize = 128;
 /// After a token with an unknown key its provider is asked again, at most this often.
 pub const JWKS_EARLY: Duration = Duration::from_secs(5);
 /// An answer of an external authorizer: bytes.

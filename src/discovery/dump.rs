@@ -220,7 +220,8 @@ fn matches(condition: &model::Match) -> Value {
         (model::PathMatch::Any, true) => rpc = json!({}),
         (model::PathMatch::Exact(path), true) => rpc = grpc_path(path),
         (model::PathMatch::Prefix(service), true) => rpc = json!({ "service": service.trim_start_matches('/') }),
-        (model::PathMatch::Exact(_) | model::PathMatch::Prefix(_), false) | (model::PathMatch::Regex(_), _) => {
+        (model::PathMatch::Exact(_) | model::PathMatch::Prefix(_), false)
+        | (model::PathMatch::Start(_) | model::PathMatch::Regex(_), _) => {
             plain = path_condition(path);
         }
         (model::PathMatch::GrpcMethod(method), _) => rpc = json!({ "method": method }),
@@ -240,6 +241,7 @@ fn path_condition(path: &model::PathMatch) -> Value {
         model::PathMatch::Any => json!({ "prefix": "/" }),
         model::PathMatch::Exact(path) => json!({ "exact": path }),
         model::PathMatch::Prefix(path) => json!({ "prefix": or_slash(path) }),
+        model::PathMatch::Start(start) => json!({ "regex": format!("{}.*", regex::escape(start)) }),
         model::PathMatch::Regex(pattern) => json!({ "regex": unanchored(pattern) }),
         model::PathMatch::GrpcMethod(method) => json!({ "regex": format!(".*/{}", regex::escape(method)) }),
     }

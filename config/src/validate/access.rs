@@ -358,7 +358,7 @@ fn claim_value(check: &Check<'_, '_>, raw: &raw::ClaimValue, span: Span) -> Opti
 }
 
 /// `10.0.0.0/8`, `192.0.2.7`, `fd00::/8`.
-pub(super) fn cidr(text: &str) -> Result<Cidr, Wrong> {
+pub(crate) fn cidr(text: &str) -> Result<Cidr, Wrong> {
     let wrong = |what: &str, fix: String| Err(Wrong::new(format!("`{}` {what}", quoted(text)), fix));
     let general = "write `10.0.0.0/8`, `192.0.2.7` or `fd00::/8`";
     let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));

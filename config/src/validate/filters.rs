@@ -132,7 +132,7 @@ fn url_rewrite(check: &Check<'_, '_>, field: &Field<raw::UrlRewrite>, prefix: &m
 }
 
 /// A host with an optional port.
-fn authority(text: &str) -> Result<HeaderValue, Wrong> {
+pub(crate) fn authority(text: &str) -> Result<HeaderValue, Wrong> {
     let (host, port) = match text.rsplit_once(':') {
         // Other colons are those of an IPv6 address.
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
@@ -194,7 +194,7 @@ fn path_rewrite(
 }
 
 /// A path that is sent out: it must be one, and bring no query along.
-fn new_path(text: &str) -> Result<(), Wrong> {
+pub(crate) fn new_path(text: &str) -> Result<(), Wrong> {
     let wrong = |what: &str, fix: String| Err(Wrong::new(format!("the path `{}` {what}", quoted(text)), fix));
     if text.len() > limits::MAX_MATCH_BYTES {
         return wrong("is too long", format!("use at most {} bytes", limits::MAX_MATCH_BYTES));
@@ -213,7 +213,7 @@ fn new_path(text: &str) -> Result<(), Wrong> {
 
 /// Every `$1` and `${name}` must be a group of the pattern: an unknown one would vanish in silence, and `$1a` is the
 /// group named `1a`.
-fn groups_exist(substitution: &str, pattern: &regex::Regex) -> Result<(), Wrong> {
+pub(crate) fn groups_exist(substitution: &str, pattern: &regex::Regex) -> Result<(), Wrong> {
     if substitution.len() > limits::MAX_MATCH_BYTES {
         return Err(Wrong::new(
             "this substitution is too long",
@@ -322,7 +322,7 @@ fn texts(
 }
 
 /// `https://app.example`, `https://app.example:8443`, `https://*.example`, `*`.
-fn origin(text: &str) -> Result<(), Wrong> {
+pub(crate) fn origin(text: &str) -> Result<(), Wrong> {
     let wrong = |fix: &str| Err(Wrong::new(format!("`{}` is not an origin", quoted(text)), fix));
     if text == "*" {
         return Ok(());

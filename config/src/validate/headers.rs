@@ -22,7 +22,7 @@ pub(super) fn name(text: &str) -> Result<HeaderName, Wrong> {
 }
 
 /// The name of a header that a filter may change.
-fn editable(text: &str) -> Result<HeaderName, Wrong> {
+pub(crate) fn editable(text: &str) -> Result<HeaderName, Wrong> {
     let refuse = |why: &str, fix: &str| Err(Wrong::new(format!("`{}` {why}", quoted(text)), fix));
     if text.starts_with(':') {
         let fix = match text {
@@ -44,7 +44,7 @@ fn editable(text: &str) -> Result<HeaderName, Wrong> {
 }
 
 /// A header value as a filter sets it.
-pub(super) fn value(text: &str) -> Result<HeaderValue, Wrong> {
+pub(crate) fn value(text: &str) -> Result<HeaderValue, Wrong> {
     if text.len() > MAX_HEADER_VALUE_BYTES {
         let fix = format!("use at most {MAX_HEADER_VALUE_BYTES} bytes");
         return Err(Wrong::new("this header value is too long", fix));

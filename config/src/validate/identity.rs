@@ -121,7 +121,7 @@ fn federated(check: &Check<'_, '_>, field: &Field<Entries<String>>) -> BTreeMap<
 }
 
 /// The path of a file.
-pub(super) fn file(text: &str) -> Result<PathBuf, Wrong> {
+pub(crate) fn file(text: &str) -> Result<PathBuf, Wrong> {
     // Nothing of it is quoted: it may be a key.
     if text.contains("-----BEGIN") {
         let fix = "write it to a file that only this proxy can read, and name that file here";
@@ -150,7 +150,7 @@ pub(super) fn trust_domain(text: &str) -> Result<TrustDomain, Wrong> {
 }
 
 /// A namespace, as a segment of an identity.
-pub(super) fn namespace(text: &str) -> Result<std::sync::Arc<str>, Wrong> {
+pub(crate) fn namespace(text: &str) -> Result<std::sync::Arc<str>, Wrong> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     if text.is_empty() || matches!(text, "." | "..") || text.len() > limits::MAX_NAME_BYTES || !text.bytes().all(fits) {
         let fix = if text.contains('*') {
@@ -164,7 +164,7 @@ pub(super) fn namespace(text: &str) -> Result<std::sync::Arc<str>, Wrong> {
 }
 
 /// A SPIFFE ID, or all below one.
-pub(super) fn identity_pattern(text: &str) -> Result<IdentityPattern, Wrong> {
+pub(crate) fn identity_pattern(text: &str) -> Result<IdentityPattern, Wrong> {
     let pattern = IdentityPattern::parse(text).map_err(|error| {
         let message = format!("`{}` is not a SPIFFE identity: {error}", quoted(text));
         Wrong::new(message, identity_fix(text, error))

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::binds::Binds;
 use super::{Check, Names, References, guards, names, small, tls, tokens};
 use crate::limits;
 use crate::model::{
@@ -34,7 +35,7 @@ pub(super) fn listeners(
     let mut seen: HashMap<&str, Span> = HashMap::new();
     let mut binds = Binds::default();
     if let Some((address, span)) = admin {
-        binds.take(check, (address, span), "the admin server");
+        take(check, &mut binds, (address, span), "the admin server");
     }
     let entries = check.within(field.entries(), limits::MAX_LISTENERS, (field.span(), "listeners"));
     let mut out = Vec::with_capacity(entries.len());
@@ -50,7 +51,7 @@ pub(super) fn listeners(
         }
         let listener = listener(check, (raw, span), references);
         if let (Some(bind), Some(at)) = (listener.1, raw.bind.span()) {
-            binds.take(check, (bind, Some(at)), &format!("the listener `{}`", quoted(&listener.0.name)));
+            take(check, &mut binds, (bind, Some(at)), &format!("the listener `{}`", quoted(&listener.0.name)));
         }
         out.push(listener.0);
     }
@@ -173,67 +174,28 @@ fn path_options(check: &Check<'_, '_>, field: &Field<raw::PathOptions>) -> PathO
 /// Stands where an address could not be read; such a model is never given out.
 const PLACEHOLDER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
 
-/// Addresses in use, by port. `0.0.0.0` overlaps with every IPv4 address, `[::]` with every address: unless the system
-/// says otherwise it takes IPv4 as well. The kernel would not complain, because listeners share their ports with a
-/// proxy that is being replaced, and would spread connections over both.
-#[derive(Default)]
-struct Binds {
-    by_port: HashMap<u16, PortUse>,
-}
-
-#[derive(Default)]
-struct PortUse {
-    exact: HashMap<IpAddr, Taken>,
-    /// The first of any kind, and the first of IPv4.
-    any: Option<Taken>,
-    any_v4: Option<Taken>,
-    /// Unspecified ones.
-    all: Option<Taken>,
-    all_v4: Option<Taken>,
-}
-
 #[derive(Clone)]
 struct Taken {
     by: String,
-    address: SocketAddr,
     span: Option<Span>,
 }
 
-impl Binds {
-    fn take(&mut self, check: &Check<'_, '_>, (address, span): (SocketAddr, Option<Span>), by: &str) {
-        // Port 0 is another port every time.
-        if address.port() == 0 {
-            return;
-        }
-        let ip = address.ip().to_canonical();
-        let PortUse { exact, any, any_v4, all, all_v4 } = self.by_port.entry(address.port()).or_default();
-        let other = match (ip, ip.is_unspecified()) {
-            (IpAddr::V6(_), true) => any.as_ref(),
-            (IpAddr::V4(_), true) => any_v4.as_ref().or(all.as_ref()),
-            (IpAddr::V6(_), false) => exact.get(&ip).or(all.as_ref()),
-            (IpAddr::V4(_), false) => exact.get(&ip).or(all_v4.as_ref()).or(all.as_ref()),
-        };
-        let taken = Taken { by: by.to_owned(), address, span };
-        if let Some(other) = other {
-            report(check, &taken, other);
-            return;
-        }
-        any.get_or_insert_with(|| taken.clone());
-        if ip.is_ipv4() {
-            any_v4.get_or_insert_with(|| taken.clone());
-        }
-        match (ip, ip.is_unspecified()) {
-            (IpAddr::V6(_), true) => *all = Some(taken),
-            (IpAddr::V4(_), true) => *all_v4 = Some(taken),
-            (_, false) => drop(exact.insert(ip, taken)),
-        }
+/// Takes an address, or reports who has it.
+fn take(check: &Check<'_, '_>, binds: &mut Binds<Taken>, (address, span): (SocketAddr, Option<Span>), by: &str) {
+    let taken = Taken { by: by.to_owned(), span };
+    if let Err((other_address, other)) = binds.take(address, taken) {
+        report(check, (address, span), (other_address, &other));
     }
 }
 
-fn report(check: &Check<'_, '_>, taken: &Taken, other: &Taken) {
-    let message = format!("{} is already taken: {} listens on {}", taken.address, other.by, other.address);
+fn report(
+    check: &Check<'_, '_>,
+    (address, span): (SocketAddr, Option<Span>),
+    (other_address, other): (SocketAddr, &Taken),
+) {
+    let message = format!("{address} is already taken: {} listens on {other_address}", other.by);
     let fix = "use another port, or two addresses of which neither covers the other".to_owned();
-    match (taken.span, other.span) {
+    match (span, other.span) {
         (Some(span), Some(first)) => check.sink.error_with(span, (first, "the other one is here"), (message, fix)),
         (Some(span), None) => check.error(span, message, format!("{fix}; `admin` can be moved or set to `off`")),
         // The admin server's default address is looked at first, so it is never the second.

@@ -197,7 +197,7 @@ pub(super) fn require_prefixes(check: &Check<'_, '_>, matches: &mut Vec<Match>, 
         match (&one.path, one.grpc) {
             (PathMatch::Prefix(_), false) => {}
             (PathMatch::Any, false) => one.path = PathMatch::Prefix(Arc::from("")),
-            (PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::GrpcMethod(_), _)
+            (PathMatch::Exact(_) | PathMatch::Start(_) | PathMatch::Regex(_) | PathMatch::GrpcMethod(_), _)
             | (PathMatch::Prefix(_) | PathMatch::Any, true) => {
                 check.error(
                     at,

@@ -2,6 +2,7 @@
 //! the rest is still looked at. The model made on the way is given out only when there was no error at all.
 
 mod access;
+pub(crate) mod binds;
 mod clusters;
 mod control_plane;
 mod filters;
@@ -18,6 +19,14 @@ mod routes;
 mod tls;
 mod tokens;
 mod units;
+
+pub(crate) use access::cidr;
+pub(crate) use filters::{authority, groups_exist, new_path, origin};
+pub(crate) use headers::{editable, value as header_value};
+pub(crate) use identity::{file, identity_pattern, namespace};
+pub(crate) use names::{Anchors, compile, host, host_pattern, name, path, target};
+pub(crate) use tls::{server_name, server_pattern, subject_name};
+pub(crate) use tokens::{claim_header, end_to_end, jwks_url, word};
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -284,13 +293,13 @@ impl Check<'_, '_> {
 
 /// What is wrong with a value and how to put it right.
 #[derive(Debug, PartialEq, Eq)]
-struct Wrong {
-    message: String,
-    fix: String,
+pub(crate) struct Wrong {
+    pub(crate) message: String,
+    pub(crate) fix: String,
 }
 
 impl Wrong {
-    fn new(message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { message: message.into(), fix: fix.into() }
     }
 }

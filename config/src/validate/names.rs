@@ -13,7 +13,7 @@ use crate::source::Span;
 use crate::text::quoted;
 
 /// A name that people choose: it becomes a label in metrics and a word in logs.
-pub(super) fn name(text: &str) -> Result<(), Wrong> {
+pub(crate) fn name(text: &str) -> Result<(), Wrong> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._-:/|@~".contains(c);
     if text.is_empty() {
         return Err(Wrong::new("a name cannot be empty", "give it a name"));
@@ -34,7 +34,7 @@ pub(super) fn name(text: &str) -> Result<(), Wrong> {
 }
 
 /// A hostname of a virtual host.
-pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Wrong> {
+pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Wrong> {
     if text == "*" {
         return Ok(HostPattern::Any);
     }
@@ -52,7 +52,7 @@ pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Wrong> {
 }
 
 /// A host without port, in the form in which it is compared: lower case, no trailing dot, IPv6 in brackets.
-pub(super) fn host(text: &str) -> Result<Arc<str>, Wrong> {
+pub(crate) fn host(text: &str) -> Result<Arc<str>, Wrong> {
     let wrong = |what: &str, fix: String| Err(Wrong::new(format!("the hostname `{}` {what}", quoted(text)), fix));
     if let Some((before, _)) = text.split_once("://") {
         return wrong("has a scheme", format!("leave out `{}://`", quoted(before)));
@@ -113,7 +113,7 @@ pub(super) fn bind(text: &str) -> Result<SocketAddr, Wrong> {
 }
 
 /// `IP:PORT` or `NAME:PORT` of an endpoint.
-pub(super) fn target(text: &str) -> Result<Target, Wrong> {
+pub(crate) fn target(text: &str) -> Result<Target, Wrong> {
     let wrong = |what: &str, fix: String| Err(Wrong::new(format!("the endpoint `{}` {what}", quoted(text)), fix));
     if let Some((scheme, rest)) = text.split_once("://") {
         let rest = quoted(rest.split('/').next().unwrap_or_default());
@@ -151,7 +151,7 @@ pub(super) fn target(text: &str) -> Result<Target, Wrong> {
 /// A path that the paths of requests are compared with. They are compared in their normal form (RFC 3986 section
 /// 6.2.2), so this is brought into it: nothing is encoded that need not be, hexadecimal digits are capitals, and what a
 /// path cannot hold is encoded. What no normalised path can be equal to is refused.
-pub(super) fn path(text: &str) -> Result<String, Wrong> {
+pub(crate) fn path(text: &str) -> Result<String, Wrong> {
     let wrong = |what: &str, fix: String| Err(Wrong::new(format!("the path `{}` {what}", quoted(text)), fix));
     if text.len() > MAX_MATCH_BYTES {
         return wrong("is too long", format!("use at most {MAX_MATCH_BYTES} bytes"));
@@ -229,7 +229,7 @@ fn without_dots(path: &str) -> String {
 
 /// Whether a pattern stands for the whole value or is looked for inside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Anchors {
+pub(crate) enum Anchors {
     Whole,
     Inside,
 }
@@ -259,7 +259,7 @@ impl Check<'_, '_> {
     }
 }
 
-fn compile(text: &str, anchors: Anchors) -> Result<Regex, Wrong> {
+pub(crate) fn compile(text: &str, anchors: Anchors) -> Result<Regex, Wrong> {
     // Parsed alone first: `a)|(b` is wrong, and would be well-formed inside the group that anchors it.
     regex_syntax::ast::parse::Parser::new().parse(text).map_err(|error| not_a_pattern(&error.to_string()))?;
     let built = match anchors {

@@ -32,6 +32,7 @@ enum PathKey {
     Any,
     Exact(Arc<str>),
     Prefix(Arc<str>),
+    Start(Arc<str>),
     Regex(Arc<str>),
     GrpcMethod(Arc<str>),
 }
@@ -42,6 +43,7 @@ impl PathKey {
             PathMatch::Any => Self::Any,
             PathMatch::Exact(path) => Self::Exact(Arc::clone(path)),
             PathMatch::Prefix(path) => Self::Prefix(Arc::clone(path)),
+            PathMatch::Start(start) => Self::Start(Arc::clone(start)),
             PathMatch::Regex(regex) => Self::Regex(regex.as_str().into()),
             PathMatch::GrpcMethod(method) => Self::GrpcMethod(Arc::clone(method)),
         }
@@ -93,7 +95,7 @@ impl Covered {
                 PathMatch::Exact(path) | PathMatch::Prefix(path) => {
                     ancestors(path).find_map(|prefix| find(PathKey::Prefix(prefix.into())))
                 }
-                PathMatch::Any | PathMatch::Regex(_) | PathMatch::GrpcMethod(_) => None,
+                PathMatch::Any | PathMatch::Start(_) | PathMatch::Regex(_) | PathMatch::GrpcMethod(_) => None,
             })
         })
     }

@@ -245,7 +245,7 @@ fn handed_on(
 }
 
 /// A server name as in a ClientHello: never an address (RFC 6066 section 3).
-fn server_pattern(text: &str) -> Result<HostPattern, Wrong> {
+pub(crate) fn server_pattern(text: &str) -> Result<HostPattern, Wrong> {
     let pattern = names::host_pattern(text)?;
     match &pattern {
         HostPattern::Exact(host) | HostPattern::Wildcard(host) if is_address(host) => Err(Wrong::new(
@@ -374,7 +374,7 @@ fn only<const N: usize>(check: &Check<'_, '_>, others: [(&str, Option<Span>); N]
 }
 
 /// A name that is sent in a ClientHello.
-fn server_name(text: &str) -> Result<Arc<str>, Wrong> {
+pub(crate) fn server_name(text: &str) -> Result<Arc<str>, Wrong> {
     let name = names::host(text)?;
     if is_address(&name) {
         let fix = "write a name, or leave `sni` out: no server name is sent then";
@@ -384,7 +384,7 @@ fn server_name(text: &str) -> Result<Arc<str>, Wrong> {
 }
 
 /// A name or address that a certificate must have.
-fn subject_name(text: &str) -> Result<Arc<str>, Wrong> {
+pub(crate) fn subject_name(text: &str) -> Result<Arc<str>, Wrong> {
     if text.contains('*') {
         let fix = "write a name that the server is called by; a wildcard in its certificate covers it";
         return Err(Wrong::new(format!("`{}` has a `*`, and this is one name", quoted(text)), fix));

@@ -70,7 +70,7 @@ fn provider(check: &Check<'_, '_>, (key, name): (&Key, Arc<str>), raw: &raw::Jwt
 }
 
 /// An issuer or an audience.
-fn word(text: &str, what: &str) -> Result<Arc<str>, Wrong> {
+pub(crate) fn word(text: &str, what: &str) -> Result<Arc<str>, Wrong> {
     if text.trim().is_empty() || text.trim() != text {
         let fix = "write it exactly as it stands in the tokens, without blanks around it";
         return Err(Wrong::new(format!("`{}` cannot be an {what}", quoted(text)), fix));
@@ -117,7 +117,7 @@ fn keys(check: &Check<'_, '_>, raw: &raw::Jwks, span: Span) -> Option<KeySource>
 }
 
 /// `https://…`, or `http://` to this host: with keys from the clear network anybody on it could sign tokens.
-fn jwks_url(text: &str) -> Result<Arc<str>, Wrong> {
+pub(crate) fn jwks_url(text: &str) -> Result<Arc<str>, Wrong> {
     let wrong = |what: &str, fix: &str| Err(Wrong::new(format!("the URL `{}` {what}", quoted(text)), fix));
     let general = "write a URL such as `https://id.example/.well-known/jwks.json`";
     if text.len() > MAX_WORD_BYTES {
@@ -267,7 +267,7 @@ fn claim_headers(
 }
 
 /// A header that is the message's own and no business of the connection.
-fn end_to_end(text: &str) -> Result<HeaderName, Wrong> {
+pub(crate) fn end_to_end(text: &str) -> Result<HeaderName, Wrong> {
     let name = headers::name(text)?;
     if name == HOST || CONNECTION_HEADERS.contains(&name.as_str()) {
         let message = format!("`{name}` belongs to the connection or frames the message");
@@ -277,7 +277,7 @@ fn end_to_end(text: &str) -> Result<HeaderName, Wrong> {
 }
 
 /// A header that may carry a claim: not one that the proxy itself speaks by.
-fn claim_header(text: &str) -> Result<HeaderName, Wrong> {
+pub(crate) fn claim_header(text: &str) -> Result<HeaderName, Wrong> {
     let name = end_to_end(text)?;
     let own = ["x-outrigger-", "x-forwarded-"].iter().any(|prefix| name.as_str().starts_with(prefix));
     if own || matches!(name.as_str(), "forwarded" | "x-request-id" | "x-real-ip") {

@@ -149,7 +149,7 @@ fn path_keys(condition: &PathCondition) -> Option<Vec<&str>> {
 fn path_key(path: &PathMatch) -> Option<&str> {
     match path {
         PathMatch::Exact(text) | PathMatch::Prefix(text) => first_segment(text),
-        PathMatch::Any | PathMatch::Regex(_) | PathMatch::GrpcMethod(_) => None,
+        PathMatch::Any | PathMatch::Start(_) | PathMatch::Regex(_) | PathMatch::GrpcMethod(_) => None,
     }
 }
 

@@ -211,6 +211,7 @@ impl PathCondition {
         let other = match &normal {
             PathMatch::Exact(text) => differing(text, PathMatch::Exact),
             PathMatch::Prefix(text) => differing(text, |other| PathMatch::Prefix(other.trim_end_matches('/').into())),
+            PathMatch::Start(text) => differing(text, PathMatch::Start),
             PathMatch::Regex(pattern) if outspoken(pattern.as_str()) => Other::Outspoken,
             PathMatch::Any | PathMatch::GrpcMethod(_) | PathMatch::Regex(_) => Other::Same,
         };

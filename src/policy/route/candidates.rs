@@ -50,7 +50,7 @@ struct PatternGroup {
 
 impl Candidates {
     /// `orders` are ascending positions in `entries`, filed so that a path probing them satisfies every
-    /// condition on the path except a pattern.
+    /// condition on the path except a pattern or a start.
     pub(super) fn new(entries: &[Entry], orders: Vec<usize>) -> Self {
         Self::divide(entries, orders, &mut Vec::new())
     }
@@ -188,7 +188,11 @@ fn group_patterns(entries: &[Entry], orders: Vec<usize>) -> (Vec<PatternGroup>, 
 fn add_group(entries: &[Entry], orders: &[usize], groups: &mut Vec<PatternGroup>, list: &mut Vec<usize>) {
     let texts = orders.iter().filter_map(|&order| match &entries[order].condition.path {
         PathMatch::Regex(pattern) => Some(pattern.as_str()),
-        PathMatch::Any | PathMatch::Exact(_) | PathMatch::Prefix(_) | PathMatch::GrpcMethod(_) => None,
+        PathMatch::Any
+        | PathMatch::Exact(_)
+        | PathMatch::Prefix(_)
+        | PathMatch::Start(_)
+        | PathMatch::GrpcMethod(_) => None,
     });
     match RegexSetBuilder::new(texts).size_limit(SET_BYTES).build() {
         Ok(set) => groups.push(PatternGroup { set, orders: orders.into() }),
@@ -205,6 +209,7 @@ fn holds(condition: &Match, request: &RouteQuery<'_>) -> bool {
     others_hold(condition, request)
         && match &condition.path {
             PathMatch::Regex(pattern) => pattern.is_match(request.path),
+            PathMatch::Start(start) => request.path.starts_with(&**start),
             // The index has seen to it.
             PathMatch::Any | PathMatch::Exact(_) | PathMatch::Prefix(_) | PathMatch::GrpcMethod(_) => true,
         }

@@ -25,6 +25,7 @@ pub(in crate::policy) fn path_holds(condition: &PathMatch, path: &str) -> bool {
         PathMatch::Prefix(prefix) => path
             .strip_prefix(&**prefix)
             .is_some_and(|rest| rest.starts_with('/') || (rest.is_empty() && !prefix.is_empty())),
+        PathMatch::Start(start) => path.starts_with(&**start),
         PathMatch::Regex(pattern) => pattern.is_match(path),
         PathMatch::GrpcMethod(method) => last_segment(path) == &**method,
     }

@@ -270,6 +270,7 @@ fn check_path(condition: &PathMatch, path: &str) -> Option<Mismatch> {
         PathMatch::Any => None,
         PathMatch::Exact(wanted) => Some(Mismatch::PathNotEqual(Arc::clone(wanted))),
         PathMatch::Prefix(prefix) => Some(Mismatch::PathNotUnder(Arc::clone(prefix))),
+        PathMatch::Start(start) => Some(Mismatch::PathNotLike(format!("{start}…"))),
         PathMatch::Regex(pattern) => Some(Mismatch::PathNotLike(pattern.as_str().to_owned())),
         PathMatch::GrpcMethod(method) => Some(Mismatch::NotGrpcMethod(Arc::clone(method))),
     }

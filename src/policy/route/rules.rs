@@ -25,7 +25,11 @@ impl Entry {
     pub(super) fn hit(&self) -> RuleHit {
         let prefix_len = match &self.condition.path {
             PathMatch::Prefix(prefix) => prefix.len(),
-            PathMatch::Any | PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::GrpcMethod(_) => 0,
+            PathMatch::Any
+            | PathMatch::Exact(_)
+            | PathMatch::Start(_)
+            | PathMatch::Regex(_)
+            | PathMatch::GrpcMethod(_) => 0,
         };
         RuleHit { rule: self.rule, match_index: self.match_index, prefix_len }
     }
@@ -124,6 +128,11 @@ impl Files {
         let (file, key) = match condition {
             PathMatch::Exact(path) => (&mut self.exact, Box::from(&**path)),
             PathMatch::Prefix(prefix) => (&mut self.prefixes, Box::from(&**prefix)),
+            // It may end within a segment: filed below the last one that is whole.
+            PathMatch::Start(start) => match start.rfind('/') {
+                Some(slash) => (&mut self.prefixes, Box::from(&start[..slash])),
+                None => return self.anywhere.push(order),
+            },
             PathMatch::GrpcMethod(method) => (&mut self.grpc_methods, Box::from(&**method)),
             PathMatch::Regex(pattern) => match literal::segments(pattern.as_str()) {
                 Some(segments) => (&mut self.prefixes, segments.into_boxed_str()),
@@ -163,6 +172,7 @@ pub(in crate::policy) fn normal_form(condition: &PathMatch) -> PathMatch {
             normal if normal.ends_with('/') => normal.trim_end_matches('/').into(),
             normal => normal,
         }),
+        PathMatch::Start(start) => PathMatch::Start(normal_path(start)),
         PathMatch::Any | PathMatch::Regex(_) | PathMatch::GrpcMethod(_) => condition.clone(),
     }
 }

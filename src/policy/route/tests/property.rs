@@ -39,6 +39,7 @@ fn naive_match(m: &Match, sample: &Sample) -> bool {
         PathMatch::Any => true,
         PathMatch::Exact(p) => **p == *sample.path,
         PathMatch::Prefix(p) => (!p.is_empty() && **p == *sample.path) || sample.path.starts_with(&format!("{p}/")),
+        PathMatch::Start(s) => sample.path.starts_with(&**s),
         PathMatch::Regex(r) => r.is_match(&sample.path),
         PathMatch::GrpcMethod(name) => sample.path.split('/').next_back() == Some(name),
     };
@@ -100,11 +101,13 @@ static VALUES: LazyLock<Vec<regex::Regex>> =
 fn path_match() -> impl Strategy<Value = PathMatch> {
     const EXACT: &[&str] = &["/", "//", "/a", "/b", "/a/", "/a/b", "/a//b", "/b/a/", "*"];
     const PREFIX: &[&str] = &["", "/a", "/b", "/ab", "/a/a", "/a/b", "/b/a/a", "/ab/b"];
+    const START: &[&str] = &["/", "/a", "/a/", "/a/b", "/b/a/a"];
     prop_oneof![
         1 => Just(PathMatch::Any),
         3 => pick(EXACT).prop_map(|p| PathMatch::Exact(p.into())),
         4 => pick(PREFIX).prop_map(|p| PathMatch::Prefix(p.into())),
         3 => pattern(&PATHS).prop_map(PathMatch::Regex),
+        2 => pick(START).prop_map(|p| PathMatch::Start(p.into())),
         1 => pick(&["a", "b"]).prop_map(|p| PathMatch::GrpcMethod(p.into())),
     ]
 }
