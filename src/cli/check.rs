@@ -83,11 +83,17 @@ fn text(checked: &[(String, Result<Right, Diagnostics>)], style: Style, code: u8
         let problems = match result {
             Ok(Right { loaded, certificates }) => {
                 let config = &loaded.config;
-                let mut parts = vec![
-                    count(config.listeners.len(), "listener"),
-                    count(config.routes.values().flat_map(|t| &t.hosts).map(|h| h.rules.len()).sum(), "rule"),
-                    count(config.clusters.len(), "cluster"),
-                ];
+                let mut parts = match &loaded.control_plane {
+                    Some(plane) => vec![
+                        count(plane.servers.len(), "control plane server"),
+                        "listeners, routes and clusters come from there".to_owned(),
+                    ],
+                    None => vec![
+                        count(config.listeners.len(), "listener"),
+                        count(config.routes.values().flat_map(|t| &t.hosts).map(|h| h.rules.len()).sum(), "rule"),
+                        count(config.clusters.len(), "cluster"),
+                    ],
+                };
                 let own: Vec<_> = certificates.iter().filter(|status| status.role.is_own()).collect();
                 if let Some(end) = own.iter().map(|status| status.not_after).min() {
                     let valid = if own.len() == 1 { "valid" } else { "the first valid" };

@@ -133,8 +133,10 @@ impl Status {
         };
         let newest = |running: &Running| match &running.origin {
             Origin::File(_) => running.generation > 0,
-            Origin::ControlPlane(_) => self.control.get().is_some_and(|control| control.is_current()),
-            Origin::LastGood(_) | Origin::LastResources(_) => false,
+            Origin::ControlPlane(_) | Origin::LastResources(_) => {
+                self.control.get().is_some_and(|control| control.is_current())
+            }
+            Origin::LastGood(_) => false,
         };
         let newest = running.as_ref().is_some_and(newest);
         Report {
