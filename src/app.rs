@@ -174,8 +174,7 @@ impl App {
         let listeners = Arc::new(ListenerSet::new(workers, proxy, Arc::clone(&metrics)));
         *shared.listeners.lock() = Some(Arc::clone(&listeners));
         let control = state.zip(loaded.control_plane.clone()).map(|(state, plane)| {
-            let (registry, metrics, status) =
-                (Arc::clone(&registry), Arc::clone(&metrics), Arc::clone(&shared.status));
+            let (registry, metrics, status) = (Arc::clone(&registry), Arc::clone(&metrics), Arc::clone(&shared.status));
             let parts = xds::Parts { registry, metrics, status, state };
             (plane, parts)
         });
@@ -360,8 +359,10 @@ impl admin::Subject for Shared {
 pub fn run(args: RunArgs) -> ExitCode {
     let RunArgs { config, control, state_dir, log } = args;
     let Some(config) = config.map(Source::File).or_else(|| control.bootstrap().map(Source::Told)) else {
-        return Report::failure("error: name a configuration file (--config) or a control plane (--control-plane)\n".to_owned())
-            .print();
+        return Report::failure(
+            "error: name a configuration file (--config) or a control plane (--control-plane)\n".to_owned(),
+        )
+        .print();
     };
     on_control_thread(&log, async |log_filter| run_until_told(Options { config, state_dir, log_filter }).await)
 }
@@ -393,8 +394,7 @@ async fn run_demo(once: bool, log_filter: Arc<dyn LogFilter>) -> Result<Report, 
     demo.start_services().map_err(say)?;
     let mut proxies = Vec::new();
     for config in demo.configs() {
-        let options =
-            Options { config: Source::File(config), state_dir: None, log_filter: Arc::clone(&log_filter) };
+        let options = Options { config: Source::File(config), state_dir: None, log_filter: Arc::clone(&log_filter) };
         proxies.push(App::start(options).await.map_err(|error| error.to_string())?);
     }
     if once {

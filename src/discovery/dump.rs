@@ -14,10 +14,7 @@ use outrigger_config::model;
 use serde_json::{Map, Value, json};
 
 /// The whole configuration. `assigned` are endpoints that came after it.
-pub(super) fn config(
-    config: &model::Config,
-    assigned: impl Fn(&str) -> Option<Arc<Vec<model::Endpoint>>>,
-) -> Value {
+pub(super) fn config(config: &model::Config, assigned: impl Fn(&str) -> Option<Arc<Vec<model::Endpoint>>>) -> Value {
     let model::Config {
         node,
         admin,

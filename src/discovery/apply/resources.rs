@@ -37,11 +37,6 @@ impl Applier {
         self.bootstrap.as_ref()
     }
 
-    /// The number of the configuration in effect; 0: none yet.
-    pub(in super::super) fn generation(&self) -> u64 {
-        self.generation
-    }
-
     /// Puts a configuration into effect that was built. `hash` identifies its content.
     ///
     /// # Errors

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use outrigger_config::built::Problem;
 use outrigger_config::model::{ClientTrust, ClusterTlsMode, Config, Endpoint};
 use outrigger_xds::decode::{self, Context, Decoded, File, What};
-use outrigger_xds::Kind;
+use outrigger_xds::{Kind, Parts, Settings};
 
-use super::assembly::Assembly;
 use super::files;
 use super::session::Refusal;
 use super::store::{Held, Id, Store};
@@ -48,8 +47,7 @@ impl Catalog {
         if self.decoded.get(&id).is_some_and(|versions| versions.iter().any(|(known, _)| known == version)) {
             return Ok(());
         }
-        let decoded = outrigger_xds::decode(kind, name, body, &self.context)
-            .map_err(|refusals| refusals.into_iter().map(|refusal| own(kind, refusal)).collect::<Vec<_>>())?;
+        let decoded = outrigger_xds::decode(kind, name, body, &self.context).map_err(owns)?;
         self.decoded.entry(id).or_default().push((Arc::clone(version), Arc::new(decoded)));
         Ok(())
     }
@@ -77,7 +75,9 @@ impl Catalog {
         resources: impl Iterator<Item = (Id, &'a Held)> + 'a,
     ) -> impl Iterator<Item = Id> + 'a {
         let bundle = self.bundle.then(|| (Kind::Secret, Arc::from(ROOTS)));
-        bundle.into_iter().chain(resources.flat_map(|(id, held)| self.get(&id, held).map(|of| needs(of)).unwrap_or_default()))
+        bundle
+            .into_iter()
+            .chain(resources.flat_map(|(id, held)| self.get(&id, held).map(|of| needs(of)).unwrap_or_default()))
     }
 
     /// What waits for others that are not there, with what it waits for.
@@ -140,32 +140,32 @@ impl Catalog {
         Refusal { kind: Kind::Secret, name: ROOTS.into(), field, reason: problem }
     }
 
-    /// What takes effect when `without` is left out, on a process with these settings; and what is wrong with it.
-    /// Files that it names are there afterwards.
+    /// What takes effect when `without` is left out, on a process with these settings. Files that it names are there
+    /// afterwards.
+    ///
+    /// # Errors
+    /// What is wrong with it.
     pub(crate) fn assemble(
         &self,
         store: &Store,
         without: &BTreeSet<Id>,
-        settings: Config,
-    ) -> (Config, Vec<Refusal>) {
+        settings: &Settings,
+    ) -> Result<Config, Vec<Refusal>> {
         let effective = store.effective(without);
-        let mut assembly = Assembly::new(settings);
-        let mut all: Vec<(&Id, &Arc<Decoded>)> = Vec::with_capacity(effective.len());
+        let mut parts = Parts::default();
+        let mut refusals = Vec::new();
         for (id, held) in &effective {
             let Some(decoded) = self.get(id, held) else { continue };
             let complete = |decoded: &Decoded| needs(decoded).iter().all(|needed| effective.contains_key(needed));
-            if complete(decoded) {
-                all.push((id, decoded));
-                continue;
-            }
-            // What was there before and is complete stays until this is.
-            let before = store.taken(id.0, &id.1).and_then(|held| self.get(id, held));
-            if let Some(before) = before.filter(|before| complete(before)) {
-                all.push((id, before));
-            }
-        }
-        let mut refusals = Vec::new();
-        for (id, decoded) in &all {
+            let decoded = if complete(decoded) {
+                decoded
+            } else {
+                // What was there before and is complete stays until this is.
+                let before = store.taken(id.0, &id.1).and_then(|held| self.get(id, held));
+                let Some(before) = before.filter(|before| complete(before)) else { continue };
+                before
+            };
+            parts.insert(&id.1, decoded);
             for File { path, content } in &decoded.files {
                 if let Err(error) = files::keep(path, content) {
                     let reason = format!("`{}` cannot be written: {error}", path.display());
@@ -173,17 +173,15 @@ impl Catalog {
                 }
             }
         }
-        refusals.extend(assembly.add(&all));
-        (assembly.finish(), refusals)
+        if !refusals.is_empty() {
+            return Err(refusals);
+        }
+        outrigger_xds::assemble(settings, &parts).map(|assembled| assembled.config).map_err(owns)
     }
 
     /// Whose fault broken rules are.
     pub(crate) fn attribute_rules(problems: &[Problem]) -> Vec<Refusal> {
-        let refusal = |problem: &Problem| {
-            let refusal = decode::Refusal::of(problem)?;
-            Some(own(Kind::from_type_url(&refusal.type_url)?, refusal))
-        };
-        problems.iter().filter_map(refusal).collect()
+        owns(problems.iter().filter_map(decode::Refusal::of).collect())
     }
 
     /// Whose fault bad files are: of the secret that brought them, or of whoever names them.
@@ -239,7 +237,7 @@ fn paths(what: &What) -> Vec<PathBuf> {
                 && let ClusterTlsMode::Simple { trust_bundle, certificate, .. } = &tls.mode
             {
                 paths.push(trust_bundle.clone());
-                for files in certificate {
+                if let Some(files) = certificate {
                     paths.extend([files.certificate.clone(), files.private_key.clone()]);
                 }
             }
@@ -249,7 +247,10 @@ fn paths(what: &What) -> Vec<PathBuf> {
     paths
 }
 
-fn own(kind: Kind, refusal: decode::Refusal) -> Refusal {
-    let decode::Refusal { type_url: _, name, field, reason } = refusal;
-    Refusal { kind, name: name.into(), field, reason }
+fn owns(refusals: Vec<decode::Refusal>) -> Vec<Refusal> {
+    let own = |refusal: decode::Refusal| {
+        let decode::Refusal { type_url, name, field, reason } = refusal;
+        Some(Refusal { kind: Kind::from_type_url(&type_url)?, name: name.into(), field, reason })
+    };
+    refusals.into_iter().filter_map(own).collect()
 }

@@ -10,7 +10,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use outrigger_xds::Kind;
+use outrigger_config::model::Config;
+use outrigger_xds::{Kind, Settings};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -401,7 +402,8 @@ impl Client {
                     self.metrics.control.endpoints();
                 }
             }
-            let changed = self.store.pending().iter().filter_map(|(id, held)| Some((id.clone(), held.clone()?.version)));
+            let changed =
+                self.store.pending().iter().filter_map(|(id, held)| Some((id.clone(), held.clone()?.version)));
             self.status.endpoints(changed);
             self.store.commit(&BTreeSet::new());
             self.catalog.keep_only(&self.store);
@@ -519,12 +521,17 @@ impl Client {
         }
         loop {
             let without: BTreeSet<Id> = refused.keys().cloned().collect();
-            let mut settings = (*base.config).clone();
-            settings.identity = self.identity.configured();
-            let (config, problems) = self.catalog.assemble(&self.store, &without, settings);
-            if !problems.is_empty() && add(&mut refused, problems, &without) {
-                continue;
-            }
+            let Config { node, admin, access_log, workers, drain, .. } = (*base.config).clone();
+            let identity = self.identity.configured();
+            let settings = Settings { node, admin, access_log, workers, drain, identity };
+            let config = match self.catalog.assemble(&self.store, &without, &settings) {
+                Ok(config) => config,
+                Err(problems) if add(&mut refused, problems.clone(), &without) => continue,
+                Err(problems) => {
+                    self.refuse_all(&mut refused, &problems);
+                    return refused;
+                }
+            };
             let hash = self.hash(&without);
             let problem = match applier.put_built(config, hash, origin.clone()).await {
                 Ok(()) => {
@@ -547,16 +554,21 @@ impl Client {
                 }
             };
             if !add(&mut refused, problems.clone(), &without) {
-                // Nobody in particular is to blame, or leaving out does not help: everything new is refused.
-                let reason = problems.first().map_or_else(|| "it cannot take effect".to_owned(), ToString::to_string);
-                for (kind, name) in self.store.pending().keys() {
-                    let (name, reason) = (Arc::clone(name), reason.clone());
-                    refused
-                        .entry((*kind, Arc::clone(&name)))
-                        .or_insert_with(|| vec![Refusal { kind: *kind, name, field: String::new(), reason }]);
-                }
+                self.refuse_all(&mut refused, &problems);
                 return refused;
             }
+        }
+    }
+
+    /// Nobody in particular is to blame, or leaving out does not help: everything new is refused.
+    fn refuse_all(&self, refused: &mut BTreeMap<Id, Vec<Refusal>>, problems: &[Refusal]) {
+        let reason = problems.first().map_or_else(|| "it cannot take effect".to_owned(), ToString::to_string);
+        for (kind, name) in self.store.pending().keys() {
+            let all = || {
+                let (name, reason) = (Arc::clone(name), reason.clone());
+                vec![Refusal { kind: *kind, name, field: String::new(), reason }]
+            };
+            refused.entry((*kind, Arc::clone(name))).or_insert_with(all);
         }
     }
 

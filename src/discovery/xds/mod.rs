@@ -6,11 +6,10 @@
 //! link      the stream, kept open: servers in order (backoff), both variants (wire)
 //! session   what is asked for and answered on it; pure
 //! store     the resources: in effect, and not yet; on disk (saved)
-//! catalog   the same, decoded, and the configuration that they make (assembly); contents of secrets (files)
+//! catalog   the same, decoded, and the configuration that they make; contents of secrets (files)
 //! client    what came becomes what runs, and is answered
 //! ```
 
-mod assembly;
 mod backoff;
 mod catalog;
 mod client;

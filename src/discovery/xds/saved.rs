@@ -218,8 +218,7 @@ mod tests {
 
     fn saved(versions: &[(&str, &str)], seconds: u64) -> Saved {
         let held = |version: &str| Held { version: version.into(), body: Bytes::copy_from_slice(version.as_bytes()) };
-        let store =
-            Store::new(versions.iter().map(|(name, version)| ((Kind::Cluster, (*name).into()), held(version))));
+        let store = Store::new(versions.iter().map(|(name, version)| ((Kind::Cluster, (*name).into()), held(version))));
         Saved::of(&store, UNIX_EPOCH + Duration::from_secs(seconds))
     }
 

@@ -85,12 +85,7 @@ impl ControlStatus {
     }
 
     /// What the control plane said is in effect, apart from what is refused or waits.
-    pub(crate) fn applied(
-        &self,
-        versions: Versions,
-        refusals: BTreeMap<Id, Refused>,
-        waiting: BTreeMap<Id, String>,
-    ) {
+    pub(crate) fn applied(&self, versions: Versions, refusals: BTreeMap<Id, Refused>, waiting: BTreeMap<Id, String>) {
         let mut inner = self.inner.lock();
         (inner.versions, inner.refusals, inner.waiting) = (versions, refusals, waiting);
         inner.last_sync = Some(SystemTime::now());
