@@ -44,3 +44,4 @@ mod smuggling;
 mod stream;
 mod support;
 mod tls;
+mod xds;
