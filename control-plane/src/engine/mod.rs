@@ -16,11 +16,12 @@ use outrigger_config::spiffe::TrustDomain;
 use outrigger_config::{Diagnostic, Severity};
 use parking_lot::Mutex;
 
-use self::inputs::{FileState, Inputs};
-use crate::api::wire::{DirectoryStatus, FileStatus, Impact};
-use crate::manifest::{self, Changed, Document, MESH_NAMESPACE, Mesh, ObjectId, Outcome, Problem};
-use crate::store::{AuditEntry, Generation, NewGeneration, NewObject, Origin, Outcome as Ended, Role, Store, StoreError};
-use crate::store::{ObjectKey, Timestamp};
+use self::inputs::Inputs;
+use crate::manifest::{self, Changed, Document, Mesh, ObjectId, Outcome, Problem};
+use crate::store::{
+    AuditEntry, Generation, NewGeneration, NewObject, ObjectKey, Origin, Outcome as Ended, Role, Store, StoreError,
+    Timestamp,
+};
 
 mod change;
 mod directory;
@@ -31,9 +32,10 @@ mod publish;
 mod view;
 
 pub use directory::{Directory, Found};
-pub use explain::{Asked, Story};
+pub use explain::{Asked, BackendStory, Decision, Part, RuleStory, SettingStory, Story};
+pub use impact::{Impact, ProxyImpact};
 pub use publish::Publisher;
-pub use view::{Held, View};
+pub use view::{DirectoryState, FileState, Held, View};
 
 /// Who changes something.
 #[derive(Debug, Clone)]
@@ -166,7 +168,7 @@ impl Engine {
 
     /// How the watched directory stands; `None` when none is watched.
     #[must_use]
-    pub fn directory(&self) -> Option<DirectoryStatus> {
+    pub fn directory(&self) -> Option<DirectoryState> {
         self.view.load().directory.clone()
     }
 
@@ -396,10 +398,11 @@ fn shorten(text: &str) -> String {
 }
 
 fn log_problems(view: &View) {
-    for FileStatus { file, namespaces, problems, .. } in view.directory.iter().flat_map(|directory| &directory.files) {
+    for FileState { file, namespaces, problems, .. } in view.directory.iter().flat_map(|directory| &directory.files) {
         let namespaces = namespaces.join(", ");
-        for problem in problems.iter().filter(|problem| problem.severity == "error") {
-            let (line, column, message) = (problem.line, problem.column, &problem.message);
+        let errors = problems.iter().filter(|problem| problem.diagnostic.severity == Severity::Error);
+        for Problem { diagnostic: Diagnostic { place, message, .. }, .. } in errors {
+            let (line, column) = (place.line, place.column);
             tracing::warn!(file, line, column, namespaces, message, "a file of the watched directory is wrong");
         }
     }
