@@ -13,9 +13,11 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 mod access;
+mod control_plane;
 mod identity;
 
 pub use access::*;
+pub use control_plane::*;
 pub use identity::*;
 
 /// Proof that a value passed validation: read-only, and made only by this crate.

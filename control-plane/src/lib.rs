@@ -2,6 +2,8 @@
 
 pub mod ca;
 pub mod check;
+pub mod fleet;
 pub mod peer;
 pub mod store;
 pub mod tls;
+pub mod xds;

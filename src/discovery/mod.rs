@@ -14,6 +14,7 @@ pub mod last_good;
 pub mod material;
 pub mod status;
 pub mod watch;
+mod xds;
 
 pub use apply::{Applier, Parts};
 pub use last_good::LastGood;

@@ -8,6 +8,7 @@
 
 mod access;
 mod cluster;
+mod control_plane;
 mod filter;
 mod identity;
 mod listener;
@@ -16,6 +17,7 @@ mod route;
 
 pub(crate) use access::*;
 pub(crate) use cluster::*;
+pub(crate) use control_plane::*;
 pub(crate) use filter::*;
 pub(crate) use identity::*;
 pub(crate) use listener::*;
@@ -45,8 +47,8 @@ pub(crate) struct Config {
     pub(crate) drain: Field<Drain>,
     /// Who this proxy is to other workloads. Needed where TLS is spoken in the mesh.
     pub(crate) identity: Field<Identity>,
-    /// Where connections are accepted. At least one.
-    #[schemars(extend("x-required" = true), length(min = 1))]
+    /// Where connections are accepted. At least one, unless there is a `controlPlane`.
+    #[schemars(length(min = 1))]
     pub(crate) listeners: Field<List<Listener>>,
     /// Route tables by name. Listeners refer to them.
     pub(crate) routes: Field<Entries<List<VirtualHost>>>,
@@ -58,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) jwt_providers: Field<Entries<JwtProvider>>,
     /// Authorizers outside by name. Listeners refer to them in `externalAuthorization`.
     pub(crate) external_authorizers: Field<Entries<ExternalAuthorizer>>,
+    /// The control plane that says the rest, instead of this file.
+    pub(crate) control_plane: Field<ControlPlane>,
 }
 
 /// Who this proxy is.
