@@ -34,7 +34,7 @@ mod view;
 pub use directory::{Directory, Found};
 pub use explain::{Asked, BackendStory, Decision, Part, RuleStory, SettingStory, Story};
 pub use impact::{Impact, ProxyImpact};
-pub use publish::Publisher;
+pub use publish::{Publisher, Unexplained};
 pub use view::{DirectoryState, FileState, Held, View};
 
 /// Who changes something.
@@ -164,6 +164,12 @@ impl Engine {
     #[must_use]
     pub fn publisher(&self) -> &Publisher {
         &self.publisher
+    }
+
+    /// Whether what is stored is compiled, so that proxies can be served.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.publisher.is_ready()
     }
 
     /// How the watched directory stands; `None` when none is watched.
@@ -347,20 +353,17 @@ impl Engine {
         Ok(number)
     }
 
+    /// Identities that are compiled in must be the ones that are issued.
     fn check_trust_domain(&self, mesh: &Mesh) -> Result<(), Refusal> {
         let (wanted, is) = (mesh.trust_domain(), &self.trust_domain);
-        // Where nothing is said, the default must not stand in the way of another one.
-        let said = wanted.as_str() != manifest::DEFAULT_TRUST_DOMAIN;
-        if said && wanted != *is {
-            return Err(Refusal::Conflict(format!(
-                "a MeshPolicy names the trust domain {}, and the authority of this control plane is that of {}: \
-                 name that one, or start the control plane with --trust-domain {}",
-                wanted.as_str(),
-                is.as_str(),
-                wanted.as_str()
-            )));
+        if wanted == *is || mesh.workloads().next().is_none() {
+            return Ok(());
         }
-        Ok(())
+        let (wanted, is) = (wanted.as_str(), is.as_str());
+        Err(Refusal::Conflict(format!(
+            "the trust domain of the mesh is {wanted}, and the authority of this control plane is that of {is}: name that \
+             one in a MeshPolicy, or start the control plane with --trust-domain {wanted}"
+        )))
     }
 }
 
