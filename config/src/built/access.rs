@@ -89,18 +89,8 @@ fn operation(subject: &Subject<'_>, here: &str, operation: &AccessOperation) {
         let message = "this operation has no condition: everything is meant by it";
         subject.say(here, message, "add a condition, or leave `to` empty, which means everything");
     }
-    let AccessOperation {
-        hosts,
-        not_hosts,
-        paths,
-        not_paths,
-        methods,
-        not_methods,
-        ports,
-        not_ports,
-        headers,
-        grpc,
-    } = operation;
+    let AccessOperation { hosts, not_hosts, paths, not_paths, methods, not_methods, ports, not_ports, headers, grpc } =
+        operation;
     for (what, list) in [("hosts", hosts), ("not_hosts", not_hosts)] {
         let field = format!("{here}.{what}");
         list.iter().for_each(|pattern| subject.host(&field, pattern));

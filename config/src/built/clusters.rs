@@ -10,18 +10,8 @@ use crate::model::{
 use crate::validate::{self, Wrong};
 
 pub(super) fn cluster(subject: &Subject<'_>, cluster: &Cluster) {
-    let Cluster {
-        name: _,
-        protocol: _,
-        balance: _,
-        endpoints,
-        ceilings,
-        retry_budget,
-        connection,
-        tls,
-        dns,
-        place: _,
-    } = cluster;
+    let Cluster { name: _, protocol: _, balance: _, endpoints, ceilings, retry_budget, connection, tls, dns, place: _ } =
+        cluster;
     self::endpoints(subject, endpoints);
     let Ceilings { max_requests, max_pending, max_retries, max_connections } = ceilings;
     subject.number("ceilings.max_requests", u64::from(*max_requests), limits::MAX_REQUESTS);
@@ -31,8 +21,14 @@ pub(super) fn cluster(subject: &Subject<'_>, cluster: &Cluster) {
     let RetryBudget { percent, min_per_second } = retry_budget;
     subject.number("retry_budget.percent", u64::from(*percent), limits::PERCENT);
     subject.number("retry_budget.min_per_second", u64::from(*min_per_second), limits::RETRIES_PER_SECOND);
-    let ConnectionOptions { connect_timeout, idle_timeout, keepalive_interval, keepalive_timeout, max_streams, max_age } =
-        connection;
+    let ConnectionOptions {
+        connect_timeout,
+        idle_timeout,
+        keepalive_interval,
+        keepalive_timeout,
+        max_streams,
+        max_age,
+    } = connection;
     subject.duration("connection.connect_timeout", *connect_timeout);
     subject.duration("connection.idle_timeout", *idle_timeout);
     subject.duration_or_zero("connection.keepalive_interval", *keepalive_interval);

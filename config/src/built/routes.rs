@@ -73,7 +73,11 @@ fn one_match(subject: &Subject<'_>, here: &str, one: &Match) {
     subject.at_most(&format!("{here}.query"), query.len(), MAX_CONDITIONS);
     for (at, QueryMatch { name, value }) in query.iter().enumerate() {
         if name.is_empty() || name.len() > MAX_MATCH_BYTES {
-            subject.say(format!("{here}.query[{at}].name"), "this is not the name of a query parameter", "give its name");
+            subject.say(
+                format!("{here}.query[{at}].name"),
+                "this is not the name of a query parameter",
+                "give its name",
+            );
         }
         subject.value(&format!("{here}.query[{at}].value"), value);
     }
