@@ -14,11 +14,12 @@
 pub mod built;
 pub mod diagnostics;
 pub mod diff;
+pub mod language;
 pub mod limits;
 mod load;
 pub mod model;
 pub mod pattern;
-mod raw;
+pub mod raw;
 mod read;
 mod schema;
 mod sink;

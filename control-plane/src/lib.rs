@@ -3,6 +3,7 @@
 pub mod ca;
 pub mod check;
 pub mod fleet;
+pub mod manifest;
 pub mod peer;
 pub mod store;
 pub mod tls;
