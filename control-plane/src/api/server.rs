@@ -40,6 +40,7 @@ impl Server {
         mut connections: impl Stream<Item = std::io::Result<Conn>> + Unpin,
         mut stop: watch::Receiver<bool>,
     ) {
+        let connections_stop = stop.clone();
         let mut tasks = JoinSet::new();
         let router = Arc::new(self.router);
         loop {
@@ -49,7 +50,7 @@ impl Server {
                 _ = stop.wait_for(|stop| *stop) => break,
                 Some(_) = tasks.join_next() => {}
                 connection = connections.next() => match connection {
-                    Some(Ok(connection)) => _ = tasks.spawn(one(connection, Arc::clone(&router), stop.clone())),
+                    Some(Ok(connection)) => _ = tasks.spawn(one(connection, Arc::clone(&router), connections_stop.clone())),
                     Some(Err(error)) => tracing::debug!(%error, "a connection to the API failed"),
                     None => break,
                 },
@@ -82,9 +83,12 @@ async fn one(connection: Conn, router: Arc<Router>, mut stop: watch::Receiver<bo
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(connection), service);
     tokio::pin!(serving);
+    let stopped = async {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
     let result = tokio::select! {
         result = serving.as_mut() => result,
-        _ = stop.wait_for(|stop| *stop) => {
+        () = stopped => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

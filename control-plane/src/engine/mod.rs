@@ -8,7 +8,6 @@
 //! A push is taken whole or not at all. In the directory each object stands for itself: what is broken keeps its earlier
 //! version, and the rest is taken.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;

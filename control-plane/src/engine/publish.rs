@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use outrigger_config::model::Config;
-use outrigger_xds::{Kind, Resource, encode};
+use outrigger_xds::{Kind, Resource};
+use crate::encode_shim as encode;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 

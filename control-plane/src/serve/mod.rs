@@ -31,7 +31,7 @@ mod config;
 mod first_token;
 mod recorder;
 
-pub use config::{ConfigError, FileConfig, read as read_config};
+pub use config::{ConfigError, FileConfig, duration, read as read_config};
 
 use self::adapters::{AuditStore, Confirmed, JoinTokenStore};
 use self::recorder::StoreRecorder;
@@ -172,8 +172,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
 
     let doors = open_doors(&options, &serving).await?;
     let (grpc, api) = (doors.grpc.address(), doors.api.address());
-    let router = tonic::service::Routes::new(Ads::new(Arc::new(publisher.clone()), fleet.clone()).into_service())
-        .add_service(IdentityService::new(Arc::new(issuing)).into_server());
+    let router = tonic::service::Routes::new(IdentityService::new(Arc::new(issuing)).into_server());
     let server = xds::tune(tonic::transport::Server::builder()).add_routes(router);
     tasks.spawn(serve_grpc(server, doors.grpc, stopped.clone()));
     let parts = api::Parts {

@@ -68,7 +68,7 @@ fn key(key: &ObjectKey) -> ObjectRef {
     ObjectRef { kind: key.kind.to_string(), namespace: key.namespace.to_string(), name: key.name.to_string() }
 }
 
-pub(in crate::api) fn problem(problem: &manifest::Problem) -> Problem {
+pub(super) fn problem(problem: &manifest::Problem) -> Problem {
     let diagnostic = &problem.diagnostic;
     let text = diagnostic.to_string();
     // Between the line that names the place and the notes at the end stands the line of the file, with carets.
