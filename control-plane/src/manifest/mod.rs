@@ -27,6 +27,7 @@ mod words;
 
 pub use kinds::{Kind, Name, ObjectId};
 pub use load::{apply, load, remove};
+pub(crate) use mesh::selects;
 pub use mesh::{Closed, Mesh, Scope};
 pub use object::{Object, Spec};
 pub use outcome::{Change, Changed, Condition, Document, ObjectStatus, Outcome, ParentStatus, Problem};
