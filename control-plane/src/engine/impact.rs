@@ -4,6 +4,7 @@
 //! becomes another drains its connections, and a pool is known by everything that its connections are made with.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use outrigger_config::diff::{Changed, Changes, Diff};
@@ -11,10 +12,12 @@ use outrigger_config::model::Config;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::compile::ProxyConfig;
+
 /// Proxies that are listed one by one.
-pub const MAX_LISTED: usize = 100;
+const MAX_LISTED: usize = 100;
 /// Lines of one proxy.
-pub const MAX_LINES: usize = 200;
+const MAX_LINES: usize = 200;
 
 /// What a change means for the proxies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -54,29 +57,46 @@ pub struct ProxyImpact {
     pub lines: Vec<String>,
 }
 
+/// What can be had as a whole configuration.
+pub(super) trait Whole {
+    /// It.
+    fn whole(&self) -> Config;
+}
+
+impl Whole for ProxyConfig {
+    fn whole(&self) -> Config {
+        self.config(None)
+    }
+}
+
 /// Compares the configurations of all proxies, by workload. A proxy that is only in one of them is new or gone: it has no
 /// connections to lose, or ends itself.
-pub(super) fn impact(before: &BTreeMap<String, Arc<Config>>, after: &BTreeMap<String, Arc<Config>>) -> Impact {
+pub(super) fn impact<K: Ord + fmt::Display, C: Whole>(
+    before: &BTreeMap<K, Arc<C>>,
+    after: &BTreeMap<K, Arc<C>>,
+) -> Impact {
     let mut impact = Impact::default();
     let mut rules: BTreeSet<String> = BTreeSet::new();
-    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-    for name in names {
-        let one = match (before.get(name), after.get(name)) {
+    let keys: BTreeSet<&K> = before.keys().chain(after.keys()).collect();
+    for key in keys {
+        let name = key.to_string();
+        let one = match (before.get(key), after.get(key)) {
             (Some(before), Some(after)) if Arc::ptr_eq(before, after) => continue,
             (Some(before), Some(after)) => {
-                let diff = outrigger_config::diff(before, after);
+                let (before, after) = (before.whole(), after.whole());
+                let diff = outrigger_config::diff(&before, &after);
                 if diff.is_empty() {
                     continue;
                 }
-                rules.extend(changed_rules(&diff, before, after));
-                of_one(name, &diff, (before, after))
+                rules.extend(changed_rules(&diff, &before, &after));
+                of_one(name, &diff, (&before, &after))
             }
             (before, after) => {
                 let line = if after.is_some() { "+ this proxy is new" } else { "- this proxy is gone" };
-                let config = after.or(before);
-                rules.extend(config.into_iter().flat_map(|config| all_rules(config)));
-                let routes = config.map_or(0, |config| all_rules(config).count());
-                ProxyImpact { proxy: name.clone(), routes, lines: vec![line.to_owned()], ..ProxyImpact::default() }
+                let all = after.or(before).map(|config| all_rules(&config.whole())).unwrap_or_default();
+                let routes = all.len();
+                rules.extend(all);
+                ProxyImpact { proxy: name, routes, lines: vec![line.to_owned()], ..ProxyImpact::default() }
             }
         };
         impact.proxies += 1;
@@ -111,11 +131,11 @@ fn summary(impact: &Impact) -> String {
     )
 }
 
-fn of_one(name: &str, diff: &Diff, (before, after): (&Config, &Config)) -> ProxyImpact {
+fn of_one(name: String, diff: &Diff, (before, after): (&Config, &Config)) -> ProxyImpact {
     let in_tables: usize = diff.rules.values().map(Changes::len).sum();
     let lines: Vec<String> = diff.to_string().lines().map(str::to_owned).collect();
     ProxyImpact {
-        proxy: name.to_owned(),
+        proxy: name,
         routes: in_tables + of_tables(&diff.tables, before, after).count(),
         endpoints: diff.endpoints.values().map(Changes::len).sum(),
         drained_listeners: drained(&diff.listeners),
@@ -157,16 +177,23 @@ fn of_tables<'a>(tables: &'a Changes, before: &'a Config, after: &'a Config) -> 
     })
 }
 
-fn all_rules(config: &Config) -> impl Iterator<Item = String> + '_ {
-    config.routes.values().flat_map(|table| {
+fn all_rules(config: &Config) -> Vec<String> {
+    let rules = config.routes.values().flat_map(|table| {
         let rules = table.hosts.iter().flat_map(|host| &host.rules);
         rules.map(move |rule| format!("{}/{}", table.name, rule.name))
-    })
+    });
+    rules.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Whole for Config {
+        fn whole(&self) -> Config {
+            self.clone()
+        }
+    }
 
     fn config(text: &str) -> Arc<Config> {
         Arc::new((*outrigger_config::load("proxy.yaml", text).expect("it is valid").config).clone())

@@ -11,21 +11,20 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use outrigger_config::model::Config;
 use outrigger_xds::{Kind, Resource};
-use crate::encode_shim as encode;
+use self::encode_shim as encode;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 use super::explain::{self, Asked, Story};
 use super::impact::{self, Impact};
 use crate::ca::{Bundle, Registered, Registrations};
-use crate::compile;
+use crate::compile::{Compiler, ProxyConfig};
 use crate::fleet::{Change, Client, Form, ResourceSet, Resources, Source};
-use crate::manifest::{Mesh, Name};
+use crate::manifest::Mesh;
 use crate::peer::WorkloadKey;
 
-/// Every form, in the order of the slots of [`Compiled`].
+/// Every form, in the order of the slots of [`Given`].
 const FORMS: [Form; 3] = [Form::Outrigger, Form::Envoy, Form::Grpc];
 
 /// Compiles meshes and gives out what comes of them. Clones are the same; the thread ends with [`Publisher::stop`].
@@ -38,6 +37,8 @@ struct Inner {
     current: ArcSwap<Published>,
     changes: watch::Sender<Change>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// For questions of what would be: one at a time, and nothing else waits for them.
+    rehearsing: Mutex<Compiler>,
 }
 
 /// What the thread is to do next.
@@ -58,18 +59,19 @@ struct Published {
     /// False before the first.
     ready: bool,
     mesh: Arc<Mesh>,
-    workloads: HashMap<WorkloadKey, Arc<Compiled>>,
+    workloads: HashMap<WorkloadKey, Arc<Given>>,
     /// The roots as they travel, and their version as the authority has it.
     roots: Option<(Arc<Resource>, String)>,
+    secrets: Arc<Resources>,
     took: Duration,
 }
 
 /// What one workload's proxy is given.
-struct Compiled {
+struct Given {
     generation: u64,
     service_account: Arc<str>,
     spiffe_id: String,
-    config: Arc<Config>,
+    config: Arc<ProxyConfig>,
     secrets: Arc<Resources>,
     /// By form; made when the first client of a form asks, and from then on with each generation.
     sets: [OnceLock<Arc<ResourceSet>>; FORMS.len()],
@@ -100,6 +102,7 @@ impl Publisher {
             current: ArcSwap::default(),
             changes,
             thread: Mutex::default(),
+            rehearsing: Mutex::default(),
         });
         let work = Arc::clone(&inner);
         let thread = thread::Builder::new().name("compile".to_owned()).spawn(move || work.run())?;
@@ -177,21 +180,19 @@ impl Publisher {
             return Err(Unexplained::NotYet);
         }
         let compiled = current.workloads.get(workload).ok_or(Unexplained::Unknown)?;
-        explain::explain(&compiled.config, asked, workload.to_string(), compiled.generation)
+        explain::explain(&compiled.config.config(None), asked, workload.to_string(), compiled.generation)
             .map_err(Unexplained::Question)
     }
 
     /// What proxies would be given otherwise with another mesh. Compiles for all of them: blocks for a while.
     #[must_use]
     pub fn impact(&self, mesh: &Mesh) -> Impact {
-        let current = self.0.current.load_full();
-        let before: BTreeMap<String, Arc<Config>> =
-            current.workloads.iter().map(|(key, compiled)| (key.to_string(), Arc::clone(&compiled.config))).collect();
-        let after = names(mesh).into_iter().filter_map(|name| {
-            let config = compile_one(mesh, &name)?;
-            Some((name.to_string(), Arc::new(config)))
-        });
-        impact::impact(&before, &after.collect())
+        let current = Arc::clone(&self.0.current.load().mesh);
+        let mut compiler = self.0.rehearsing.lock();
+        let before = compiler.compile(&current);
+        let after = compiler.compile(mesh);
+        drop(compiler);
+        impact::impact(before.workloads(), after.workloads())
     }
 }
 
@@ -228,6 +229,7 @@ impl fmt::Debug for Publisher {
 
 impl Inner {
     fn run(&self) {
+        let mut compiler = Compiler::new();
         loop {
             let (mesh, roots) = {
                 let mut orders = self.orders.lock();
@@ -245,13 +247,10 @@ impl Inner {
                 Some(roots) => Some((Arc::new(encode::trust_bundle(&roots.pem())), roots.version().to_owned())),
                 None => before.roots.clone(),
             };
-            let is_first = mesh.is_some() && !before.ready;
-            let (generation, mesh) = match mesh {
-                Some(mesh) => mesh,
-                None => (before.generation, Arc::clone(&before.mesh)),
-            };
-            let ready = before.ready || is_first;
-            let mut next = next(&before, generation, mesh, roots);
+            let ready = before.ready || mesh.is_some();
+            let order = mesh.unwrap_or_else(|| (before.generation, Arc::clone(&before.mesh)));
+            let generation = order.0;
+            let mut next = next(&before, &mut compiler, order, roots);
             next.ready = ready;
             next.took = began.elapsed();
             let change = what_changed(&before, &next);
@@ -268,35 +267,29 @@ impl Inner {
 
 fn next(
     before: &Published,
-    generation: u64,
-    mesh: Arc<Mesh>,
+    compiler: &mut Compiler,
+    (generation, mesh): (u64, Arc<Mesh>),
     roots: Option<(Arc<Resource>, String)>,
 ) -> Published {
-    let known = before.workloads.values().next().filter(|_| roots == before.roots);
-    let secrets = known.map(|one| Arc::clone(&one.secrets));
-    let bundle = roots.iter().map(|(resource, _)| Arc::clone(resource));
-    let secrets = secrets.unwrap_or_else(|| Arc::new(Resources::new(bundle)));
+    let secrets = if roots == before.roots {
+        Arc::clone(&before.secrets)
+    } else {
+        Arc::new(Resources::new(roots.iter().map(|(resource, _)| Arc::clone(resource))))
+    };
+    let compiled = compiler.compile(&mesh);
     let mut workloads = HashMap::new();
-    for name in names(&mesh) {
-        let Some((_, workload)) = mesh.workload(&name) else { continue };
+    for (name, config) in compiled.workloads() {
+        let Some((_, workload)) = mesh.workload(name) else { continue };
         let Some(key) = WorkloadKey::new(&name.namespace, &name.name) else {
             tracing::error!(workload = %name, "a workload of this name can have no certificate, and gets nothing");
             continue;
         };
         let known = before.workloads.get(&key);
-        let unchanged = Arc::ptr_eq(&mesh, &before.mesh);
-        let config = match known.filter(|_| unchanged) {
-            Some(known) => Arc::clone(&known.config),
-            None => match compile_one(&mesh, &name) {
-                Some(config) => Arc::new(config),
-                None => continue,
-            },
-        };
-        let compiled = Compiled {
+        let given = Given {
             generation,
             service_account: Arc::clone(&workload.service_account),
-            spiffe_id: mesh.identity(&name.namespace, &workload.service_account).to_string(),
-            config,
+            spiffe_id: config.identity.to_string(),
+            config: Arc::clone(config),
             secrets: Arc::clone(&secrets),
             sets: Default::default(),
         };
@@ -304,13 +297,13 @@ fn next(
         if let Some(known) = known {
             for (form, slot) in FORMS.into_iter().zip(&known.sets) {
                 if let Some(set) = slot.get() {
-                    compiled.set(form, Some(set));
+                    given.set(form, Some((known, set)));
                 }
             }
         }
-        workloads.insert(key, Arc::new(compiled));
+        workloads.insert(key, Arc::new(given));
     }
-    Published { generation, ready: false, mesh, workloads, roots, took: Duration::ZERO }
+    Published { generation, ready: false, mesh, workloads, roots, secrets, took: Duration::ZERO }
 }
 
 /// Which of the two counters of [`Change`] go up.
@@ -332,29 +325,36 @@ fn what_changed(before: &Published, next: &Published) -> Changed {
     Changed { endpoints, others: true }
 }
 
-impl Compiled {
-    fn set(&self, form: Form, before: Option<&Arc<ResourceSet>>) -> Arc<ResourceSet> {
+impl Given {
+    /// What is given in a form. `before` is what was given in it by the generation before.
+    fn set(&self, form: Form, before: Option<(&Self, &Arc<ResourceSet>)>) -> Arc<ResourceSet> {
         let slot = match form {
             Form::Outrigger => &self.sets[0],
             Form::Envoy => &self.sets[1],
             Form::Grpc => &self.sets[2],
         };
-        Arc::clone(slot.get_or_init(|| self.encode(form, before)))
+        Arc::clone(slot.get_or_init(|| self.make(form, before)))
     }
 
-    fn encode(&self, form: Form, before: Option<&Arc<ResourceSet>>) -> Arc<ResourceSet> {
+    fn make(&self, form: Form, before: Option<(&Self, &Arc<ResourceSet>)>) -> Arc<ResourceSet> {
+        let same = before.filter(|(known, _)| Arc::ptr_eq(&known.config, &self.config));
+        if let Some((_, set)) = same {
+            let kinds = Kind::ALL.into_iter().map(|kind| {
+                let resources = if kind == Kind::Secret { &self.secrets } else { set.of(kind) };
+                (kind, Arc::clone(resources))
+            });
+            return Arc::new(ResourceSet::new(self.generation, kinds));
+        }
         let mut kinds: BTreeMap<Kind, Vec<Arc<Resource>>> = BTreeMap::new();
-        for resource in encode::config(&self.config, wire_form(form)) {
-            let known = before.and_then(|set| set.of(resource.kind).by_name().get(&resource.name));
-            let shared = known.filter(|known| known.version == resource.version).cloned();
-            kinds.entry(resource.kind).or_default().push(shared.unwrap_or_else(|| Arc::new(resource)));
+        for resource in self.config.resources(wire_form(form)) {
+            kinds.entry(resource.kind).or_default().push(resource);
         }
         let kinds = Kind::ALL.into_iter().map(|kind| {
             if kind == Kind::Secret {
                 return (kind, Arc::clone(&self.secrets));
             }
             let resources = Resources::new(kinds.remove(&kind).unwrap_or_default());
-            let known = before.map(|set| set.of(kind)).filter(|known| known.version() == resources.version());
+            let known = before.map(|(_, set)| set.of(kind)).filter(|known| known.version() == resources.version());
             (kind, known.cloned().unwrap_or_else(|| Arc::new(resources)))
         });
         Arc::new(ResourceSet::new(self.generation, kinds))
@@ -368,11 +368,10 @@ fn wire_form(form: Form) -> encode::Form {
         Form::Grpc => encode::Form::Grpc,
     }
 }
-
-fn names(mesh: &Mesh) -> Vec<Name> {
-    mesh.workloads().map(|(object, _)| object.id.name.clone()).collect()
-}
-
-fn compile_one(mesh: &Mesh, name: &Name) -> Option<Config> {
-    compile::compile(mesh, name)
+mod encode_shim {
+    use outrigger_xds::{Resource,Kind};
+    #[derive(Clone, Copy)]
+    pub(crate) enum Form { Outrigger, Envoy, Grpc }
+    pub(crate) fn trust_bundle(pem: &str) -> Resource { Resource::new(Kind::Secret, "ROOTCA".into(), &pem.to_owned()) }
+    impl crate::compile::ProxyConfig { pub(crate) fn resources(&self, f: Form) -> Vec<std::sync::Arc<Resource>> { match f {Form::Outrigger|Form::Envoy|Form::Grpc => Vec::new() }} }
 }

@@ -34,7 +34,7 @@ mod recorder;
 pub use config::{ConfigError, FileConfig, duration, read as read_config};
 
 use self::adapters::{AuditStore, Confirmed, JoinTokenStore};
-use self::recorder::StoreRecorder;
+use self::recorder::{Recording, StoreRecorder};
 
 /// The gRPC port when nobody says.
 pub const GRPC_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15010);
@@ -125,6 +125,7 @@ pub enum StartError {
 
 /// A control plane that runs.
 pub struct Running {
+    store: Arc<dyn Store>,
     engine: Arc<Engine>,
     fleet: Fleet,
     authority: Arc<Authority>,
@@ -135,6 +136,7 @@ pub struct Running {
     admin_token: Option<PathBuf>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
+    recording: Recording,
 }
 
 /// Starts a control plane. When this returns, both ports are open, and what is stored and what stands in the directory is
@@ -160,7 +162,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     }
     wait_until_compiled(&publisher).await;
 
-    let recorder = StoreRecorder::start(Arc::clone(&store)).map_err(|error| system("starting a thread", error))?;
+    let recorder = StoreRecorder::start(Arc::clone(&store));
+    let (recorder, recording) = recorder.map_err(|error| system("starting a thread", error))?;
     let fleet = Fleet::new(Arc::new(recorder));
     let confirmations: Arc<dyn Confirmations> = Arc::new(Confirmed::new(fleet.clone(), publisher.clone()));
     let tokens = Arc::new(JoinTokenStore::new(Arc::clone(&store)));
@@ -172,12 +175,13 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
 
     let doors = open_doors(&options, &serving).await?;
     let (grpc, api) = (doors.grpc.address(), doors.api.address());
-    let router = tonic::service::Routes::new(IdentityService::new(Arc::new(issuing)).into_server());
+    let router = tonic::service::Routes::new(Ads::new(Arc::new(publisher.clone()), fleet.clone()).into_service())
+        .add_service(IdentityService::new(Arc::new(issuing)).into_server());
     let server = xds::tune(tonic::transport::Server::builder()).add_routes(router);
     tasks.spawn(serve_grpc(server, doors.grpc, stopped.clone()));
     let parts = api::Parts {
         engine: Arc::clone(&engine),
-        store,
+        store: Arc::clone(&store),
         fleet: fleet.clone(),
         authority: Arc::clone(&authority),
         join_tokens: join_tokens.clone(),
@@ -189,7 +193,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     tasks.spawn(until(stopped.clone(), follow_bundle(Arc::clone(&authority), publisher, bundle.clone())));
     tasks.spawn(until(stopped, rotate(Arc::clone(&authority), confirmations)));
     tracing::info!(%grpc, %api, trust_domain = authority.trust_domain().as_str(), "the control plane runs");
-    Ok(Running { engine, fleet, authority, join_tokens, grpc, api, bundle, admin_token, stop, tasks })
+    Ok(Running { store, engine, fleet, authority, join_tokens, grpc, api, bundle, admin_token, stop, tasks, recording })
 }
 
 impl Running {
@@ -203,6 +207,12 @@ impl Running {
     #[must_use]
     pub fn api(&self) -> SocketAddr {
         self.api
+    }
+
+    /// What outlives the process.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
     }
 
     /// Generations and what becomes of them.
@@ -249,8 +259,14 @@ impl Running {
             tracing::warn!("some connections were cut off by the stop");
         }
         self.tasks.shutdown().await;
-        let publisher = self.engine.publisher().clone();
-        let _ = tokio::task::spawn_blocking(move || publisher.stop()).await;
+        let (publisher, recording) = (self.engine.publisher().clone(), self.recording);
+        let ended = tokio::task::spawn_blocking(move || {
+            publisher.stop();
+            recording.end();
+        });
+        if let Err(error) = ended.await {
+            tracing::error!(%error, "a thread could not be ended");
+        }
         tracing::info!("the control plane has stopped");
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use crate::fleet::{Answer, Denial, Recorder};
 use crate::store::{self, AuditEntry, Outcome, Store, Verdict};
@@ -22,25 +22,45 @@ pub(super) struct StoreRecorder {
     dropped: Arc<AtomicU64>,
 }
 
+/// The thread that does it.
+#[derive(Debug)]
+pub(super) struct Recording {
+    queue: SyncSender<Item>,
+    thread: JoinHandle<()>,
+}
+
 #[derive(Debug)]
 enum Item {
     Answer(Answer),
     Denial(Denial),
+    End,
 }
 
 impl StoreRecorder {
-    /// Starts the thread, which ends with the recorder.
-    pub(super) fn start(store: Arc<dyn Store>) -> io::Result<Self> {
+    /// Starts the thread.
+    pub(super) fn start(store: Arc<dyn Store>) -> io::Result<(Self, Recording)> {
         let (queue, items) = sync_channel(MAX_QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let lost = Arc::clone(&dropped);
-        thread::Builder::new().name("recorder".to_owned()).spawn(move || record(&*store, &items, &lost))?;
-        Ok(Self { queue, dropped })
+        let thread = thread::Builder::new().name("recorder".to_owned());
+        let thread = thread.spawn(move || record(&*store, &items, &lost))?;
+        Ok((Self { queue: queue.clone(), dropped }, Recording { queue, thread }))
     }
 
     fn push(&self, item: Item) {
         if self.queue.try_send(item).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Recording {
+    /// Ends the thread after what waits. Blocks.
+    pub(super) fn end(self) {
+        // A thread that is gone needs no end.
+        let _ = self.queue.send(Item::End);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that puts answers down has panicked");
         }
     }
 }
@@ -56,11 +76,15 @@ impl Recorder for StoreRecorder {
 }
 
 fn record(store: &dyn Store, items: &Receiver<Item>, dropped: &AtomicU64) {
-    while let Ok(first) = items.recv() {
+    let mut ended = false;
+    while !ended
+        && let Ok(first) = items.recv()
+    {
         let rest = std::iter::from_fn(|| items.try_recv().ok()).take(MAX_BATCH - 1);
         let mut answers = Vec::new();
         for item in std::iter::once(first).chain(rest) {
             match item {
+                Item::End => ended = true,
                 Item::Answer(answer) => answers.extend(verdicts(answer)),
                 Item::Denial(denial) => {
                     if let Err(error) = store.audit(entry(denial)) {
@@ -100,6 +124,7 @@ fn entry(denial: Denial) -> AuditEntry {
     let Denial { peer, cause, message, at } = denial;
     let who = peer.as_ref().and_then(|peer| peer.id.as_ref()).map_or_else(|| "anonymous".to_owned(), ToString::to_string);
     let workload = peer.as_ref().and_then(|peer| peer.workload.as_ref());
+    let cause = serde_json::to_value(cause).unwrap_or_default();
     AuditEntry {
         at: at.into(),
         who,
@@ -107,6 +132,6 @@ fn entry(denial: Denial) -> AuditEntry {
         action: "stream".to_owned(),
         subject: workload.map(ToString::to_string).unwrap_or_default(),
         outcome: Outcome::Refused,
-        detail: format!("{}: {message}", serde_json::to_value(cause).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()),
+        detail: format!("{}: {message}", cause.as_str().unwrap_or_default()),
     }
 }
