@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::model::{
-    Access, AccessRule, Action, Authorization, BackendRef, ClientCertificate, ClientTrust, Cluster, Endpoint,
-    HostPattern, JwtProvider, ListenerJwt, ListenerTls, Place, RouteTable, Rule, Target, TlsMode, TlsVersion,
+    Access, AccessAction, AccessRule, Action, Authorization, BackendRef, ClientCertificate, ClientTrust, Cluster,
+    Endpoint, HostPattern, JwtProvider, ListenerJwt, ListenerTls, Place, RouteTable, Rule, Target, TlsMode, TlsVersion,
     VirtualHost,
 };
 
@@ -261,21 +261,32 @@ fn authorization(
         if spec.policy.default == Access::Deny {
             whole.default = Access::Deny;
         }
-        whole.rules.extend(spec.policy.rules.iter().map(|rule| renamed(object, rule, providers)));
+        whole.rules.extend(spec.policy.rules.iter().filter_map(|rule| renamed(object, rule, providers)));
     }
     out
 }
 
 /// A rule with the names that it has in the whole: its policy's before its own, and of a provider the full one.
-fn renamed(object: &Object, rule: &AccessRule, providers: &BTreeMap<Arc<str>, JwtProvider>) -> AccessRule {
+///
+/// A condition on a token of a provider that the workload does not believe can never hold. A rule that allows is left out
+/// then. One that denies must not become harmless by a name that leads nowhere: it denies whatever the token says.
+fn renamed(object: &Object, rule: &AccessRule, providers: &BTreeMap<Arc<str>, JwtProvider>) -> Option<AccessRule> {
     let mut rule = rule.clone();
     rule.name = bounded(format!("{}/{}", object.id.name, rule.name));
+    let mut unknown = false;
     for claim in &mut rule.claims {
         let Some(name) = &claim.provider else { continue };
         let full = |other: &&Arc<str>| other.rsplit('/').next() == Some(name) || *other == name;
-        if let Some(full) = providers.keys().find(full) {
-            claim.provider = Some(Arc::clone(full));
+        match providers.keys().find(full) {
+            Some(full) => claim.provider = Some(Arc::clone(full)),
+            None => unknown = true,
         }
     }
-    rule
+    if unknown {
+        if rule.action != AccessAction::Deny {
+            return None;
+        }
+        rule.claims.clear();
+    }
+    Some(rule)
 }

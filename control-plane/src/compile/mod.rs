@@ -19,6 +19,7 @@ mod backends;
 mod defaults;
 mod hosts;
 mod inbound;
+mod model;
 mod parts;
 mod rules;
 mod settings;

@@ -166,7 +166,13 @@ fn weighted(backends: &[Resolved<'_>]) -> Vec<BackendRef> {
         for share in *shares {
             let own = if shares.len() == 1 { weight } else { weight * u64::from(share.weight) / total.max(1) };
             let weight = u32::try_from(own.max(1)).unwrap_or(MOST).min(MOST);
-            out.push(BackendRef { cluster: Arc::clone(&share.cluster), weight, filters: filters.clone() });
+            // Several backends that lead nowhere are one.
+            match out.iter_mut().find(|other: &&mut BackendRef| other.cluster == share.cluster) {
+                Some(other) => other.weight = other.weight.saturating_add(weight).min(MOST),
+                None => {
+                    out.push(BackendRef { cluster: Arc::clone(&share.cluster), weight, filters: filters.clone() });
+                }
+            }
         }
     }
     out

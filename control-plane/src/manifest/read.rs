@@ -48,7 +48,7 @@ fn read_part(document: &Document, part: Part<'_>) -> Vec<Item> {
     // Duplicate keys and the like are not the fault of one entry of a list: nothing is taken then.
     let malformed = sink.has_errors();
     let place = sink.place(parsed.as_ref().map_or(Span::START, |parsed| parsed.root().span()));
-    let id = parsed.as_ref().and_then(|parsed| identify(parsed.root()));
+    let id = parsed.as_ref().and_then(|parsed| identify(parsed.root())).or_else(|| guess(part.text));
     let Some(parsed) = parsed.filter(|_| !malformed) else {
         return vec![Item { id, place, object: None, selector: None, problems: sink.into_diagnostics() }];
     };
@@ -129,6 +129,22 @@ fn identify(node: Node<'_, '_>) -> Option<ObjectId> {
     let namespace = metadata.get("namespace").and_then(|n| n.text()).unwrap_or(DEFAULT_NAMESPACE);
     let fits = |text: &str| text.len() <= check::MAX_NAME;
     (fits(name) && fits(namespace)).then(|| ObjectId::new(kind, namespace, name))
+}
+
+/// Which object a malformed text was most likely to be: by the first words that say so. Only used where nothing better is
+/// known, to say whose it is and to keep what a broken policy is for from being let through.
+fn guess(text: &str) -> Option<ObjectId> {
+    let value = |key: &str| {
+        let mut found = text.match_indices(key).filter(|(at, _)| {
+            !text[..*at].ends_with(|before: char| before.is_ascii_alphanumeric() || before == '-' || before == '.')
+        });
+        let rest = &text[found.next()?.0 + key.len()..];
+        let word = rest.trim_start_matches([' ', '"', '\'']);
+        let end = word.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '.')).unwrap_or(word.len());
+        (end > 0 && end <= check::MAX_NAME).then(|| &word[..end])
+    };
+    let kind = Kind::named(value("kind:")?)?;
+    Some(ObjectId::new(kind, value("namespace:").unwrap_or(DEFAULT_NAMESPACE), value("name:")?))
 }
 
 /// Where an object without a namespace is.

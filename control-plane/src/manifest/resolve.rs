@@ -7,7 +7,7 @@ use outrigger_config::Severity;
 use outrigger_config::model::Place;
 
 use super::object::{Backend, BackendTls, Parent, Route, Service, Spec, TrafficPolicy};
-use super::{Condition, Kind, Mesh, Name, Object, ObjectId, ObjectStatus, ParentStatus};
+use super::{Condition, Kind, MESH_NAMESPACE, Mesh, Name, Object, ObjectId, ObjectStatus, ParentStatus};
 
 /// What refers to what.
 #[derive(Debug, Default)]
@@ -153,6 +153,7 @@ impl Resolved {
         work.mesh_policies();
         work.workloads();
         work.slices();
+        work.providers();
         work.statuses(reading, parents);
         (work.out, work.found)
     }
@@ -403,6 +404,31 @@ impl Work<'_> {
             if self.mesh.service(&name).is_none() {
                 let message = format!("these endpoints are for nothing: there is no Service {name}");
                 self.warn(object, &object.place, message, "add the Service, or leave this out");
+            }
+        }
+    }
+
+    /// Token providers that authorization rules name.
+    fn providers(&mut self) {
+        let mesh = self.mesh;
+        for object in mesh.of(Kind::AuthorizationPolicy) {
+            let Spec::Authorization(spec) = &object.spec else { continue };
+            let offered = [object.id.namespace(), MESH_NAMESPACE].into_iter().flat_map(|namespace| {
+                mesh.within(Kind::JwtPolicy, namespace).filter_map(|object| match &object.spec {
+                    Spec::Jwt(policy) => Some(&policy.providers),
+                    _ => None,
+                })
+            });
+            let offered: Vec<&str> = offered.flatten().map(|provider| &*provider.name).collect();
+            for rule in &spec.policy.rules {
+                for name in rule.claims.iter().filter_map(|claim| claim.provider.as_deref()) {
+                    let known = |other: &&str| *other == name || other.rsplit('/').next() == Some(name);
+                    if !offered.iter().any(known) {
+                        let message =
+                            format!("the rule `{}` names the provider `{name}`, which no JwtPolicy has", rule.name);
+                        self.warn(object, &rule.place, message, "name one that a JwtPolicy of this namespace has");
+                    }
+                }
             }
         }
     }

@@ -269,6 +269,5 @@ fn bad_request(status: Status) -> End {
     }
 }
 
-
 #[cfg(test)]
 mod tests;

@@ -142,7 +142,11 @@ fn nack(kind: Kind, detail: Detail) -> Nack {
     let of_kind = parsed.filter(|refusal| refusal.type_url.is_empty() || refusal.type_url == kind.type_url());
     let mut refusals: Vec<Refused> = of_kind
         .take(MAX_REFUSALS)
-        .map(|refusal| Refused { resource: clip(refusal.name), field: clip(refusal.field), reason: clip(refusal.reason) })
+        .map(|refusal| Refused {
+            resource: clip(refusal.name),
+            field: clip(refusal.field),
+            reason: clip(refusal.reason),
+        })
         .collect();
     if refusals.is_empty() {
         refusals.push(Refused { resource: String::new(), field: String::new(), reason: clip(detail.message) });

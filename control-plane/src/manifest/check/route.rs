@@ -452,7 +452,7 @@ fn cors(context: &Context<'_, '_>, field: &Field<raw::CorsFilter>) -> Field<conf
 fn backends(context: &Context<'_, '_>, field: &Field<List<raw::RouteBackendRef>>) -> Vec<Backend> {
     let max = outrigger_config::limits::MAX_BACKENDS;
     let list = context.check.within(field.entries(), max, (field.span(), "backends"));
-    let mut out = Vec::with_capacity(list.len());
+    let mut out: Vec<Backend> = Vec::with_capacity(list.len());
     for (raw, span) in list.iter().filter_map(Field::here) {
         let raw::RouteBackendRef { group, kind, name, namespace, port, weight, filters } = raw;
         let filters = context.check.backend_filters(&self::filters(context, filters));
@@ -467,17 +467,33 @@ fn backends(context: &Context<'_, '_>, field: &Field<List<raw::RouteBackendRef>>
         let (Some(name), Some(namespace)) = (context.reference(name, span), context.namespace(namespace)) else {
             continue;
         };
-        out.push(Backend {
+        let backend = Backend {
             foreign,
             service: Name { namespace, name },
             port: context.port(port),
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
             filters,
             place: context.place(span),
-        });
+        };
+        let same = |other: &&mut Backend| {
+            (&other.foreign, &other.service, other.port) == (&backend.foreign, &backend.service, backend.port)
+        };
+        match out.iter_mut().find(same) {
+            Some(other) if other.filters == backend.filters => {
+                other.weight = other.weight.saturating_add(backend.weight).min(MOST);
+            }
+            Some(_) => {
+                let message = format!("{} comes twice in this rule, with different filters", backend.service);
+                context.error(span, message, "keep one, or write two rules");
+            }
+            None => out.push(backend),
+        }
     }
     out
 }
+
+/// The largest weight of a backend.
+const MOST: u32 = 1_000_000;
 
 fn timeouts(context: &Context<'_, '_>, field: &Field<raw::RouteTimeouts>) -> Traffic {
     let empty = raw::RouteTimeouts::default();

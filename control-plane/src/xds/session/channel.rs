@@ -253,7 +253,8 @@ impl Channel {
         self.removes.extend(gone.map(|(name, _)| Arc::clone(name)));
         match self.protocol {
             Protocol::Delta => {
-                let unknown = subscription.names.iter().filter(|name| !target.contains_key(*name) && !held.contains_key(*name));
+                let unknown =
+                    subscription.names.iter().filter(|name| !target.contains_key(*name) && !held.contains_key(*name));
                 self.absent.extend(unknown.cloned());
             }
             // There are no words for it: should it come back, it is sent again.
@@ -310,7 +311,13 @@ impl Channel {
         let Some(nack) = nack else {
             self.accepted_version = Some(Arc::clone(&version));
             self.forget_refusals();
-            return Some(Answered { kind: self.kind, generation, version, refusals: Vec::new(), took: !resources.is_empty() });
+            return Some(Answered {
+                kind: self.kind,
+                generation,
+                version,
+                refusals: Vec::new(),
+                took: !resources.is_empty(),
+            });
         };
         let named = |resource: &&Arc<Resource>| nack.refusals.iter().any(|refused| refused.resource == *resource.name);
         let says_which = resources.iter().any(|resource| named(&resource));
@@ -345,7 +352,8 @@ impl Channel {
     }
 
     pub(super) fn report(&self) -> KindReport {
-        let names = self.held.iter().filter(|(_, held)| !matches!(held, Held::Absent)).map(|(name, _)| Arc::clone(name));
+        let names =
+            self.held.iter().filter(|(_, held)| !matches!(held, Held::Absent)).map(|(name, _)| Arc::clone(name));
         KindReport {
             kind: self.kind,
             sent_version: self.sent_version.clone(),
@@ -427,7 +435,8 @@ impl Channel {
     /// What was refused is shown as long as it stands.
     fn forget_refusals(&mut self) {
         let refused = &self.refused;
-        self.refusals.retain(|old| !refused.is_empty() && (old.resource.is_empty() || refused.contains_key(&*old.resource)));
+        self.refusals
+            .retain(|old| !refused.is_empty() && (old.resource.is_empty() || refused.contains_key(&*old.resource)));
         if self.refused.is_empty() {
             self.refused_at = None;
         }

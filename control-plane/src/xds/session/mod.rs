@@ -145,7 +145,8 @@ impl Session {
     pub(super) fn wakes_at(&self, now: Instant) -> Option<Instant> {
         let waits = self.waits_since.iter().flatten().map(|since| *since + ORDER_WAIT);
         let refused = self.channels.iter().filter_map(|channel| channel.refused_at).map(|at| at + ORDER_WAIT);
-        let answers = self.channels.iter().filter_map(|channel| channel.in_flight.as_ref()).map(|sent| sent.at + ANSWER_WAIT);
+        let answers =
+            self.channels.iter().filter_map(|channel| channel.in_flight.as_ref()).map(|sent| sent.at + ANSWER_WAIT);
         let settles = self.settles_by.iter().flatten().copied();
         waits.chain(refused).chain(answers).chain(settles).filter(|at| *at > now).min()
     }
@@ -225,7 +226,10 @@ impl Session {
             Kind::Cluster => {
                 // Envoy takes a changed cluster into use when it has been sent its endpoints, changed or not.
                 if self.form == Form::Envoy {
-                    let changed = clusters.adds.iter().filter(|(name, _)| matches!(clusters.held.get(*name), Some(Held::Resource(_))));
+                    let changed = clusters
+                        .adds
+                        .iter()
+                        .filter(|(name, _)| matches!(clusters.held.get(*name), Some(Held::Resource(_))));
                     changed.for_each(|(_, cluster)| endpoints.resend(&endpoints_of(cluster)));
                 }
                 let push = clusters.take_news(|_| false, stamp);

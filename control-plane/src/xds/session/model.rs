@@ -159,7 +159,8 @@ impl Model {
         while let Some(push) = self.session.next(self.now) {
             let unanswered = self.on_the_way.iter().filter(|other| other.kind == push.kind).count();
             assert_eq!(unanswered, 0, "two responses of {:?} are unanswered", push.kind);
-            let names: BTreeSet<_> = push.resources.iter().map(|resource| &resource.name).chain(&push.removed).collect();
+            let names: BTreeSet<_> =
+                push.resources.iter().map(|resource| &resource.name).chain(&push.removed).collect();
             assert_eq!(names.len(), push.resources.len() + push.removed.len(), "a name is twice in one response");
             self.on_the_way.push(push);
         }
@@ -187,7 +188,8 @@ impl Model {
             self.has.remove(&(push.kind, Arc::clone(name)));
         }
         self.last_nonce.insert(push.kind, push.nonce);
-        let refused = |name: &str| Refused { resource: name.to_owned(), field: String::new(), reason: "bad".to_owned() };
+        let refused =
+            |name: &str| Refused { resource: name.to_owned(), field: String::new(), reason: "bad".to_owned() };
         let nack = (!bad.is_empty()).then(|| match self.refusing {
             Refusing::OneByOne => Nack { refusals: bad.iter().map(|resource| refused(&resource.name)).collect() },
             Refusing::Whole => Nack { refusals: vec![refused("")] },
@@ -254,9 +256,8 @@ impl Model {
             .map(|((kind, name), content)| ((*kind, *name), *content))
             .collect();
         // State of the world has no words for removing what was asked for by name.
-        let may_linger = |kind: Kind| {
-            self.protocol == Protocol::StateOfTheWorld && !matches!(kind, Kind::Cluster | Kind::Listener)
-        };
+        let may_linger =
+            |kind: Kind| self.protocol == Protocol::StateOfTheWorld && !matches!(kind, Kind::Cluster | Kind::Listener);
         let has: BTreeMap<(Kind, &str), Content> = self
             .has
             .iter()

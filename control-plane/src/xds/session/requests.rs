@@ -80,7 +80,8 @@ impl Session {
         }
         let replaced = |of: Kind| of == kind && self.protocol == Protocol::StateOfTheWorld;
         let subscriptions = self.channels.iter().filter(|channel| !replaced(channel.kind));
-        let named: usize = subscriptions.filter_map(|channel| channel.subscription.as_ref()).map(|all| all.names.len()).sum();
+        let named: usize =
+            subscriptions.filter_map(|channel| channel.subscription.as_ref()).map(|all| all.names.len()).sum();
         match named + new {
             count if count > MAX_NAMES => Err(Violation::ManyNames(count)),
             _ => Ok(()),
@@ -144,7 +145,9 @@ impl Channel {
             }
             let target = self.target().by_name().get(name.as_str()).cloned();
             let (name, held) = match target {
-                Some(resource) if *resource.version == **version => (Arc::clone(&resource.name), Held::Resource(resource)),
+                Some(resource) if *resource.version == **version => {
+                    (Arc::clone(&resource.name), Held::Resource(resource))
+                }
                 Some(resource) => (Arc::clone(&resource.name), Held::Other),
                 None => (name.as_str().into(), Held::Other),
             };

@@ -81,7 +81,8 @@ impl Case {
     }
 
     fn nack(&mut self, push: &Push, names: &[&str]) {
-        let refused = |name: &&str| Refused { resource: (*name).to_owned(), field: "f".to_owned(), reason: "r".to_owned() };
+        let refused =
+            |name: &&str| Refused { resource: (*name).to_owned(), field: "f".to_owned(), reason: "r".to_owned() };
         self.answer(push, Some(Nack { refusals: names.iter().map(refused).collect() }));
     }
 

@@ -62,9 +62,8 @@ impl Recorder for Place {
 }
 
 fn set(generation: u64, resources: &[(Kind, &str, &str)]) -> ResourceSet {
-    let resource = |(kind, name, text): &(Kind, &str, &str)| {
-        Arc::new(Resource::new(*kind, (*name).into(), &(*text).to_owned()))
-    };
+    let resource =
+        |(kind, name, text): &(Kind, &str, &str)| Arc::new(Resource::new(*kind, (*name).into(), &(*text).to_owned()));
     ResourceSet::from_resources(generation, resources.iter().map(resource))
 }
 
@@ -88,7 +87,8 @@ impl Stream {
 
     async fn ask(&self, kind: Kind, names: &[&str]) {
         let subscribe = names.iter().map(ToString::to_string).collect();
-        let node = NodeMessage { id: "n1".to_owned(), user_agent_name: "outrigger".to_owned(), ..NodeMessage::default() };
+        let node =
+            NodeMessage { id: "n1".to_owned(), user_agent_name: "outrigger".to_owned(), ..NodeMessage::default() };
         let request = DeltaDiscoveryRequest {
             node: Some(node),
             type_url: kind.type_url().to_owned(),
@@ -99,7 +99,8 @@ impl Stream {
     }
 
     async fn answer(&self, response: &DeltaDiscoveryResponse, error: Option<&str>) {
-        let detail = error.map(|message| google::rpc::Status { code: 3, message: message.to_owned(), details: Vec::new() });
+        let detail =
+            error.map(|message| google::rpc::Status { code: 3, message: message.to_owned(), details: Vec::new() });
         let request = DeltaDiscoveryRequest {
             type_url: response.type_url.clone(),
             response_nonce: response.nonce.clone(),
@@ -165,7 +166,10 @@ async fn changes_are_gathered_for_a_tenth_of_a_second_and_sent_as_one() {
     assert_eq!(names(&response), ["a", "b"]);
     let took = began.elapsed();
     assert!(took >= COALESCE && took < COALESCE + Duration::from_millis(20), "{took:?}");
-    assert_eq!(response.resources[0].version, set(9, &[(Kind::Cluster, "a", "9")]).of(Kind::Cluster).by_name()["a"].version.as_ref());
+    assert_eq!(
+        response.resources[0].version,
+        set(9, &[(Kind::Cluster, "a", "9")]).of(Kind::Cluster).by_name()["a"].version.as_ref()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,7 +210,10 @@ async fn a_client_that_reads_nothing_costs_no_more_for_every_change() {
     // The first state is on its way. What follows is the newest, not what was missed.
     stream.next_taken().await;
     let newest = stream.next().await;
-    assert_eq!(newest.resources[0].version, set(99, &[(Kind::Cluster, "a", "99")]).of(Kind::Cluster).by_name()["a"].version.as_ref());
+    assert_eq!(
+        newest.resources[0].version,
+        set(99, &[(Kind::Cluster, "a", "99")]).of(Kind::Cluster).by_name()["a"].version.as_ref()
+    );
 }
 
 #[tokio::test(start_paused = true)]
