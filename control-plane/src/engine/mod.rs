@@ -290,13 +290,7 @@ impl Engine {
     }
 
     /// Stores a generation, then shows and compiles it.
-    fn accept(
-        &self,
-        step: &Step<'_>,
-        inputs: &mut Inputs,
-        next: Inputs,
-        outcome: Outcome,
-    ) -> Result<u64, Refusal> {
+    fn accept(&self, step: &Step<'_>, inputs: &mut Inputs, next: Inputs, outcome: Outcome) -> Result<u64, Refusal> {
         let view = self.view.load_full();
         let (mut puts, mut deletes) = (Vec::new(), Vec::new());
         for change in outcome.mesh.changes_since(&view.mesh) {
