@@ -128,9 +128,10 @@ fn named_apart(documents: &[Document], inputs: &Inputs) -> Vec<Document> {
 pub(super) fn taken_over(before: &Inputs, next: &Inputs, outcome: &Outcome) -> BTreeMap<String, Vec<Problem>> {
     let mut out: BTreeMap<String, Vec<Problem>> = BTreeMap::new();
     for (id, pushed) in &before.pushed {
-        let doubled = outcome.problems.iter().any(|problem| {
-            problem.object.as_ref() == Some(id) && problem.diagnostic.severity == Severity::Error
-        });
+        let doubled = outcome
+            .problems
+            .iter()
+            .any(|problem| problem.object.as_ref() == Some(id) && problem.diagnostic.severity == Severity::Error);
         if !doubled {
             continue;
         }
