@@ -467,8 +467,12 @@ impl Client {
             for refusal in refused {
                 by_name.entry((kind, Arc::clone(&refusal.name))).or_default().push(refusal);
             }
+            let mut unread = Vec::new();
             for (id, refusals) in by_name {
                 let version = contents.get(&id.1).cloned().unwrap_or_default();
+                if version.is_empty() {
+                    unread.extend(refusals.iter().cloned());
+                }
                 self.refuse(id, version, refusals);
             }
             // A good version ends the refusal of the one before it.
@@ -484,15 +488,16 @@ impl Client {
                 (refused.version == *version).then(|| refused.refusals.clone())
             });
             let mut refusals: Vec<Refusal> = standing.flatten().collect();
-            // What has no name, or no version, has no contents.
-            let nameless = self.refusals.iter().filter(|((of, name), refused)| {
-                *of == kind && refused.version.is_empty() && !contents.contains_key(name)
-            });
-            refusals.extend(nameless.flat_map(|(_, refused)| refused.refusals.clone()));
+            // What could not be read has no version, and is not among the contents.
+            refusals.extend(unread);
             if let Some(stream) = &mut self.stream {
                 requests.push(stream.session.answer(receipt, refusals));
             }
-            self.refusals.retain(|(of, _), refused| *of != kind || !refused.version.is_empty());
+            // It stands until its name comes again, which only a stream of changes tells.
+            let delta = self.stream.as_ref().is_some_and(|stream| stream.session.variant() == Variant::Delta);
+            self.refusals.retain(|(of, name), refused| {
+                *of != kind || !refused.version.is_empty() || delta && !name.is_empty()
+            });
         }
         self.send(requests);
     }

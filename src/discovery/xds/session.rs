@@ -225,8 +225,8 @@ impl Session {
         changed.retain(|resource| !twice.contains(&resource.name));
         let removed = match self.variant {
             Variant::Delta => removed.into_iter().filter(|name| !present.contains_key(name)).collect(),
-            // One that is there and cannot be read is not gone.
-            Variant::StateOfTheWorld if is_whole(kind) => {
+            // One that is there and cannot be read is not gone; where not even its name can be read, it may be any.
+            Variant::StateOfTheWorld if is_whole(kind) && !twice.contains("") => {
                 known.keys().filter(|name| !present.contains_key(*name) && !twice.contains(*name)).cloned().collect()
             }
             Variant::StateOfTheWorld => Vec::new(),
