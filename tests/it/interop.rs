@@ -9,8 +9,13 @@
 //! security   TLS with secrets, rules on who may call, tokens: over plain resources
 //! refusals   what is not supported or not safe: refused by name and field, the rest in effect
 //! live       changes while requests run; streams that end
+//! control    our control plane as a process
+//! clients    our proxy, Envoy and a gRPC client, each told by our control plane
+//! table      one table of manifests, for Envoy and our proxy from the same control plane
 //! ```
 
+mod clients;
+mod control;
 mod echo;
 mod foreign;
 mod live;
@@ -19,3 +24,4 @@ mod refusals;
 mod resources;
 mod security;
 mod subject;
+mod table;

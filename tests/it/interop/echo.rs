@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::support::h2_client::grpc_message;
 use crate::support::any::{AnyBackend, AnyClient, Message, Told, Version};
 
 /// What a backend saw of a request.
@@ -37,7 +38,13 @@ pub async fn start(version: Version, name: &'static str) -> AnyBackend {
             text.split(' ').next().and_then(|status| status.parse().ok()).expect("a status")
         });
         let body = serde_json::to_vec(&saw).expect("JSON");
-        (status, Message::body(body).field("content-type", "application/json").field("x-backend", name))
+        let grpc = asked("content-type").is_some_and(|kind| kind.starts_with("application/grpc"));
+        let answer = if grpc {
+            Message::body(grpc_message(&body)).field("content-type", "application/grpc").trailer("grpc-status", "0")
+        } else {
+            Message::body(body).field("content-type", "application/json")
+        };
+        (status, answer.field("x-backend", name).field("x-secret", "s"))
     })
     .await
 }
@@ -85,7 +92,8 @@ impl Ask {
 
 /// What a backend saw, if the answer came from one.
 pub fn saw(told: &Told) -> Option<Saw> {
-    serde_json::from_slice(&told.body).ok()
+    let message = told.body.get(5..).filter(|_| told.get("content-type") == Some("application/grpc"));
+    serde_json::from_slice(message.unwrap_or(&told.body)).ok()
 }
 
 /// Who answered.

@@ -144,6 +144,17 @@ impl Foreign {
     }
 }
 
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let events = self.events.lock();
+            eprintln!("--- what the control plane saw last ---");
+            events.iter().skip(events.len().saturating_sub(30)).for_each(|event| eprintln!("{event}"));
+            eprintln!("---");
+        }
+    }
+}
+
 /// Nonces of responses that have no answer. Those of streams that ended need none.
 fn unanswered(events: &[Value]) -> Vec<String> {
     let mut open = Vec::new();

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -20,47 +21,57 @@ fn local(port: u16) -> SocketAddr {
 }
 
 /// Asks over and over on kept connections of both versions until told to stop. Every failure is told.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
-    tasks: JoinSet<Vec<String>>,
+    failures: Arc<Mutex<Vec<String>>>,
+    tasks: JoinSet<()>,
 }
 
 impl Load {
     fn on(addr: SocketAddr) -> Self {
+        Self::to(addr, "a.example/")
+    }
+
+    /// Asks for a URL, at a proxy.
+    pub fn to(addr: SocketAddr, url: &'static str) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let failures = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
         for version in [Version::H1, Version::H1, Version::H2, Version::H2] {
-            let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
+            let (stop, done, failures) = (Arc::clone(&stop), Arc::clone(&done), Arc::clone(&failures));
             tasks.spawn(async move {
                 let mut client = AnyClient::connect(version, addr).await;
-                let mut failures = Vec::new();
-                while !stop.load(Ordering::Relaxed) && failures.len() < 5 {
-                    match Ask::get("a.example/").over(&mut client).await {
-                        Ok(told) if told.status == 200 => {}
-                        Ok(told) => failures.push(format!("{version:?}: {} {}", told.status, told.text())),
-                        Err(error) => {
-                            failures.push(format!("{version:?}: {error}"));
-                            break;
-                        }
+                while !stop.load(Ordering::Relaxed) {
+                    let failure = match Ask::get(url).over(&mut client).await {
+                        Ok(told) if told.status == 200 => None,
+                        Ok(told) => Some(format!("{version:?}: {} {}", told.status, told.text())),
+                        Err(error) => Some(format!("{version:?}: {error}")),
+                    };
+                    if let Some(failure) = failure {
+                        failures.lock().push(failure);
+                        return;
                     }
                     done.fetch_add(1, Ordering::Relaxed);
                 }
-                failures
             });
         }
-        Self { stop, done, tasks }
+        Self { stop, done, failures, tasks }
     }
 
-    /// Waits for so many more requests.
-    async fn more(&self, count: usize) {
+    /// Waits for so many more requests. Fails when one failed.
+    pub async fn more(&self, count: usize) {
         let before = self.done.load(Ordering::Relaxed);
-        eventually(PATIENCE, "requests go on", || self.done.load(Ordering::Relaxed) >= before + count).await;
+        let failed = || !self.failures.lock().is_empty();
+        eventually(PATIENCE, "requests go on", || failed() || self.done.load(Ordering::Relaxed) >= before + count).await;
+        assert!(!failed(), "requests failed: {:#?}", self.failures.lock());
     }
 
-    async fn end(self) -> usize {
+    /// Ends it, and gives how many requests were made. Fails when one failed.
+    pub async fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
-        let failures: Vec<String> = self.tasks.join_all().await.into_iter().flatten().collect();
+        self.tasks.join_all().await;
+        let failures = self.failures.lock();
         assert!(failures.is_empty(), "requests failed: {failures:#?}");
         self.done.load(Ordering::Relaxed)
     }

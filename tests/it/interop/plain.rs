@@ -190,7 +190,8 @@ fn cases() -> Vec<(&'static str, Ask, Check)> {
         })),
         ("a question before one", Ask::new("OPTIONS", "cors.example/").with("origin", "https://shop.example")
             .with("access-control-request-method", "PUT"), Box::new(|told| {
-            assert_eq!((told.status, who(told)), (200, "nobody"));
+            // Envoy says 200, our proxy 204: to a browser they are the same.
+            assert!(matches!(told.status, 200 | 204) && who(told) == "nobody");
             assert_eq!(told.get("access-control-allow-origin"), Some("https://shop.example"));
             assert_eq!(told.get("access-control-max-age"), Some("600"));
             assert!(told.get("access-control-allow-methods").is_some_and(|all| all.contains("PUT")));

@@ -152,7 +152,7 @@ async fn the_good_part_of_a_response_takes_effect_although_the_rest_is_refused()
     let _subject = Subject::start(Program::Outrigger, &Plane::of(&server, Variant::Delta)).await;
     server.settled(0).await;
     let mark = server.mark();
-    let mut change: Vec<Value> = catalogue(other).into_iter().take(1).map(|bad| bad.resource).collect();
+    let mut change: Vec<Value> = catalogue(other).into_iter().skip(1).take(1).map(|bad| bad.resource).collect();
     let direct = json!({ "match": every(), "direct_response": { "status": 202 } });
     change.push(listener("fresh", other, &manager(&inline(&[host("*", &[direct])]), &[])));
     change.push(routes("main", &[host("*", &[

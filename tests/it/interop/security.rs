@@ -54,9 +54,9 @@ fn sds(name: &str) -> Value {
     json!({ "name": name, "sds_config": ads() })
 }
 
-/// A listener with TLS: it shows the secret `server`, and believes callers whom `clients` vouches for.
-fn tls_listener(port: u16, manager: &Value) -> Value {
-    let mut listener = listener("tls", port, manager);
+/// A listener with TLS: it shows the secret `server`, and believes callers whom the other secret vouches for.
+fn tls_listener((name, roots): (&str, &str), port: u16, manager: &Value) -> Value {
+    let mut listener = listener(name, port, manager);
     listener["filter_chains"][0]["transport_socket"] = json!({
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -64,7 +64,7 @@ fn tls_listener(port: u16, manager: &Value) -> Value {
             "require_client_certificate": true,
             "common_tls_context": {
                 "tls_certificate_sds_secret_configs": [sds("server")],
-                "validation_context_sds_secret_config": sds("clients"),
+                "validation_context_sds_secret_config": sds(roots),
                 "alpn_protocols": ["h2", "http/1.1"],
             },
         },
@@ -103,11 +103,12 @@ async fn secrets(program: Program) {
     let upstream = mesh.issuing.issue(&mesh.leaf("shop/backend").dns("backend.example"));
     let front = TlsServer::asking(&upstream).front(backend.addr).await;
     let (mut server, papers) = secured(&mesh).await;
-    let port = free_port();
+    let (port, ruled) = (free_port(), free_port());
     let only_cart = rbac("ALLOW", &json!({ "cart": {
         "permissions": [{ "any": true }],
         "principals": [{ "authenticated": { "principal_name": { "exact": mesh.id("shop/cart") } } }],
     } }));
+    let to_behind = inline(&[host("*", &[route(&every(), "behind")])]);
     let first = mesh.svid("shop/web");
     server
         .set(&[
@@ -117,7 +118,10 @@ async fn secrets(program: Program) {
             roots("servers", &mesh.root.pem),
             tls_cluster("behind", "backend.example"),
             endpoints("behind", &[front.addr]),
-            tls_listener(port, &manager(&inline(&[host("*", &[route(&every(), "behind")])]), &[only_cart])),
+            // The roots of the mesh, below which a certificate is an identity.
+            roots("ROOTCA", &mesh.root.pem),
+            tls_listener(("tls", "clients"), port, &manager(&to_behind, &[])),
+            tls_listener(("ruled", "ROOTCA"), ruled, &manager(&to_behind, &[only_cart.clone()])),
         ])
         .await;
     let plane = Plane { addr: server.addr, variant: Variant::Delta, tls: Some(papers) };
@@ -130,7 +134,8 @@ async fn secrets(program: Program) {
     assert_eq!((reply.status, &*reply.text(), session.peer_serial()), (200, "behind", first.serial));
     assert_eq!(front.sessions()[0].peer_uris(), [mesh.id("shop/web")], "the cluster's certificate is shown");
     assert_eq!(front.sessions()[0].sni.as_deref(), Some("backend.example"));
-    let thief = TlsClient::with(&mesh.svid("shop/thief")).attempt(local(port)).await;
+    assert_eq!(cart.served(local(ruled)).await.1.text(), "behind");
+    let thief = TlsClient::with(&mesh.svid("shop/thief")).attempt(local(ruled)).await;
     let (_, reply) = thief.expect("the handshake is fine");
     assert_eq!(reply.status, 403, "who is believed may still not call");
     TlsClient::anonymous().refused(local(port)).await;
@@ -147,6 +152,15 @@ async fn secrets(program: Program) {
     })
     .await;
     assert_eq!(kept.get("/").await.status, 200);
+
+    if program == Program::Outrigger {
+        // Below other roots a certificate is no identity: rules about identities would not mean what they say.
+        let mark = server.mark();
+        server.set(&[tls_listener(("odd", "clients"), free_port(), &manager(&to_behind, &[only_cart]))]).await;
+        let refused = server.refusal(mark).await;
+        assert_eq!((&*refused.named[0].name, &*refused.named[0].field), ("odd", "filter_chains"), "{refused:?}");
+        assert!(refused.message.contains("ROOTCA"), "{refused:?}");
+    }
 
     // Other roots, and nobody is believed any more.
     let other = Mesh::named("other.local");
@@ -184,7 +198,7 @@ async fn rules(program: Program) {
     let deny = rbac("DENY", &json!({ "hands off": { "permissions": [path("/admin")], "principals": any } }));
     let allow = rbac("ALLOW", &json!({
         "readers": { "permissions": [{ "and_rules": { "rules": [path("/read"), header(":method", "GET")] } }], "principals": any },
-        "writers": { "permissions": [path("/write")], "principals": [header("x-team", "shop")] },
+        "writers": { "permissions": [{ "and_rules": { "rules": [path("/write"), header("x-team", "shop")] } }], "principals": any },
         "all": { "permissions": [path("/admin"), path("/open")], "principals": any },
     }));
     let key = Signer::new("ES256", "one");

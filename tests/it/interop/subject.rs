@@ -138,6 +138,13 @@ pub fn envoy_bootstrap(plane: &Plane) -> Value {
         });
     }
     let ads = json!({ "resource_api_version": "V3", "ads": {} });
+    // Our control plane sends no keys: its resources call the proxy's own certificate `default`.
+    let own = plane.tls.iter().map(|Papers { certificate, key, .. }| {
+        json!({ "name": "default", "tls_certificate": {
+            "certificate_chain": { "filename": certificate },
+            "private_key": { "filename": key },
+        } })
+    });
     json!({
         "node": { "id": "envoy-1", "cluster": "tests" },
         "admin": { "address": socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))) },
@@ -150,7 +157,7 @@ pub fn envoy_bootstrap(plane: &Plane) -> Value {
             "cds_config": ads,
             "lds_config": ads,
         },
-        "static_resources": { "clusters": [server] },
+        "static_resources": { "clusters": [server], "secrets": own.collect::<Vec<_>>() },
     })
 }
 
