@@ -14,11 +14,13 @@
 pub mod built;
 pub mod diagnostics;
 pub mod diff;
+pub mod grammar;
+pub mod language;
 pub mod limits;
 mod load;
 pub mod model;
 pub mod pattern;
-mod raw;
+pub mod raw;
 mod read;
 mod schema;
 mod sink;

@@ -2,7 +2,9 @@
 
 pub mod ca;
 pub mod check;
+pub mod compile;
 pub mod fleet;
+pub mod manifest;
 pub mod peer;
 pub mod store;
 pub mod tls;

@@ -12,6 +12,7 @@ mod identity;
 mod listeners;
 mod matches;
 mod names;
+mod parts;
 mod policies;
 mod process;
 mod reach;
@@ -25,6 +26,7 @@ pub(crate) use filters::{authority, groups_exist, new_path, origin};
 pub(crate) use headers::{editable, value as header_value};
 pub(crate) use identity::{file, identity_pattern, namespace};
 pub(crate) use names::{Anchors, compile, host, host_pattern, name, path, target};
+pub use parts::{CheckedRule, Checker};
 pub(crate) use tls::{server_name, server_pattern, subject_name};
 pub(crate) use tokens::{claim_header, end_to_end, jwks_url, word};
 

@@ -212,8 +212,7 @@ fn answers_come_back_the_newest_first() {
         at: at(9),
         verdict: verdict.clone(),
     };
-    let all =
-        [answer("shop/a", 1, &Verdict::Accepted), answer("shop/b", 1, &refused), answer("shop/a", 2, &refused)];
+    let all = [answer("shop/a", 1, &Verdict::Accepted), answer("shop/b", 1, &refused), answer("shop/a", 2, &refused)];
     store.record_answers(all.to_vec()).expect("queued");
     // The queue is in order: what is written behind the answers comes after them.
     store.audit(entry("x")).expect("written");

@@ -99,7 +99,11 @@ impl<'c> Objects<'c> {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
             .execute(params![key.kind, key.namespace, key.name, self.number, content, file, line, origin.as_str()])?;
-        if ended { self.changed += 1 } else { self.added += 1 }
+        if ended {
+            self.changed += 1
+        } else {
+            self.added += 1
+        }
         Ok(())
     }
 
@@ -151,7 +155,8 @@ fn forget(connection: &Connection, newest: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
-const GENERATION: &str = "SELECT number, at, who, source, restores, message, added, changed, removed, objects FROM generations";
+const GENERATION: &str =
+    "SELECT number, at, who, source, restores, message, added, changed, removed, objects FROM generations";
 
 fn generation(row: &Row<'_>) -> rusqlite::Result<Generation> {
     Ok(Generation {
@@ -183,18 +188,15 @@ pub(super) fn one(connection: &Connection, number: u64) -> Result<Option<Generat
     Ok(query.query_row([int(number)], generation).optional()?)
 }
 
-pub(super) fn history(
-    connection: &Connection,
-    before: Option<u64>,
-    limit: u32,
-) -> Result<Vec<Generation>, StoreError> {
+pub(super) fn history(connection: &Connection, before: Option<u64>, limit: u32) -> Result<Vec<Generation>, StoreError> {
     let mut query =
         connection.prepare_cached(&format!("{GENERATION} WHERE number < ?1 ORDER BY number DESC LIMIT ?2"))?;
     let rows = query.query_map(params![before.map_or(i64::MAX, int), limit.min(MAX_PAGE)], generation)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-const OBJECT: &str = "SELECT kind, namespace, name, text, file, line, origin, since FROM objects JOIN contents ON contents.id = content";
+const OBJECT: &str =
+    "SELECT kind, namespace, name, text, file, line, origin, since FROM objects JOIN contents ON contents.id = content";
 
 fn object(row: &Row<'_>) -> rusqlite::Result<StoredObject> {
     let text = |column| row.get::<_, Arc<str>>(column);
@@ -222,8 +224,7 @@ pub(super) fn changes(connection: &Connection, number: u64) -> Result<Vec<Change
         for row in query.query_map([int(number)], object)? {
             let row = row?;
             let key = row.object.key.clone();
-            let change =
-                changes.entry(key.clone()).or_insert_with(|| Change { key, before: None, after: None });
+            let change = changes.entry(key.clone()).or_insert_with(|| Change { key, before: None, after: None });
             *(if is_before { &mut change.before } else { &mut change.after }) = Some(row);
         }
     }

@@ -47,12 +47,7 @@ fn answer(row: &Row<'_>) -> rusqlite::Result<Answer> {
     } else {
         Verdict::Accepted
     };
-    Ok(Answer {
-        proxy: row.get(0)?,
-        generation: uint(row.get(1)?),
-        at: Timestamp::from_millis(row.get(2)?),
-        verdict,
-    })
+    Ok(Answer { proxy: row.get(0)?, generation: uint(row.get(1)?), at: Timestamp::from_millis(row.get(2)?), verdict })
 }
 
 pub(super) fn audit(connection: &Connection, entry: &AuditEntry) -> Result<(), StoreError> {
