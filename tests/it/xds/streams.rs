@@ -81,7 +81,7 @@ async fn changes_cost_no_request_no_connection_and_no_open_stream() {
     }
     traffic.goes_on().await;
     traffic.end().await;
-    assert!(!stream.closed(ms(50)).await, "the stream goes on");
+    assert!(stream.stays_open(ms(100)).await, "the stream goes on");
     let config = proxy.admin_json("/config").await;
     assert!(config["generation"].as_u64().is_some_and(|number| number >= 21), "{}", config["generation"]);
     assert!(ads.told().iter().all(|told| told.error.is_none()));
@@ -149,7 +149,7 @@ async fn a_listener_that_is_removed_drains_while_the_others_go_on() {
 
         ads.set(with(&[("in", scene.port)]));
         eventually(PATIENCE, "nobody listens there", || std::net::TcpStream::connect(more).is_err()).await;
-        assert!(!stream.closed(ms(50)).await, "what is under way goes on");
+        assert!(stream.stays_open(ms(100)).await, "what is under way goes on");
         assert_eq!(h1_client::get(scene.addr(), "/").await.status, 200);
         proxy.logged("this change drains the connections of a listener").await;
         drop(proxy);
