@@ -1,4 +1,4 @@
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outrigger_config::model::{JwtAlgorithm, JwtProvider, KeySource, Place, TokenPlace};

@@ -423,7 +423,7 @@ impl Authority {
         let state = State::new(&self.settings.trust_domain, longest_lifetime, phase.clone());
         held.folder.keep_state(&state)?;
         held.state = state;
-        let after = before.after(phase.clone(), fresh);
+        let after = before.after(phase.clone(), fresh.as_ref());
         let bundle = after.bundle();
         self.current.store(Arc::new(after));
         self.bundle.send_if_modified(|known| {
@@ -463,8 +463,8 @@ impl Current {
     }
 
     /// What counts after a step: the signers that its phase names, of those that are there.
-    fn after(&self, phase: Phase, fresh: Option<Arc<Material>>) -> Self {
-        let known = [Some(&self.signer), self.other.as_ref(), fresh.as_ref()];
+    fn after(&self, phase: Phase, fresh: Option<&Arc<Material>>) -> Self {
+        let known = [Some(&self.signer), self.other.as_ref(), fresh];
         let find = |id: &str| known.iter().copied().flatten().find(|material| material.id == id).map(Arc::clone);
         let signer = find(phase.signer()).expect("a step names only signers that are there");
         Self { signer, other: phase.other().and_then(find), phase }

@@ -199,6 +199,21 @@ impl Issuing {
         result
     }
 
+    /// Somebody sent what could not be read, or too much of it.
+    pub(super) fn unread(&self, peer: &Peer) {
+        let now = self.authority.clock().now();
+        self.limiter.count(peer.address.ip(), now);
+        self.audit.record(Event {
+            at: now,
+            action: "certificate.issue",
+            by: peer.id.as_ref().map(ToString::to_string),
+            address: Some(peer.address),
+            subject: None,
+            outcome: Outcome::Refused("unreadable"),
+            detail: "the message is malformed or too large".to_owned(),
+        });
+    }
+
     fn decide(
         &self,
         peer: &Peer,

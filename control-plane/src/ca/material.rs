@@ -110,6 +110,7 @@ impl Material {
         if !validity(&root).is_some_and(|(self_issued, ..)| self_issued) {
             return Err("the last certificate is not a root: put the root at the end of the file".to_owned());
         }
+        webpki::anchor_from_trusted_cert(&root).map_err(|_| "the root cannot be used".to_owned())?;
         Ok(Self { id, chain, root, not_before, not_after, issuer })
     }
 

@@ -30,13 +30,14 @@ mod serving;
 mod state;
 mod svid;
 mod tokens;
+mod unread;
 
 pub use accounts::{AccountsError, ServiceAccounts};
 pub use audit::{Audit, Event, Outcome};
 pub use authority::{Authority, AuthorityError, Force, Settings};
 pub use bundle::Bundle;
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use issuing::{Denial, Issued, Issuing, Proof};
+pub use issuing::{Denial, Issued, Issuing, Proof, RequestMismatch, RequestProblem};
 pub use material::MaterialFiles;
 pub use memory::{MemoryAudit, MemoryRegistrations, MemoryTokens};
 pub use registrations::{Registered, Registrations};
@@ -45,6 +46,7 @@ pub use service::IdentityService;
 pub use serving::Serving;
 pub use svid::ServingNames;
 pub use tokens::{JoinToken, JoinTokens, StoreError, Take, TokenDigest, TokenError, TokenRecord, TokenStore};
+pub use unread::Recorded;
 
 #[cfg(test)]
 mod tests;

@@ -71,7 +71,8 @@ impl SigningRequest {
             _ => {}
         }
         let (rest, request) = X509CertificationRequest::from_der(der).map_err(|_| Malformed::NotPkcs10)?;
-        if !rest.is_empty() {
+        // Signatures are whole bytes: bits that do not count would give one request several forms.
+        if !rest.is_empty() || request.signature_value.unused_bits != 0 {
             return Err(Malformed::NotPkcs10);
         }
         let info = &request.certification_request_info;

@@ -8,8 +8,7 @@
 //!
 //! A certificate must never reach somebody who does not believe its root. So a root is believed everywhere before it
 //! signs, and it is believed as long as anything that it signed is valid. [`Phase`] knows which steps there are and
-//! [`Phase::objections`] what speaks against one now; both are pure. Where a phase is kept, and the keys, is
-//! [`super::state`]'s.
+//! [`Phase::objections`] what speaks against one now; both are pure.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -12,6 +12,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::issuing::{Denial, Issued, Issuing, Proof};
 use super::limits;
+use super::unread::{Reached, Recorded};
 use crate::peer::Peer;
 
 /// The service. Needs a [`Peer`] in the extensions of each request, which the TLS front puts there.
@@ -27,16 +28,20 @@ impl IdentityService {
         Self { issuing, places: Arc::new(Semaphore::new(limits::ISSUING)) }
     }
 
-    /// Ready to be served, with its limits.
+    /// Ready to be served, with its limits, and with a record of what was too large or malformed to be read.
     #[must_use]
-    pub fn into_server(self) -> IdentityServer<Self> {
-        IdentityServer::new(self).max_decoding_message_size(limits::MESSAGE_BYTES)
+    pub fn into_server(self) -> Recorded {
+        let issuing = Arc::clone(&self.issuing);
+        Recorded::new(IdentityServer::new(self).max_decoding_message_size(limits::MESSAGE_BYTES), issuing)
     }
 }
 
 #[tonic::async_trait]
 impl Identity for IdentityService {
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
+        if let Some(reached) = request.extensions().get::<Reached>() {
+            reached.note();
+        }
         let Some(peer) = request.extensions().get::<Peer>().cloned() else {
             return Err(Status::internal("the connection does not say who its peer is"));
         };

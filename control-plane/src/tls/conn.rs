@@ -24,7 +24,14 @@ pub struct Conn {
     io: Io,
     peer: Peer,
     end: Option<Pin<Box<Sleep>>>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
+}
+
+/// A place among the connections of a door, and among those that prove nothing.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) _any: OwnedSemaphorePermit,
+    pub(super) _anonymous: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -35,7 +42,7 @@ pub(super) enum Io {
 
 impl Conn {
     /// `lasts` is how long the certificate of its peer is still good.
-    pub(super) fn new(io: Io, peer: Peer, lasts: Option<Duration>, place: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(io: Io, peer: Peer, lasts: Option<Duration>, place: Place) -> Self {
         Self { io, peer, end: lasts.map(|lasts| Box::pin(tokio::time::sleep(lasts))), _place: place }
     }
 

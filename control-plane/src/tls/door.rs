@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use thiserror::Error;
@@ -15,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
 
-use super::conn::{Conn, Io};
+use super::conn::{Conn, Io, Place};
 use super::{config, identity, limits};
 use crate::ca::{Authority, Serving};
 use crate::peer::Peer;
@@ -93,6 +94,7 @@ impl Door {
             tls,
             send,
             places: Arc::new(Semaphore::new(connections)),
+            anonymous: Arc::new(Semaphore::new(connections.div_ceil(limits::ANONYMOUS_SHARE))),
             handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES)),
         };
         let accepting = tokio::spawn(hall.accept(listener));
@@ -145,6 +147,8 @@ struct Hall {
     tls: Option<(Arc<Authority>, Arc<ServerConfig>)>,
     send: mpsc::Sender<Conn>,
     places: Arc<Semaphore>,
+    /// For those who come to a door with TLS and prove nothing.
+    anonymous: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
 }
 
@@ -163,14 +167,19 @@ impl Hall {
                 }
             };
             let _ = tcp.set_nodelay(true);
-            let (tls, send) = (self.tls.clone(), self.send.clone());
+            let (tls, send, anonymous) = (self.tls.clone(), self.send.clone(), Arc::clone(&self.anonymous));
             tokio::spawn(async move {
                 let conn = match tls {
                     None => {
                         let peer = Peer { id: None, workload: None, address };
-                        Some(Conn::new(Io::Plain(tcp), peer, None, place))
+                        Some(Conn::new(Io::Plain(tcp), peer, None, Place { _any: place, _anonymous: None }))
                     }
-                    Some((authority, config)) => shake_hands(&authority, config, (tcp, address), place).await,
+                    Some((authority, config)) => {
+                        let shaken = shake_hands(&authority, config, (tcp, address)).await;
+                        shaken.and_then(|(io, peer, lasts)| {
+                            Some(Conn::new(io, peer, lasts, take(place, &anonymous, lasts)?))
+                        })
+                    }
                 };
                 drop(shaking);
                 if let Some(conn) = conn {
@@ -182,12 +191,26 @@ impl Hall {
     }
 }
 
+/// `lasts` is there when the peer has proven who it is. There is no waiting for those who have not.
+fn take(any: OwnedSemaphorePermit, anonymous: &Arc<Semaphore>, lasts: Option<Duration>) -> Option<Place> {
+    if lasts.is_some() {
+        return Some(Place { _any: any, _anonymous: None });
+    }
+    match Arc::clone(anonymous).try_acquire_owned() {
+        Ok(place) => Some(Place { _any: any, _anonymous: Some(place) }),
+        Err(_) => {
+            tracing::warn!("too many connections without a client certificate; one was closed");
+            None
+        }
+    }
+}
+
+/// The connection, its peer, and how long the certificate of that is still good.
 async fn shake_hands(
     authority: &Authority,
     config: Arc<ServerConfig>,
     (tcp, address): (TcpStream, SocketAddr),
-    place: OwnedSemaphorePermit,
-) -> Option<Conn> {
+) -> Option<(Io, Peer, Option<Duration>)> {
     let stream = match timeout(limits::HANDSHAKE, TlsAcceptor::from(config).accept(tcp)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -208,5 +231,5 @@ async fn shake_hands(
             (Peer { id: Some(holder.id), workload: holder.workload, address }, Some(lasts))
         }
     };
-    Some(Conn::new(Io::Tls(Box::new(stream)), peer, lasts, place))
+    Some((Io::Tls(Box::new(stream)), peer, lasts))
 }

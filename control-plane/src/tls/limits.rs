@@ -4,6 +4,9 @@ use std::time::Duration;
 
 /// Open connections of one door, unless said otherwise; the next ones wait in the kernel.
 pub const CONNECTIONS: usize = 4096;
+/// Of these, the share of those without a client certificate is one in this many: whoever proves nothing cannot take
+/// every place.
+pub const ANONYMOUS_SHARE: usize = 2;
 /// Handshakes of one door at once; the next ones wait in the kernel.
 pub const HANDSHAKES: usize = 256;
 /// How long a handshake takes at most.

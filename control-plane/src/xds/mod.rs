@@ -6,5 +6,8 @@
 
 pub mod limits;
 mod service;
+mod session;
+mod stream;
+mod wire;
 
 pub use service::{Ads, tune};
