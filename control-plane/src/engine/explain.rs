@@ -500,11 +500,11 @@ routes:
     - hostnames: [payments, \"*.shop.svc\"]
       rules:
         - name: canary
-          matches: [{ path: { prefix: /v1 }, headers: [{ name: x-canary, value: { exact: \"true\" } }] }]
+          matches: [{ path: { prefix: /v1 }, headers: [{ name: x-canary, exact: \"true\" }] }]
           timeouts: { request: 2s }
           backendRefs: [{ cluster: two }]
         - { name: get, matches: [{ path: { exact: /v1/a }, method: GET }], backendRefs: [{ cluster: one }] }
-    - rules: [{ name: rest, direct: { status: 404, body: no } }]
+    - rules: [{ name: rest, filters: [{ directResponse: { status: 404 } }] }]
 clusters: { one: { endpoints: [127.0.0.1:2] }, two: { endpoints: [127.0.0.1:3] } }
 ";
 

@@ -60,7 +60,7 @@ impl View {
         generation: Option<Generation>,
         outcome: Outcome,
         inputs: &Inputs,
-        since: HashMap<ObjectId, u64>,
+        since: &HashMap<ObjectId, u64>,
     ) -> Self {
         let Outcome { mesh, problems, left_out, statuses, changes: _ } = outcome;
         let objects: BTreeMap<ObjectId, Held> = mesh

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use outrigger_control::api::wire::{ApplyRequest, ChangeResponse, DocumentText, ObjectBody, StatusBody};
 use outrigger_control::cli::client::{Client, Settings};
 
-/// Ten of the hundred; the store by itself is killed a hundred times beside its code.
-const KILLS: u32 = 10;
+/// How often it is killed.
+const KILLS: u32 = 100;
 
 fn serve(folder: &Path) -> (Child, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_outrigger-control"))
