@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use outrigger_config::grammar;
 use outrigger_config::model::{
-    ClientTrust,    BackendRef, ClientCertHeader, ClientCertificate, ClientTrust, Direction, EscapedSlashes, HostPattern, Listener,
+    BackendRef, ClientCertHeader, ClientCertificate, ClientTrust, Direction, EscapedSlashes, HostPattern, Listener,
     ListenerLimits, ListenerProtocol, ListenerTls, Passthrough, PathOptions, RouteTable, TlsMode, TlsVersion, Trust,
 };
 use prost::Message as _;
