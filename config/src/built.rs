@@ -2,7 +2,8 @@
 //! came over xDS. They are held to the rules that written ones are held to, and problems name the thing and its field
 //! where a written one has a line and a column.
 //!
-//! One rule is softer: a configuration may have no listeners, and a cluster no endpoints, because both may yet come.
+//! Some rules are softer, because what is missing may yet come: a configuration may have no listeners and a cluster no
+//! endpoints, and a claim may name a provider that is not there, which then verifies nothing, so that it never holds.
 
 mod access;
 mod clusters;

@@ -126,7 +126,7 @@ fn operation(subject: &Subject<'_>, here: &str, operation: &AccessOperation) {
 fn claim(subject: &Subject<'_>, here: &str, claim: &ClaimMatch) {
     let ClaimMatch { provider, path, values } = claim;
     if let Some(provider) = provider {
-        subject.refers(&format!("{here}.provider"), provider, &subject.config.jwt_providers, "token provider");
+        subject.named(&format!("{here}.provider"), provider);
     }
     claim_path(subject, &format!("{here}.path"), path);
     if values.is_empty() {

@@ -1,6 +1,7 @@
 //! A fleet of simulated proxies against the discovery service: memory for each, and how soon a change is applied.
 //!
-//! `cargo bench -p outrigger-control --bench fleet` measures; `-- --proxies N` changes how many there are. Without `--bench`
+//! `cargo bench -p outrigger-control --bench fleet` measures; `-- --proxies N` changes how many there are,
+//! and `-- --rounds N` how often each change is made. Without `--bench`
 //! (`cargo test --benches`) a small fleet only shows that everything runs.
 //!
 //! The server is a process of its own, started from this same program; its memory is what the system says of it. The
@@ -44,7 +45,8 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--serve") {
         runtime.block_on(serve(shape));
     } else {
-        runtime.block_on(measure(shape, if is_bench { 20 } else { 2 }));
+        let rounds = number("--rounds").unwrap_or(if is_bench { 20 } else { 2 });
+        runtime.block_on(measure(shape, rounds));
     }
 }
 

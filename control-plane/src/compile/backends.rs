@@ -16,6 +16,11 @@ use crate::manifest::{Kind, Mesh, Name, Object};
 /// A port of a Service.
 pub(crate) type PortKey = (Name, u16);
 
+/// A cluster and its endpoints.
+type ClusterParts = (Arc<Part<Cluster>>, Arc<Part<EndpointList>>);
+/// Where parts are put.
+type Into<'a> = (&'a mut Vec<Arc<Part<Cluster>>>, &'a mut Vec<Arc<Part<EndpointList>>>);
+
 /// The cluster that stands for backends that lead nowhere. It has no endpoints.
 pub const INVALID_BACKEND: &str = "invalid-backend";
 
@@ -32,7 +37,7 @@ pub struct Share {
 #[derive(Debug, Default)]
 pub(super) struct Backends {
     ports: HashMap<PortKey, Arc<PortBackends>>,
-    invalid: Option<(Arc<Part<Cluster>>, Arc<Part<EndpointList>>)>,
+    invalid: Option<ClusterParts>,
 }
 
 /// The clusters of one port.
@@ -42,7 +47,7 @@ pub(super) struct PortBackends {
     /// The Service's port with what policies say of it.
     pub(super) traffic: Traffic,
     /// At least one: a port without endpoints has an empty cluster.
-    clusters: Vec<(Arc<Part<Cluster>>, Arc<Part<EndpointList>>)>,
+    clusters: Vec<ClusterParts>,
     pub(super) shares: Vec<Share>,
 }
 
@@ -55,7 +60,7 @@ impl Backends {
             for port in &service.ports {
                 let key = (object.id.name.clone(), port.port);
                 let before = self.ports.remove(&key);
-                ports.insert(key, index.port((object, service, port), before));
+                ports.insert(key, index.port((object, service, port), before.as_ref()));
             }
         }
         self.ports = ports;
@@ -72,16 +77,12 @@ impl Backends {
     }
 
     /// Adds the clusters of a port, or the one for what leads nowhere.
-    pub(super) fn parts(
-        &self,
-        key: &Option<PortKey>,
-        (clusters, endpoints): (&mut Vec<Arc<Part<Cluster>>>, &mut Vec<Arc<Part<EndpointList>>>),
-    ) {
+    pub(super) fn parts(&self, key: &Option<PortKey>, (clusters, endpoints): Into<'_>) {
         let port = key.as_ref().and_then(|key| self.ports.get(key));
         let list = match (key, port) {
             (Some(_), Some(port)) => port.clusters.as_slice(),
             (Some(_), None) => &[],
-            (None, _) => self.invalid.as_ref().map_or(&[][..], std::slice::from_ref),
+            (None, _) => self.invalid.as_slice(),
         };
         for (cluster, list) in list {
             clusters.push(Arc::clone(cluster));
@@ -130,7 +131,7 @@ impl<'a> Index<'a> {
     fn port(
         &self,
         (object, service, port): (&Arc<Object>, &Service, &ServicePort),
-        before: Option<Arc<PortBackends>>,
+        before: Option<&Arc<PortBackends>>,
     ) -> Arc<PortBackends> {
         let name = &object.id.name;
         let (traffic, policies) = settings::of_port(self.mesh, name, &port.name);
@@ -148,7 +149,7 @@ impl<'a> Index<'a> {
             !slices.is_empty() || service.selector.as_ref().is_some_and(|s| crate::manifest::selects(s, &object.labels))
         };
         inputs.extend(own.iter().map(|(object, _)| *object).filter(|object| near(object)));
-        if let Some(before) = before.as_ref().filter(|before| before.inputs == inputs) {
+        if let Some(before) = before.filter(|before| before.inputs == inputs) {
             return Arc::clone(before);
         }
 
@@ -194,7 +195,7 @@ impl<'a> Index<'a> {
         });
         let made = found.clusters(self.mesh, (name, port), (&traffic, protocol, outside));
         let earlier = |cluster: &Cluster| {
-            let clusters = &before.as_ref()?.clusters;
+            let clusters = &before?.clusters;
             clusters.iter().find(|(part, _)| part.value.name == cluster.name).cloned()
         };
         let clusters: Vec<_> = made

@@ -89,6 +89,9 @@ impl Inbound {
     }
 }
 
+/// Token providers by name.
+type Providers = BTreeMap<Arc<str>, JwtProvider>;
+
 /// Everything that guards a Workload.
 struct Guards {
     objects: Vec<Arc<Object>>,
@@ -236,7 +239,7 @@ fn tokens(mesh: &Mesh, workload: &Object, from: &mut Vec<Arc<Object>>) -> (BTree
 fn authorization(
     mesh: &Mesh,
     workload: &Object,
-    (closed, providers, from): (&[Closed], &BTreeMap<Arc<str>, JwtProvider>, &mut Vec<Arc<Object>>),
+    (closed, providers, from): (&[Closed], &Providers, &mut Vec<Arc<Object>>),
 ) -> Option<Authorization> {
     // A policy that nobody understands lets nobody in.
     let unread = closed.iter().find(|closed| matches!(closed.id.kind, Kind::AuthorizationPolicy | Kind::JwtPolicy));

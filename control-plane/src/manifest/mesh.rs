@@ -12,6 +12,9 @@ use super::read::Item;
 use super::resolve::Resolved;
 use super::{Change, Changed, DEFAULT_TRUST_DOMAIN, Document, Kind, MESH_NAMESPACE, Name, Object, ObjectId};
 
+/// A document and what is in it.
+pub(super) type ReadDocument = (Document, Arc<Vec<Item>>);
+
 /// Accepted objects. Cheap to share; never changed.
 #[derive(Default)]
 pub struct Mesh {
@@ -20,7 +23,7 @@ pub struct Mesh {
     pub(super) closed: Vec<Closed>,
     pub(super) resolved: Resolved,
     /// What was read from which document, so that a document that did not change is not read again.
-    pub(super) read: HashMap<(Arc<str>, u32), (Document, Arc<Vec<Item>>)>,
+    pub(super) read: HashMap<(Arc<str>, u32), ReadDocument>,
 }
 
 /// Which workloads a policy is for.

@@ -291,6 +291,7 @@ impl Client {
         let mut requests = Vec::new();
         for (kind, names) in self.wanted() {
             self.store.keep_only(kind, &names);
+            self.refusals.retain(|(of, name), _| *of != kind || names.contains(name));
             if let Some(stream) = &mut self.stream {
                 requests.extend(stream.session.want(kind, names, &self.store.versions()));
             }
@@ -481,6 +482,14 @@ impl Client {
                     unread.extend(refusals.iter().cloned());
                 }
                 self.refuse(id, version, refusals);
+            }
+            // In the state of the world, what is not there any more is not refused any more either.
+            let whole = is_whole(kind)
+                && self.stream.as_ref().is_some_and(|stream| stream.session.variant() == Variant::StateOfTheWorld);
+            if whole {
+                self.refusals.retain(|(of, name), refused| {
+                    *of != kind || contents.contains_key(name) || refused.version.is_empty()
+                });
             }
             // A good version ends the refusal of the one before it.
             let store = &self.store;

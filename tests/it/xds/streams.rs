@@ -8,7 +8,7 @@ use outrigger_xds::Kind;
 
 use super::{Scene, resources};
 use crate::support::http1::chunk;
-use crate::support::{Ads, Conn, H1Backend, H1Client, PATIENCE, Speaks, eventually, gate, h1_client, ms, response};
+use crate::support::{Ads, Conn, H1Backend, H1Client, PATIENCE, Speaks, eventually, h1_client, ms, response};
 
 /// Answers, and at `/stream` does so for ever.
 async fn backend() -> H1Backend {
@@ -65,7 +65,6 @@ impl Traffic {
 
 #[tokio::test]
 async fn changes_cost_no_request_no_connection_and_no_open_stream() {
-    let _gate = gate::shared();
     let (scene, backend) = (Scene::new().await, backend().await);
     let of = |version: usize| super::routed(scene.port, &version.to_string(), &[backend.addr]);
     let ads = Ads::start(Speaks::Both);

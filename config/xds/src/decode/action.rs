@@ -63,7 +63,7 @@ pub(super) fn action(at: &At<'_>, message: Option<&route::route::Action>, beside
 fn answered(at: &At<'_>, action: Action, own: Option<&RouteExtension>) -> Done {
     let mut timeouts = defaults();
     if let Some(own) = own {
-        let kept = own.timeouts.clone().unwrap_or_default();
+        let kept = own.timeouts.unwrap_or_default();
         let read = |value: &Option<prost_types::Duration>| value.as_ref().and_then(wire::read_own_duration);
         timeouts.request.value = read(&kept.request);
         timeouts.backend_request.value = read(&kept.backend_request);

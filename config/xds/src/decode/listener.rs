@@ -111,7 +111,7 @@ pub(super) fn listener(at: &At<'_>, message: &listener::Listener) -> Option<Deco
         chains.add(&at.field("default_filter_chain"), message, own, Rank::Default);
     }
     let (name, bind) = (name?, bind?);
-    let Some(mode) = chains.mode(at, own) else { return None };
+    let mode = chains.mode(at, own)?;
     let http = match (chains.http.take(), own.and_then(|own| own.manager.as_ref())) {
         (Some(http), _) => Some(http),
         // The settings of one that terminates nothing.
@@ -636,8 +636,7 @@ fn manager(at: &At<'_>, message: &hcm::HttpConnectionManager, own: Option<&Liste
             add_proxy_protocol_connection_state,
         ],
     });
-    let mut out = Http::default();
-    out.protocol = match CodecType::try_from(*codec_type) {
+    let protocol = match CodecType::try_from(*codec_type) {
         Ok(CodecType::Auto) => ListenerProtocol::Auto,
         Ok(CodecType::Http1) => ListenerProtocol::Http1,
         Ok(CodecType::Http2) => ListenerProtocol::Http2,
@@ -646,6 +645,7 @@ fn manager(at: &At<'_>, message: &hcm::HttpConnectionManager, own: Option<&Liste
             ListenerProtocol::Auto
         }
     };
+    let mut out = Http { protocol, ..Http::default() };
     // What the server header says is left to the application.
     let _ = server_header_transformation;
     match route_specifier {

@@ -138,7 +138,7 @@ pub(super) fn header(at: &At<'_>, message: &route::HeaderMatcher) -> Option<Head
                     at.field("range_match").refuse("this is not supported; use a pattern");
                     return None;
                 }
-                PresentMatch(wanted) => return Some(present(at, name, *wanted != *invert_match)?),
+                PresentMatch(wanted) => return present(at, name, *wanted != *invert_match),
             };
             string(&at.field("string_match"), &message)?
         }

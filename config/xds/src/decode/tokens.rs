@@ -182,7 +182,7 @@ fn provider(
             pad_forward_payload_header,
         ],
     });
-    let keys = keys(&at, jwks_source_specifier.as_ref(), own);
+    let keys = keys(at, jwks_source_specifier.as_ref(), own);
     let mut headers: Vec<TokenPlace> = Vec::new();
     for (index, message) in from_headers.iter().enumerate() {
         let at = at.item("from_headers", index);

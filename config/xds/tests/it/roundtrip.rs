@@ -69,3 +69,27 @@ fn a_resource_is_sent_before_what_refers_to_it() {
     let kinds: Vec<Kind> = encode::config(&model::empty(&place), Form::Outrigger).iter().map(|one| one.kind).collect();
     assert!(kinds.is_sorted());
 }
+
+/// Writes seeds for the fuzz target: one file for each resource of a few configurations. Run by hand, as
+/// `SEEDS=fuzz/seeds/xds cargo test -p outrigger-xds seeds`; without the variable it checks that they decode.
+#[test]
+fn resources_of_configurations_are_seeds() {
+    use proptest::strategy::ValueTree as _;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    for number in 0..3 {
+        let config = model::config().new_tree(&mut runner).expect("a configuration").current();
+        for resource in encode::config(&config, Form::Outrigger) {
+            let first = Kind::ALL.iter().position(|kind| *kind == resource.kind).expect("a kind");
+            assert!(decode(resource.kind, &resource.name, &resource.body, &context()).is_ok());
+            // Every prefix of a seed is tried, so long ones would take long.
+            if let Some(folder) = std::env::var_os("SEEDS").filter(|_| resource.body.len() < 3000) {
+                let mut seed = vec![u8::try_from(first).expect("few kinds")];
+                seed.extend_from_slice(&resource.body);
+                let name = resource.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+                let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder);
+                std::fs::create_dir_all(&folder).expect("a folder");
+                std::fs::write(folder.join(format!("{number}-{first}-{name}")), seed).expect("written");
+            }
+        }
+    }
+}

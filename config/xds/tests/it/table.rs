@@ -26,10 +26,13 @@ fn messages() -> BTreeMap<String, Fields> {
             let (name, rest) = part.split_once("=> ").and_then(|(_, rest)| rest.split_once('{')).expect("a message");
             let body = rest.split_once("});").map_or(rest, |(body, _)| body);
             let fields = out.entry(name.trim().to_owned()).or_default();
-            for (list, text) in lists(body) {
+            for (list, text, behind) in lists(body) {
                 match list {
                     "take" => fields.take.extend(entries(text).into_iter().map(|(field, _)| field)),
-                    "ignore" => fields.ignore.extend(entries(text)),
+                    "ignore" => fields.ignore.extend(entries(text).into_iter().map(|(field, why)| {
+                        let why = if why.is_empty() { behind.to_owned() } else { why };
+                        (field, why)
+                    })),
                     _ => fields.refuse.extend(entries(text).into_iter().map(|(field, _)| field)),
                 }
             }
@@ -38,12 +41,15 @@ fn messages() -> BTreeMap<String, Fields> {
     out
 }
 
-fn lists(body: &str) -> Vec<(&'static str, &str)> {
+/// The lists, each with the comment behind its end.
+fn lists(body: &str) -> Vec<(&'static str, &str, &str)> {
     ["take", "ignore", "refuse"]
         .into_iter()
         .map(|name| {
             let (_, rest) = body.split_once(&format!("{name}: [")).unwrap_or_else(|| panic!("no `{name}` in {body}"));
-            (name, rest.split_once(']').expect("the end of a list").0)
+            let (list, rest) = rest.split_once(']').expect("the end of a list");
+            let line = rest.lines().next().unwrap_or_default();
+            (name, list, line.split_once("//").map_or("", |(_, comment)| comment.trim()))
         })
         .collect()
 }
@@ -54,7 +60,9 @@ fn entries(text: &str) -> Vec<(String, String)> {
     let mut why = String::new();
     for line in text.lines() {
         let (code, comment) = line.split_once("//").map_or((line, ""), |(code, comment)| (code, comment.trim()));
-        for field in code.split(',').map(|field| field.trim().trim_start_matches("r#")).filter(|field| !field.is_empty()) {
+        for field in
+            code.split(',').map(|field| field.trim().trim_start_matches("r#")).filter(|field| !field.is_empty())
+        {
             if comment != "likewise" {
                 comment.clone_into(&mut why);
             }
@@ -87,7 +95,12 @@ fn written() -> String {
         let passed: Vec<String> = ignore.iter().map(|(field, why)| format!("`{field}` ({why})")).collect();
         let passed = if passed.is_empty() { "none".to_owned() } else { passed.join(", ") };
         // Writing to a string cannot fail.
-        let _ = writeln!(out, "### {name}\n\n- read: {}\n- passed over: {passed}\n- refused: {}\n", code(&take), code(&refuse));
+        let _ = writeln!(
+            out,
+            "### {name}\n\n- read: {}\n- passed over: {passed}\n- refused: {}\n",
+            code(&take),
+            code(&refuse)
+        );
     }
     out
 }
