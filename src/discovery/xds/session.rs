@@ -174,7 +174,7 @@ impl Session {
     }
 
     /// Wants exactly these names of a kind from now on. `None`: there is nothing to say, or it is said with the next
-    /// answer ([`Session::waits`]).
+    /// answer ([`Session::waiting`]).
     pub(crate) fn want(&mut self, kind: Kind, names: BTreeSet<Arc<str>>, known: &Versions) -> Option<Request> {
         debug_assert!(!is_whole(kind), "everything is asked for");
         let subscription = self.kinds.entry(kind).or_default();
@@ -198,10 +198,15 @@ impl Session {
         }
     }
 
-    /// Whether names are wanted that the server can only be told with an answer.
-    pub(crate) fn waits(&self) -> bool {
+    /// Kinds of which names are wanted that the server can only be told with an answer.
+    pub(crate) fn waiting(&self) -> BTreeSet<Kind> {
         let late = |subscription: &Subscription| subscription.open && subscription.wanted != subscription.told;
-        self.variant == Variant::StateOfTheWorld && self.kinds.values().any(late)
+        match self.variant {
+            Variant::Delta => BTreeSet::new(),
+            Variant::StateOfTheWorld => {
+                self.kinds.iter().filter(|(_, subscription)| late(subscription)).map(|(kind, _)| *kind).collect()
+            }
+        }
     }
 
     /// Takes a response in. `known` is what is held of its kind, refused versions left out; changes alone are

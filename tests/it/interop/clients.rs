@@ -96,7 +96,9 @@ fn http_route(name: &str, backends: &[(&str, u32)]) -> String {
 async fn served(program: Program, variant: Variant) {
     let backends = [echo::start(Version::H1, "a").await, echo::start(Version::H1, "b").await];
     let plain = |name: &str, addrs: &[SocketAddr]| service_yaml(("shop", name), false, addrs);
-    let more = plain("front", &[]) + &plain("a", &[backends[0].addr()]) + &plain("b", &[backends[1].addr()])
+    let more = plain("front", &[])
+        + &plain("a", &[backends[0].addr()])
+        + &plain("b", &[backends[1].addr()])
         + &http_route("front", &[("a", 1)]);
     let mesh = Mesh::start(&more).await;
     let subject = Subject::start(program, &mesh.control.plane("shop/web-1", variant)).await;
@@ -229,7 +231,11 @@ fn grpc_route(rules: &str) -> String {
 
 #[tokio::test]
 async fn a_grpc_client_without_a_proxy_is_served_and_follows() {
-    let backends = [echo::start(Version::H2, "v1").await, echo::start(Version::H2, "v2").await, echo::start(Version::H2, "v3").await];
+    let backends = [
+        echo::start(Version::H2, "v1").await,
+        echo::start(Version::H2, "v2").await,
+        echo::start(Version::H2, "v3").await,
+    ];
     let grpc = |name: &str, backend: usize| service_yaml(("shop", name), true, &[backends[backend].addr()]);
     let control = Control::start().await;
     let shares = |v1: u32, v2: u32| {
@@ -255,11 +261,12 @@ async fn a_grpc_client_without_a_proxy_is_served_and_follows() {
 
     // Weights.
     let generation = control.apply(&shares(1, 1));
-    client.until("half of the calls go to each", |found| {
-        let of = |name: &str| found.get(name).copied().unwrap_or(0);
-        of("v1") + of("v2") == 40 && of("v1") > 5 && of("v2") > 5
-    })
-    .await;
+    client
+        .until("half of the calls go to each", |found| {
+            let of = |name: &str| found.get(name).copied().unwrap_or(0);
+            of("v1") + of("v2") == 40 && of("v1") > 5 && of("v2") > 5
+        })
+        .await;
     control.synced("shop/client-1", generation).await;
     control.apply(&shares(0, 1));
     client.until("every call goes to the other", all("v2")).await;

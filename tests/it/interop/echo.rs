@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::support::h2_client::grpc_message;
 use crate::support::any::{AnyBackend, AnyClient, Message, Told, Version};
+use crate::support::h2_client::grpc_message;
 
 /// What a backend saw of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,12 +31,13 @@ pub async fn start(version: Version, name: &'static str) -> AnyBackend {
             fields.entry(name.to_ascii_lowercase()).or_default().push(value.clone());
         }
         let host = fields.remove("host").and_then(|all| all.first().cloned()).unwrap_or_default();
-        let saw = Saw { backend: name.to_owned(), method: seen.method.clone(), target: seen.target.clone(), host, fields };
+        let saw =
+            Saw { backend: name.to_owned(), method: seen.method.clone(), target: seen.target.clone(), host, fields };
         let asked = |name: &str| saw.fields.get(name).and_then(|all| all.first()).cloned();
         let first = asked("x-answer-first").filter(|value| heard.lock().insert(value.clone()));
-        let status = first.or_else(|| asked("x-answer")).map_or(200, |text| {
-            text.split(' ').next().and_then(|status| status.parse().ok()).expect("a status")
-        });
+        let status = first
+            .or_else(|| asked("x-answer"))
+            .map_or(200, |text| text.split(' ').next().and_then(|status| status.parse().ok()).expect("a status"));
         let body = serde_json::to_vec(&saw).expect("JSON");
         let grpc = asked("content-type").is_some_and(|kind| kind.starts_with("application/grpc"));
         let answer = if grpc {

@@ -63,7 +63,8 @@ impl Load {
     pub async fn more(&self, count: usize) {
         let before = self.done.load(Ordering::Relaxed);
         let failed = || !self.failures.lock().is_empty();
-        eventually(PATIENCE, "requests go on", || failed() || self.done.load(Ordering::Relaxed) >= before + count).await;
+        eventually(PATIENCE, "requests go on", || failed() || self.done.load(Ordering::Relaxed) >= before + count)
+            .await;
         assert!(!failed(), "requests failed: {:#?}", self.failures.lock());
     }
 
@@ -147,7 +148,15 @@ async fn a_stream_is_taken_up_where_it_ended() {
     let mark = server.mark();
     server.hang_up().await;
     // While nobody is connected, one thing changes.
-    server.set(&[routes("main", &[host("*", &[json!({ "match": { "path": "/new" }, "direct_response": { "status": 201 } }), route(&every(), "a")])])]).await;
+    server
+        .set(&[routes(
+            "main",
+            &[host(
+                "*",
+                &[json!({ "match": { "path": "/new" }, "direct_response": { "status": 201 } }), route(&every(), "a")],
+            )],
+        )])
+        .await;
     within(PATIENCE, "the change that was missed", async {
         while Ask::get("a.example/new").of(Version::H1, local(port)).await.status != 201 {
             tokio::task::yield_now().await;
@@ -156,11 +165,21 @@ async fn a_stream_is_taken_up_where_it_ended() {
     .await;
     load.end().await;
     let events = server.since(mark);
-    let known = |kind: &str| events.iter().find(|event| event["kind"] == kind && event["event"] == "request").map(|event| event["known"].clone());
-    let named = |kind: &str| known(kind).unwrap_or_default().as_object().map(|all| all.keys().cloned().collect::<Vec<_>>());
+    let known = |kind: &str| {
+        events
+            .iter()
+            .find(|event| event["kind"] == kind && event["event"] == "request")
+            .map(|event| event["known"].clone())
+    };
+    let named =
+        |kind: &str| known(kind).unwrap_or_default().as_object().map(|all| all.keys().cloned().collect::<Vec<_>>());
     assert_eq!(named("Cluster"), Some(vec!["a".to_owned()]), "{events:#?}");
     assert_eq!(named("RouteConfiguration"), Some(vec!["main".to_owned()]));
-    let sent: Vec<_> = events.iter().filter(|event| event["event"] == "response").flat_map(|event| event["names"].as_array().cloned().unwrap_or_default()).collect();
+    let sent: Vec<_> = events
+        .iter()
+        .filter(|event| event["event"] == "response")
+        .flat_map(|event| event["names"].as_array().cloned().unwrap_or_default())
+        .collect();
     assert_eq!(sent, [json!("main")], "only what changed is sent: {events:#?}");
 }
 
@@ -170,7 +189,9 @@ async fn a_server_without_delta_is_asked_for_everything() {
     let mut server = Foreign::with(json!({ "protocols": ["whole"] })).await;
     let port = free_port();
     let direct = json!({ "match": every(), "direct_response": { "status": 204 } });
-    server.set(&[listener("in", port, &manager(&discovered("main"), &[])), routes("main", &[host("*", &[direct])])]).await;
+    server
+        .set(&[listener("in", port, &manager(&discovered("main"), &[])), routes("main", &[host("*", &[direct])])])
+        .await;
     let subject = Subject::start(Program::Outrigger, &Plane::of(&server, Variant::Delta)).await;
     assert_eq!(server.of("unimplemented").len(), 1, "it was asked for delta once");
     assert_eq!(Ask::get("a.example/").of(Version::H1, local(port)).await.status, 204);

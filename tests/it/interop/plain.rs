@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::echo::{self, Ask, saw, who};
 use super::foreign::{Foreign, Variant};
-use super::resources::{assignment, cluster, discovered, every, filter, host, inline, listener, manager, route, routes, service, with};
+use super::resources::{
+    assignment, cluster, discovered, every, filter, host, inline, listener, manager, route, routes, service, with,
+};
 use super::subject::{Plane, Program, Subject};
 use crate::support::any::{AnyBackend, Told, Version};
 use crate::support::proxy::free_port;
@@ -45,7 +47,8 @@ impl Backends {
                 "explicit_http_config": { "http2_protocol_options": {} },
             },
         } });
-        let zones: [(&str, u32, &[_]); 2] = [("zone-a", 1, &[(self.a.addr(), 3)]), ("zone-b", 1, &[(self.b.addr(), 1)])];
+        let zones: [(&str, u32, &[_]); 2] =
+            [("zone-a", 1, &[(self.a.addr(), 3)]), ("zone-b", 1, &[(self.b.addr(), 1)])];
         let mut out = vec![cluster("weighted"), assignment("weighted", &zones)];
         out.extend(service("a", &[self.a.addr()]));
         out.extend(service("b", &[self.b.addr()]));
@@ -61,64 +64,115 @@ fn hosts() -> Vec<Value> {
     let to = |matching: Value, name: &str| route(&matching, name);
     let acting = |matching: Value, action: Value| json!({ "match": matching, "route": action });
     vec![
-        host("match.example", &[
-            to(json!({ "path": "/exact" }), "a"),
-            to(json!({ "path_separated_prefix": "/whole" }), "a"),
-            to(json!({ "prefix": "/begin" }), "a"),
-            to(json!({ "safe_regex": { "regex": "/item/[0-9]+" } }), "a"),
-            to(json!({ "path": "/FOLD", "case_sensitive": false }), "a"),
-            to(json!({ "prefix": "/h", "headers": [{ "name": "x-kind", "string_match": { "exact": "gold" } }] }), "a"),
-            to(json!({ "prefix": "/h", "headers": [{ "name": "x-kind", "string_match": { "prefix": "sil" } }] }), "b"),
-            to(json!({ "prefix": "/h", "headers": [{ "name": "x-kind", "string_match": { "safe_regex": { "regex": "br.*e" } } }] }), "c"),
-            to(json!({ "prefix": "/p", "headers": [{ "name": "x-there", "present_match": true }] }), "a"),
-            to(json!({ "prefix": "/m", "headers": [{ "name": ":method", "string_match": { "exact": "POST" } }] }), "a"),
-            to(json!({ "prefix": "/q", "query_parameters": [{ "name": "v", "string_match": { "exact": "1" } }] }), "a"),
-            to(json!({ "prefix": "/q", "query_parameters": [{ "name": "debug", "present_match": true }] }), "b"),
-            to(every(), "b"),
-        ]),
-        host("weights.example", &[acting(every(), json!({ "weighted_clusters": { "clusters": [
-            { "name": "a", "weight": 3 }, { "name": "b", "weight": 1 }, { "name": "c", "weight": 0 },
-        ] } }))]),
-        host("zones.example", &[to(every(), "weighted")]),
-        host("rewrite.example", &[
-            acting(json!({ "path_separated_prefix": "/old" }), json!({ "cluster": "a", "prefix_rewrite": "/new" })),
-            acting(json!({ "prefix": "/host" }), json!({ "cluster": "a", "host_rewrite_literal": "inner.example" })),
-            acting(json!({ "safe_regex": { "regex": "/v1/.*" } }), json!({ "cluster": "a", "regex_rewrite": {
-                "pattern": { "regex": "^/v1/([^/]+)" }, "substitution": "/v2/\\1" } })),
-        ]),
-        host("redirect.example", &[
-            json!({ "match": { "path": "/moved" }, "redirect": { "path_redirect": "/here", "response_code": "FOUND" } }),
-            json!({ "match": { "path_separated_prefix": "/tls" }, "redirect": { "https_redirect": true } }),
-            json!({ "match": { "path_separated_prefix": "/a" }, "redirect": {
-                "host_redirect": "other.example", "prefix_rewrite": "/b", "response_code": "PERMANENT_REDIRECT" } }),
-        ]),
-        host("direct.example", &[json!({ "match": every(), "direct_response": { "status": 418, "body": { "inline_string": "tea" } } })]),
-        host("headers.example", &[json!({
-            "match": every(),
-            "route": { "cluster": "a" },
-            "request_headers_to_add": [
-                { "header": { "key": "x-set", "value": "one" }, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD" },
-                { "header": { "key": "x-more", "value": "two" }, "append_action": "APPEND_IF_EXISTS_OR_ADD" },
+        host(
+            "match.example",
+            &[
+                to(json!({ "path": "/exact" }), "a"),
+                to(json!({ "path_separated_prefix": "/whole" }), "a"),
+                to(json!({ "prefix": "/begin" }), "a"),
+                to(json!({ "safe_regex": { "regex": "/item/[0-9]+" } }), "a"),
+                to(json!({ "path": "/FOLD", "case_sensitive": false }), "a"),
+                to(
+                    json!({ "prefix": "/h", "headers": [{ "name": "x-kind", "string_match": { "exact": "gold" } }] }),
+                    "a",
+                ),
+                to(
+                    json!({ "prefix": "/h", "headers": [{ "name": "x-kind", "string_match": { "prefix": "sil" } }] }),
+                    "b",
+                ),
+                to(
+                    json!({ "prefix": "/h", "headers": [{ "name": "x-kind", "string_match": { "safe_regex": { "regex": "br.*e" } } }] }),
+                    "c",
+                ),
+                to(json!({ "prefix": "/p", "headers": [{ "name": "x-there", "present_match": true }] }), "a"),
+                to(
+                    json!({ "prefix": "/m", "headers": [{ "name": ":method", "string_match": { "exact": "POST" } }] }),
+                    "a",
+                ),
+                to(
+                    json!({ "prefix": "/q", "query_parameters": [{ "name": "v", "string_match": { "exact": "1" } }] }),
+                    "a",
+                ),
+                to(json!({ "prefix": "/q", "query_parameters": [{ "name": "debug", "present_match": true }] }), "b"),
+                to(every(), "b"),
             ],
-            "request_headers_to_remove": ["x-secret"],
-            "response_headers_to_add": [{ "header": { "key": "x-out", "value": "yes" }, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD" }],
-            "response_headers_to_remove": ["x-backend"],
-        })]),
+        ),
+        host(
+            "weights.example",
+            &[acting(
+                every(),
+                json!({ "weighted_clusters": { "clusters": [
+            { "name": "a", "weight": 3 }, { "name": "b", "weight": 1 }, { "name": "c", "weight": 0 },
+        ] } }),
+            )],
+        ),
+        host("zones.example", &[to(every(), "weighted")]),
+        host(
+            "rewrite.example",
+            &[
+                acting(json!({ "path_separated_prefix": "/old" }), json!({ "cluster": "a", "prefix_rewrite": "/new" })),
+                acting(
+                    json!({ "prefix": "/host" }),
+                    json!({ "cluster": "a", "host_rewrite_literal": "inner.example" }),
+                ),
+                acting(
+                    json!({ "safe_regex": { "regex": "/v1/.*" } }),
+                    json!({ "cluster": "a", "regex_rewrite": {
+                "pattern": { "regex": "^/v1/([^/]+)" }, "substitution": "/v2/\\1" } }),
+                ),
+            ],
+        ),
+        host(
+            "redirect.example",
+            &[
+                json!({ "match": { "path": "/moved" }, "redirect": { "path_redirect": "/here", "response_code": "FOUND" } }),
+                json!({ "match": { "path_separated_prefix": "/tls" }, "redirect": { "https_redirect": true } }),
+                json!({ "match": { "path_separated_prefix": "/a" }, "redirect": {
+                "host_redirect": "other.example", "prefix_rewrite": "/b", "response_code": "PERMANENT_REDIRECT" } }),
+            ],
+        ),
+        host(
+            "direct.example",
+            &[json!({ "match": every(), "direct_response": { "status": 418, "body": { "inline_string": "tea" } } })],
+        ),
+        host(
+            "headers.example",
+            &[json!({
+                "match": every(),
+                "route": { "cluster": "a" },
+                "request_headers_to_add": [
+                    { "header": { "key": "x-set", "value": "one" }, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD" },
+                    { "header": { "key": "x-more", "value": "two" }, "append_action": "APPEND_IF_EXISTS_OR_ADD" },
+                ],
+                "request_headers_to_remove": ["x-secret"],
+                "response_headers_to_add": [{ "header": { "key": "x-out", "value": "yes" }, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD" }],
+                "response_headers_to_remove": ["x-backend"],
+            })],
+        ),
         host("slow.example", &[acting(every(), json!({ "cluster": "silent", "timeout": "0.3s" }))]),
-        host("retry.example", &[acting(every(), json!({ "cluster": "a", "retry_policy": {
-            "retry_on": "5xx", "num_retries": 2, "retry_back_off": { "base_interval": "0.01s", "max_interval": "0.02s" } } }))]),
+        host(
+            "retry.example",
+            &[acting(
+                every(),
+                json!({ "cluster": "a", "retry_policy": {
+            "retry_on": "5xx", "num_retries": 2, "retry_back_off": { "base_interval": "0.01s", "max_interval": "0.02s" } } }),
+            )],
+        ),
         host("once.example", &[to(every(), "a")]),
         host("http2.example", &[to(every(), "c")]),
         host("empty.example", &[to(every(), "empty")]),
         host("*.wild.example", &[to(every(), "a")]),
         host("shop.wild.example", &[to(every(), "b")]),
-        with(host("cors.example", &[to(every(), "a")]), &json!({ "typed_per_filter_config": { "envoy.filters.http.cors": {
+        with(
+            host("cors.example", &[to(every(), "a")]),
+            &json!({ "typed_per_filter_config": { "envoy.filters.http.cors": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy",
             "allow_origin_string_match": [{ "exact": "https://shop.example" }],
             "allow_methods": "GET, PUT",
             "allow_headers": "x-token",
             "max_age": "600",
-        } } })),
+        } } }),
+        ),
     ]
 }
 
@@ -161,18 +215,29 @@ fn cases() -> Vec<(&'static str, Ask, Check)> {
         ("a prefix is replaced", Ask::get("rewrite.example/old/x?y=1"), seen("/new/x?y=1", "rewrite.example")),
         ("the whole of a path is the prefix", Ask::get("rewrite.example/old"), seen("/new", "rewrite.example")),
         ("the host is replaced", Ask::get("rewrite.example/host"), seen("/host", "inner.example")),
-        ("a path is rewritten by a pattern", Ask::get("rewrite.example/v1/a/b?q"), seen("/v2/a/b?q", "rewrite.example")),
+        (
+            "a path is rewritten by a pattern",
+            Ask::get("rewrite.example/v1/a/b?q"),
+            seen("/v2/a/b?q", "rewrite.example"),
+        ),
         ("a redirect to a path", Ask::get("redirect.example/moved?a=1"), to(302, "http://redirect.example/here?a=1")),
         ("a redirect to TLS", Ask::get("redirect.example/tls/x"), to(301, "https://redirect.example/tls/x")),
         ("a redirect to a host and a prefix", Ask::get("redirect.example/a/c"), to(308, "http://other.example/b/c")),
-        ("a direct response", Ask::get("direct.example/"), Box::new(|told| assert_eq!((told.status, &*told.text()), (418, "tea")))),
-        ("headers are set, added and removed", Ask::get("headers.example/").with("x-set", "zero").with("x-more", "one").with("x-secret", "s"),
+        (
+            "a direct response",
+            Ask::get("direct.example/"),
+            Box::new(|told| assert_eq!((told.status, &*told.text()), (418, "tea"))),
+        ),
+        (
+            "headers are set, added and removed",
+            Ask::get("headers.example/").with("x-set", "zero").with("x-more", "one").with("x-secret", "s"),
             Box::new(|told| {
                 let saw = saw(told).expect("from a backend");
                 let of = |name: &str| saw.fields.get(name).map(|all| all.join(",")).unwrap_or_default();
                 assert_eq!((&*of("x-set"), &*of("x-more"), &*of("x-secret")), ("one", "one,two", ""));
                 assert_eq!((told.get("x-out"), told.get("x-backend")), (Some("yes"), None));
-            })),
+            }),
+        ),
         ("a timeout", Ask::get("slow.example/"), status(504)),
         ("a failure is tried again", Ask::get("retry.example/").with("x-answer-first", "503 retried"), by("a")),
         ("without retries it is not", Ask::get("once.example/").with("x-answer-first", "503 once"), status(503)),
@@ -182,20 +247,33 @@ fn cases() -> Vec<(&'static str, Ask, Check)> {
         ("no route", Ask::get("rewrite.example/none"), status(404)),
         ("a host by its ending", Ask::get("any.wild.example/"), by("a")),
         ("an exact host before an ending", Ask::get("shop.wild.example/"), by("b")),
-        ("a request from another origin", Ask::get("cors.example/").with("origin", "https://shop.example"), Box::new(|told| {
-            assert_eq!((who(told), told.get("access-control-allow-origin")), ("a", Some("https://shop.example")));
-        })),
-        ("a request from an origin that is not allowed", Ask::get("cors.example/").with("origin", "https://evil.example"), Box::new(|told| {
-            assert_eq!(told.get("access-control-allow-origin"), None);
-        })),
-        ("a question before one", Ask::new("OPTIONS", "cors.example/").with("origin", "https://shop.example")
-            .with("access-control-request-method", "PUT"), Box::new(|told| {
-            // Envoy says 200, our proxy 204: to a browser they are the same.
-            assert!(matches!(told.status, 200 | 204) && who(told) == "nobody");
-            assert_eq!(told.get("access-control-allow-origin"), Some("https://shop.example"));
-            assert_eq!(told.get("access-control-max-age"), Some("600"));
-            assert!(told.get("access-control-allow-methods").is_some_and(|all| all.contains("PUT")));
-        })),
+        (
+            "a request from another origin",
+            Ask::get("cors.example/").with("origin", "https://shop.example"),
+            Box::new(|told| {
+                assert_eq!((who(told), told.get("access-control-allow-origin")), ("a", Some("https://shop.example")));
+            }),
+        ),
+        (
+            "a request from an origin that is not allowed",
+            Ask::get("cors.example/").with("origin", "https://evil.example"),
+            Box::new(|told| {
+                assert_eq!(told.get("access-control-allow-origin"), None);
+            }),
+        ),
+        (
+            "a question before one",
+            Ask::new("OPTIONS", "cors.example/")
+                .with("origin", "https://shop.example")
+                .with("access-control-request-method", "PUT"),
+            Box::new(|told| {
+                // Envoy says 200, our proxy 204: to a browser they are the same.
+                assert!(matches!(told.status, 200 | 204) && who(told) == "nobody");
+                assert_eq!(told.get("access-control-allow-origin"), Some("https://shop.example"));
+                assert_eq!(told.get("access-control-max-age"), Some("600"));
+                assert!(told.get("access-control-allow-methods").is_some_and(|all| all.contains("PUT")));
+            }),
+        ),
     ];
     out.push(("the first of several routes", of("/h").with("x-kind", "none"), by("b")));
     out

@@ -100,9 +100,7 @@ pub fn endpoints(cluster: &str, addresses: &[SocketAddr]) -> Value {
 
 /// The endpoints of a cluster, by zone, with the weights of zones and endpoints.
 pub fn assignment(cluster: &str, zones: &[(&str, u32, &[(SocketAddr, u32)])]) -> Value {
-    let endpoint = |(addr, weight): &(SocketAddr, u32)| {
-        json!({ "endpoint": { "address": socket(*addr) }, "load_balancing_weight": weight })
-    };
+    let endpoint = |(addr, weight): &(SocketAddr, u32)| json!({ "endpoint": { "address": socket(*addr) }, "load_balancing_weight": weight });
     let locality = |(zone, weight, list): &(&str, u32, &[(SocketAddr, u32)])| {
         json!({
             "locality": { "region": "region", "zone": zone },
