@@ -121,12 +121,7 @@ fn ask(kind: Kind, names: Vec<String>) -> DeltaDiscoveryRequest {
 }
 
 /// Decodes and keeps everything, and notes how old the newest change was.
-fn apply(
-    kind: Kind,
-    response: DeltaDiscoveryResponse,
-    has: &Held,
-    ages: &Mutex<Vec<Duration>>,
-) {
+fn apply(kind: Kind, response: DeltaDiscoveryResponse, has: &Held, ages: &Mutex<Vec<Duration>>) {
     let mut has = has.lock().unwrap();
     let mut age: Option<Duration> = None;
     for resource in response.resources {

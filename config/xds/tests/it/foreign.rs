@@ -76,11 +76,10 @@ fn prefixes_are_by_bytes_and_those_of_segments_are_not() {
     ]));
     assert_eq!(table.hosts[0].hostnames, [HostPattern::Exact("shop.example".into())], "a port plays no part");
     let paths: Vec<&PathMatch> = table.hosts[0].rules.iter().map(|rule| &rule.matches[0].path).collect();
-    assert_eq!(paths, [
-        &PathMatch::Start("/api/v".into()),
-        &PathMatch::Prefix("/v1".into()),
-        &PathMatch::Prefix("".into())
-    ]);
+    assert_eq!(
+        paths,
+        [&PathMatch::Start("/api/v".into()), &PathMatch::Prefix("/v1".into()), &PathMatch::Prefix("".into())]
+    );
 }
 
 #[test]
@@ -161,11 +160,11 @@ fn everything_that_a_route_asks_for_in_vain_is_named_at_once() {
     };
     let good = forwarding(prefix("/a"), Default::default());
     let cookies = route::RouteMatch { cookies: vec![Default::default()], ..prefix("/c") };
-    let found = fields(take(Kind::Route, "main", &host(vec![
-        good,
-        forwarding(prefix("/b"), action),
-        forwarding(cookies, Default::default()),
-    ])));
+    let found = fields(take(
+        Kind::Route,
+        "main",
+        &host(vec![good, forwarding(prefix("/b"), action), forwarding(cookies, Default::default())]),
+    ));
     for field in [
         "virtual_hosts[0].routes[1].route.hash_policy",
         "virtual_hosts[0].routes[1].route.rate_limits",
@@ -265,12 +264,10 @@ fn circuit_breakers_have_envoys_defaults() {
     };
     let decoded = take(Kind::Cluster, "backend", &message).expect("taken");
     let outrigger_xds::decode::What::Cluster(one) = decoded.what else { panic!("no cluster") };
-    assert_eq!(one.cluster.ceilings, Ceilings {
-        max_requests: 7,
-        max_pending: 1024,
-        max_retries: 3,
-        max_connections: 1024
-    });
+    assert_eq!(
+        one.cluster.ceilings,
+        Ceilings { max_requests: 7, max_pending: 1024, max_retries: 3, max_connections: 1024 }
+    );
     assert_eq!(one.discovers_endpoints.as_deref(), Some("backend"));
 }
 

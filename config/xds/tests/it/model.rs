@@ -18,8 +18,11 @@ const CLUSTERS: [&str; 4] = ["alpha", "beta|80", "gamma.shop", "plain"];
 const PROVIDERS: [&str; 2] = ["corp", "partner"];
 
 pub fn place() -> impl Strategy<Value = Place> {
-    (select(vec!["a.yaml", "b/c.yaml"]), 1..9_u32, 1..9_u32)
-        .prop_map(|(file, line, column)| Place { file: file.into(), line, column })
+    (select(vec!["a.yaml", "b/c.yaml"]), 1..9_u32, 1..9_u32).prop_map(|(file, line, column)| Place {
+        file: file.into(),
+        line,
+        column,
+    })
 }
 
 fn text(list: &'static [&'static str]) -> impl Strategy<Value = Arc<str>> {
@@ -31,7 +34,12 @@ fn texts(list: &'static [&'static str], least: usize) -> impl Strategy<Value = V
 }
 
 fn duration() -> impl Strategy<Value = Duration> {
-    select(vec![Duration::from_micros(1500), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(70)])
+    select(vec![
+        Duration::from_micros(1500),
+        Duration::from_millis(250),
+        Duration::from_secs(1),
+        Duration::from_secs(70),
+    ])
 }
 
 fn duration_or_zero() -> impl Strategy<Value = Duration> {
@@ -72,12 +80,11 @@ fn query() -> impl Strategy<Value = QueryMatch> {
 }
 
 fn one_match() -> impl Strategy<Value = Match> {
-    (path(), of(select(vec![Method::GET, Method::POST])), vec(header(), 0..3), vec(query(), 0..2), any::<bool>()).prop_map(
-        |(path, method, headers, query, grpc)| {
+    (path(), of(select(vec![Method::GET, Method::POST])), vec(header(), 0..3), vec(query(), 0..2), any::<bool>())
+        .prop_map(|(path, method, headers, query, grpc)| {
             let method = if grpc { method.map(|_| Method::POST) } else { method };
             Match { path, method, headers, query, grpc }
-        },
-    )
+        })
 }
 
 fn headers() -> impl Strategy<Value = Vec<(HeaderName, HeaderValue)>> {
@@ -282,9 +289,8 @@ fn files() -> impl Strategy<Value = CertificateFiles> {
 
 fn identities(least: usize) -> impl Strategy<Value = Vec<IdentityPattern>> {
     let list = vec!["spiffe://mesh.local/ns/shop/sa/cart", "spiffe://mesh.local/ns/shop/*", "spiffe://other/*"];
-    subsequence(list, least..=3).prop_map(|list| {
-        list.into_iter().map(|text| IdentityPattern::parse(text).expect("an identity")).collect()
-    })
+    subsequence(list, least..=3)
+        .prop_map(|list| list.into_iter().map(|text| IdentityPattern::parse(text).expect("an identity")).collect())
 }
 
 fn version() -> impl Strategy<Value = TlsVersion> {
@@ -298,8 +304,12 @@ fn cluster_tls() -> impl Strategy<Value = ClusterTls> {
             ClusterTlsMode::Simple { trust_bundle: "/certs/roots.pem".into(), subject_names, certificate }
         }),
     ];
-    (mode, of(text(&["sni.example"])), version(), place())
-        .prop_map(|(mode, sni, min_version, place)| ClusterTls { mode, sni, min_version, place })
+    (mode, of(text(&["sni.example"])), version(), place()).prop_map(|(mode, sni, min_version, place)| ClusterTls {
+        mode,
+        sni,
+        min_version,
+        place,
+    })
 }
 
 fn endpoints() -> impl Strategy<Value = Vec<Endpoint>> {
@@ -470,8 +480,9 @@ const PROVIDERS_TEXT: [&str; 2] = PROVIDERS;
 
 fn source() -> impl Strategy<Value = AccessSource> {
     let domains = || {
-        subsequence(vec!["mesh.local", "other"], 0..=2)
-            .prop_map(|list| list.into_iter().map(|name| TrustDomain::parse(name).expect("a domain")).collect::<Vec<_>>())
+        subsequence(vec!["mesh.local", "other"], 0..=2).prop_map(|list| {
+            list.into_iter().map(|name| TrustDomain::parse(name).expect("a domain")).collect::<Vec<_>>()
+        })
     };
     let ranges = || {
         let ranges = vec![("10.0.0.0", 8), ("192.0.2.7", 32), ("fd00::", 8)];
@@ -511,8 +522,9 @@ fn operation() -> impl Strategy<Value = AccessOperation> {
     };
     let methods = || subsequence(vec![Method::POST, Method::GET], 0..=2);
     let ports = || subsequence(vec![80_u16, 8443], 0..=2);
-    let grpc = vec((of(text(&["shop.Payments"])), of(text(&["Charge"]))), 0..3)
-        .prop_map(|list| list.into_iter().map(|(service, method)| GrpcOperation { service, method }).collect::<Vec<_>>());
+    let grpc = vec((of(text(&["shop.Payments"])), of(text(&["Charge"]))), 0..3).prop_map(|list| {
+        list.into_iter().map(|(service, method)| GrpcOperation { service, method }).collect::<Vec<_>>()
+    });
     (
         (hosts(), hosts()),
         (vec(path(), 0..3), vec(path(), 0..3)),
@@ -592,7 +604,8 @@ fn provider(name: &'static str) -> impl Strategy<Value = JwtProvider> {
         TokenPlace::Query("token".into()),
         TokenPlace::Header { name: HeaderName::from_static("x-token"), prefix: "".into() },
     ];
-    let claims = subsequence(vec![("x-user", vec!["sub"]), ("x-role", vec!["a.b", "c"]), ("x-org", vec!["o", "n"])], 0..=3);
+    let claims =
+        subsequence(vec![("x-user", vec!["sub"]), ("x-role", vec!["a.b", "c"]), ("x-org", vec!["o", "n"])], 0..=3);
     (
         (keys, subsequence(JwtAlgorithm::ALL.to_vec(), 1..=6), texts(&["pay", "shop"], 1)),
         (duration_or_zero(), subsequence(places, 1..=3).prop_shuffle(), any::<bool>()),
@@ -678,8 +691,11 @@ pub fn config() -> impl Strategy<Value = Config> {
 
 /// The settings of a process and an identity, and no resources.
 pub fn empty(place: &Place) -> Config {
-    let certificate =
-        CertificateFiles { certificate: "/state/svid.pem".into(), private_key: "/state/svid.key".into(), place: place.clone() };
+    let certificate = CertificateFiles {
+        certificate: "/state/svid.pem".into(),
+        private_key: "/state/svid.key".into(),
+        place: place.clone(),
+    };
     Config {
         node: Node { id: "proxy-1".into(), service: None, zone: None },
         admin: Admin { address: None },

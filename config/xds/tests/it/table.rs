@@ -54,7 +54,9 @@ fn entries(text: &str) -> Vec<(String, String)> {
     let mut why = String::new();
     for line in text.lines() {
         let (code, comment) = line.split_once("//").map_or((line, ""), |(code, comment)| (code, comment.trim()));
-        for field in code.split(',').map(|field| field.trim().trim_start_matches("r#")).filter(|field| !field.is_empty()) {
+        for field in
+            code.split(',').map(|field| field.trim().trim_start_matches("r#")).filter(|field| !field.is_empty())
+        {
             if comment != "likewise" {
                 comment.clone_into(&mut why);
             }
@@ -87,7 +89,12 @@ fn written() -> String {
         let passed: Vec<String> = ignore.iter().map(|(field, why)| format!("`{field}` ({why})")).collect();
         let passed = if passed.is_empty() { "none".to_owned() } else { passed.join(", ") };
         // Writing to a string cannot fail.
-        let _ = writeln!(out, "### {name}\n\n- read: {}\n- passed over: {passed}\n- refused: {}\n", code(&take), code(&refuse));
+        let _ = writeln!(
+            out,
+            "### {name}\n\n- read: {}\n- passed over: {passed}\n- refused: {}\n",
+            code(&take),
+            code(&refuse)
+        );
     }
     out
 }
