@@ -21,6 +21,7 @@ mod hosts;
 mod inbound;
 mod model;
 mod parts;
+mod resources;
 mod rules;
 mod settings;
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use outrigger_config::model::HostPattern;
-use outrigger_xds::encode::{self, Policies};
 use outrigger_xds::Resource;
+use outrigger_xds::encode::{self, Policies};
 
 use super::ProxyConfig;
 use crate::fleet::Form;
@@ -25,7 +25,9 @@ impl ProxyConfig {
             out.extend_from_slice(part.encoded(form, |cluster| vec![encode::cluster(cluster, to)]));
         }
         for part in endpoints {
-            out.extend_from_slice(part.encoded(form, |list| vec![encode::endpoints(&list.cluster, &list.endpoints, to)]));
+            out.extend_from_slice(
+                part.encoded(form, |list| vec![encode::endpoints(&list.cluster, &list.endpoints, to)]),
+            );
         }
         for part in listeners {
             out.extend_from_slice(part.encoded(form, |part| {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::compile::{Compiled, Compiler};
+use crate::fleet::Form;
 use crate::manifest::{Document, Mesh, load};
 
 const PROXIES: usize = 500;
@@ -95,6 +96,15 @@ fn one_endpoint_of_ten_thousand_makes_one_new_part_for_five_hundred_proxies() {
     let after_mesh = loaded(&documents, Some(&before_mesh));
     let after = compiler.compile(&after_mesh);
     assert_eq!(new_parts(&before, &after), (0, 0, 0, 1));
+
+    // What is sent is one resource: that of the Service's endpoints. The first use encodes, the others share.
+    let some = |compiled: &Compiled| compiled.workloads().values().next().expect("a proxy").resources(Form::Outrigger);
+    let (old, new) = (some(&before), some(&after));
+    let fresh: Vec<_> = new.iter().filter(|new| !old.iter().any(|old| Arc::ptr_eq(old, new))).collect();
+    let [fresh] = &fresh[..] else { panic!("one resource") };
+    assert_eq!((fresh.kind, &*fresh.name), (outrigger_xds::Kind::Endpoints, "shop/s4:80"));
+    let last = after.workloads().values().next_back().expect("a proxy").resources(Form::Outrigger);
+    assert!(last.iter().any(|other| Arc::ptr_eq(other, fresh)), "shared by every proxy");
 
     // And nothing at all where nothing changed.
     let again = compiler.compile(&loaded(&documents, Some(&after_mesh)));
