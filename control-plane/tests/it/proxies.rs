@@ -76,6 +76,19 @@ impl Proxy {
         self.requests.send(request).await.expect("the stream is open");
     }
 
+    /// Asks for everything but secrets, as a proxy does, and takes it.
+    async fn take_the_rest(&mut self) {
+        self.ask(Kind::Cluster, &[]).await;
+        let clusters = self.take(Kind::Cluster).await;
+        assert!(clusters.iter().any(|name| name.contains("payments")), "{clusters:?}");
+        self.ask(Kind::Endpoints, &clusters.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        self.take(Kind::Endpoints).await;
+        self.ask(Kind::Listener, &[]).await;
+        assert_eq!(self.take(Kind::Listener).await, ["outbound"]);
+        self.ask(Kind::Route, &["outbound"]).await;
+        assert_eq!(self.take(Kind::Route).await, ["outbound"]);
+    }
+
     /// Takes what comes until a response of this kind, which is taken too: the names in it.
     async fn take(&mut self, kind: Kind) -> Vec<String> {
         loop {
@@ -153,6 +166,7 @@ async fn a_proxy_that_takes_what_it_is_given_is_synced_and_follows_the_generatio
     assert_eq!(output.status.code(), Some(1), "it has not answered");
     assert!(stderr(&output).contains("shop/web-1 has not answered generation 1"), "{}", stderr(&output));
     stream.answer(&response, None).await;
+    stream.take_the_rest().await;
     let output = control.command(&["status", "shop/web-1", "--wait", "1"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let line = stdout(&output).lines().nth(1).expect("a row").to_owned();
@@ -254,15 +268,7 @@ async fn a_push_sends_a_proxy_what_changed_for_it_and_nothing_else() {
     let control = joined().await;
     let mut stream = Proxy::connect(&control, Some("svid")).await.expect("it is let in");
     stream.take(Kind::Secret).await;
-    stream.ask(Kind::Cluster, &[]).await;
-    let clusters = stream.take(Kind::Cluster).await;
-    assert!(clusters.iter().any(|name| name.contains("payments")), "{clusters:?}");
-    stream.ask(Kind::Endpoints, &clusters.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    stream.take(Kind::Endpoints).await;
-    stream.ask(Kind::Listener, &[]).await;
-    assert_eq!(stream.take(Kind::Listener).await, ["outbound"]);
-    stream.ask(Kind::Route, &["outbound"]).await;
-    assert_eq!(stream.take(Kind::Route).await, ["outbound"]);
+    stream.take_the_rest().await;
     let output = control.command(&["status", "--wait", "1"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 
