@@ -10,9 +10,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use self::encode_shim as encode;
 use arc_swap::ArcSwap;
-use outrigger_xds::{Kind, Resource};
+use outrigger_xds::{Kind, Resource, encode};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
@@ -44,6 +43,8 @@ struct Inner {
 /// What the thread is to do next.
 #[derive(Default)]
 struct Orders {
+    /// How many orders there were.
+    count: u64,
     /// A mesh that is not compiled yet.
     mesh: Option<(u64, Arc<Mesh>)>,
     /// Roots that are not published yet.
@@ -54,6 +55,8 @@ struct Orders {
 /// Everything that proxies are given.
 #[derive(Default)]
 struct Published {
+    /// The last order that this comes from.
+    order: u64,
     /// 0 before the first.
     generation: u64,
     /// False before the first.
@@ -95,7 +98,7 @@ impl Publisher {
     /// When there can be no thread.
     pub fn start(roots: Arc<Bundle>) -> std::io::Result<Self> {
         let (changes, _) = watch::channel(Change::default());
-        let orders = Orders { roots: Some(roots), ..Orders::default() };
+        let orders = Orders { count: 1, roots: Some(roots), ..Orders::default() };
         let inner = Arc::new(Inner {
             orders: Mutex::new(orders),
             ordered: Condvar::new(),
@@ -112,13 +115,19 @@ impl Publisher {
 
     /// Hands over the mesh of a generation. Does not wait.
     pub fn publish(&self, generation: u64, mesh: Arc<Mesh>) {
-        self.0.orders.lock().mesh = Some((generation, mesh));
+        let mut orders = self.0.orders.lock();
+        orders.count += 1;
+        orders.mesh = Some((generation, mesh));
+        drop(orders);
         self.0.ordered.notify_one();
     }
 
     /// Hands over new roots. Does not wait.
     pub fn publish_roots(&self, roots: Arc<Bundle>) {
-        self.0.orders.lock().roots = Some(roots);
+        let mut orders = self.0.orders.lock();
+        orders.count += 1;
+        orders.roots = Some(roots);
+        drop(orders);
         self.0.ordered.notify_one();
     }
 
@@ -138,6 +147,13 @@ impl Publisher {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.0.current.load().ready
+    }
+
+    /// Whether everything that was handed over is published.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let count = self.0.orders.lock().count;
+        self.0.current.load().order == count
     }
 
     /// The generation that proxies are given; 0 before the first.
@@ -231,7 +247,7 @@ impl Inner {
     fn run(&self) {
         let mut compiler = Compiler::new();
         loop {
-            let (mesh, roots) = {
+            let (count, mesh, roots) = {
                 let mut orders = self.orders.lock();
                 while orders.mesh.is_none() && orders.roots.is_none() && !orders.stop {
                     self.ordered.wait(&mut orders);
@@ -239,7 +255,7 @@ impl Inner {
                 if orders.stop {
                     return;
                 }
-                (orders.mesh.take(), orders.roots.take())
+                (orders.count, orders.mesh.take(), orders.roots.take())
             };
             let began = Instant::now();
             let before = self.current.load_full();
@@ -251,6 +267,7 @@ impl Inner {
             let order = mesh.unwrap_or_else(|| (before.generation, Arc::clone(&before.mesh)));
             let generation = order.0;
             let mut next = next(&before, &mut compiler, order, roots);
+            next.order = count;
             next.ready = ready;
             next.took = began.elapsed();
             let change = what_changed(&before, &next);
@@ -303,7 +320,7 @@ fn next(
         }
         workloads.insert(key, Arc::new(given));
     }
-    Published { generation, ready: false, mesh, workloads, roots, secrets, took: Duration::ZERO }
+    Published { order: 0, generation, ready: false, mesh, workloads, roots, secrets, took: Duration::ZERO }
 }
 
 /// Which of the two counters of [`Change`] go up.
@@ -346,7 +363,7 @@ impl Given {
             return Arc::new(ResourceSet::new(self.generation, kinds));
         }
         let mut kinds: BTreeMap<Kind, Vec<Arc<Resource>>> = BTreeMap::new();
-        for resource in self.config.resources(wire_form(form)) {
+        for resource in self.config.resources(form) {
             kinds.entry(resource.kind).or_default().push(resource);
         }
         let kinds = Kind::ALL.into_iter().map(|kind| {
@@ -358,32 +375,5 @@ impl Given {
             (kind, known.cloned().unwrap_or_else(|| Arc::new(resources)))
         });
         Arc::new(ResourceSet::new(self.generation, kinds))
-    }
-}
-
-fn wire_form(form: Form) -> encode::Form {
-    match form {
-        Form::Outrigger => encode::Form::Outrigger,
-        Form::Envoy => encode::Form::Envoy,
-        Form::Grpc => encode::Form::Grpc,
-    }
-}
-mod encode_shim {
-    use outrigger_xds::{Kind, Resource};
-    #[derive(Clone, Copy)]
-    pub(crate) enum Form {
-        Outrigger,
-        Envoy,
-        Grpc,
-    }
-    pub(crate) fn trust_bundle(pem: &str) -> Resource {
-        Resource::new(Kind::Secret, "ROOTCA".into(), &pem.to_owned())
-    }
-    impl crate::compile::ProxyConfig {
-        pub(crate) fn resources(&self, f: Form) -> Vec<std::sync::Arc<Resource>> {
-            match f {
-                Form::Outrigger | Form::Envoy | Form::Grpc => Vec::new(),
-            }
-        }
     }
 }

@@ -348,7 +348,7 @@ async fn until(mut stopped: watch::Receiver<bool>, work: impl Future<Output = ()
 async fn wait_until_compiled(publisher: &Publisher) {
     let compiled = async {
         let mut changes = crate::fleet::Source::changes(publisher);
-        while !publisher.is_ready() {
+        while !(publisher.is_ready() && publisher.is_settled()) {
             if changes.changed().await.is_err() {
                 return;
             }

@@ -65,6 +65,42 @@ impl Proxy {
     }
 }
 
+impl Proxy {
+    /// Asks for resources of a kind; without names for all.
+    async fn ask(&self, kind: Kind, names: &[&str]) {
+        let request = DeltaDiscoveryRequest {
+            type_url: kind.type_url().to_owned(),
+            resource_names_subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        self.requests.send(request).await.expect("the stream is open");
+    }
+
+    /// Asks for everything but secrets, as a proxy does, and takes it.
+    async fn take_the_rest(&mut self) {
+        self.ask(Kind::Cluster, &[]).await;
+        let clusters = self.take(Kind::Cluster).await;
+        assert!(clusters.iter().any(|name| name.contains("payments")), "{clusters:?}");
+        self.ask(Kind::Endpoints, &clusters.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        self.take(Kind::Endpoints).await;
+        self.ask(Kind::Listener, &[]).await;
+        assert_eq!(self.take(Kind::Listener).await, ["outbound"]);
+        self.ask(Kind::Route, &["outbound"]).await;
+        assert_eq!(self.take(Kind::Route).await, ["outbound"]);
+    }
+
+    /// Takes what comes until a response of this kind, which is taken too: the names in it.
+    async fn take(&mut self, kind: Kind) -> Vec<String> {
+        loop {
+            let response = self.next().await.expect("the stream goes on");
+            self.answer(&response, None).await;
+            if response.type_url == kind.type_url() {
+                return response.resources.into_iter().map(|resource| resource.name).collect();
+            }
+        }
+    }
+}
+
 async fn channel(control: &Control, folder: Option<&str>) -> Channel {
     let base = control.folder.path();
     let mut roots = RootCertStore::empty();
@@ -130,6 +166,7 @@ async fn a_proxy_that_takes_what_it_is_given_is_synced_and_follows_the_generatio
     assert_eq!(output.status.code(), Some(1), "it has not answered");
     assert!(stderr(&output).contains("shop/web-1 has not answered generation 1"), "{}", stderr(&output));
     stream.answer(&response, None).await;
+    stream.take_the_rest().await;
     let output = control.command(&["status", "shop/web-1", "--wait", "1"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let line = stdout(&output).lines().nth(1).expect("a row").to_owned();
@@ -224,4 +261,25 @@ async fn a_workload_that_is_gone_is_told_nothing_more() {
     let ended = stream.next().await.expect_err("its stream ends");
     assert_eq!(ended.code(), tonic::Code::PermissionDenied, "{ended}");
     fs::remove_dir_all(control.folder.path().join("svid")).expect("removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_sends_a_proxy_what_changed_for_it_and_nothing_else() {
+    let control = joined().await;
+    let mut stream = Proxy::connect(&control, Some("svid")).await.expect("it is let in");
+    stream.take(Kind::Secret).await;
+    stream.take_the_rest().await;
+    let output = control.command(&["status", "--wait", "1"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+
+    control.apply(&[("route.yaml", &route("2s"))]).await;
+    let response = stream.next().await.expect("the stream goes on");
+    assert_eq!(response.type_url, Kind::Route.type_url(), "only routes have changed");
+    assert_eq!(response.resources[0].name, "outbound");
+    stream.answer(&response, None).await;
+    let output = control.command(&["status", "--wait", "2"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let config = stdout(&control.command(&["get", "config", "shop/web-1"]));
+    let version = &response.resources[0].version;
+    assert!(config.lines().any(|line| line.starts_with("Route") && line.contains(&**version)), "{config}");
 }
