@@ -141,7 +141,7 @@ async fn served(program: Program, variant: Variant) {
         }
         Subject::Outrigger { .. } => {
             let report = subject.control_plane().await;
-            let protocol = if variant == Variant::Delta { "delta" } else { "state of the world" };
+            let protocol = if variant == Variant::Delta { "delta" } else { "stateOfTheWorld" };
             assert_eq!((&report["protocol"], &report["refusals"]), (&json!(protocol), &json!([])), "{report:#}");
         }
     }
