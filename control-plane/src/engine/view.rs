@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::inputs::Inputs;
-use crate::api::problem;
-use crate::api::wire::{DirectoryStatus, FileStatus};
 use crate::manifest::{Document, Kind, Mesh, ObjectId, ObjectStatus, Outcome, Problem};
 use crate::store::{Generation, ObjectKey, Origin};
 
@@ -19,7 +17,7 @@ pub struct View {
     /// What is wrong and was taken nevertheless: files of the directory.
     pub(super) problems: Vec<Problem>,
     pub(super) left_out: usize,
-    pub(super) directory: Option<DirectoryStatus>,
+    pub(super) directory: Option<DirectoryState>,
     objects: BTreeMap<ObjectId, Held>,
     statuses: HashMap<ObjectId, ObjectStatus>,
 }
@@ -35,12 +33,34 @@ pub struct Held {
     pub since: u64,
 }
 
+/// How the watched directory stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DirectoryState {
+    /// Its path.
+    pub path: String,
+    /// Its files, by name.
+    pub files: Vec<FileState>,
+}
+
+/// How a file of the watched directory stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FileState {
+    /// Its path in the directory.
+    pub file: String,
+    /// The namespaces of its objects: whose it is.
+    pub namespaces: Vec<String>,
+    /// How many objects it has in force.
+    pub objects: usize,
+    /// What is wrong in it.
+    pub problems: Vec<Problem>,
+}
+
 impl View {
     pub(super) fn new(
         generation: Option<Generation>,
         outcome: Outcome,
         inputs: &Inputs,
-        since: HashMap<ObjectId, u64>,
+        since: &HashMap<ObjectId, u64>,
     ) -> Self {
         let Outcome { mesh, problems, left_out, statuses, changes: _ } = outcome;
         let objects: BTreeMap<ObjectId, Held> = mesh
@@ -82,12 +102,7 @@ impl View {
     }
 }
 
-fn directory(
-    path: &str,
-    inputs: &Inputs,
-    objects: &BTreeMap<ObjectId, Held>,
-    problems: &[Problem],
-) -> DirectoryStatus {
+fn directory(path: &str, inputs: &Inputs, objects: &BTreeMap<ObjectId, Held>, problems: &[Problem]) -> DirectoryState {
     let mut by_file: BTreeMap<&str, (BTreeSet<&str>, usize)> = BTreeMap::new();
     for (id, held) in objects.iter().filter(|(_, held)| held.origin == Origin::Directory) {
         let (namespaces, count) = by_file.entry(&held.document.name).or_default();
@@ -99,18 +114,22 @@ fn directory(
         let own: Vec<&Problem> =
             state.problems.iter().chain(problems.iter().filter(|problem| *problem.document == **file)).collect();
         namespaces.extend(own.iter().filter_map(|problem| problem.object.as_ref()).map(ObjectId::namespace));
-        FileStatus {
+        FileState {
             file: file.clone(),
             namespaces: namespaces.into_iter().map(str::to_owned).collect(),
             objects: count,
-            problems: own.into_iter().map(problem).collect(),
+            problems: own.into_iter().cloned().collect(),
         }
     });
-    DirectoryStatus { path: path.to_owned(), files: files.collect() }
+    DirectoryState { path: path.to_owned(), files: files.collect() }
 }
 
 pub(super) fn key_of(id: &ObjectId) -> ObjectKey {
-    ObjectKey { kind: id.kind.as_str().into(), namespace: Arc::clone(&id.name.namespace), name: Arc::clone(&id.name.name) }
+    ObjectKey {
+        kind: id.kind.as_str().into(),
+        namespace: Arc::clone(&id.name.namespace),
+        name: Arc::clone(&id.name.name),
+    }
 }
 
 /// `None` for a kind that this program does not know.

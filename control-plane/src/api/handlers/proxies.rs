@@ -12,9 +12,7 @@ use super::convert;
 use crate::api::body::Asked;
 use crate::api::error::{ApiError, Code};
 use crate::api::limits::MAX_WAIT;
-use crate::api::wire::{
-    AnswerBody, ConfigBody, ErrorBody, ProxyBody, ResourceBody, StatusBody, SyncBody,
-};
+use crate::api::wire::{AnswerBody, ConfigBody, ErrorBody, ProxyBody, ResourceBody, StatusBody, SyncBody};
 use crate::api::{Api, blocking};
 use crate::fleet::Form;
 use crate::peer::WorkloadKey;
@@ -26,9 +24,9 @@ pub(in crate::api) async fn overview(State(api): State<Api>) -> Json<StatusBody>
     Json(StatusBody {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation: view.number(),
-        published: api.engine().published(),
+        published: api.engine().publisher().generation(),
         objects: view.objects().len(),
-        directory: api.engine().directory(),
+        directory: api.engine().directory().map(convert::directory),
         proxies: api.fleet().status().into_iter().map(convert::proxy).collect(),
     })
 }
@@ -49,7 +47,7 @@ pub(in crate::api) async fn one(
 ) -> Result<Json<Vec<ProxyBody>>, ApiError> {
     let workload = workload(&namespace, &name)?;
     let rows = api.fleet().status_of(&workload);
-    if rows.is_empty() && !api.engine().is_registered(&workload) {
+    if rows.is_empty() && !api.engine().publisher().is_registered(&workload) {
         return Err(unknown(&workload));
     }
     Ok(Json(rows.into_iter().map(convert::proxy).collect()))
@@ -82,7 +80,7 @@ pub(in crate::api) async fn config(
             return Err(ApiError::malformed(format!("there is no form `{other}`: use outrigger, envoy or grpc")));
         }
     };
-    let set = api.engine().resources(&workload, form).ok_or_else(|| unknown(&workload))?;
+    let set = api.engine().publisher().resources_of(&workload, form).ok_or_else(|| unknown(&workload))?;
     let resources = outrigger_xds::Kind::ALL.into_iter().flat_map(|kind| {
         set.of(kind).by_name().values().map(move |resource| ResourceBody {
             kind: format!("{kind:?}"),
@@ -140,7 +138,10 @@ pub(in crate::api) async fn sync(
     let _seat = api.0.waiting.try_acquire().map_err(|_| busy())?;
     let latest = api.engine().view().number();
     if until.generation > latest {
-        return Err(ApiError::not_found(format!("there is no generation {} yet; the latest is {latest}", until.generation)));
+        return Err(ApiError::not_found(format!(
+            "there is no generation {} yet; the latest is {latest}",
+            until.generation
+        )));
     }
     let limit = Duration::from_millis(until.timeout_ms.unwrap_or(30_000)).min(MAX_WAIT);
     let synced = api.fleet().await_synced(until.generation, limit).await;
