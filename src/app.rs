@@ -358,6 +358,11 @@ impl admin::Subject for Shared {
 #[must_use]
 pub fn run(args: RunArgs) -> ExitCode {
     let RunArgs { config, control, state_dir, log } = args;
+    if config.is_some() && control.is_given() {
+        let problem = "settings of a control plane are for a start without a file; write them under `controlPlane` and \
+                       `node` of the file";
+        return Report::failure(format!("error: {problem}\n")).print();
+    }
     let Some(config) = config.map(Source::File).or_else(|| control.bootstrap().map(Source::Told)) else {
         return Report::failure(
             "error: name a configuration file (--config) or a control plane (--control-plane)\n".to_owned(),

@@ -13,7 +13,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run(args) => app::run(args),
+        Command::Run(args) => app::run(*args),
         Command::Check(args) => cli::check::run(&args, cli::style(&io::stderr())).print(),
         Command::Explain(args) => cli::explain::run(&args, cli::style(&io::stdout())).print(),
         Command::Dev(args) => app::dev(args),

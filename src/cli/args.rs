@@ -33,7 +33,7 @@ pub enum Command {
     /// The configuration file is watched and applied live, without closing a connection; SIGHUP reads it now. A
     /// file with a mistake changes nothing: the mistake is logged with its place and shown at /config of the
     /// admin server. SIGTERM or SIGINT drain and end the process; a second one ends it at once.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Check configuration files
     ///
     /// Shows every problem with its place, its line and a fix. Certificates, keys and bundles that a file names are
@@ -90,7 +90,7 @@ pub struct RunArgs {
 }
 
 /// Arguments about a control plane: what `controlPlane` in a file says, and what else concerns the process.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Control plane, instead of a file")]
 pub struct ControlArgs {
     /// Its servers in order: HOST:PORT, or http://HOST:PORT without TLS
@@ -147,6 +147,12 @@ pub struct ControlArgs {
 const JOIN_TOKEN: &str = "OUTRIGGER_JOIN_TOKEN";
 
 impl ControlArgs {
+    /// Whether anything was said, on the command line or in the environment.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        *self != Self::default()
+    }
+
     /// The text of a configuration file that says the same; `None` without a control plane. It is JSON, which is YAML.
     #[must_use]
     pub fn bootstrap(&self) -> Option<String> {
@@ -323,7 +329,7 @@ mod tests {
     fn run(args: &[&str]) -> Result<RunArgs, clap::Error> {
         let all = ["outrigger", "run"].iter().chain(args);
         Cli::try_parse_from(all).map(|cli| match cli.command {
-            Command::Run(args) => args,
+            Command::Run(args) => *args,
             other => panic!("{other:?}"),
         })
     }
@@ -364,7 +370,8 @@ mod tests {
     fn a_file_and_a_control_plane_exclude_each_other_and_one_is_needed() {
         assert!(run(&[]).is_err());
         assert!(run(&["-c", "a.yaml", "--control-plane", "a:1"]).is_err());
-        assert!(run(&["-c", "a.yaml", "--workload", "a/b"]).is_err());
+        assert!(run(&["-c", "a.yaml", "--workload", "a/b"]).expect("parsed").control.is_given());
+        assert!(!run(&["-c", "a.yaml"]).expect("parsed").control.is_given());
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Backoff {
 /// Uniform from zero to `ceiling`.
 pub(crate) fn jitter(ceiling: Duration, random: u64) -> Duration {
     // The upper half of the number has enough bits, and the product fits.
-    let nanos = u128::from(random >> 32) * ceiling.as_nanos() >> 32;
+    let nanos = (u128::from(random >> 32) * ceiling.as_nanos()) >> 32;
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 

@@ -23,8 +23,11 @@ pub(crate) struct Catalog {
     context: Context,
     /// Whether our identity comes from the control plane, and with it the bundle of the mesh.
     bundle: bool,
-    decoded: BTreeMap<Id, Vec<(Arc<str>, Arc<Decoded>)>>,
+    decoded: BTreeMap<Id, Vec<Version>>,
 }
+
+/// A version and what is in it.
+type Version = (Arc<str>, Arc<Decoded>);
 
 impl Catalog {
     /// Nothing decoded yet. Contents of secrets become files below the state folder.

@@ -21,6 +21,7 @@ use super::identity::Identity;
 use super::link::Event;
 use super::saved::{Keeper, Saved, SavedFile};
 use super::session::{Receipt, Refusal, Request, Response, Session, Update, Variant, is_whole};
+use super::state::StateFolder;
 use super::status::{ControlStatus, Refused, label};
 use super::store::{Id, Store};
 use crate::base::limits;
@@ -50,6 +51,8 @@ pub struct Client {
     identity: Arc<Identity>,
     file: SavedFile,
     keeper: Keeper,
+    /// Held for as long as anything may be written to it.
+    _state: Arc<StateFolder>,
     /// When the file is written again although nothing changed: it says when this was known to be the newest.
     touch: Instant,
 }
@@ -88,6 +91,7 @@ struct Unanswered {
 
 /// What is wanted beside a [`Client`].
 pub(super) struct Surroundings {
+    pub(super) state: Arc<StateFolder>,
     pub(super) status: Arc<ControlStatus>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) identity: Arc<Identity>,
@@ -103,7 +107,7 @@ impl Client {
         surroundings: Surroundings,
         max_age: Duration,
     ) -> Self {
-        let Surroundings { status, metrics, identity, file, keeper, catalog } = surroundings;
+        let Surroundings { state, status, metrics, identity, file, keeper, catalog } = surroundings;
         let mut client = Self {
             events,
             servers,
@@ -121,6 +125,7 @@ impl Client {
             identity,
             file,
             keeper,
+            _state: state,
             touch: Instant::now() + TOUCH,
         };
         client.recall(max_age);
@@ -286,6 +291,7 @@ impl Client {
         let mut requests = Vec::new();
         for (kind, names) in self.wanted() {
             self.store.keep_only(kind, &names);
+            self.refusals.retain(|(of, name), _| *of != kind || names.contains(name));
             if let Some(stream) = &mut self.stream {
                 requests.extend(stream.session.want(kind, names, &self.store.versions()));
             }
@@ -431,11 +437,13 @@ impl Client {
                 self.keeper.now(Saved::of(&self.store, SystemTime::now())).await;
             }
         }
-        self.answer();
+        let answers = self.answers();
+        // Who hears the answer may look at once.
         if !endpoints_only {
             let waiting = self.catalog.missing(&self.store);
             self.status.applied(self.store.versions(), self.refusals.clone(), waiting);
         }
+        self.send(answers);
     }
 
     fn note_sync(&mut self) {
@@ -458,8 +466,8 @@ impl Client {
         self.refusals.insert(id, Refused { refusals, version, at: SystemTime::now() });
     }
 
-    /// Answers every response: what is not refused was taken.
-    fn answer(&mut self) {
+    /// Answers to every response: what is not refused was taken.
+    fn answers(&mut self) -> Vec<Request> {
         let mut requests = Vec::new();
         for Unanswered { receipt, contents, refused } in std::mem::take(&mut self.unanswered) {
             let kind = receipt.kind;
@@ -470,6 +478,14 @@ impl Client {
             for (id, refusals) in by_name {
                 let version = contents.get(&id.1).cloned().unwrap_or_default();
                 self.refuse(id, version, refusals);
+            }
+            // In the state of the world, what is not there any more is not refused any more either.
+            let whole = is_whole(kind)
+                && self.stream.as_ref().is_some_and(|stream| stream.session.variant() == Variant::StateOfTheWorld);
+            if whole {
+                self.refusals.retain(|(of, name), refused| {
+                    *of != kind || contents.contains_key(name) || refused.version.is_empty()
+                });
             }
             // A good version ends the refusal of the one before it.
             let store = &self.store;
@@ -494,7 +510,7 @@ impl Client {
             }
             self.refusals.retain(|(of, _), refused| *of != kind || !refused.version.is_empty());
         }
-        self.send(requests);
+        requests
     }
 
     fn send(&mut self, requests: Vec<Request>) {

@@ -92,6 +92,7 @@ pub fn start(plane: ControlPlane, bootstrap: &Loaded, parts: Parts) -> (Client, 
     // The bundle of the mesh is the control plane's where the certificate is.
     let catalog = Catalog::new(state.path(), plane.join.is_some());
     let surroundings = Surroundings {
+        state,
         status: control,
         metrics: Arc::clone(&metrics),
         identity: Arc::clone(&identity),

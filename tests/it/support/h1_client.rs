@@ -85,6 +85,11 @@ impl H1Client {
         within(limit, "the proxy closing the connection", self.wire.closed()).await
     }
 
+    /// Listens for a while: whether the connection stays open. What comes is read.
+    pub async fn stays_open(&mut self, time: Duration) -> bool {
+        tokio::time::timeout(time, self.wire.rest()).await.is_err()
+    }
+
     fn seen(&self) -> String {
         self.wire.seen.escape_ascii().to_string()
     }

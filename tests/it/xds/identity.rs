@@ -51,7 +51,7 @@ async fn a_proxy_joins_with_a_token_and_its_stream_is_made_with_the_certificate(
     let files = scene.state.path().join("identity/current");
     let mode = |name: &str| std::fs::metadata(files.join(name)).expect("there").permissions().mode() & 0o777;
     assert_eq!((mode("svid.key"), mode("svid.pem"), mode("bundle.pem")), (0o600, 0o600, 0o600));
-    let shown = proxy.admin_json("/certificates").await;
+    let shown = proxy.admin_json("/certs").await;
     assert!(shown.to_string().contains(&mesh.id("shop/one")), "{shown:#}");
     let log = proxy.stderr();
     assert!(!log.contains("good-once"), "the token is not logged");

@@ -8,7 +8,7 @@ use outrigger_xds::Kind;
 
 use super::{Scene, resources};
 use crate::support::http1::chunk;
-use crate::support::{Ads, Conn, H1Backend, H1Client, PATIENCE, Speaks, eventually, gate, h1_client, ms, response};
+use crate::support::{Ads, Conn, H1Backend, H1Client, PATIENCE, Speaks, eventually, h1_client, ms, response};
 
 /// Answers, and at `/stream` does so for ever.
 async fn backend() -> H1Backend {
@@ -65,7 +65,6 @@ impl Traffic {
 
 #[tokio::test]
 async fn changes_cost_no_request_no_connection_and_no_open_stream() {
-    let _gate = gate::shared();
     let (scene, backend) = (Scene::new().await, backend().await);
     let of = |version: usize| super::routed(scene.port, &version.to_string(), &[backend.addr]);
     let ads = Ads::start(Speaks::Both);
@@ -81,7 +80,7 @@ async fn changes_cost_no_request_no_connection_and_no_open_stream() {
     }
     traffic.goes_on().await;
     traffic.end().await;
-    assert!(!stream.closed(ms(50)).await, "the stream goes on");
+    assert!(stream.stays_open(ms(100)).await, "the stream goes on");
     let config = proxy.admin_json("/config").await;
     assert!(config["generation"].as_u64().is_some_and(|number| number >= 21), "{}", config["generation"]);
     assert!(ads.told().iter().all(|told| told.error.is_none()));
@@ -149,7 +148,7 @@ async fn a_listener_that_is_removed_drains_while_the_others_go_on() {
 
         ads.set(with(&[("in", scene.port)]));
         eventually(PATIENCE, "nobody listens there", || std::net::TcpStream::connect(more).is_err()).await;
-        assert!(!stream.closed(ms(50)).await, "what is under way goes on");
+        assert!(stream.stays_open(ms(100)).await, "what is under way goes on");
         assert_eq!(h1_client::get(scene.addr(), "/").await.status, 200);
         proxy.logged("this change drains the connections of a listener").await;
         drop(proxy);
