@@ -28,6 +28,7 @@ mod grpc;
 mod h2_conformance;
 mod http1;
 mod http2;
+mod interop;
 mod jwt;
 mod layering;
 mod matrix;

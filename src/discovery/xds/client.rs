@@ -283,6 +283,7 @@ impl Client {
         if is_whole(kind) {
             self.want();
         }
+        self.answer_early();
         self.schedule();
     }
 
@@ -321,8 +322,7 @@ impl Client {
             self.due = Some(now);
             return;
         }
-        let waits = self.stream.as_ref().is_some_and(|stream| stream.session.waits());
-        let complete = waits || self.catalog.missing(&self.store).is_empty() && self.has_begun();
+        let complete = self.catalog.missing(&self.store).is_empty() && self.has_begun();
         let latest = *self.latest.get_or_insert(now + HOLD);
         self.due = Some(if complete { (now + QUIET).min(latest) } else { latest });
     }
@@ -468,15 +468,37 @@ impl Client {
 
     /// Answers to every response: what is not refused was taken.
     fn answers(&mut self) -> Vec<Request> {
+        self.answers_of(|_| true)
+    }
+
+    /// Names can be asked for in the state of the world only together with an answer. Where some wait for one, responses of
+    /// their kind are answered before they take effect, so that what they lead to comes in time to take effect with them.
+    fn answer_early(&mut self) {
+        let Some(stream) = &self.stream else { return };
+        let waiting = stream.session.waiting();
+        if !waiting.is_empty() {
+            let answers = self.answers_of(|kind| waiting.contains(&kind));
+            self.send(answers);
+        }
+    }
+
+    fn answers_of(&mut self, which: impl Fn(Kind) -> bool) -> Vec<Request> {
         let mut requests = Vec::new();
-        for Unanswered { receipt, contents, refused } in std::mem::take(&mut self.unanswered) {
+        let (answered, rest): (Vec<Unanswered>, Vec<Unanswered>) =
+            std::mem::take(&mut self.unanswered).into_iter().partition(|one| which(one.receipt.kind));
+        self.unanswered = rest;
+        for Unanswered { receipt, contents, refused } in answered {
             let kind = receipt.kind;
             let mut by_name: BTreeMap<Id, Vec<Refusal>> = BTreeMap::new();
             for refusal in refused {
                 by_name.entry((kind, Arc::clone(&refusal.name))).or_default().push(refusal);
             }
+            let mut unread = Vec::new();
             for (id, refusals) in by_name {
                 let version = contents.get(&id.1).cloned().unwrap_or_default();
+                if version.is_empty() {
+                    unread.extend(refusals.iter().cloned());
+                }
                 self.refuse(id, version, refusals);
             }
             // In the state of the world, what is not there any more is not refused any more either.
@@ -500,15 +522,15 @@ impl Client {
                 (refused.version == *version).then(|| refused.refusals.clone())
             });
             let mut refusals: Vec<Refusal> = standing.flatten().collect();
-            // What has no name, or no version, has no contents.
-            let nameless = self.refusals.iter().filter(|((of, name), refused)| {
-                *of == kind && refused.version.is_empty() && !contents.contains_key(name)
-            });
-            refusals.extend(nameless.flat_map(|(_, refused)| refused.refusals.clone()));
+            // What could not be read has no version, and is not among the contents.
+            refusals.extend(unread);
             if let Some(stream) = &mut self.stream {
                 requests.push(stream.session.answer(receipt, refusals));
             }
-            self.refusals.retain(|(of, _), refused| *of != kind || !refused.version.is_empty());
+            // It stands until its name comes again, which only a stream of changes tells.
+            let delta = self.stream.as_ref().is_some_and(|stream| stream.session.variant() == Variant::Delta);
+            self.refusals
+                .retain(|(of, name), refused| *of != kind || !refused.version.is_empty() || delta && !name.is_empty());
         }
         requests
     }

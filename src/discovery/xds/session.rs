@@ -174,7 +174,7 @@ impl Session {
     }
 
     /// Wants exactly these names of a kind from now on. `None`: there is nothing to say, or it is said with the next
-    /// answer ([`Session::waits`]).
+    /// answer ([`Session::waiting`]).
     pub(crate) fn want(&mut self, kind: Kind, names: BTreeSet<Arc<str>>, known: &Versions) -> Option<Request> {
         debug_assert!(!is_whole(kind), "everything is asked for");
         let subscription = self.kinds.entry(kind).or_default();
@@ -198,10 +198,15 @@ impl Session {
         }
     }
 
-    /// Whether names are wanted that the server can only be told with an answer.
-    pub(crate) fn waits(&self) -> bool {
+    /// Kinds of which names are wanted that the server can only be told with an answer.
+    pub(crate) fn waiting(&self) -> BTreeSet<Kind> {
         let late = |subscription: &Subscription| subscription.open && subscription.wanted != subscription.told;
-        self.variant == Variant::StateOfTheWorld && self.kinds.values().any(late)
+        match self.variant {
+            Variant::Delta => BTreeSet::new(),
+            Variant::StateOfTheWorld => {
+                self.kinds.iter().filter(|(_, subscription)| late(subscription)).map(|(kind, _)| *kind).collect()
+            }
+        }
     }
 
     /// Takes a response in. `known` is what is held of its kind, refused versions left out; changes alone are
@@ -225,8 +230,8 @@ impl Session {
         changed.retain(|resource| !twice.contains(&resource.name));
         let removed = match self.variant {
             Variant::Delta => removed.into_iter().filter(|name| !present.contains_key(name)).collect(),
-            // One that is there and cannot be read is not gone.
-            Variant::StateOfTheWorld if is_whole(kind) => {
+            // One that is there and cannot be read is not gone; where not even its name can be read, it may be any.
+            Variant::StateOfTheWorld if is_whole(kind) && !twice.contains("") => {
                 known.keys().filter(|name| !present.contains_key(*name) && !twice.contains(*name)).cloned().collect()
             }
             Variant::StateOfTheWorld => Vec::new(),

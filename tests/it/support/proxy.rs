@@ -61,6 +61,17 @@ impl Proxy {
         panic!("no free ports in five attempts");
     }
 
+    /// Starts a proxy with a file that leaves all but the process to a control plane (`$ADMIN` is filled in), and waits
+    /// until it is ready: until it runs what it was told.
+    pub async fn start_bootstrap(yaml: &str, launch: &Launch) -> Self {
+        for _ in 0..5 {
+            if let Some(proxy) = Self::try_start(choose_ports(&[]), yaml, launch).await {
+                return proxy;
+            }
+        }
+        panic!("no free ports in five attempts");
+    }
+
     /// Starts another proxy that shares this one's listeners; its admin port is its own.
     pub async fn start_beside(&self, config: &Config) -> Self {
         for _ in 0..5 {

@@ -441,6 +441,25 @@ fn source(at: &At<'_>, message: &rbac::Principal, depth: usize) -> Option<Vec<Ac
     }
 }
 
+/// Whether a rule is about who the caller is.
+pub(super) fn names_identities(policy: &Authorization) -> bool {
+    policy.rules.iter().flat_map(|rule| &rule.from).any(|source| {
+        let AccessSource {
+            identities,
+            not_identities,
+            namespaces,
+            not_namespaces,
+            trust_domains,
+            not_trust_domains,
+            addresses: _,
+            not_addresses: _,
+        } = source;
+        !(identities.is_empty() && not_identities.is_empty())
+            || !(namespaces.is_empty() && not_namespaces.is_empty())
+            || !(trust_domains.is_empty() && not_trust_domains.is_empty())
+    })
+}
+
 fn cidr(at: &At<'_>, message: &core::CidrRange) -> Option<outrigger_config::model::Cidr> {
     unpack!(at, message => core::CidrRange { take: [address_prefix, prefix_len], ignore: [], refuse: [] });
     let length = prefix_len.as_ref().map_or(0, |length| length.value);

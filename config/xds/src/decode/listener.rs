@@ -165,8 +165,20 @@ pub(super) fn listener(at: &At<'_>, message: &listener::Listener) -> Option<Deco
         place: at.place_of(own.and_then(|own| own.place.as_ref())),
         name,
     };
+    if own.is_none() && authorization.as_ref().is_some_and(access::names_identities) && believes_others(&listener) {
+        // Envoy reads the URI of any certificate; ours is an identity only below the roots of the mesh, and what denies
+        // somebody by it would let everybody in.
+        let reason = "rules name identities, which only certificates of the mesh have; take the secret `ROOTCA` as validation \
+                      context, or name no identities";
+        at.field("filter_chains").refuse(reason);
+    }
     access::refer(&mut listener, authorization.as_ref());
     Some(DecodedListener { listener, authorization, jwt_providers, external_authorizer: authorizer, routes })
+}
+
+/// Whether callers are believed by other roots than those of the mesh.
+fn believes_others(listener: &Listener) -> bool {
+    listener.tls.as_ref().is_some_and(|tls| matches!(tls.client_trust, ClientTrust::Roots(_)))
 }
 
 fn bind(at: &At<'_>, message: &core::Address) -> Option<SocketAddr> {

@@ -75,7 +75,7 @@ fn message(config: &Cluster, form: Form) -> cluster::Cluster {
         // Every A and AAAA record is an endpoint, for as long as it says.
         dns_lookup_family: if discovered { 0 } else { cluster::cluster::DnsLookupFamily::All as i32 },
         respect_dns_ttl: !discovered,
-        transport_socket: secured.as_ref().map(|config| tls::upstream(config, *protocol)),
+        transport_socket: secured.as_ref().map(|config| tls::upstream(config, *protocol, form)),
         metadata: (form == Form::Outrigger).then(|| wire::metadata("ClusterExtension", &extension(config))),
         ..plain
     }

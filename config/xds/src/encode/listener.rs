@@ -61,7 +61,7 @@ impl Chains {
         };
         let Some(tls) = &config.tls else { return Self { list: vec![plain()], default: None } };
         let terminating = || listener::FilterChain {
-            transport_socket: Some(super::tls::downstream(tls, config.protocol)),
+            transport_socket: Some(super::tls::downstream(tls, config.protocol, form)),
             transport_socket_connect_timeout: wire::duration(tls.handshake_timeout),
             ..plain()
         };

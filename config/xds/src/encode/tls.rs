@@ -6,12 +6,13 @@ use outrigger_config::model::{
 };
 use outrigger_config::spiffe::IdentityPattern;
 
+use super::Form;
 use crate::pb::matcher::string_matcher::MatchPattern;
 use crate::pb::{self, core, tls};
 use crate::wire;
 
 /// TLS that a listener terminates.
-pub(super) fn downstream(config: &ListenerTls, protocol: ListenerProtocol) -> core::TransportSocket {
+pub(super) fn downstream(config: &ListenerTls, protocol: ListenerProtocol, form: Form) -> core::TransportSocket {
     let alpn: &[&str] = match protocol {
         ListenerProtocol::Auto => &["h2", "http/1.1"],
         ListenerProtocol::Http1 => &["http/1.1"],
@@ -35,7 +36,7 @@ pub(super) fn downstream(config: &ListenerTls, protocol: ListenerProtocol) -> co
         ..Default::default()
     };
     if config.certificates.is_empty() {
-        common.tls_certificate_sds_secret_configs = vec![secret(pb::SVID)];
+        common.tls_certificate_sds_secret_configs = vec![own(form)];
     } else {
         common.tls_certificates = config.certificates.iter().map(certificate).collect();
     }
@@ -48,7 +49,7 @@ pub(super) fn downstream(config: &ListenerTls, protocol: ListenerProtocol) -> co
 }
 
 /// TLS to the endpoints of a cluster.
-pub(super) fn upstream(config: &ClusterTls, protocol: ClusterProtocol) -> core::TransportSocket {
+pub(super) fn upstream(config: &ClusterTls, protocol: ClusterProtocol, form: Form) -> core::TransportSocket {
     use tls::common_tls_context::ValidationContextType::{CombinedValidationContext, ValidationContext};
     use tls::subject_alt_name_matcher::SanType;
 
@@ -73,7 +74,7 @@ pub(super) fn upstream(config: &ClusterTls, protocol: ClusterProtocol) -> core::
                 };
                 alt_name(SanType::Uri, pattern)
             });
-            common.tls_certificate_sds_secret_configs = vec![secret(pb::SVID)];
+            common.tls_certificate_sds_secret_configs = vec![own(form)];
             let default = tls::CertificateValidationContext {
                 match_typed_subject_alt_names: names.collect(),
                 ..Default::default()
@@ -117,6 +118,15 @@ fn socket(config: crate::pb::Any) -> core::TransportSocket {
     core::TransportSocket {
         name: "envoy.transport_sockets.tls".to_owned(),
         config_type: Some(core::transport_socket::ConfigType::TypedConfig(config)),
+    }
+}
+
+/// The certificate of the proxy itself. Its key never travels: our own proxy takes the name for what it has, and Envoy looks
+/// a secret without a source up in its bootstrap file.
+fn own(form: Form) -> tls::SdsSecretConfig {
+    match form {
+        Form::Outrigger => secret(pb::SVID),
+        Form::Envoy | Form::Grpc => tls::SdsSecretConfig { name: pb::SVID.to_owned(), sds_config: None },
     }
 }
 
@@ -175,4 +185,16 @@ pub(super) fn web(host: &str, bundle: Option<&std::path::Path>) -> core::Transpo
         ..Default::default()
     };
     socket(wire::any(&context))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn envoy_is_not_told_to_ask_for_a_key() {
+        assert_eq!(own(Form::Outrigger), secret(pb::SVID));
+        let envoy = own(Form::Envoy);
+        assert_eq!((&*envoy.name, envoy.sds_config), ("default", None));
+    }
 }

@@ -52,12 +52,14 @@ pub(in crate::api) async fn rotate(
     };
     let force = if force { Force::Yes } else { Force::No };
     let (authority, confirmations) = (Arc::clone(api.authority()), Arc::clone(api.confirmations()));
-    blocking(move || authority.rotate(step, force, &caller.who, &*confirmations)).await?.map_err(refused)?;
+    blocking(move || authority.rotate(step, force, &caller.who, &*confirmations))
+        .await?
+        .map_err(|error| refused(&error))?;
     Ok(Json(shown(&api)))
 }
 
-fn refused(error: AuthorityError) -> ApiError {
-    match &error {
+fn refused(error: &AuthorityError) -> ApiError {
+    match error {
         AuthorityError::WrongPhase { .. } | AuthorityError::Unsafe { .. } | AuthorityError::SameMaterial => {
             ApiError::new(Code::Conflict, error.to_string())
         }
