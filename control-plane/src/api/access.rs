@@ -16,7 +16,7 @@ use super::limits::{REFUSAL_BURST, REFUSALS_PER_SECOND};
 use super::token::Presented;
 use super::{Api, blocking};
 use crate::peer::Peer;
-use crate::store::{AuditEntry, Outcome, Role, Store, StoreError, Timestamp};
+use crate::store::{AuditEntry, Outcome, Role, StoreError, Timestamp};
 
 /// Who calls, proven. In the extensions of every request that needs it.
 #[derive(Debug, Clone)]
@@ -80,7 +80,8 @@ pub(super) async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let caller = match authenticate(&api, &request).await {
+    let shown = Shown { peer: peer(&request).cloned(), bearer: bearer(request.headers()) };
+    let caller = match authenticate(&api, shown).await {
         Ok(caller) => caller,
         Err(error) => return error.into_response(),
     };
@@ -96,11 +97,17 @@ pub(super) async fn guard(
     response
 }
 
-async fn authenticate(api: &Api, request: &Request) -> Result<Caller, ApiError> {
-    let peer = peer(request);
-    let from = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
-    let Some(presented) = bearer(request.headers())? else {
-        let id = peer.and_then(|peer| peer.id.as_ref()).ok_or_else(|| {
+/// What a caller shows of itself.
+struct Shown {
+    peer: Option<Peer>,
+    bearer: Result<Option<Presented>, ApiError>,
+}
+
+async fn authenticate(api: &Api, shown: Shown) -> Result<Caller, ApiError> {
+    let Shown { peer, bearer } = shown;
+    let from = peer.as_ref().map(|peer| peer.address.to_string()).unwrap_or_default();
+    let Some(presented) = bearer? else {
+        let id = peer.and_then(|peer| peer.id).ok_or_else(|| {
             ApiError::new(Code::Unauthenticated, "this needs a token: `authorization: Bearer …`")
         })?;
         let role = api.roles().get(id.as_str()).ok_or_else(|| {
@@ -112,7 +119,7 @@ async fn authenticate(api: &Api, request: &Request) -> Result<Caller, ApiError> 
     let store = Arc::clone(api.store());
     let found = blocking(move || {
         let token = store.api_token(&presented.id)?;
-        // A token that is not there is compared as well, so that the time of the answer tells nothing of ids.
+        // Ids are public: that one is not there is no secret.
         Ok::<_, StoreError>(token.filter(|token| presented.is(token, Timestamp::now())))
     });
     match found.await?? {

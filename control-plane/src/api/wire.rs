@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use crate::engine::{Impact, ProxyImpact, Story};
+
 /// Manifests to apply.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -99,44 +101,6 @@ pub struct ObjectChange {
     pub how: String,
     /// Lines of its text that differ, as a unified diff.
     pub diff: String,
-}
-
-/// What a change means for the proxies.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Impact {
-    /// In one line: `3 routes on 12 proxies, 0 connections dropped, 2 pools rebuilt`.
-    pub summary: String,
-    /// Rules of routes that are new, different or gone, each counted once.
-    pub routes: usize,
-    /// Proxies whose configuration changes.
-    pub proxies: usize,
-    /// Listeners whose connections are drained, of all proxies. Nothing else ends a connection.
-    pub drained_listeners: usize,
-    /// Pools of connections that are made anew, of all proxies. The old ones finish what they carry.
-    pub rebuilt_pools: usize,
-    /// Each proxy whose configuration changes, at most 100.
-    pub per_proxy: Vec<ProxyImpact>,
-    /// Proxies that are not listed.
-    pub not_listed: usize,
-}
-
-/// What a change means for one proxy.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ProxyImpact {
-    /// The workload, `namespace/name`.
-    pub proxy: String,
-    /// Rules that are new, different or gone.
-    pub routes: usize,
-    /// Endpoints that are new, different or gone.
-    pub endpoints: usize,
-    /// Listeners whose connections are drained.
-    pub drained_listeners: Vec<String>,
-    /// Clusters whose pools are made anew.
-    pub rebuilt_pools: Vec<String>,
-    /// One line for each thing that changes: `+` added, `-` removed, `~` changed. At most 200.
-    pub lines: Vec<String>,
 }
 
 /// A problem in a manifest.

@@ -8,7 +8,6 @@
 //! A push is taken whole or not at all. In the directory each object stands for itself: what is broken keeps its earlier
 //! version, and the rest is taken.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -16,11 +15,12 @@ use outrigger_config::spiffe::TrustDomain;
 use outrigger_config::{Diagnostic, Severity};
 use parking_lot::Mutex;
 
-use self::inputs::{FileState, Inputs};
-use crate::api::wire::{DirectoryStatus, FileStatus, Impact};
-use crate::manifest::{self, Changed, Document, MESH_NAMESPACE, Mesh, ObjectId, Outcome, Problem};
-use crate::store::{AuditEntry, Generation, NewGeneration, NewObject, Origin, Outcome as Ended, Role, Store, StoreError};
-use crate::store::{ObjectKey, Timestamp};
+use self::inputs::Inputs;
+use crate::manifest::{self, Changed, Document, Mesh, ObjectId, Outcome, Problem};
+use crate::store::{
+    AuditEntry, Generation, NewGeneration, NewObject, ObjectKey, Origin, Outcome as Ended, Role, Store, StoreError,
+    Timestamp,
+};
 
 mod change;
 mod directory;
@@ -31,9 +31,10 @@ mod publish;
 mod view;
 
 pub use directory::{Directory, Found};
-pub use explain::{Asked, Story};
-pub use publish::Publisher;
-pub use view::{Held, View};
+pub use explain::{Asked, BackendStory, Decision, Part, RuleStory, SettingStory, Story};
+pub use impact::{Impact, ProxyImpact};
+pub use publish::{Publisher, Unexplained};
+pub use view::{DirectoryState, FileState, Held, View};
 
 /// Who changes something.
 #[derive(Debug, Clone)]
@@ -164,9 +165,15 @@ impl Engine {
         &self.publisher
     }
 
+    /// Whether what is stored is compiled, so that proxies can be served.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.publisher.is_ready()
+    }
+
     /// How the watched directory stands; `None` when none is watched.
     #[must_use]
-    pub fn directory(&self) -> Option<DirectoryStatus> {
+    pub fn directory(&self) -> Option<DirectoryState> {
         self.view.load().directory.clone()
     }
 
@@ -345,20 +352,17 @@ impl Engine {
         Ok(number)
     }
 
+    /// Identities that are compiled in must be the ones that are issued.
     fn check_trust_domain(&self, mesh: &Mesh) -> Result<(), Refusal> {
         let (wanted, is) = (mesh.trust_domain(), &self.trust_domain);
-        // Where nothing is said, the default must not stand in the way of another one.
-        let said = wanted.as_str() != manifest::DEFAULT_TRUST_DOMAIN;
-        if said && wanted != *is {
-            return Err(Refusal::Conflict(format!(
-                "a MeshPolicy names the trust domain {}, and the authority of this control plane is that of {}: \
-                 name that one, or start the control plane with --trust-domain {}",
-                wanted.as_str(),
-                is.as_str(),
-                wanted.as_str()
-            )));
+        if wanted == *is || mesh.workloads().next().is_none() {
+            return Ok(());
         }
-        Ok(())
+        let (wanted, is) = (wanted.as_str(), is.as_str());
+        Err(Refusal::Conflict(format!(
+            "the trust domain of the mesh is {wanted}, and the authority of this control plane is that of {is}: name that \
+             one in a MeshPolicy, or start the control plane with --trust-domain {wanted}"
+        )))
     }
 }
 
@@ -396,10 +400,11 @@ fn shorten(text: &str) -> String {
 }
 
 fn log_problems(view: &View) {
-    for FileStatus { file, namespaces, problems, .. } in view.directory.iter().flat_map(|directory| &directory.files) {
+    for FileState { file, namespaces, problems, .. } in view.directory.iter().flat_map(|directory| &directory.files) {
         let namespaces = namespaces.join(", ");
-        for problem in problems.iter().filter(|problem| problem.severity == "error") {
-            let (line, column, message) = (problem.line, problem.column, &problem.message);
+        let errors = problems.iter().filter(|problem| problem.diagnostic.severity == Severity::Error);
+        for Problem { diagnostic: Diagnostic { place, message, .. }, .. } in errors {
+            let (line, column) = (place.line, place.column);
             tracing::warn!(file, line, column, namespaces, message, "a file of the watched directory is wrong");
         }
     }

@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::inputs::Inputs;
-use crate::api::problem;
-use crate::api::wire::{DirectoryStatus, FileStatus};
 use crate::manifest::{Document, Kind, Mesh, ObjectId, ObjectStatus, Outcome, Problem};
 use crate::store::{Generation, ObjectKey, Origin};
 
@@ -19,7 +17,7 @@ pub struct View {
     /// What is wrong and was taken nevertheless: files of the directory.
     pub(super) problems: Vec<Problem>,
     pub(super) left_out: usize,
-    pub(super) directory: Option<DirectoryStatus>,
+    pub(super) directory: Option<DirectoryState>,
     objects: BTreeMap<ObjectId, Held>,
     statuses: HashMap<ObjectId, ObjectStatus>,
 }
@@ -33,6 +31,28 @@ pub struct Held {
     pub origin: Origin,
     /// The generation that brought it in this form.
     pub since: u64,
+}
+
+/// How the watched directory stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DirectoryState {
+    /// Its path.
+    pub path: String,
+    /// Its files, by name.
+    pub files: Vec<FileState>,
+}
+
+/// How a file of the watched directory stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FileState {
+    /// Its path in the directory.
+    pub file: String,
+    /// The namespaces of its objects: whose it is.
+    pub namespaces: Vec<String>,
+    /// How many objects it has in force.
+    pub objects: usize,
+    /// What is wrong in it.
+    pub problems: Vec<Problem>,
 }
 
 impl View {
@@ -87,7 +107,7 @@ fn directory(
     inputs: &Inputs,
     objects: &BTreeMap<ObjectId, Held>,
     problems: &[Problem],
-) -> DirectoryStatus {
+) -> DirectoryState {
     let mut by_file: BTreeMap<&str, (BTreeSet<&str>, usize)> = BTreeMap::new();
     for (id, held) in objects.iter().filter(|(_, held)| held.origin == Origin::Directory) {
         let (namespaces, count) = by_file.entry(&held.document.name).or_default();
@@ -99,14 +119,14 @@ fn directory(
         let own: Vec<&Problem> =
             state.problems.iter().chain(problems.iter().filter(|problem| *problem.document == **file)).collect();
         namespaces.extend(own.iter().filter_map(|problem| problem.object.as_ref()).map(ObjectId::namespace));
-        FileStatus {
+        FileState {
             file: file.clone(),
             namespaces: namespaces.into_iter().map(str::to_owned).collect(),
             objects: count,
-            problems: own.into_iter().map(problem).collect(),
+            problems: own.into_iter().cloned().collect(),
         }
     });
-    DirectoryStatus { path: path.to_owned(), files: files.collect() }
+    DirectoryState { path: path.to_owned(), files: files.collect() }
 }
 
 pub(super) fn key_of(id: &ObjectId) -> ObjectKey {

@@ -4,9 +4,9 @@ use similar::TextDiff;
 
 use crate::api::limits::MAX_DIFF;
 use crate::api::wire::{
-    AnswerBody, AuditBody, ChangeResponse, GenerationBody, ObjectChange, ObjectRef, Problem, ProxyBody, RefusalBody,
+    AnswerBody, AuditBody, ChangeResponse, DirectoryStatus, FileStatus, GenerationBody, ObjectChange, ObjectRef, Problem, ProxyBody, RefusalBody,
 };
-use crate::engine::{Altered, Applied};
+use crate::engine::{Altered, Applied, DirectoryState, FileState};
 use crate::fleet::ProxyStatus;
 use crate::manifest::{self, ObjectId};
 use crate::store::{Answer, AuditRecord, Change, ChangeKind, Generation, ObjectKey, Verdict};
@@ -68,7 +68,7 @@ fn key(key: &ObjectKey) -> ObjectRef {
     ObjectRef { kind: key.kind.to_string(), namespace: key.namespace.to_string(), name: key.name.to_string() }
 }
 
-pub(in crate::api) fn problem(problem: &manifest::Problem) -> Problem {
+pub(super) fn problem(problem: &manifest::Problem) -> Problem {
     let diagnostic = &problem.diagnostic;
     let text = diagnostic.to_string();
     // Between the line that names the place and the notes at the end stands the line of the file, with carets.
@@ -151,4 +151,15 @@ pub(super) fn proxy(status: ProxyStatus) -> ProxyBody {
         age_ms: status.age,
         address: status.address,
     }
+}
+
+pub(super) fn directory(state: DirectoryState) -> DirectoryStatus {
+    let DirectoryState { path, files } = state;
+    let files = files.into_iter().map(|FileState { file, namespaces, objects, problems }| FileStatus {
+        file,
+        namespaces,
+        objects,
+        problems: problems.iter().map(problem).collect(),
+    });
+    DirectoryStatus { path, files: files.collect() }
 }

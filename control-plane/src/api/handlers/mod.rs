@@ -9,5 +9,3 @@ pub(super) mod objects;
 pub(super) mod open;
 pub(super) mod proxies;
 pub(super) mod tokens;
-
-pub(in crate::api) use convert::problem;

@@ -26,9 +26,9 @@ pub(in crate::api) async fn overview(State(api): State<Api>) -> Json<StatusBody>
     Json(StatusBody {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation: view.number(),
-        published: api.engine().published(),
+        published: api.engine().publisher().generation(),
         objects: view.objects().len(),
-        directory: api.engine().directory(),
+        directory: api.engine().directory().map(convert::directory),
         proxies: api.fleet().status().into_iter().map(convert::proxy).collect(),
     })
 }
@@ -49,7 +49,7 @@ pub(in crate::api) async fn one(
 ) -> Result<Json<Vec<ProxyBody>>, ApiError> {
     let workload = workload(&namespace, &name)?;
     let rows = api.fleet().status_of(&workload);
-    if rows.is_empty() && !api.engine().is_registered(&workload) {
+    if rows.is_empty() && !api.engine().publisher().is_registered(&workload) {
         return Err(unknown(&workload));
     }
     Ok(Json(rows.into_iter().map(convert::proxy).collect()))
@@ -82,7 +82,7 @@ pub(in crate::api) async fn config(
             return Err(ApiError::malformed(format!("there is no form `{other}`: use outrigger, envoy or grpc")));
         }
     };
-    let set = api.engine().resources(&workload, form).ok_or_else(|| unknown(&workload))?;
+    let set = api.engine().publisher().resources_of(&workload, form).ok_or_else(|| unknown(&workload))?;
     let resources = outrigger_xds::Kind::ALL.into_iter().flat_map(|kind| {
         set.of(kind).by_name().values().map(move |resource| ResourceBody {
             kind: format!("{kind:?}"),

@@ -1,0 +1,7 @@
+//! The control plane over its real ports: the API, the commands, the watched directory.
+
+mod api;
+mod cli;
+mod directory;
+mod security;
+mod support;
