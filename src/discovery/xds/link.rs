@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use outrigger_config::model::{ControlPlane, ControlServer};
 use outrigger_xds::envoy::config::core::v3::Node;
 use outrigger_xds::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -25,8 +25,8 @@ use crate::upstream::Registry;
 /// What becomes of the stream.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A stream begins; what is sent into `requests` is said on it.
-    Open { server: Arc<str>, variant: Variant, requests: mpsc::Sender<Request> },
+    /// A stream begins; what is sent into `requests` is said on it. Dropping `open` ends it.
+    Open { server: Arc<str>, variant: Variant, requests: mpsc::Sender<Request>, open: oneshot::Sender<()> },
     /// The server said something.
     Said(Response),
     /// The stream that was open ended, or a server could not be reached.
@@ -83,13 +83,23 @@ impl Link {
         let papers = papers.as_ref().map(super::identity::Held::papers);
         let channel = dial(&self.plane, server, papers, &self.registry).await.map_err(|error| End::new(&error))?;
         let (requests, queue) = mpsc::channel(limits::CONTROL_QUEUE);
-        let open = Event::Open { server: server.to_string().into(), variant, requests };
-        if events.send(open).await.is_err() {
+        let (open, closed) = oneshot::channel();
+        let begins = Event::Open { server: server.to_string().into(), variant, requests, open };
+        if events.send(begins).await.is_err() {
             return Ok(());
         }
-        match variant {
-            Variant::Delta => self.delta(channel, queue, events).await,
-            Variant::StateOfTheWorld => self.whole(channel, queue, events).await,
+        let spoken = async {
+            match variant {
+                Variant::Delta => self.delta(channel, queue, events).await,
+                Variant::StateOfTheWorld => self.whole(channel, queue, events).await,
+            }
+        };
+        tokio::select! {
+            ended = spoken => ended,
+            _ = closed => {
+                let problem = "it did not read what it was told".to_owned();
+                Err(End { problem, unimplemented: false, spoke: false })
+            }
         }
     }
 

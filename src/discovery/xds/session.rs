@@ -168,6 +168,11 @@ impl Session {
         (session, requests)
     }
 
+    /// The variant that is spoken.
+    pub(crate) fn variant(&self) -> Variant {
+        self.variant
+    }
+
     /// Wants exactly these names of a kind from now on. `None`: there is nothing to say, or it is said with the next
     /// answer ([`Session::waits`]).
     pub(crate) fn want(&mut self, kind: Kind, names: BTreeSet<Arc<str>>, known: &Versions) -> Option<Request> {
@@ -199,7 +204,8 @@ impl Session {
         self.variant == Variant::StateOfTheWorld && self.kinds.values().any(late)
     }
 
-    /// Takes a response in. `known` is what is held of its kind, refused versions left out.
+    /// Takes a response in. `known` is what is held of its kind, refused versions left out; changes alone are
+    /// understood without it.
     pub(crate) fn receive(&mut self, response: Response, known: &BTreeMap<Arc<str>, Arc<str>>) -> Update {
         let Response { kind, version, nonce, resources, removed, unreadable: mut refused } = response;
         let subscription = self.kinds.entry(kind).or_default();

@@ -74,6 +74,32 @@ impl Store {
         versions
     }
 
+    /// What is in effect, and what came instead of it or beside it.
+    pub(crate) fn both(&self) -> (impl Iterator<Item = (Id, &Held)>, impl Iterator<Item = (Id, &Held)>) {
+        let accepted = self.accepted().map(|(kind, name, held)| ((kind, Arc::clone(name)), held));
+        let pending = self.pending.iter().filter_map(|(id, held)| Some((id.clone(), held.as_ref()?)));
+        (accepted, pending)
+    }
+
+    /// What was taken of a name.
+    pub(crate) fn taken(&self, kind: Kind, name: &str) -> Option<&Held> {
+        self.accepted.get(&kind)?.get(name)
+    }
+
+    /// What would be in effect after the next application, if that left `without` out: of that, what was taken before
+    /// stays.
+    pub(crate) fn effective(&self, without: &BTreeSet<Id>) -> BTreeMap<Id, &Held> {
+        let mut all: BTreeMap<Id, &Held> =
+            self.accepted().map(|(kind, name, held)| ((kind, Arc::clone(name)), held)).collect();
+        for (id, held) in self.pending.iter().filter(|(id, _)| !without.contains(*id)) {
+            match held {
+                Some(held) => _ = all.insert(id.clone(), held),
+                None => _ = all.remove(id),
+            }
+        }
+        all
+    }
+
     /// Notes what a response changes.
     pub(crate) fn stage(&mut self, update: &Update) {
         for Incoming { name, version, body } in &update.changed {
