@@ -14,6 +14,7 @@
 pub mod built;
 pub mod diagnostics;
 pub mod diff;
+pub mod grammar;
 pub mod language;
 pub mod limits;
 mod load;

@@ -3,8 +3,23 @@
 //! The control plane encodes, the proxy decodes; both speak plain Envoy v3, so that either side may be somebody else's.
 //! What Envoy's API cannot say travels in messages of our own ([`extensions`]), which others ignore.
 
-mod resource;
+// What Envoy calls deprecated is what many control planes still send.
+#![allow(deprecated, reason = "every field of Envoy's messages is looked at, old ones too")]
 
+#[macro_use]
+mod unpack;
+
+pub mod assemble;
+mod canonical;
+pub mod decode;
+pub mod encode;
+mod pb;
+mod resource;
+mod wire;
+
+pub use assemble::{Assembled, Parts, Settings, Waiting, assemble};
+pub use decode::{Context, Decoded, Refusal, decode};
+pub use encode::{Form, Policies};
 pub use resource::{Kind, Resource};
 
 /// Envoy's messages.

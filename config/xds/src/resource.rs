@@ -61,7 +61,12 @@ impl Resource {
     /// A resource, versioned by its content.
     #[must_use]
     pub fn new(kind: Kind, name: Arc<str>, message: &impl prost::Message) -> Self {
-        let body = Bytes::from(message.encode_to_vec());
+        Self::encoded(kind, name, Bytes::from(message.encode_to_vec()))
+    }
+
+    /// A resource whose message is encoded already.
+    #[must_use]
+    pub fn encoded(kind: Kind, name: Arc<str>, body: Bytes) -> Self {
         let version = Sha256::digest(&body).iter().take(8).fold(String::with_capacity(16), |mut out, byte| {
             // Writing to a string cannot fail.
             let _ = write!(out, "{byte:02x}");

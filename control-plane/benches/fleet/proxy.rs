@@ -17,9 +17,12 @@ use tonic::transport::Endpoint;
 
 use crate::mesh::{ROUTE, Stamp, address_of};
 
+/// What a proxy has.
+type Held = Mutex<BTreeMap<(Kind, String), Arc<Resource>>>;
+
 /// A connected proxy.
 pub(crate) struct Proxy {
-    has: Arc<Mutex<BTreeMap<(Kind, String), Arc<Resource>>>>,
+    has: Arc<Held>,
     ages: Arc<Mutex<Vec<Duration>>>,
     running: tokio::task::JoinHandle<Status>,
 }
@@ -40,7 +43,7 @@ impl Proxy {
         requests.send(DeltaDiscoveryRequest { node: Some(node), ..ask(Kind::Cluster, Vec::new()) }).await?;
         requests.send(ask(Kind::Listener, Vec::new())).await?;
         let mut responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await?.into_inner();
-        let has: Arc<Mutex<BTreeMap<(Kind, String), Arc<Resource>>>> = Arc::default();
+        let has: Arc<Held> = Arc::default();
         let ages: Arc<Mutex<Vec<Duration>>> = Arc::default();
         let (held, noted) = (Arc::clone(&has), Arc::clone(&ages));
         let running = tokio::spawn(async move {
@@ -67,7 +70,7 @@ impl Proxy {
                         }
                     }
                     Kind::Listener if asked.insert(ROUTE.to_owned()) => {
-                        next.push(ask(Kind::Route, vec![ROUTE.to_owned()]))
+                        next.push(ask(Kind::Route, vec![ROUTE.to_owned()]));
                     }
                     Kind::Listener | Kind::Endpoints | Kind::Route | Kind::Secret => {}
                 }
@@ -121,7 +124,7 @@ fn ask(kind: Kind, names: Vec<String>) -> DeltaDiscoveryRequest {
 fn apply(
     kind: Kind,
     response: DeltaDiscoveryResponse,
-    has: &Mutex<BTreeMap<(Kind, String), Arc<Resource>>>,
+    has: &Held,
     ages: &Mutex<Vec<Duration>>,
 ) {
     let mut has = has.lock().unwrap();

@@ -61,10 +61,13 @@ pub fn tune(server: Server) -> Server {
         .max_connection_age(STREAM_AGE)
 }
 
+/// What is sent on a stream.
+type Responses<T> = ReceiverStream<Result<T, Status>>;
+
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for Ads {
-    type StreamAggregatedResourcesStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
-    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
 
     async fn stream_aggregated_resources(
         &self,
@@ -85,7 +88,7 @@ impl Ads {
     fn open<W: Wire>(
         &self,
         request: Request<Streaming<W::Request>>,
-    ) -> Result<Response<ReceiverStream<Result<W::Response, Status>>>, Status> {
+    ) -> Result<Response<Responses<W::Response>>, Status> {
         let (_, extensions, requests) = request.into_parts();
         let peer = extensions.get::<Peer>();
         let admitted = admit(peer).map_err(|reason| {

@@ -76,7 +76,7 @@ async fn run<W: Wire>(
         return Err(End::Denied(DenialCause::Stalled, Status::deadline_exceeded("the stream has made no request")));
     };
     let Some(first) = first else { return Ok(()) };
-    let first = first.map_err(bad_request)?;
+    let first = first.map_err(|status| bad_request(&status))?;
 
     let nobody = NodeMessage::default();
     let node = W::node(&first).unwrap_or(&nobody);
@@ -122,7 +122,7 @@ async fn run<W: Wire>(
         tokio::select! {
             request = requests.next() => match request {
                 Some(Ok(request)) => stream.request(W::read(request))?,
-                Some(Err(status)) => return Err(bad_request(status)),
+                Some(Err(status)) => return Err(bad_request(&status)),
                 None => return Ok(()),
             },
             changed = changes.changed() => {
@@ -252,7 +252,7 @@ fn stalled(what: &str) -> End {
 }
 
 /// Tells what the client has sent from what has happened to the connection.
-fn bad_request(status: Status) -> End {
+fn bad_request(status: &Status) -> End {
     use std::error::Error as _;
     if status.source().is_some() {
         return End::Gone;

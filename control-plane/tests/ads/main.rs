@@ -1,5 +1,7 @@
 //! The discovery service over real sockets: clients of both protocols, in the ways of Envoy, gRPC and Outrigger.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 mod abuse;
 mod delta;
 mod fleet;

@@ -1,5 +1,7 @@
 //! Whatever happens, a client that does what it is told ends with exactly what the source has.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! What is sent when, rule by rule.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

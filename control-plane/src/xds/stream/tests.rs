@@ -1,5 +1,7 @@
 //! Streams without sockets, in simulated time.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 use std::collections::HashMap;
 use std::sync::Weak;
 
@@ -369,7 +371,7 @@ async fn the_fleet_knows_where_each_proxy_stands() {
     let row = proxy(&fleet);
     assert_eq!((row.state, row.generation, row.accepted_generation), (ProxyState::Refused, 2, Some(1)));
     let refused = Refused { resource: String::new(), field: String::new(), reason: "no such thing".to_owned() };
-    assert_eq!(row.kinds[0].refusals, [refused.clone()]);
+    assert_eq!(row.kinds[0].refusals, std::slice::from_ref(&refused));
     assert_eq!(row.kinds[0].refused_version, row.kinds[0].sent_version);
     assert_ne!(row.kinds[0].accepted_version, row.kinds[0].sent_version);
     let workload = WorkloadKey::parse("shop/cart-1").unwrap();

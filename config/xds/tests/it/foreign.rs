@@ -1,0 +1,364 @@
+//! Resources of control planes that know nothing of us.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use outrigger_config::model::*;
+use outrigger_xds::envoy::config::cluster::v3 as cluster;
+use outrigger_xds::envoy::config::core::v3 as core;
+use outrigger_xds::envoy::config::endpoint::v3 as endpoint;
+use outrigger_xds::envoy::config::listener::v3 as listener;
+use outrigger_xds::envoy::config::route::v3 as route;
+use outrigger_xds::envoy::extensions::filters::http::router::v3 as router;
+use outrigger_xds::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use outrigger_xds::envoy::r#type::matcher::v3 as matcher;
+use outrigger_xds::google::protobuf;
+use outrigger_xds::{Decoded, Kind, Parts, Refusal, assemble, decode};
+use prost::{Message, Name};
+
+use crate::roundtrip::{context, settings};
+
+fn any<M: Message + Name>(message: &M) -> protobuf::Any {
+    protobuf::Any { type_url: M::type_url(), value: message.encode_to_vec() }
+}
+
+fn take(kind: Kind, name: &str, message: &impl Message) -> Result<Decoded, Vec<Refusal>> {
+    decode(kind, name, &message.encode_to_vec(), &context())
+}
+
+fn table(message: &route::RouteConfiguration) -> RouteTable {
+    match take(Kind::Route, &message.name, message).expect("taken").what {
+        outrigger_xds::decode::What::Routes(table) => RouteTable::clone(&table),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn fields(result: Result<Decoded, Vec<Refusal>>) -> Vec<String> {
+    result.expect_err("refused").into_iter().map(|refusal| refusal.field).collect()
+}
+
+fn host(routes: Vec<route::Route>) -> route::RouteConfiguration {
+    route::RouteConfiguration {
+        name: "main".to_owned(),
+        virtual_hosts: vec![route::VirtualHost {
+            name: "v".to_owned(),
+            domains: vec!["shop.example".to_owned(), "shop.example:8080".to_owned()],
+            routes,
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn matching(specifier: route::route_match::PathSpecifier) -> route::RouteMatch {
+    route::RouteMatch { path_specifier: Some(specifier), ..Default::default() }
+}
+
+fn forwarding(one: route::RouteMatch, action: route::RouteAction) -> route::Route {
+    let action = route::RouteAction {
+        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster("backend".to_owned())),
+        ..action
+    };
+    route::Route { r#match: Some(one), action: Some(route::route::Action::Route(action)), ..Default::default() }
+}
+
+fn prefix(text: &str) -> route::RouteMatch {
+    matching(route::route_match::PathSpecifier::Prefix(text.to_owned()))
+}
+
+#[test]
+fn prefixes_are_by_bytes_and_those_of_segments_are_not() {
+    let separated = matching(route::route_match::PathSpecifier::PathSeparatedPrefix("/v1".to_owned()));
+    let table = table(&host(vec![
+        forwarding(prefix("/api/v"), Default::default()),
+        forwarding(separated, Default::default()),
+        forwarding(prefix("/"), Default::default()),
+    ]));
+    assert_eq!(table.hosts[0].hostnames, [HostPattern::Exact("shop.example".into())], "a port plays no part");
+    let paths: Vec<&PathMatch> = table.hosts[0].rules.iter().map(|rule| &rule.matches[0].path).collect();
+    assert_eq!(paths, [
+        &PathMatch::Start("/api/v".into()),
+        &PathMatch::Prefix("/v1".into()),
+        &PathMatch::Prefix("".into())
+    ]);
+}
+
+#[test]
+fn a_prefix_rewrite_replaces_the_bytes_that_matched() {
+    let rewrite = |to: &str| route::RouteAction { prefix_rewrite: to.to_owned(), ..Default::default() };
+    let table = table(&host(vec![forwarding(prefix("/old/"), rewrite("/new/"))]));
+    let Filter::UrlRewrite(UrlRewrite { path: Some(PathRewrite::Regex { pattern, substitution }), .. }) =
+        &table.hosts[0].rules[0].filters[0]
+    else {
+        panic!("{:?}", table.hosts[0].rules[0].filters);
+    };
+    assert_eq!(pattern.replace_all("/old/x", &**substitution), "/new/x");
+}
+
+#[test]
+fn header_conditions_may_be_about_absence_and_parts() {
+    let header = |name: &str, invert, specifier| route::HeaderMatcher {
+        name: name.to_owned(),
+        invert_match: invert,
+        header_match_specifier: Some(specifier),
+        ..Default::default()
+    };
+    use route::header_matcher::HeaderMatchSpecifier::{PresentMatch, StringMatch, SuffixMatch};
+    let folded = matcher::StringMatcher {
+        ignore_case: true,
+        match_pattern: Some(matcher::string_matcher::MatchPattern::Contains("beta".to_owned())),
+    };
+    let one = route::RouteMatch {
+        headers: vec![
+            header("x-debug", true, PresentMatch(true)),
+            header("x-channel", false, StringMatch(folded)),
+            header("x-file", false, SuffixMatch(".txt".to_owned())),
+        ],
+        ..prefix("/")
+    };
+    let table = table(&host(vec![forwarding(one, Default::default())]));
+    let headers = &table.hosts[0].rules[0].matches[0].headers;
+    assert_eq!(headers[0].value, ValueMatch::Present(false));
+    for (at, good, bad) in [(1, "my-BETA-x", "alpha"), (2, "a.txt", "a.txt2")] {
+        let ValueMatch::Regex(regex) = &headers[at].value else { panic!("{:?}", headers[at]) };
+        assert!(regex.is_match(good) && !regex.is_match(bad), "{regex}");
+    }
+}
+
+#[test]
+fn timeouts_and_retries_are_envoys() {
+    let action = route::RouteAction {
+        timeout: Some(protobuf::Duration { seconds: 0, nanos: 0 }),
+        retry_policy: Some(route::RetryPolicy {
+            retry_on: "5xx,retriable-status-codes".to_owned(),
+            num_retries: Some(protobuf::UInt32Value { value: 2 }),
+            retriable_status_codes: vec![429],
+            per_try_timeout: Some(protobuf::Duration { seconds: 1, nanos: 0 }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let table = table(&host(vec![forwarding(prefix("/"), action)]));
+    let rule = &table.hosts[0].rules[0];
+    assert_eq!(rule.timeouts.request.value, None);
+    assert!(rule.timeouts.request.place.is_some(), "it is written");
+    assert_eq!(rule.timeouts.backend_request.value, Some(Duration::from_secs(1)));
+    assert_eq!(rule.retry.attempts.value, 2);
+    assert!(rule.retry.non_idempotent, "Envoy looks at no method");
+    for on in [RetryOn::ServerError, RetryOn::ConnectFailure, RetryOn::Status(429)] {
+        assert!(rule.retry.on.contains(&on), "{on:?}");
+    }
+}
+
+#[test]
+fn everything_that_a_route_asks_for_in_vain_is_named_at_once() {
+    let action = route::RouteAction {
+        hash_policy: vec![Default::default()],
+        rate_limits: vec![Default::default()],
+        priority: 1,
+        retry_policy: Some(route::RetryPolicy { retry_on: "envoy-ratelimited".to_owned(), ..Default::default() }),
+        ..Default::default()
+    };
+    let good = forwarding(prefix("/a"), Default::default());
+    let cookies = route::RouteMatch { cookies: vec![Default::default()], ..prefix("/c") };
+    let found = fields(take(Kind::Route, "main", &host(vec![
+        good,
+        forwarding(prefix("/b"), action),
+        forwarding(cookies, Default::default()),
+    ])));
+    for field in [
+        "virtual_hosts[0].routes[1].route.hash_policy",
+        "virtual_hosts[0].routes[1].route.rate_limits",
+        "virtual_hosts[0].routes[1].route.priority",
+        "virtual_hosts[0].routes[1].route.retry_policy.retry_on",
+        "virtual_hosts[0].routes[2].match.cookies",
+    ] {
+        assert!(found.contains(&field.to_owned()), "{field}: {found:?}");
+    }
+    assert_eq!(found.len(), 5, "{found:?}");
+}
+
+fn address(host: &str, port: u32) -> core::Address {
+    core::Address {
+        address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+            address: host.to_owned(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port)),
+            ..Default::default()
+        })),
+    }
+}
+
+fn endpoints(list: &[(&str, i32)]) -> endpoint::ClusterLoadAssignment {
+    let one = |(host, health): &(&str, i32)| endpoint::LbEndpoint {
+        health_status: *health,
+        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
+            address: Some(address(host, 80)),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    endpoint::ClusterLoadAssignment {
+        cluster_name: "backend".to_owned(),
+        endpoints: vec![endpoint::LocalityLbEndpoints {
+            locality: Some(core::Locality { zone: "eu-1a".to_owned(), ..Default::default() }),
+            lb_endpoints: list.iter().map(one).collect(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+#[test]
+fn unhealthy_endpoints_are_left_out_and_zones_kept() {
+    let message = endpoints(&[("10.0.0.1", 1), ("10.0.0.2", 2), ("10.0.0.3", 3), ("10.0.0.4", 0)]);
+    let decoded = take(Kind::Endpoints, "backend", &message).expect("taken");
+    let outrigger_xds::decode::What::Endpoints(list) = decoded.what else { panic!("no endpoints") };
+    let hosts: Vec<String> = list.iter().map(|endpoint| format!("{:?}", endpoint.target)).collect();
+    assert_eq!(hosts, ["Address(10.0.0.1:80)", "Address(10.0.0.4:80)"]);
+    assert!(list.iter().all(|endpoint| endpoint.zone.as_deref() == Some("eu-1a")));
+}
+
+fn eds(name: &str) -> cluster::Cluster {
+    cluster::Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(3)),
+        eds_cluster_config: Some(cluster::cluster::EdsClusterConfig {
+            eds_config: Some(ads()),
+            service_name: String::new(),
+        }),
+        ..Default::default()
+    }
+}
+
+fn ads() -> core::ConfigSource {
+    core::ConfigSource {
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(Default::default())),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn what_clusters_of_ours_do_not_do_is_refused_by_name() {
+    let message = cluster::Cluster {
+        outlier_detection: Some(Default::default()),
+        health_checks: vec![Default::default()],
+        lb_policy: cluster::cluster::LbPolicy::RingHash as i32,
+        ..eds("backend")
+    };
+    let refusals = take(Kind::Cluster, "backend", &message).expect_err("refused");
+    let fields: Vec<&str> = refusals.iter().map(|refusal| &*refusal.field).collect();
+    assert_eq!(fields, ["health_checks", "outlier_detection", "lb_policy"]);
+    assert!(refusals.iter().all(|refusal| refusal.name == "backend" && refusal.type_url.ends_with("v3.Cluster")));
+}
+
+#[test]
+fn circuit_breakers_have_envoys_defaults() {
+    let message = cluster::Cluster {
+        circuit_breakers: Some(cluster::CircuitBreakers {
+            thresholds: vec![cluster::circuit_breakers::Thresholds {
+                max_requests: Some(protobuf::UInt32Value { value: 7 }),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        ..eds("backend")
+    };
+    let decoded = take(Kind::Cluster, "backend", &message).expect("taken");
+    let outrigger_xds::decode::What::Cluster(one) = decoded.what else { panic!("no cluster") };
+    assert_eq!(one.cluster.ceilings, Ceilings {
+        max_requests: 7,
+        max_pending: 1024,
+        max_retries: 3,
+        max_connections: 1024
+    });
+    assert_eq!(one.discovers_endpoints.as_deref(), Some("backend"));
+}
+
+fn listening(filters: Vec<hcm::HttpFilter>) -> listener::Listener {
+    let manager = hcm::HttpConnectionManager {
+        stat_prefix: "x".to_owned(),
+        route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::Rds(hcm::Rds {
+            config_source: Some(ads()),
+            route_config_name: "main".to_owned(),
+        })),
+        http_filters: filters,
+        ..Default::default()
+    };
+    listener::Listener {
+        name: "edge".to_owned(),
+        address: Some(address("127.0.0.1", 10_000)),
+        filter_chains: vec![listener::FilterChain {
+            filters: vec![listener::Filter {
+                name: "hcm".to_owned(),
+                config_type: Some(listener::filter::ConfigType::TypedConfig(any(&manager))),
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn filter(name: &str, config: protobuf::Any, is_optional: bool) -> hcm::HttpFilter {
+    hcm::HttpFilter {
+        name: name.to_owned(),
+        is_optional,
+        config_type: Some(hcm::http_filter::ConfigType::TypedConfig(config)),
+        ..Default::default()
+    }
+}
+
+fn routing() -> hcm::HttpFilter {
+    filter("router", any(&router::Router::default()), false)
+}
+
+fn unknown() -> protobuf::Any {
+    protobuf::Any { type_url: "type.googleapis.com/example.Unknown".to_owned(), value: Vec::new() }
+}
+
+#[test]
+fn an_unknown_filter_is_refused_unless_it_is_optional() {
+    assert!(take(Kind::Listener, "edge", &listening(vec![filter("u", unknown(), true), routing()])).is_ok());
+    let found = fields(take(Kind::Listener, "edge", &listening(vec![filter("u", unknown(), false), routing()])));
+    assert_eq!(found, ["filter_chains[0].filters[0].typed_config.http_filters[0]"]);
+}
+
+#[test]
+fn a_listener_waits_for_its_routes_and_a_route_does_not_wait_for_its_cluster() {
+    let place = Place { file: "a".into(), line: 1, column: 1 };
+    let settings = settings(&crate::model::empty(&place));
+    let mut parts = Parts::default();
+    parts.insert("edge", &take(Kind::Listener, "edge", &listening(vec![routing()])).expect("taken"));
+    let first = assemble(&settings, &parts).expect("assembled");
+    assert!(first.config.listeners.is_empty());
+    assert_eq!(first.waiting, [outrigger_xds::Waiting::Routes { listener: "edge".into(), routes: "main".into() }]);
+
+    let routes = host(vec![forwarding(prefix("/"), Default::default())]);
+    parts.insert("main", &take(Kind::Route, "main", &routes).expect("taken"));
+    let second = assemble(&settings, &parts).expect("assembled");
+    assert_eq!(second.waiting, [outrigger_xds::Waiting::Cluster("backend".into())]);
+    assert!(second.config.clusters["backend"].endpoints.is_empty());
+    assert!(outrigger_config::built::check(second.config).is_ok());
+
+    parts.insert("backend", &take(Kind::Cluster, "backend", &eds("backend")).expect("taken"));
+    parts.insert("backend", &take(Kind::Endpoints, "backend", &endpoints(&[("10.0.0.1", 1)])).expect("taken"));
+    let third = assemble(&settings, &parts).expect("assembled");
+    assert_eq!(third.waiting, []);
+    assert_eq!(third.config.clusters["backend"].endpoints.len(), 1);
+    assert!(outrigger_config::built::check(third.config).is_ok());
+}
+
+#[test]
+fn bytes_that_are_no_message_are_refused() {
+    for kind in Kind::ALL {
+        let refusals = decode(kind, "x", &[0xff, 0xff, 0x01], &context()).expect_err("refused");
+        assert!(refusals[0].reason.contains("cannot be read"), "{refusals:?}");
+    }
+}
+
+#[test]
+fn settings_of_an_unknown_type_are_refused_on_the_route_that_has_them() {
+    let mut one = forwarding(prefix("/"), Default::default());
+    one.typed_per_filter_config = HashMap::from([("fault".to_owned(), unknown())]);
+    let found = fields(take(Kind::Route, "main", &host(vec![one])));
+    assert_eq!(found, ["virtual_hosts[0].routes[0].typed_per_filter_config[\"fault\"]"]);
+}

@@ -1,0 +1,71 @@
+//! What is encoded and decoded is what it was.
+
+use outrigger_config::built;
+use outrigger_config::model::{Config, Place};
+use outrigger_xds::{Context, Form, Kind, Parts, Settings, assemble, decode, encode};
+use proptest::prelude::*;
+
+use crate::model;
+
+pub fn context() -> Context {
+    Context { folder: "/state/xds".into() }
+}
+
+pub fn settings(config: &Config) -> Settings {
+    Settings {
+        node: config.node.clone(),
+        admin: config.admin.clone(),
+        access_log: config.access_log.clone(),
+        workers: config.workers,
+        drain: config.drain.clone(),
+        identity: config.identity.clone(),
+    }
+}
+
+fn through(config: &Config, form: Form) -> Result<Config, String> {
+    let mut parts = Parts::default();
+    for resource in encode::config(config, form) {
+        let decoded = decode(resource.kind, &resource.name, &resource.body, &context())
+            .map_err(|refusals| refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+        parts.insert(&resource.name, &decoded);
+    }
+    let assembled = assemble(&settings(config), &parts).map_err(|refusals| format!("{refusals:?}"))?;
+    if !assembled.waiting.is_empty() {
+        return Err(format!("waits for {:?}", assembled.waiting));
+    }
+    Ok(assembled.config)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, max_shrink_iters: 4000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_decoded_is_what_was_encoded(config in model::config()) {
+        let checked = built::check(config.clone());
+        prop_assert!(checked.is_ok(), "{:?}", checked.err());
+        let read = through(&config, Form::Outrigger);
+        prop_assert!(read.is_ok(), "{}", read.err().unwrap_or_default());
+        let read = read.expect("decoded");
+        // Part by part, so that a difference can be seen.
+        prop_assert_eq!(&read.listeners, &config.listeners);
+        prop_assert_eq!(&read.clusters, &config.clusters);
+        prop_assert_eq!(&read.routes, &config.routes);
+        prop_assert_eq!(&read.authorization, &config.authorization);
+        prop_assert_eq!(&read.jwt_providers, &config.jwt_providers);
+        prop_assert_eq!(read, config);
+    }
+
+    #[test]
+    fn the_same_model_gives_the_same_bytes(config in model::config()) {
+        for form in [Form::Outrigger, Form::Envoy, Form::Grpc] {
+            prop_assert_eq!(encode::config(&config, form), encode::config(&config.clone(), form));
+        }
+    }
+}
+
+#[test]
+fn a_resource_is_sent_before_what_refers_to_it() {
+    let place = Place { file: "a".into(), line: 1, column: 1 };
+    let kinds: Vec<Kind> = encode::config(&model::empty(&place), Form::Outrigger).iter().map(|one| one.kind).collect();
+    assert!(kinds.is_sorted());
+}
