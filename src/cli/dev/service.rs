@@ -21,6 +21,8 @@ use crate::net::io::Io;
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) name: Arc<str>,
+    /// The instance.
+    pub(super) workload: String,
 }
 
 /// Serves until the runtime ends.
@@ -61,6 +63,7 @@ impl Handler for Service {
         }
         let seen = json!({
             "service": &*self.name,
+            "workload": &*self.workload,
             "method": head.method.as_str(),
             "authority": head.authority.map(|authority| authority.to_string()),
             "path": head.path.as_str(),
