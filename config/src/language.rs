@@ -158,7 +158,7 @@ mod tests {
     fn a_text_is_cut_at_its_dividing_lines_whatever_ends_its_lines() {
         assert_eq!(cut("a: 1\n---\nb: 2\n"), [(0, "a: 1\n"), (2, "b: 2\n")]);
         assert_eq!(cut("---\r\na: 1\r\n---\r\nb: 2\r\n"), [(1, "a: 1\r\n"), (3, "b: 2\r\n")]);
-        assert_eq!(cut("# nothing\n---\n\n---\n---\na: 1"), [(4, "a: 1")]);
+        assert_eq!(cut("# nothing\n---\n\n---\n---\na: 1"), [(5, "a: 1")]);
         assert_eq!(cut("%YAML 1.2\n--- # first\na: 1\n...\n"), [(2, "a: 1\n...\n")]);
         assert_eq!(cut("--- {a: 1}\n--- b\n"), [(0, " {a: 1}\n"), (1, " b\n")]);
         assert_eq!(cut("a: |\n  ---\nb: ----\n"), [(0, "a: |\n  ---\nb: ----\n")]);

@@ -11,8 +11,8 @@ use crate::read::{Field, List};
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualHost {
-    /// Hostnames: exact (`payments.shop.svc`), by suffix (`*.example.com`, one or more labels), or `*`. The most
-    /// specific one wins. Without it: any host.
+    /// Hostnames: exact (`payments.shop.svc`), exact for requests that name a port (`payments.shop.svc:9090`), by suffix
+    /// (`*.example.com`, one or more labels), or `*`. The most specific one wins. Without it: any host.
     pub hostnames: Field<List<String>>,
     /// Tried in order; the first that matches is taken.
     #[schemars(extend("x-required" = true), length(min = 1))]

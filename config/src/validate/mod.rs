@@ -25,7 +25,7 @@ pub(crate) use access::cidr;
 pub(crate) use filters::{authority, groups_exist, new_path, origin};
 pub(crate) use headers::{editable, value as header_value};
 pub(crate) use identity::{file, identity_pattern, namespace};
-pub(crate) use names::{Anchors, compile, host, host_pattern, name, path, target};
+pub(crate) use names::{Anchors, compile, host, host_pattern, name, path, target, virtual_host};
 pub use parts::{CheckedRule, Checker};
 pub(crate) use tls::{server_name, server_pattern, subject_name};
 pub(crate) use tokens::{claim_header, end_to_end, jwks_url, word};

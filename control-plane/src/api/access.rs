@@ -75,11 +75,7 @@ impl Level {
 pub type Roles = BTreeMap<String, Role>;
 
 /// Lets only those through who may.
-pub(super) async fn guard(
-    State((api, level)): State<(Api, Level)>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub(super) async fn guard(State((api, level)): State<(Api, Level)>, mut request: Request, next: Next) -> Response {
     let shown = Shown { peer: peer(&request).cloned(), bearer: bearer(request.headers()) };
     let caller = match authenticate(&api, shown).await {
         Ok(caller) => caller,
@@ -107,11 +103,12 @@ async fn authenticate(api: &Api, shown: Shown) -> Result<Caller, ApiError> {
     let Shown { peer, bearer } = shown;
     let from = peer.as_ref().map(|peer| peer.address.to_string()).unwrap_or_default();
     let Some(presented) = bearer? else {
-        let id = peer.and_then(|peer| peer.id).ok_or_else(|| {
-            ApiError::new(Code::Unauthenticated, "this needs a token: `authorization: Bearer …`")
-        })?;
+        let id = peer
+            .and_then(|peer| peer.id)
+            .ok_or_else(|| ApiError::new(Code::Unauthenticated, "this needs a token: `authorization: Bearer …`"))?;
         let role = api.roles().get(id.as_str()).ok_or_else(|| {
-            let message = format!("{id} has no role here: give it one under `roles` in the configuration of the server");
+            let message =
+                format!("{id} has no role here: give it one under `roles` in the configuration of the server");
             ApiError::new(Code::Unauthenticated, message)
         })?;
         return Ok(Caller { who: id.to_string(), role: role.clone(), from });

@@ -1,12 +1,12 @@
 //! Which path goes where, and what it asks for.
 
+use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, delete, get, post};
-use axum::Router;
 use tokio::time::timeout;
 
 use super::access::{self, Level};
@@ -71,7 +71,9 @@ async fn limited(State(api): State<Api>, request: Request, next: Next) -> Respon
     match timeout(REQUEST_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
         // What was begun goes on: a change that was asked for may yet be made.
-        Err(_) => ApiError::new(Code::Timeout, "it took too long; see the history for whether it was done").into_response(),
+        Err(_) => {
+            ApiError::new(Code::Timeout, "it took too long; see the history for whether it was done").into_response()
+        }
     }
 }
 

@@ -64,8 +64,7 @@ pub fn make(new: NewToken) -> Result<(ApiToken, String), aws_lc_rs::error::Unspe
     let text = format!("{PREFIX}{id}-{secret}");
     let NewToken { name, role, by, at, expires } = new;
     let hash = Sha256::digest(&secret).into();
-    let token =
-        ApiToken { id: TokenId(id), hash, name, role, created_by: by, created: at, expires, revoked: None };
+    let token = ApiToken { id: TokenId(id), hash, name, role, created_by: by, created: at, expires, revoked: None };
     Ok((token, text))
 }
 

@@ -31,7 +31,8 @@ pub(super) async fn delete(args: DeleteArgs) -> Result<Done, CommandError> {
         [_] => return Err(CommandError::Other("the name of the object is missing: `KIND NAME`".to_owned())),
         [kind, name, ..] => {
             // The server knows kinds as people write them; what it has is named exactly.
-            let path = format!("/v1/objects?kind={}&namespace={}&name={}", query(kind), query(&args.namespace), query(name));
+            let path =
+                format!("/v1/objects?kind={}&namespace={}&name={}", query(kind), query(&args.namespace), query(name));
             let found: Vec<ObjectBody> = client.get(&path).await?;
             if found.is_empty() {
                 return Err(CommandError::Other(format!("there is no {kind} {}/{name}", args.namespace)));

@@ -146,7 +146,9 @@ impl Client {
         }
         let request = request.body(Full::new(body)).map_err(|error| ClientError::Settings(error.to_string()))?;
         let io = timeout(CONNECT_TIMEOUT, self.connect()).await;
-        let io = io.map_err(|_| unreachable("it took too long".to_owned()))?.map_err(|error| unreachable(error.to_string()))?;
+        let io = io
+            .map_err(|_| unreachable("it took too long".to_owned()))?
+            .map_err(|error| unreachable(error.to_string()))?;
         let failed = |error: hyper::Error| unreachable(error.to_string());
         let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
         let driving = tokio::spawn(connection);
@@ -193,8 +195,11 @@ fn refused(status: StatusCode, body: &[u8]) -> ClientError {
 }
 
 fn tls(ca: Option<&PathBuf>, certificate: Option<&(PathBuf, PathBuf)>) -> Result<ClientConfig, ClientError> {
-    let ca = ca.ok_or_else(|| ClientError::Settings("https:// needs --ca: the roots of the server's certificate".to_owned()))?;
-    let file = |path: &PathBuf, error: &dyn std::fmt::Display| ClientError::Settings(format!("{}: {error}", path.display()));
+    let ca = ca.ok_or_else(|| {
+        ClientError::Settings("https:// needs --ca: the roots of the server's certificate".to_owned())
+    })?;
+    let file =
+        |path: &PathBuf, error: &dyn std::fmt::Display| ClientError::Settings(format!("{}: {error}", path.display()));
     let mut roots = RootCertStore::empty();
     for root in CertificateDer::pem_file_iter(ca).map_err(|error| file(ca, &error))? {
         roots.add(root.map_err(|error| file(ca, &error))?).map_err(|error| file(ca, &error))?;

@@ -59,7 +59,16 @@ pub(super) async fn audit(args: AuditArgs) -> Result<Done, CommandError> {
         .iter()
         .map(|entry| {
             let AuditBody { id, at, who, from, action, subject, outcome, detail } = entry;
-            vec![id.to_string(), at.clone(), plain(who), from.clone(), plain(action), plain(subject), outcome.clone(), plain(detail)]
+            vec![
+                id.to_string(),
+                at.clone(),
+                plain(who),
+                from.clone(),
+                plain(action),
+                plain(subject),
+                outcome.clone(),
+                plain(detail),
+            ]
         })
         .collect();
     Ok(Done::ok(table(&["ID", "WHEN", "WHO", "FROM", "ACTION", "SUBJECT", "OUTCOME", "DETAIL"], &rows)))

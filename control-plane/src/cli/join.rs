@@ -63,13 +63,15 @@ pub(super) async fn join(args: JoinArgs) -> Result<Done, CommandError> {
 
 /// A channel over TLS. Without a token the certificate that is there proves who asks.
 async fn connect(args: &JoinArgs, renews: bool) -> Result<Channel, CommandError> {
-    let (host, port) = args.grpc.rsplit_once(':').ok_or_else(|| {
-        CommandError::Other(format!("`{}` is not an address; the form is host:port", args.grpc))
-    })?;
+    let (host, port) = args
+        .grpc
+        .rsplit_once(':')
+        .ok_or_else(|| CommandError::Other(format!("`{}` is not an address; the form is host:port", args.grpc)))?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let port: u16 = port.parse().map_err(|_| CommandError::Other(format!("`{port}` is not a port")))?;
     let name = args.server_name.clone().unwrap_or_else(|| host.clone());
-    let name = ServerName::try_from(name.clone()).map_err(|_| CommandError::Other(format!("`{name}` is not a name")))?;
+    let name =
+        ServerName::try_from(name.clone()).map_err(|_| CommandError::Other(format!("`{name}` is not a name")))?;
     let connector = TlsConnector::from(Arc::new(tls(args, renews)?));
     let dial = tower::service_fn(move |_: Uri| {
         let (connector, name, host) = (connector.clone(), name.clone(), host.clone());

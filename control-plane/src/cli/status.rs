@@ -43,9 +43,13 @@ pub(super) async fn status(args: StatusArgs) -> Result<Done, CommandError> {
 /// Who did not take a generation.
 fn told(synced: &SyncBody, mine: &dyn Fn(&&ProxyBody) -> bool) -> String {
     let generation = synced.generation;
-    let refused = synced.refused.iter().filter(mine).map(|one| format!("error: {} refused generation {generation}\n", one.proxy));
-    let waiting =
-        synced.waiting.iter().filter(mine).map(|one| format!("error: {} has not answered generation {generation}\n", one.proxy));
+    let refused =
+        synced.refused.iter().filter(mine).map(|one| format!("error: {} refused generation {generation}\n", one.proxy));
+    let waiting = synced
+        .waiting
+        .iter()
+        .filter(mine)
+        .map(|one| format!("error: {} has not answered generation {generation}\n", one.proxy));
     refused.chain(waiting).collect()
 }
 

@@ -149,8 +149,8 @@ fn make(mesh: &Mesh, backends: &Backends, (view, caller): (&View, &str), from: F
             None => maker.plain(&port.place),
         };
         out.needs.extend(needs);
-        let named = if port.port == first { None } else { Some(port.port) };
-        out.hosts.push(VirtualHost { hostnames: hostnames(view, named), rules, place: object.place.clone() });
+        let hostnames = hostnames(view, port.port, port.port == first);
+        out.hosts.push(VirtualHost { hostnames, rules, place: object.place.clone() });
     }
     out
 }
@@ -161,8 +161,8 @@ fn default_port(service: &Service) -> u16 {
     named("http").or(service.ports.first()).map_or(0, |port| port.port)
 }
 
-/// The names of a Service. Those of a port that is not the default one have the port in them.
-fn hostnames(view: &View, port: Option<u16>) -> Vec<HostPattern> {
+/// The names of a Service with a port, and those without where it is the default one.
+fn hostnames(view: &View, port: u16, default: bool) -> Vec<HostPattern> {
     let Name { namespace, name } = &view.service;
     let mut names = vec![
         format!("{name}.{namespace}"),
@@ -172,11 +172,7 @@ fn hostnames(view: &View, port: Option<u16>) -> Vec<HostPattern> {
     if view.near {
         names.insert(0, name.to_string());
     }
-    names
-        .into_iter()
-        .map(|name| match port {
-            Some(port) => HostPattern::Exact(format!("{name}:{port}").into()),
-            None => HostPattern::Exact(name.into()),
-        })
-        .collect()
+    let with_port: Vec<String> = names.iter().map(|name| format!("{name}:{port}")).collect();
+    let plain = if default { names } else { Vec::new() };
+    plain.into_iter().chain(with_port).map(|name| HostPattern::Exact(name.into())).collect()
 }

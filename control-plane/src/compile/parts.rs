@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use outrigger_config::model::{Authorization, Endpoint, JwtProvider, Listener};
 use outrigger_xds::Resource;
 
+use crate::fleet::Form;
 use crate::manifest::Object;
 
 /// A part of a configuration, encoded at most once for each form of answers.
@@ -14,12 +15,23 @@ use crate::manifest::Object;
 pub struct Part<T> {
     /// What it says.
     pub value: T,
-    pub(super) encoded: [OnceLock<Arc<Resource>>; 3],
+    /// By form. A part may be several resources: a table of routes is a listener for each name to a gRPC client.
+    encoded: [OnceLock<Vec<Arc<Resource>>>; 3],
 }
 
 impl<T> Part<T> {
     pub(super) fn new(value: T) -> Arc<Self> {
         Arc::new(Self { value, encoded: Default::default() })
+    }
+
+    /// Its resources in a form; made by the first who asks.
+    pub(super) fn encoded(&self, form: Form, encode: impl FnOnce(&T) -> Vec<Resource>) -> &[Arc<Resource>] {
+        let slot = match form {
+            Form::Outrigger => &self.encoded[0],
+            Form::Envoy => &self.encoded[1],
+            Form::Grpc => &self.encoded[2],
+        };
+        slot.get_or_init(|| encode(&self.value).into_iter().map(Arc::new).collect())
     }
 }
 

@@ -22,10 +22,13 @@ pub(super) struct Planned {
 pub(super) fn plan(actor: &Actor, push: &Push, inputs: &Inputs, view: &View) -> Result<Planned, Refusal> {
     let documents = named_apart(&push.documents, inputs);
     // Once by themselves, for the names of the objects.
-    let named = names(&documents);
+    let alone = manifest::load(&documents, None);
+    let named = names_in(&alone);
     let mut remove: BTreeSet<ObjectId> = push.remove.iter().cloned().collect();
     remove.extend(names(&push.remove_documents));
-    if documents.is_empty() && remove.is_empty() && push.prune.is_empty() {
+    // What is no manifest at all has problems, which are told below.
+    let says_something = !named.is_empty() || !alone.problems.is_empty();
+    if !says_something && remove.is_empty() && push.prune.is_empty() {
         return Err(Refusal::NotFound("there is no manifest in what was sent".to_owned()));
     }
     let namespaces = named.iter().chain(&remove).map(ObjectId::namespace).chain(push.prune.iter().map(String::as_str));
@@ -106,10 +109,10 @@ fn in_directory(id: &ObjectId, document: &Document) -> Refusal {
 
 /// The objects that documents name, broken ones too.
 fn names(documents: &[Document]) -> BTreeSet<ObjectId> {
-    if documents.is_empty() {
-        return BTreeSet::new();
-    }
-    let outcome = manifest::load(documents, None);
+    if documents.is_empty() { BTreeSet::new() } else { names_in(&manifest::load(documents, None)) }
+}
+
+fn names_in(outcome: &Outcome) -> BTreeSet<ObjectId> {
     let broken = outcome.problems.iter().filter_map(|problem| problem.object.clone());
     outcome.mesh.objects().map(|object| object.id.clone()).chain(broken).collect()
 }
@@ -128,9 +131,10 @@ fn named_apart(documents: &[Document], inputs: &Inputs) -> Vec<Document> {
 pub(super) fn taken_over(before: &Inputs, next: &Inputs, outcome: &Outcome) -> BTreeMap<String, Vec<Problem>> {
     let mut out: BTreeMap<String, Vec<Problem>> = BTreeMap::new();
     for (id, pushed) in &before.pushed {
-        let doubled = outcome.problems.iter().any(|problem| {
-            problem.object.as_ref() == Some(id) && problem.diagnostic.severity == Severity::Error
-        });
+        let doubled = outcome
+            .problems
+            .iter()
+            .any(|problem| problem.object.as_ref() == Some(id) && problem.diagnostic.severity == Severity::Error);
         if !doubled {
             continue;
         }

@@ -45,7 +45,10 @@ pub struct Found {
 /// The text of a file.
 #[derive(Debug)]
 pub(super) enum Text {
-    Read { text: Arc<str>, hash: String },
+    Read {
+        text: Arc<str>,
+        hash: String,
+    },
     /// Why it cannot be read.
     Failed(String),
 }
@@ -77,8 +80,7 @@ impl Found {
             return Ok(());
         }
         self.folders.insert(path.to_owned());
-        let entries: io::Result<BTreeSet<_>> =
-            fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect();
+        let entries: io::Result<BTreeSet<_>> = fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect();
         for entry in entries? {
             if entry.to_string_lossy().starts_with('.') || self.files.len() >= MAX_FILES {
                 continue;

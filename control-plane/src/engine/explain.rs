@@ -245,7 +245,8 @@ impl Request {
         let method = asked.method.as_deref().unwrap_or("GET");
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| format!("`{method}` is not a method"))?;
         let url = if asked.url.contains("://") { asked.url.clone() } else { format!("http://{}", asked.url) };
-        let uri: Uri = url.parse().map_err(|_| format!("`{}` is not a URL; the form is http://host/path", asked.url))?;
+        let uri: Uri =
+            url.parse().map_err(|_| format!("`{}` is not a URL; the form is http://host/path", asked.url))?;
         let mut headers = HeaderMap::new();
         for line in &asked.headers {
             let bad = || format!("`{line}` is not a header; the form is `name: value`");
@@ -303,9 +304,8 @@ impl Request {
             return Some("the request is not gRPC (content-type is not application/grpc)".to_owned());
         }
         let headers = headers.iter().map(|one| (format!("header `{}`", one.name), &one.value, self.header(&one.name)));
-        let query = query.iter().map(|one| {
-            (format!("query parameter `{}`", one.name), &one.value, self.parameter(&one.name))
-        });
+        let query =
+            query.iter().map(|one| (format!("query parameter `{}`", one.name), &one.value, self.parameter(&one.name)));
         headers.chain(query).find_map(|(what, wanted, value)| value_mismatch(&what, wanted, value.as_deref()))
     }
 
@@ -315,9 +315,9 @@ impl Request {
             PathMatch::Any => return None,
             PathMatch::Exact(wanted) => (path == &**wanted, format!("the path is not `{wanted}`")),
             PathMatch::Prefix(prefix) => {
-                let below = path.strip_prefix(&**prefix).is_some_and(|rest| {
-                    rest.starts_with('/') || (rest.is_empty() && !prefix.is_empty())
-                });
+                let below = path
+                    .strip_prefix(&**prefix)
+                    .is_some_and(|rest| rest.starts_with('/') || (rest.is_empty() && !prefix.is_empty()));
                 (below, format!("the path is not `{prefix}` or below it"))
             }
             PathMatch::Start(start) => (path.starts_with(&**start), format!("the path does not start with `{start}`")),
@@ -338,7 +338,8 @@ impl Request {
         if name == HOST {
             return Some(self.host.clone());
         }
-        let lines: Vec<_> = self.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+        let lines: Vec<_> =
+            self.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
         (!lines.is_empty()).then(|| lines.join(","))
     }
 
@@ -450,15 +451,19 @@ fn describe(filter: &Filter) -> String {
         };
         let removed = edit.remove.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let parts = [("remove", removed), ("set", names(&edit.set)), ("add", names(&edit.add))];
-        let parts: Vec<String> =
-            parts.into_iter().filter(|(_, list)| !list.is_empty()).map(|(verb, list)| format!("{verb} {list}")).collect();
+        let parts: Vec<String> = parts
+            .into_iter()
+            .filter(|(_, list)| !list.is_empty())
+            .map(|(verb, list)| format!("{verb} {list}"))
+            .collect();
         format!("{what} headers: {}", parts.join("; "))
     };
     match filter {
         Filter::RequestHeaders(one) => edit("request", one),
         Filter::ResponseHeaders(one) => edit("response", one),
         Filter::UrlRewrite(rewrite) => {
-            let host = rewrite.hostname.as_ref().map(|host| format!("host {}", String::from_utf8_lossy(host.as_bytes())));
+            let host =
+                rewrite.hostname.as_ref().map(|host| format!("host {}", String::from_utf8_lossy(host.as_bytes())));
             let path = rewrite.path.as_ref().map(|path| match path {
                 PathRewrite::Full(path) => format!("path {path}"),
                 PathRewrite::Prefix(prefix) => format!("the matched prefix by {prefix}"),
@@ -495,11 +500,11 @@ routes:
     - hostnames: [payments, \"*.shop.svc\"]
       rules:
         - name: canary
-          matches: [{ path: { prefix: /v1 }, headers: [{ name: x-canary, value: { exact: \"true\" } }] }]
+          matches: [{ path: { prefix: /v1 }, headers: [{ name: x-canary, exact: \"true\" }] }]
           timeouts: { request: 2s }
           backendRefs: [{ cluster: two }]
         - { name: get, matches: [{ path: { exact: /v1/a }, method: GET }], backendRefs: [{ cluster: one }] }
-    - rules: [{ name: rest, direct: { status: 404, body: no } }]
+    - rules: [{ name: rest, filters: [{ directResponse: { status: 404 } }] }]
 clusters: { one: { endpoints: [127.0.0.1:2] }, two: { endpoints: [127.0.0.1:3] } }
 ";
 

@@ -148,7 +148,7 @@ impl Engine {
             tracing::error!(problem = %problem.diagnostic, "something in the store cannot be read any more");
         }
         let since = objects.into_iter().filter_map(|stored| Some((view::id_of(&stored.object.key)?, stored.since)));
-        let view = View::new(generation, outcome, &inputs, since.collect());
+        let view = View::new(generation, outcome, &inputs, &since.collect());
         publisher.publish(view.number(), Arc::clone(&view.mesh));
         Ok(Self { store, trust_domain, inputs: Mutex::new(inputs), view: ArcSwap::from_pointee(view), publisher })
     }
@@ -268,7 +268,7 @@ impl Engine {
         let altered = altered(&view, &outcome);
         if altered.is_empty() {
             let since = view.since();
-            let view = View::new(view.generation.clone(), outcome, &next, since);
+            let view = View::new(view.generation.clone(), outcome, &next, &since);
             log_problems(&view);
             *inputs = next;
             self.publisher.publish(view.number(), Arc::clone(&view.mesh));
@@ -290,13 +290,7 @@ impl Engine {
     }
 
     /// Stores a generation, then shows and compiles it.
-    fn accept(
-        &self,
-        step: &Step<'_>,
-        inputs: &mut Inputs,
-        next: Inputs,
-        outcome: Outcome,
-    ) -> Result<u64, Refusal> {
+    fn accept(&self, step: &Step<'_>, inputs: &mut Inputs, next: Inputs, outcome: Outcome) -> Result<u64, Refusal> {
         let view = self.view.load_full();
         let (mut puts, mut deletes) = (Vec::new(), Vec::new());
         for change in outcome.mesh.changes_since(&view.mesh) {
@@ -345,7 +339,7 @@ impl Engine {
         let (who, source) = (&step.actor.who, step.source.as_str());
         tracing::info!(generation = number, who, source, added, changed, removed, "accepted");
         let number = *number;
-        let view = View::new(Some(generation), outcome, &next, since);
+        let view = View::new(Some(generation), outcome, &next, &since);
         *inputs = next;
         self.publisher.publish(number, Arc::clone(&view.mesh));
         self.view.store(Arc::new(view));

@@ -10,9 +10,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use self::encode_shim as encode;
 use arc_swap::ArcSwap;
 use outrigger_xds::{Kind, Resource};
-use self::encode_shim as encode;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
@@ -369,9 +369,21 @@ fn wire_form(form: Form) -> encode::Form {
     }
 }
 mod encode_shim {
-    use outrigger_xds::{Resource,Kind};
+    use outrigger_xds::{Kind, Resource};
     #[derive(Clone, Copy)]
-    pub(crate) enum Form { Outrigger, Envoy, Grpc }
-    pub(crate) fn trust_bundle(pem: &str) -> Resource { Resource::new(Kind::Secret, "ROOTCA".into(), &pem.to_owned()) }
-    impl crate::compile::ProxyConfig { pub(crate) fn resources(&self, f: Form) -> Vec<std::sync::Arc<Resource>> { match f {Form::Outrigger|Form::Envoy|Form::Grpc => Vec::new() }} }
+    pub(crate) enum Form {
+        Outrigger,
+        Envoy,
+        Grpc,
+    }
+    pub(crate) fn trust_bundle(pem: &str) -> Resource {
+        Resource::new(Kind::Secret, "ROOTCA".into(), &pem.to_owned())
+    }
+    impl crate::compile::ProxyConfig {
+        pub(crate) fn resources(&self, f: Form) -> Vec<std::sync::Arc<Resource>> {
+            match f {
+                Form::Outrigger | Form::Envoy | Form::Grpc => Vec::new(),
+            }
+        }
+    }
 }

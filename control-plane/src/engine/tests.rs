@@ -1,0 +1,183 @@
+use std::fs;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::ca::{Authority, MemoryAudit, Settings, SystemClock};
+use crate::store::Sqlite;
+
+const SERVICE: &str =
+    "apiVersion: v1\nkind: Service\nmetadata: { name: a, namespace: shop }\nspec: { ports: [{ port: 80 }] }\n";
+
+/// An engine on a disk, with a directory that is looked at when the test says so.
+struct Case {
+    folder: TempDir,
+    engine: Engine,
+}
+
+fn domain() -> TrustDomain {
+    TrustDomain::parse("mesh.local").expect("a trust domain")
+}
+
+fn open(folder: &Path) -> Engine {
+    let store = Arc::new(Sqlite::open(&folder.join("data")).expect("a store"));
+    let settings = Settings::new(domain(), folder.join("ca"));
+    let authority = Authority::open(settings, Arc::new(SystemClock), Arc::new(MemoryAudit::default()));
+    let publisher = Publisher::start(authority.expect("an authority").bundle()).expect("a thread");
+    Engine::open(store, domain(), publisher).expect("it opens")
+}
+
+impl Case {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join("manifests")).expect("a folder");
+        let engine = open(folder.path());
+        Self { folder, engine }
+    }
+
+    fn restart(self) -> Self {
+        let Self { folder, engine } = self;
+        engine.publisher.stop();
+        drop(engine);
+        let engine = open(folder.path());
+        Self { folder, engine }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.folder.path().join("manifests").join(name);
+        fs::write(path, text).expect("written");
+    }
+
+    fn look(&self) {
+        let root = self.folder.path().join("manifests");
+        let found = Found::in_directory(&root).expect("it can be listed");
+        self.engine.take_directory("manifests", found).expect("it is taken");
+    }
+
+    fn push(&self, text: &str) -> Result<Applied, Refusal> {
+        let documents = vec![Document::new("push.yaml", text)];
+        self.engine.apply(&admin(), &Push { documents, ..Push::default() })
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        let id = ObjectId::new(manifest::Kind::Service, "shop", name);
+        self.engine.view().held(&id).map(|held| held.document.text.to_string())
+    }
+
+    fn problems(&self, file: &str) -> usize {
+        let directory = self.engine.directory().expect("it was looked at");
+        directory.files.iter().find(|one| one.file == file).map_or(0, |one| one.problems.len())
+    }
+}
+
+fn admin() -> Actor {
+    Actor { who: "token:admin".to_owned(), role: Role::Admin, from: String::new() }
+}
+
+fn port(number: u16) -> String {
+    SERVICE.replace("port: 80", &format!("port: {number}"))
+}
+
+#[test]
+fn a_file_is_taken_as_it_was_in_a_rollback_until_it_changes_also_after_a_restart() {
+    let case = Case::new();
+    case.write("a.yaml", SERVICE);
+    case.look();
+    case.write("a.yaml", &port(81));
+    case.look();
+    let rolled = case.engine.rollback(&admin(), 1, "", false).expect("it goes back");
+    assert_eq!(rolled.generation, Some(3));
+    case.look();
+    assert_eq!(case.text("a").as_deref(), Some(SERVICE), "the file has not changed since");
+    let case = case.restart();
+    case.look();
+    assert_eq!((case.text("a").as_deref(), case.engine.view().number()), (Some(SERVICE), 3));
+    case.write("a.yaml", &port(82));
+    case.look();
+    assert_eq!(case.text("a"), Some(port(82)));
+    // And from now on it is an ordinary file again.
+    let case = case.restart();
+    case.write("a.yaml", SERVICE);
+    case.look();
+    assert_eq!(case.text("a").as_deref(), Some(SERVICE));
+}
+
+#[test]
+fn a_file_that_was_removed_comes_back_with_a_rollback_and_goes_with_the_next_one() {
+    let case = Case::new();
+    case.write("a.yaml", SERVICE);
+    case.look();
+    fs::remove_file(case.folder.path().join("manifests/a.yaml")).expect("removed");
+    case.look();
+    assert_eq!(case.text("a"), None);
+    case.engine.rollback(&admin(), 1, "", false).expect("it goes back");
+    case.look();
+    assert!(case.text("a").is_some(), "there is no file that says otherwise");
+    case.engine.rollback(&admin(), 2, "", false).expect("it goes back");
+    case.look();
+    assert_eq!(case.text("a"), None);
+}
+
+#[test]
+fn what_cannot_be_read_keeps_its_objects_and_says_why() {
+    let case = Case::new();
+    case.write("a.yaml", SERVICE);
+    case.write("b.yaml", &SERVICE.replace("name: a", "name: b"));
+    case.look();
+    let number = case.engine.view().number();
+    fs::write(case.folder.path().join("manifests/a.yaml"), [0xff, 0xfe]).expect("written");
+    case.write("b.yaml", "kind: {");
+    case.look();
+    assert_eq!((case.engine.view().number(), case.engine.view().objects().len()), (number, 2));
+    assert!(case.problems("a.yaml") > 0 && case.problems("b.yaml") > 0);
+    // A push of somebody else goes on meanwhile.
+    case.push(&SERVICE.replace("name: a", "name: c")).expect("it is taken");
+    let case = case.restart();
+    case.look();
+    assert_eq!(case.engine.view().objects().len(), 3);
+    case.write("a.yaml", &port(81));
+    case.look();
+    assert_eq!((case.text("a"), case.problems("a.yaml")), (Some(port(81)), 0));
+}
+
+#[test]
+fn a_directory_that_is_away_is_not_an_empty_one() {
+    let case = Case::new();
+    case.write("a.yaml", SERVICE);
+    case.look();
+    let away = case.folder.path().join("manifests");
+    fs::rename(&away, case.folder.path().join("elsewhere")).expect("moved");
+    assert!(Found::in_directory(&away).is_err());
+    assert!(case.text("a").is_some());
+}
+
+#[test]
+fn a_push_of_nothing_and_of_what_stands_already_makes_no_generation() {
+    let case = Case::new();
+    assert!(matches!(case.push(""), Err(Refusal::NotFound(_))));
+    assert!(matches!(case.push("# nothing\n---\n"), Err(Refusal::NotFound(_))));
+    assert_eq!(case.push(SERVICE).expect("taken").generation, Some(1));
+    assert_eq!(case.push(SERVICE).expect("taken").generation, None);
+    assert_eq!(case.engine.view().number(), 1);
+}
+
+#[test]
+fn an_object_that_is_pushed_twice_at_once_is_refused() {
+    let case = Case::new();
+    let Err(Refusal::Invalid { problems, .. }) = case.push(&format!("{SERVICE}---\n{}", port(81))) else {
+        panic!("it is taken");
+    };
+    assert!(problems[0].diagnostic.message.contains("written twice"), "{problems:?}");
+    assert_eq!(case.engine.view().number(), 0);
+}
+
+#[test]
+fn workloads_of_another_trust_domain_than_the_authority_s_are_refused() {
+    let case = Case::new();
+    let policy = "apiVersion: outrigger.dev/v1\nkind: MeshPolicy\nmetadata: { name: m, namespace: outrigger-system }\nspec: { trustDomain: other.example }\n";
+    case.push(policy).expect("nobody has an identity yet");
+    let workload = "apiVersion: outrigger.dev/v1\nkind: Workload\nmetadata: { name: w, namespace: shop }\nspec: { serviceAccount: w, address: 127.0.0.1, uses: [] }\n";
+    let Err(Refusal::Conflict(message)) = case.push(workload) else { panic!("it is taken") };
+    assert!(message.contains("other.example") && message.contains("mesh.local"), "{message}");
+}

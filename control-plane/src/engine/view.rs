@@ -60,7 +60,7 @@ impl View {
         generation: Option<Generation>,
         outcome: Outcome,
         inputs: &Inputs,
-        since: HashMap<ObjectId, u64>,
+        since: &HashMap<ObjectId, u64>,
     ) -> Self {
         let Outcome { mesh, problems, left_out, statuses, changes: _ } = outcome;
         let objects: BTreeMap<ObjectId, Held> = mesh
@@ -102,12 +102,7 @@ impl View {
     }
 }
 
-fn directory(
-    path: &str,
-    inputs: &Inputs,
-    objects: &BTreeMap<ObjectId, Held>,
-    problems: &[Problem],
-) -> DirectoryState {
+fn directory(path: &str, inputs: &Inputs, objects: &BTreeMap<ObjectId, Held>, problems: &[Problem]) -> DirectoryState {
     let mut by_file: BTreeMap<&str, (BTreeSet<&str>, usize)> = BTreeMap::new();
     for (id, held) in objects.iter().filter(|(_, held)| held.origin == Origin::Directory) {
         let (namespaces, count) = by_file.entry(&held.document.name).or_default();
@@ -130,7 +125,11 @@ fn directory(
 }
 
 pub(super) fn key_of(id: &ObjectId) -> ObjectKey {
-    ObjectKey { kind: id.kind.as_str().into(), namespace: Arc::clone(&id.name.namespace), name: Arc::clone(&id.name.name) }
+    ObjectKey {
+        kind: id.kind.as_str().into(),
+        namespace: Arc::clone(&id.name.namespace),
+        name: Arc::clone(&id.name.name),
+    }
 }
 
 /// `None` for a kind that this program does not know.

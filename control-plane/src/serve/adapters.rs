@@ -59,7 +59,7 @@ impl JoinTokenStore {
     }
 
     fn known(&self, digest: &TokenDigest) -> Result<Option<JoinToken>, ca::StoreError> {
-        let token = self.0.join_token(&id(digest)).map_err(failed)?;
+        let token = self.0.join_token(&id(digest)).map_err(|error| failed(&error))?;
         Ok(token.filter(|token| token.hash == digest.0))
     }
 }
@@ -78,7 +78,7 @@ impl TokenStore for JoinTokenStore {
             used_by: None,
             revoked: None,
         };
-        self.0.add_join_token(token).map_err(failed)
+        self.0.add_join_token(token).map_err(|error| failed(&error))
     }
 
     fn find(&self, digest: &TokenDigest) -> Result<Option<TokenRecord>, ca::StoreError> {
@@ -101,7 +101,7 @@ impl TokenStore for JoinTokenStore {
             return Ok(Take::Unknown);
         };
         let now = Timestamp::from(now);
-        if self.0.use_join_token(&token.id, now, &token.workload).map_err(failed)? {
+        if self.0.use_join_token(&token.id, now, &token.workload).map_err(|error| failed(&error))? {
             return Ok(Take::Taken);
         }
         Ok(if token.expires <= now && token.used.is_none() { Take::Expired } else { Take::Spent })
@@ -112,7 +112,7 @@ fn id(digest: &TokenDigest) -> TokenId {
     TokenId(digest.short())
 }
 
-fn failed(error: crate::store::StoreError) -> ca::StoreError {
+fn failed(error: &crate::store::StoreError) -> ca::StoreError {
     ca::StoreError(error.to_string())
 }
 

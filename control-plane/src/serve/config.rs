@@ -133,7 +133,7 @@ impl Reading<'_, '_> {
         let identity = |text: &str| SpiffeId::parse(text).ok().map(|id| id.to_string());
         let identity = self.required(node, "identity", "a SPIFFE ID", identity);
         let namespaces: Vec<String> =
-            self.list(node, "namespaces").iter().filter_map(|one| one.text()).map(str::to_owned).collect();
+            self.list(node, "namespaces").iter().filter_map(Node::text).map(str::to_owned).collect();
         let role = self.required(node, "role", "viewer, pusher or admin", |text| match text {
             "viewer" => Some(Role::Viewer),
             "pusher" => Some(Role::Pusher { namespaces: namespaces.clone() }),
@@ -141,7 +141,11 @@ impl Reading<'_, '_> {
             _ => None,
         });
         if matches!(&role, Some(Role::Pusher { namespaces }) if namespaces.is_empty()) {
-            self.sink.error(node.span(), "a pusher without namespaces".to_owned(), "write `namespaces`; `*` is every one");
+            self.sink.error(
+                node.span(),
+                "a pusher without namespaces".to_owned(),
+                "write `namespaces`; `*` is every one",
+            );
         }
         identity.zip(role)
     }
@@ -181,13 +185,7 @@ impl Reading<'_, '_> {
         parsed
     }
 
-    fn required<T>(
-        &self,
-        node: Node<'_, '_>,
-        key: &str,
-        wanted: &str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Option<T> {
+    fn required<T>(&self, node: Node<'_, '_>, key: &str, wanted: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         if node.get(key).is_none() {
             self.sink.error(node.span(), format!("`{key}` is missing"), &*format!("add it: {wanted}"));
         }

@@ -169,8 +169,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let tokens = Arc::new(JoinTokenStore::new(Arc::clone(&store)));
     let audit = Arc::new(AuditStore::new(Arc::clone(&store)));
     let registrations = Arc::new(publisher.clone());
-    let join_tokens =
-        JoinTokens::new(tokens.clone(), registrations.clone(), audit.clone(), Arc::new(SystemClock));
+    let join_tokens = JoinTokens::new(tokens.clone(), registrations.clone(), audit.clone(), Arc::new(SystemClock));
     let issuing = Issuing::new(Arc::clone(&authority), registrations, tokens, audit);
 
     let doors = open_doors(&options, &serving).await?;
@@ -294,8 +293,7 @@ impl Base {
         first_token::write(&bundle, authority.bundle_pem().as_bytes())
             .map_err(|error| system(&format!("writing {}", bundle.display()), error))?;
         let serving = Arc::new(Serving::new(Arc::clone(&authority), names(options))?);
-        let publisher =
-            Publisher::start(authority.bundle()).map_err(|error| system("starting a thread", error))?;
+        let publisher = Publisher::start(authority.bundle()).map_err(|error| system("starting a thread", error))?;
         let engine = Arc::new(Engine::open(Arc::clone(&store), options.trust_domain.clone(), publisher)?);
         let admin_token = first_token::ensure(&*store, &options.data)?;
         Ok(Self { store, authority, serving, engine, admin_token, bundle })
@@ -329,11 +327,7 @@ async fn open_doors(options: &Options, serving: &Arc<Serving>) -> Result<Doors, 
     Ok(Doors { grpc, api })
 }
 
-async fn serve_grpc(
-    server: tonic::transport::server::Router,
-    door: Door,
-    mut stopped: watch::Receiver<bool>,
-) {
+async fn serve_grpc(server: tonic::transport::server::Router, door: Door, mut stopped: watch::Receiver<bool>) {
     let stop = async move {
         // Without a sender nobody can stop us any more: the same as a stop.
         let _ = stopped.wait_for(|stop| *stop).await;

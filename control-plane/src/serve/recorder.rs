@@ -77,9 +77,7 @@ impl Recorder for StoreRecorder {
 
 fn record(store: &dyn Store, items: &Receiver<Item>, dropped: &AtomicU64) {
     let mut ended = false;
-    while !ended
-        && let Ok(first) = items.recv()
-    {
+    while !ended && let Ok(first) = items.recv() {
         let rest = std::iter::from_fn(|| items.try_recv().ok()).take(MAX_BATCH - 1);
         let mut answers = Vec::new();
         for item in std::iter::once(first).chain(rest) {
@@ -122,7 +120,8 @@ fn verdicts(answer: Answer) -> Vec<store::Answer> {
 
 fn entry(denial: Denial) -> AuditEntry {
     let Denial { peer, cause, message, at } = denial;
-    let who = peer.as_ref().and_then(|peer| peer.id.as_ref()).map_or_else(|| "anonymous".to_owned(), ToString::to_string);
+    let who =
+        peer.as_ref().and_then(|peer| peer.id.as_ref()).map_or_else(|| "anonymous".to_owned(), ToString::to_string);
     let workload = peer.as_ref().and_then(|peer| peer.workload.as_ref());
     let cause = serde_json::to_value(cause).unwrap_or_default();
     AuditEntry {

@@ -13,9 +13,11 @@ async fn a_push_with_three_mistakes_tells_all_three_with_their_places_and_change
         .replace("type: PathPrefix", "type: Prefix")
         .replace("request: 2s", "request: soon")
         .replace("name: payments, port: 80", "name: payments, prot: 80");
-    let good = "apiVersion: v1\nkind: Service\nmetadata: { name: other, namespace: shop }\nspec: { ports: [{ port: 80 }] }\n";
-    let (status, body) =
-        control.ask(&control.admin, "POST", "/v1/apply", &documents(&[("good.yaml", good), ("shop/route.yaml", &bad)])).await;
+    let good =
+        "apiVersion: v1\nkind: Service\nmetadata: { name: other, namespace: shop }\nspec: { ports: [{ port: 80 }] }\n";
+    let (status, body) = control
+        .ask(&control.admin, "POST", "/v1/apply", &documents(&[("good.yaml", good), ("shop/route.yaml", &bad)]))
+        .await;
     assert_eq!((status, &body["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("invalid")), "{body:#}");
     let problems = body["problems"].as_array().expect("a list");
     let places: Vec<(&str, u64)> = problems
@@ -50,7 +52,10 @@ async fn a_push_makes_a_generation_that_survives_a_restart_and_can_be_brought_ba
     let (_, detail) = control.ask(&control.admin, "GET", "/v1/generations/3", &Value::Null).await;
     assert_eq!((&detail["who"], &detail["changed"]), (&json!("token:admin"), &json!(1)), "{detail:#}");
     let diff = detail["changes"][0]["diff"].as_str().expect("a diff");
-    assert!(diff.contains("-      timeouts: { request: 2s }") && diff.contains("+      timeouts: { request: 9s }"), "{diff}");
+    assert!(
+        diff.contains("-      timeouts: { request: 2s }") && diff.contains("+      timeouts: { request: 9s }"),
+        "{diff}"
+    );
 
     let (status, body) =
         control.ask(&control.admin, "POST", "/v1/generations/2/rollback", &json!({ "message": "too slow" })).await;
@@ -72,10 +77,7 @@ async fn a_dry_run_tells_the_blast_radius_and_changes_nothing() {
     request["dryRun"] = json!(true);
     let (status, body) = control.ask(&control.admin, "POST", "/v1/apply", &request).await;
     assert_eq!(status, StatusCode::OK, "{body:#}");
-    assert_eq!(
-        body["impact"]["summary"], "1 route on 2 proxies, 0 connections dropped, 0 pools rebuilt",
-        "{body:#}"
-    );
+    assert_eq!(body["impact"]["summary"], "1 route on 2 proxies, 0 connections dropped, 0 pools rebuilt", "{body:#}");
     assert_eq!(body["generation"], Value::Null);
     assert_eq!(control.generation().await, 1);
     let (_, objects) = control.ask(&control.admin, "GET", "/v1/objects?kind=HTTPRoute", &Value::Null).await;
@@ -127,7 +129,11 @@ async fn metrics_and_openapi_are_served() {
     let (status, text) = control.ask(&control.admin, "GET", "/v1/metrics", &Value::Null).await;
     let text = text.as_str().expect("text");
     assert_eq!(status, StatusCode::OK);
-    for line in ["outrigger_control_generation 1", "outrigger_control_objects 1", "outrigger_control_proxies{state=\"synced\"} 0"] {
+    for line in [
+        "outrigger_control_generation 1",
+        "outrigger_control_objects 1",
+        "outrigger_control_proxies{state=\"synced\"} 0",
+    ] {
         assert!(text.lines().any(|one| one == line), "{line}: {text}");
     }
     let (status, document) = control.ask("", "GET", "/v1/openapi.json", &Value::Null).await;

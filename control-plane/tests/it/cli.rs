@@ -40,7 +40,10 @@ async fn a_change_is_pushed_shown_and_taken_back() {
     let yaml = stdout(&control.command(&["get", "httproute", "payments", "-n", "shop", "-o", "yaml"]));
     assert!(yaml.contains("request: 2s"), "{yaml}");
     let table = stdout(&control.command(&["get", "httproutes"]));
-    assert!(table.lines().nth(1).is_some_and(|line| line.starts_with("HTTPRoute  shop") && line.contains("  ok  ")), "{table}");
+    assert!(
+        table.lines().nth(1).is_some_and(|line| line.starts_with("HTTPRoute  shop") && line.contains("  ok  ")),
+        "{table}"
+    );
     let output = control.command(&["delete", "HTTPRoute", "payments", "-n", "shop"]);
     assert_eq!(stdout(&output), "- HTTPRoute shop/payments\ngeneration 4\n");
     let output = control.command(&["get", "HTTPRoute", "payments"]);
@@ -94,9 +97,7 @@ async fn a_certificate_is_joined_for_renewed_and_good_for_the_api() {
     control.write("all.yaml", &format!("{SERVICE}---\n{WORKLOADS}"));
     let server = format!("https://{}", control.running.api());
     let (ca, grpc) = ("data/bundle.pem", control.running.grpc().to_string());
-    let secure = |arguments: &[&str]| {
-        control.command(&[arguments, &["--server", &*server, "--ca", ca]].concat())
-    };
+    let secure = |arguments: &[&str]| control.command(&[arguments, &["--server", &*server, "--ca", ca]].concat());
     let output = secure(&["apply", "-f", "all.yaml"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let output = secure(&["token", "create", "--join", "shop/web-1"]);
@@ -119,7 +120,17 @@ async fn a_certificate_is_joined_for_renewed_and_good_for_the_api() {
     // The certificate has a role of its own; no token is sent with it.
     let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger-control"));
     command.current_dir(control.folder.path()).env_clear().env("HOME", control.folder.path());
-    command.args(["history", "--server", &server, "--ca", ca, "--certificate", "svid/svid.pem", "--key", "svid/svid.key"]);
+    command.args([
+        "history",
+        "--server",
+        &server,
+        "--ca",
+        ca,
+        "--certificate",
+        "svid/svid.pem",
+        "--key",
+        "svid/svid.key",
+    ]);
     let output = command.output().expect("the program runs");
     assert!(stdout(&output).contains("token:admin"), "{}", stderr(&output));
     let audit = stdout(&secure(&["audit"]));

@@ -38,7 +38,10 @@ async fn what_is_saved_is_taken_and_a_broken_file_keeps_its_good_objects() {
 
     // One file is broken, and another one is changed at the same time.
     control.write("manifests/team/route.yaml", &route("soon"));
-    control.write("manifests/service.yaml", &SERVICE.replace("namespace: shop }", "namespace: shop, labels: { team: pay } }"));
+    control.write(
+        "manifests/service.yaml",
+        &SERVICE.replace("namespace: shop }", "namespace: shop, labels: { team: pay } }"),
+    );
     let now = until("both are looked at", async || {
         let now = status(&control).await;
         let broken = file(&now, "team/route.yaml").is_some_and(|file| file["problems"][0]["line"] == 9);
@@ -57,10 +60,8 @@ async fn what_is_saved_is_taken_and_a_broken_file_keeps_its_good_objects() {
     })
     .await;
     fs::remove_file(control.folder.path().join("manifests/team/route.yaml")).expect("removed");
-    until("a removed file takes its objects along", async || {
-        (status(&control).await["objects"] == 1).then_some(())
-    })
-    .await;
+    until("a removed file takes its objects along", async || (status(&control).await["objects"] == 1).then_some(()))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,5 +3,7 @@
 mod api;
 mod cli;
 mod directory;
+mod kills;
+mod proxies;
 mod security;
 mod support;

@@ -30,7 +30,11 @@ async fn without_a_good_token_every_path_is_refused() {
     for (method, path) in guarded(&control).await {
         for token in ["", "nonsense", &expired, &forged] {
             let (status, body) = control.ask(token, &method, &path, &json!({})).await;
-            assert_eq!((status, &body["code"]), (StatusCode::UNAUTHORIZED, &json!("unauthenticated")), "{method} {path}");
+            assert_eq!(
+                (status, &body["code"]),
+                (StatusCode::UNAUTHORIZED, &json!("unauthenticated")),
+                "{method} {path}"
+            );
             assert!(!body.to_string().contains("outrigger-api-"), "{body}");
         }
     }
@@ -103,7 +107,8 @@ async fn a_pusher_changes_its_namespaces_and_no_others() {
     let (status, body) = control.ask(&pusher, "POST", "/v1/apply", &documents(&[("a.yaml", SERVICE)])).await;
     assert_eq!((status, &body["generation"]), (StatusCode::OK, &json!(2)), "{body:#}");
     let (_, log) = control.ask(&control.admin, "GET", "/v1/audit", &Value::Null).await;
-    let done = log.as_array().expect("a list").iter().find(|entry| entry["who"] == "token:ci" && entry["outcome"] == "done");
+    let done =
+        log.as_array().expect("a list").iter().find(|entry| entry["who"] == "token:ci" && entry["outcome"] == "done");
     assert_eq!(done.expect("it is audited")["subject"], "generation 2", "{log:#}");
 }
 

@@ -146,7 +146,8 @@ impl Control {
         let status = response.status();
         let body = response.into_body().collect().await.expect("a whole answer").to_bytes();
         driving.abort();
-        let value = serde_json::from_slice(&body).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into()));
+        let value =
+            serde_json::from_slice(&body).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into()));
         (status, value)
     }
 

@@ -252,6 +252,7 @@ fn access(policy: &Policy, asked: &str) -> Access {
 fn decide<T>(policy: &Policy, asked: &str, read: impl FnOnce(&Decision) -> T) -> T {
     let route = RouteQuery {
         host: "h.test",
+        port: None,
         path: asked,
         query: None,
         method: &Method::GET,

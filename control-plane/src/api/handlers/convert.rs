@@ -4,7 +4,8 @@ use similar::TextDiff;
 
 use crate::api::limits::MAX_DIFF;
 use crate::api::wire::{
-    AnswerBody, AuditBody, ChangeResponse, DirectoryStatus, FileStatus, GenerationBody, ObjectChange, ObjectRef, Problem, ProxyBody, RefusalBody,
+    AnswerBody, AuditBody, ChangeResponse, DirectoryStatus, FileStatus, GenerationBody, ObjectChange, ObjectRef,
+    Problem, ProxyBody, RefusalBody,
 };
 use crate::engine::{Altered, Applied, DirectoryState, FileState};
 use crate::fleet::ProxyStatus;
@@ -57,11 +58,7 @@ fn diff(before: &str, after: &str) -> String {
 }
 
 pub(super) fn object(id: &ObjectId) -> ObjectRef {
-    ObjectRef {
-        kind: id.kind.to_string(),
-        namespace: id.name.namespace.to_string(),
-        name: id.name.name.to_string(),
-    }
+    ObjectRef { kind: id.kind.to_string(), namespace: id.name.namespace.to_string(), name: id.name.name.to_string() }
 }
 
 fn key(key: &ObjectKey) -> ObjectRef {

@@ -12,9 +12,7 @@ use super::convert;
 use crate::api::body::Asked;
 use crate::api::error::{ApiError, Code};
 use crate::api::limits::MAX_WAIT;
-use crate::api::wire::{
-    AnswerBody, ConfigBody, ErrorBody, ProxyBody, ResourceBody, StatusBody, SyncBody,
-};
+use crate::api::wire::{AnswerBody, ConfigBody, ErrorBody, ProxyBody, ResourceBody, StatusBody, SyncBody};
 use crate::api::{Api, blocking};
 use crate::fleet::Form;
 use crate::peer::WorkloadKey;
@@ -140,7 +138,10 @@ pub(in crate::api) async fn sync(
     let _seat = api.0.waiting.try_acquire().map_err(|_| busy())?;
     let latest = api.engine().view().number();
     if until.generation > latest {
-        return Err(ApiError::not_found(format!("there is no generation {} yet; the latest is {latest}", until.generation)));
+        return Err(ApiError::not_found(format!(
+            "there is no generation {} yet; the latest is {latest}",
+            until.generation
+        )));
     }
     let limit = Duration::from_millis(until.timeout_ms.unwrap_or(30_000)).min(MAX_WAIT);
     let synced = api.fleet().await_synced(until.generation, limit).await;

@@ -45,8 +45,7 @@ pub(in crate::api) async fn create(
         Role::Pusher { namespaces } => format!("role pusher of {}, until {expires}", namespaces.join(", ")),
     };
     let new = NewToken { name: name.clone(), role, by: caller.who.clone(), at, expires: Some(expires) };
-    let (token, text) =
-        make(new).map_err(|_| ApiError::new(Code::Internal, "the system gave no random numbers"))?;
+    let (token, text) = make(new).map_err(|_| ApiError::new(Code::Internal, "the system gave no random numbers"))?;
     let id = token.id.clone();
     let audit = caller.entry("token create", format!("{id} {name}"), detail);
     let store = Arc::clone(api.store());
@@ -61,9 +60,7 @@ fn read_role(role: &str, namespaces: Vec<String>) -> Result<Role, ApiError> {
     match role {
         "viewer" => Ok(Role::Viewer),
         "admin" => Ok(Role::Admin),
-        "pusher" if namespaces.is_empty() => {
-            Err(ApiError::malformed("a pusher needs namespaces; `*` is every one"))
-        }
+        "pusher" if namespaces.is_empty() => Err(ApiError::malformed("a pusher needs namespaces; `*` is every one")),
         "pusher" if namespaces.len() > MAX_TOKEN_NAMESPACES => {
             Err(ApiError::malformed(format!("a pusher has at most {MAX_TOKEN_NAMESPACES} namespaces")))
         }
@@ -76,8 +73,7 @@ fn read_role(role: &str, namespaces: Vec<String>) -> Result<Role, ApiError> {
 #[utoipa::path(get, path = "/v1/tokens", tag = "tokens", responses((status = 200, body = Vec<TokenBody>)))]
 pub(in crate::api) async fn list(State(api): State<Api>) -> Result<Json<Vec<TokenBody>>, ApiError> {
     let store = Arc::clone(api.store());
-    let (tokens, joins) =
-        blocking(move || Ok::<_, StoreError>((store.api_tokens()?, store.join_tokens()?))).await??;
+    let (tokens, joins) = blocking(move || Ok::<_, StoreError>((store.api_tokens()?, store.join_tokens()?))).await??;
     let now = Timestamp::now();
     let bodies = tokens.into_iter().map(|token| api_token(token, now));
     Ok(Json(bodies.chain(joins.into_iter().map(|token| join_token(token, now))).collect()))

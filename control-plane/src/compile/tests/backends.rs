@@ -165,10 +165,10 @@ metadata: { name: x, namespace: shop }
 spec: { ports: [{ name: admin, port: 9000 }, { name: http, port: 80 }] }
 ";
     let compiled = compile(&with(service));
-    let config = super::proxy(&compiled, "shop/a-1").config(None);
+    let config = checked(&compiled, "shop/a-1");
     let names = |name: &str| -> Vec<HostPattern> { host(&config, name).hostnames.clone() };
     let exact = |name: &str| HostPattern::Exact(name.into());
-    assert!(names("x.shop.svc").contains(&exact("x")));
+    assert!(names("x.shop.svc").contains(&exact("x")) && names("x.shop.svc").contains(&exact("x:80")));
     assert!(names("x.shop:9000").contains(&exact("x:9000")));
     let Action::Forward(backends) = &host(&config, "x").rules[0].action else { panic!("forwards") };
     assert_eq!(weights(backends), [("shop/x:80", 1)]);

@@ -100,9 +100,9 @@ impl<'c> Objects<'c> {
             )?
             .execute(params![key.kind, key.namespace, key.name, self.number, content, file, line, origin.as_str()])?;
         if ended {
-            self.changed += 1
+            self.changed += 1;
         } else {
-            self.added += 1
+            self.added += 1;
         }
         Ok(())
     }
