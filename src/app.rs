@@ -1,5 +1,8 @@
 //! One proxy, wired together. Nothing here is global, so several can live in one process.
 
+#[cfg(feature = "dev")]
+pub mod dev;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,8 +22,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin::{self, Readiness};
 use crate::base::task;
-use crate::cli::args::{DevArgs, LogArgs, RunArgs};
-use crate::cli::dev::{Demo, Requests};
+use crate::cli::args::{LogArgs, RunArgs};
 use crate::cli::{self, Report, logging};
 use crate::discovery::apply::{COMMAND_LINE, Start};
 use crate::discovery::material::watch_expiry;
@@ -233,6 +235,13 @@ impl App {
         self.admin
     }
 
+    /// Waits until its first configuration is in effect, or it is told to go down. Cancel safe.
+    pub async fn serving(&self) {
+        let mut readiness = self.shared.readiness.subscribe();
+        // The sender is ours: this cannot end otherwise.
+        let _ = readiness.wait_for(|readiness| *readiness != Readiness::Starting).await;
+    }
+
     /// Waits until somebody asked for a drain over the admin server. Cancel safe.
     pub async fn drain_requested(&self) {
         let mut readiness = self.shared.readiness.subscribe();
@@ -372,16 +381,6 @@ pub fn run(args: RunArgs) -> ExitCode {
     on_control_thread(&log, async |log_filter| run_until_told(Options { config, state_dir, log_filter }).await)
 }
 
-/// Runs the demo until it is told to end, or asks it once.
-#[must_use]
-pub fn dev(args: DevArgs) -> ExitCode {
-    let DevArgs { once, log } = args;
-    on_control_thread(&log, async |log_filter| match run_demo(once, log_filter).await {
-        Ok(report) => report.print(),
-        Err(problem) => Report::failure(format!("error: {problem}\n")).print(),
-    })
-}
-
 fn on_control_thread(log: &LogArgs, program: impl AsyncFnOnce(Arc<dyn LogFilter>) -> ExitCode) -> ExitCode {
     let log_filter = match logging::start(log) {
         Ok(filter) => Arc::new(filter),
@@ -391,28 +390,6 @@ fn on_control_thread(log: &LogArgs, program: impl AsyncFnOnce(Arc<dyn LogFilter>
         Ok(runtime) => runtime.block_on(program(log_filter)),
         Err(error) => Report::failure(format!("error: the control thread cannot be started: {error}\n")).print(),
     }
-}
-
-async fn run_demo(once: bool, log_filter: Arc<dyn LogFilter>) -> Result<Report, String> {
-    let say = |error: io::Error| format!("the demo cannot be set up: {error}");
-    let demo = Demo::prepare(if once { Requests::Hidden } else { Requests::Shown }).map_err(say)?;
-    demo.start_services().map_err(say)?;
-    let mut proxies = Vec::new();
-    for config in demo.configs() {
-        let options = Options { config: Source::File(config), state_dir: None, log_filter: Arc::clone(&log_filter) };
-        proxies.push(App::start(options).await.map_err(|error| error.to_string())?);
-    }
-    if once {
-        return Ok(demo.ask().await);
-    }
-    // Printed now; what is returned is printed at the end.
-    let _ = Report::success(demo.intro()).print();
-    let mut term = signal(SignalKind::terminate()).map_err(say)?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(say)?,
-        _ = term.recv() => {}
-    }
-    Ok(Report::default())
 }
 
 async fn run_until_told(options: Options) -> ExitCode {

@@ -16,7 +16,10 @@ fn main() -> ExitCode {
         Command::Run(args) => app::run(*args),
         Command::Check(args) => cli::check::run(&args, cli::style(&io::stderr())).print(),
         Command::Explain(args) => cli::explain::run(&args, cli::style(&io::stdout())).print(),
-        Command::Dev(args) => app::dev(args),
+        #[cfg(feature = "dev")]
+        Command::Dev(args) => app::dev::run(args),
+        #[cfg(feature = "dev")]
+        Command::Control(command) => app::dev::control(command),
         Command::Schema => cli::schema().print(),
         Command::Completions { shell } => cli::completions(shell).print(),
     }

@@ -19,7 +19,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  outrigger dev                                     a demo on this machine, and what to curl
+  outrigger dev                                     a mesh on this machine, and what to curl
   outrigger check proxy.yaml                        is it right?
   outrigger run --config proxy.yaml                 run it; saving the file applies it
   outrigger explain --config proxy.yaml http://payments/v1/charges
@@ -52,10 +52,19 @@ pub enum Command {
                             outrigger explain --config proxy.yaml --listener inbound http://app/v1 \\\n    \
                             --identity spiffe://mesh.local/ns/shop/sa/cart --from 10.1.2.3")]
     Explain(ExplainArgs),
-    /// Run a demo on this machine: two services, a proxy beside each
+    /// Run a mesh on this machine: control plane, proxies, demo services
     ///
-    /// Prints what to curl, and where the configurations are: change one and save it. Ctrl-C ends it.
+    /// Each workload on a loopback address gets a proxy, with a certificate of the control plane's authority, and a demo
+    /// service where nothing serves for it yet. Prints what to curl. Change a manifest and save it: it takes effect at
+    /// once. Ctrl-C ends it.
+    #[cfg(feature = "dev")]
+    #[command(after_help = "Examples:\n  outrigger dev                  two services that ask each other\n  \
+                            outrigger dev deploy/examples/demo\n  outrigger dev ./manifests")]
     Dev(DevArgs),
+    /// Run and use the control plane: what `outrigger-control` does
+    #[cfg(feature = "dev")]
+    #[command(subcommand)]
+    Control(outrigger_control::cli::args::Command),
     /// Print the JSON Schema of the configuration
     ///
     /// For editors: with the YAML language server, write
@@ -286,8 +295,12 @@ pub struct ExplainArgs {
 }
 
 /// Arguments of `dev`.
+#[cfg(feature = "dev")]
 #[derive(Debug, Args)]
 pub struct DevArgs {
+    /// A directory of manifests, which is watched; what has to be kept is kept in its folder `.outrigger` [default: a demo]
+    #[arg(value_name = "DIR")]
+    pub directory: Option<PathBuf>,
     /// Ask once through both proxies, print the answer and end; the exit status says whether it came
     #[arg(long)]
     pub once: bool,

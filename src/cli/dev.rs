@@ -1,51 +1,54 @@
-//! `outrigger dev`: two demo services on this machine, a proxy beside each. What is here is the plan, the
-//! services and the words; the proxies themselves are started by `app.rs`.
-//!
-//! The proxies speak mutual TLS with each other, as in a mesh: the demo is its own certificate authority.
+//! `outrigger dev [DIR]`: a mesh on this machine from a directory of manifests. The control plane watches them; each
+//! workload on a loopback address gets a proxy, and a demo service where nothing serves for it yet. What is here is the
+//! plan, the services and the words; control plane and proxies are started by `app.rs`.
 
-mod authority;
+mod folder;
+mod service;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use bytes::Bytes;
-use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use http::uri::Scheme;
-use serde_json::json;
+use outrigger_config::spiffe::TrustDomain;
+use outrigger_control::ca::JoinToken;
+use outrigger_control::engine::Found;
+use outrigger_control::manifest::{self, Mesh, Object, Workload};
+use outrigger_control::peer::WorkloadKey;
+use outrigger_control::serve;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use self::authority::{Authority, Issued};
+use self::folder::{Folder, near, write_new};
+use self::service::Service;
 use super::Report;
-use crate::base::drain::Drain;
 use crate::base::task;
-use crate::codec::{Body, Handler, Interim, Refusal, Request, Response, ResponseHead, ServerOptions, h1};
-use crate::net::io::Io;
 
-/// The demo before it runs: ports are chosen, configurations are written.
+/// The mesh before it runs: folders are there, ports of the control plane are chosen.
 #[derive(Debug)]
-pub struct Demo {
-    folder: PathBuf,
-    shop: Side,
-    payments: Side,
+pub struct Dev {
+    folder: Folder,
+    trust_domain: TrustDomain,
+    grpc: SocketAddr,
+    api: SocketAddr,
+    requests: Requests,
 }
 
-/// A service and the proxy beside it.
-#[derive(Debug)]
-struct Side {
-    name: &'static str,
-    admin: SocketAddr,
+/// A workload of this machine: its proxy runs here.
+#[derive(Debug, Clone)]
+pub struct Local {
+    /// Its name.
+    pub key: WorkloadKey,
+    account: Arc<str>,
     outbound: SocketAddr,
-    inbound: SocketAddr,
-    service: TcpListener,
+    inbound: Vec<SocketAddr>,
+    applications: Vec<SocketAddr>,
+    labels: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 /// Whether each request is shown as it passes a proxy.
@@ -57,127 +60,171 @@ pub enum Requests {
     Hidden,
 }
 
-impl Demo {
-    /// Chooses ports, the usual ones where they are free, and writes configurations and certificates to a folder
-    /// of its own, which nobody else may read.
+/// What a proxy of this machine is started with.
+#[derive(Debug, Clone)]
+pub struct Bootstrap {
+    /// Its configuration.
+    pub text: String,
+    /// Where it keeps what it must not lose.
+    pub state: PathBuf,
+}
+
+impl Dev {
+    /// A mesh from a directory, or from the demo's own manifests, which go away with it.
     ///
     /// # Errors
-    /// When there are no ports or the folder cannot be written.
-    pub fn prepare(requests: Requests) -> io::Result<Self> {
-        let shop = Side::choose("shop", 15000)?;
-        let payments = Side::choose("payments", 15010)?;
-        // From here on it is removed at the end, also of a failure below.
-        let demo = Self { folder: make_folder()?, shop, payments };
-        let authority = Authority::new("demo.outrigger", SystemTime::now())?;
-        demo.write("bundle.pem", &authority.bundle())?;
-        for service in [demo.shop.name, demo.payments.name, STRANGER] {
-            let Issued { certificate, private_key } = authority.issue(service)?;
-            demo.write(&format!("{service}.pem"), &certificate)?;
-            demo.write(&format!("{service}.key"), &private_key)?;
-        }
-        for (side, other) in [(&demo.shop, &demo.payments), (&demo.payments, &demo.shop)] {
-            let folder = demo.folder.display().to_string();
-            let text = side.configuration(other, &folder, &authority.identity(other.name), requests)?;
-            demo.write(&format!("{}.yaml", side.name), &text)?;
-        }
-        Ok(demo)
+    /// When the directory cannot be read, a folder not be made, or no port be had.
+    pub fn prepare(directory: Option<PathBuf>, requests: Requests) -> io::Result<Self> {
+        let folder = match directory {
+            Some(directory) => Folder::of(directory)?,
+            None => Folder::demo()?,
+        };
+        let documents = Found::in_directory(&folder.manifests)?.documents();
+        let trust_domain = manifest::load(&documents, None).mesh.trust_domain();
+        // Both are held until both are chosen.
+        let (grpc, api) = (near(serve::GRPC_ADDRESS.port())?, near(serve::API_ADDRESS.port())?);
+        let (grpc, api) = (grpc.local_addr()?, api.local_addr()?);
+        Ok(Self { folder, trust_domain, grpc, api, requests })
     }
 
-    fn write(&self, name: &str, text: &str) -> io::Result<()> {
-        File::options()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(self.folder.join(name))?
-            .write_all(text.as_bytes())
-    }
-
-    /// The configuration files of the two proxies.
+    /// The control plane for it.
     #[must_use]
-    pub fn configs(&self) -> [PathBuf; 2] {
-        [&self.shop, &self.payments].map(|side| self.config_of(side))
+    pub fn control_plane(&self) -> serve::Options {
+        serve::Options {
+            directory: Some(self.folder.manifests.clone()),
+            grpc: self.grpc,
+            api: self.api,
+            trust_domain: self.trust_domain.clone(),
+            ..serve::Options::new(self.folder.data.clone())
+        }
     }
 
-    /// Starts the two services on the current runtime.
+    /// The bootstrap of a workload's proxy. The token is put where the proxy looks for it.
     ///
     /// # Errors
-    /// When a socket cannot be handed to the runtime.
-    pub fn start_services(&self) -> io::Result<()> {
-        for side in [&self.shop, &self.payments] {
-            let socket = side.service.try_clone()?;
-            socket.set_nonblocking(true)?;
-            let socket = tokio::net::TcpListener::from_std(socket)?;
-            let service = Arc::new(Service { name: side.name });
-            drop(task::spawn("demo-service", serve(socket, service)));
+    /// When the state folder cannot be written.
+    pub fn bootstrap(&self, local: &Local, token: &JoinToken, bundle: &Path) -> io::Result<Bootstrap> {
+        let state = self.folder.data.join("proxies").join(local.key.to_string().replace('/', "."));
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&state)?;
+        let token_file = state.join("join-token");
+        if let Err(error) = fs::remove_file(&token_file)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
         }
-        Ok(())
-    }
-
-    /// What to try.
-    #[must_use]
-    pub fn intro(&self) -> String {
-        let Self { shop, payments, .. } = self;
-        let file = self.config_of(shop).display().to_string();
-        let folder = self.folder.display();
-        let (out, into, admin) = (shop.outbound, payments.inbound, shop.admin);
-        format!(
+        write_new(&token_file, token.reveal())?;
+        let admin = near(0)?.local_addr()?;
+        let log = if self.requests == Requests::Shown { "stdout" } else { "off" };
+        let text = format!(
             "\
-Two services, `shop` and `payments`, and a proxy beside each:
-
-  you, as shop -> shop's proxy {out} -> (mutual TLS) -> payments' proxy {into} -> payments
-
-Each proxy has a certificate of an authority made for this demo; keys and all are in {folder}, yours only, and go
-with the demo.
-
-Ask payments; it answers with what it saw, in x-forwarded-client-cert also who called:
-
-  curl http://{out}/v1/charges -H 'host: payments'
-
-The same over HTTP/2, a route by header, an answer of the proxy itself, and a host that nobody routes:
-
-  curl --http2-prior-knowledge http://{out}/v1/charges -H 'host: payments'
-  curl http://{out}/v1/charges -H 'host: payments' -H 'x-canary: true'
-  curl -i http://{out}/teapot -H 'host: payments'
-  curl -i http://{out}/ -H 'host: nobody'
-
-Payments' proxy lets in nobody but shop: not plaintext, not without a certificate, and a certificate of another
-service only as far as the answer 403:
-
-  curl -i http://{into}/v1/charges
-  curl -ik https://{into}/v1/charges
-  curl -ik https://{into}/v1/charges --cert {folder}/{STRANGER}.pem --key {folder}/{STRANGER}.key
-
-And the other way, shop asked by payments:
-
-  curl http://{back}/cart -H 'host: shop'
-
-What runs, and how it is doing (the other proxy: {other_admin}):
-
-  curl http://{admin}/config
-  curl http://{admin}/clusters
-  curl http://{admin}/certs
-  curl http://{admin}/metrics
-
-Change {file} and save it: it takes effect at once, or says why not.
-Why a request goes where it goes:
-
-  outrigger explain --config {file} http://payments/v1/charges
-
-Ctrl-C ends the demo.
+node: {{ id: {name}, service: {service} }}
+admin: {{ address: '{admin}' }}
+accessLog: {log}
+workers: 1
+controlPlane:
+  servers: ['{grpc}']
+  serverIdentity: 'spiffe://{domain}/ns/outrigger/sa/control'
+  trustBundle: {bundle}
+  joinToken: {{ file: {token} }}
+  workload: {key}
 ",
-            back = payments.outbound,
-            other_admin = payments.admin,
-        )
+            name = local.key.name,
+            service = local.account,
+            grpc = self.grpc,
+            domain = self.trust_domain.as_str(),
+            bundle = quoted(bundle)?,
+            token = quoted(&token_file)?,
+            key = local.key,
+        );
+        Ok(Bootstrap { text, state })
     }
 
-    /// Asks payments once, through both proxies.
-    pub async fn ask(&self) -> Report {
-        match tokio::time::timeout(ASK_LIMIT, self.ask_payments()).await {
+    /// What to try. `proxies` are the workloads with the admin servers of their proxies, `served` the services that were
+    /// started here.
+    #[must_use]
+    pub fn intro(&self, proxies: &[(Local, Option<SocketAddr>)], served: &[SocketAddr]) -> String {
+        let mut out = String::new();
+        let (api, grpc, manifests) = (self.api, self.grpc, self.folder.manifests.display());
+        // Writing to a string cannot fail.
+        let _ = write!(
+            out,
+            "A mesh on this machine, from the manifests in {manifests}\n\n  \
+             control plane        gRPC {grpc}, REST http://{api}\n"
+        );
+        for (local, admin) in proxies {
+            let inbound: Vec<String> = local.inbound.iter().map(ToString::to_string).collect();
+            let admin = admin.map_or_else(|| "none".to_owned(), |admin| format!("http://{admin}"));
+            let _ = writeln!(
+                out,
+                "  {:<20} sends to {}, others reach it at {} (mutual TLS); admin {admin}",
+                local.key.to_string(),
+                local.outbound,
+                inbound.join(", "),
+            );
+            for application in &local.applications {
+                let what = if served.contains(application) { "a demo service" } else { "already served on this machine" };
+                let _ = writeln!(out, "  {:<20} its application {application}: {what}", "");
+            }
+        }
+        if let Some((caller, _)) = self.caller(proxies) {
+            let outbound = caller.outbound;
+            let to = self.callee(proxies, caller);
+            let _ = write!(
+                out,
+                "\n\
+                 Ask {to} as {caller}; it answers with what it saw, also who called:\n\n  \
+                 curl http://{outbound}/v1/charges -H 'host: {to}'\n",
+                caller = caller.account,
+            );
+            if self.folder.is_demo() {
+                let inbound = proxies.iter().find(|(local, _)| *local.account == *to).and_then(|(local, _)| local.inbound.first());
+                let _ = write!(
+                    out,
+                    "\n\
+                     The same over HTTP/2, a route by header, a redirect, and a host that nobody routes:\n\n  \
+                     curl --http2-prior-knowledge http://{outbound}/v1/charges -H 'host: {to}'\n  \
+                     curl http://{outbound}/v1/charges -H 'host: {to}' -H 'x-canary: true'\n  \
+                     curl -i http://{outbound}/old/charges -H 'host: {to}'\n  \
+                     curl -i http://{outbound}/ -H 'host: nobody'\n"
+                );
+                if let Some(inbound) = inbound {
+                    let _ = write!(
+                        out,
+                        "\nPayments' proxy lets in nobody without a certificate of the mesh:\n\n  \
+                         curl -ik https://{inbound}/v1/charges\n"
+                    );
+                }
+            }
+        }
+        let token = self.folder.data.join("admin.token");
+        let _ = write!(
+            out,
+            "\n\
+             Change a manifest and save it: it takes effect at once, or says why not. Who runs what, and why:\n\n  \
+             export OUTRIGGER_CONTROL_SERVER=http://{api} OUTRIGGER_CONTROL_TOKEN_FILE={token}\n  \
+             outrigger control status\n  \
+             outrigger control history\n",
+            token = token.display(),
+        );
+        if let Some((caller, _)) = self.caller(proxies) {
+            let to = self.callee(proxies, caller);
+            let _ = writeln!(out, "  outrigger control explain {} http://{to}/v1/charges", caller.key);
+        }
+        out.push_str("\nCtrl-C ends it.\n");
+        out
+    }
+
+    /// Asks through the proxies once.
+    pub async fn ask(&self, proxies: &[(Local, Option<SocketAddr>)]) -> Report {
+        let Some((caller, _)) = self.caller(proxies) else {
+            return Report::failure("error: no workload calls another one\n".to_owned());
+        };
+        let (outbound, to) = (caller.outbound, self.callee(proxies, caller));
+        match tokio::time::timeout(ASK_LIMIT, ask(outbound, &to)).await {
             Ok(Ok(reply)) => {
-                // Payments was told by its proxy who called: the hop between the proxies was mutual TLS.
-                let came = reply.starts_with("HTTP/1.1 200 ")
-                    && reply.contains("\"service\": \"payments\"")
-                    && reply.contains("/ns/demo/sa/shop");
+                // It was told by its proxy who called: the hop between the proxies was mutual TLS.
+                let identity = format!("/ns/{}/sa/{}", caller.key.namespace, caller.account);
+                let came = reply.starts_with("HTTP/1.1 200 ") && reply.contains(&identity);
                 if came { Report::success(reply) } else { Report { out: reply, err: String::new(), code: 1 } }
             }
             Ok(Err(error)) => Report::failure(format!("error: the request failed: {error}\n")),
@@ -185,252 +232,113 @@ Ctrl-C ends the demo.
         }
     }
 
-    async fn ask_payments(&self) -> io::Result<String> {
-        let mut stream = TcpStream::connect(self.shop.outbound).await?;
-        stream.write_all(b"GET /v1/charges HTTP/1.1\r\nhost: payments\r\nconnection: close\r\n\r\n").await?;
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).await?;
-        Ok(reply)
+    /// Who asks in the examples: the demo's shop, else the first one.
+    fn caller<'a>(&self, proxies: &'a [(Local, Option<SocketAddr>)]) -> Option<&'a (Local, Option<SocketAddr>)> {
+        let shop = proxies.iter().find(|(local, _)| self.folder.is_demo() && &*local.account == "shop");
+        shop.or(proxies.first().filter(|_| proxies.len() > 1))
     }
 
-    fn config_of(&self, side: &Side) -> PathBuf {
-        self.folder.join(format!("{}.yaml", side.name))
-    }
-}
-
-/// The folder is the demo's own, and goes with it.
-impl Drop for Demo {
-    fn drop(&mut self) {
-        for service in [self.shop.name, self.payments.name, STRANGER, "bundle"] {
-            for kind in ["yaml", "pem", "key"] {
-                // One that is not there, or that somebody removed already, is fine.
-                let _ = fs::remove_file(self.folder.join(format!("{service}.{kind}")));
-            }
-        }
-        // An editor may have left files of its own; then the folder stays.
-        let _ = fs::remove_dir(&self.folder);
+    /// Who is asked.
+    fn callee(&self, proxies: &[(Local, Option<SocketAddr>)], caller: &Local) -> Arc<str> {
+        let other = proxies.iter().find(|(local, _)| local.key != caller.key);
+        other.map_or_else(|| Arc::clone(&caller.account), |(local, _)| service_of(local))
     }
 }
 
-/// A new folder for its owner only. The temporary folder is everybody's: one that is there already may be a trap.
-fn make_folder() -> io::Result<PathBuf> {
-    let process = std::process::id();
-    let mut taken = io::ErrorKind::AlreadyExists.into();
-    for attempt in 0..100 {
-        let folder = std::env::temp_dir().join(format!("outrigger-dev-{process}-{attempt}"));
-        match DirBuilder::new().mode(0o700).create(&folder) {
-            Ok(()) => return Ok(folder),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = error,
-            Err(error) => return Err(error),
-        }
-    }
-    Err(taken)
+/// The workloads whose proxies run on this machine, by name.
+#[must_use]
+pub fn locals(mesh: &Mesh) -> BTreeMap<WorkloadKey, Local> {
+    mesh.workloads()
+        .filter(|(_, workload)| workload.address.is_loopback())
+        .filter_map(|(object, workload)| local(object, workload))
+        .map(|local| (local.key.clone(), local))
+        .collect()
 }
 
-/// A service with a certificate that nobody lets in.
-const STRANGER: &str = "stranger";
-
-impl Side {
-    fn choose(name: &'static str, base: u16) -> io::Result<Self> {
-        let service = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        // Held until all are chosen, so that no two are the same.
-        let held = [base, base + 1, base + 6].map(bind_near);
-        let [admin, outbound, inbound] = held;
-        Ok(Self {
-            name,
-            admin: admin?.local_addr()?,
-            outbound: outbound?.local_addr()?,
-            inbound: inbound?.local_addr()?,
-            service,
-        })
-    }
-
-    /// `caller` is the identity of the other side.
-    fn configuration(&self, other: &Self, folder: &str, caller: &str, requests: Requests) -> io::Result<String> {
-        let Self { name, admin, outbound, inbound, service } = self;
-        let (other_name, other_inbound) = (other.name, other.inbound);
-        let service = service.local_addr()?;
-        let log = match requests {
-            Requests::Shown => "stdout",
-            Requests::Hidden => "off",
-        };
-        Ok(format!(
-            r#"# The proxy beside `{name}`. Save a change: it takes effect at once.
-node: {{ id: {name}-1, service: {name} }}
-admin: {{ address: "{admin}" }}
-accessLog: {log}
-workers: 1
-drain: {{ acceptFor: 0s, deadline: 1s }}
-
-# Who this proxy is, and whom it believes. Files that are replaced take effect at once.
-identity:
-  certificate: "{folder}/{name}.pem"
-  privateKey: "{folder}/{name}.key"
-  trustBundle: "{folder}/bundle.pem"
-
-listeners:
-  # What {name} asks others goes through here.
-  - {{ name: outbound, bind: "{outbound}", routes: outbound }}
-  # What others ask {name} comes through here: over mutual TLS only, and only from {other_name}.
-  - name: inbound
-    bind: "{inbound}"
-    routes: inbound
-    tls: {{ mode: strict }}
-    clientCertHeader: set
-    authorization: inbound
-
-authorization:
-  inbound:
-    default: deny
-    rules:
-      - name: {other_name}
-        action: allow
-        from: [{{ identities: ["{caller}"] }}]
-
-routes:
-  outbound:
-    - hostnames: [{other_name}]
-      rules:
-        - name: teapot
-          matches: [{{ path: {{ prefix: /teapot }} }}]
-          filters: [{{ directResponse: {{ status: 418, body: "short and stout\n" }} }}]
-        - name: canary
-          matches: [{{ headers: [{{ name: x-canary, exact: "true" }}] }}]
-          filters: [{{ requestHeaders: {{ set: {{ x-version: canary }} }} }}]
-          backendRefs: [{{ cluster: {other_name} }}]
-        - name: rest
-          timeouts: {{ request: 5s }}
-          retry: {{ attempts: 2, on: [connect-failure, refused-stream, gateway-error] }}
-          backendRefs: [{{ cluster: {other_name} }}]
-  inbound:
-    - rules:
-        - name: app
-          backendRefs: [{{ cluster: app }}]
-
-clusters:
-  # The proxy beside {other_name}; proxies speak HTTP/2 over mutual TLS to each other.
-  {other_name}:
-    protocol: http2
-    tls: {{ peerIdentities: ["{caller}"] }}
-    endpoints: ["{other_inbound}"]
-  app: {{ endpoints: ["{service}"] }}
-"#
-        ))
-    }
+fn local(object: &Object, workload: &Workload) -> Option<Local> {
+    let inbound = |port: u16| SocketAddr::new(workload.address, port);
+    Some(Local {
+        key: WorkloadKey::new(object.id.namespace(), object.id.name())?,
+        account: Arc::clone(&workload.service_account),
+        outbound: workload.outbound,
+        inbound: workload.ports.iter().map(|port| inbound(port.inbound)).collect(),
+        applications: workload.ports.iter().map(|port| port.application).collect(),
+        labels: object.labels.clone(),
+    })
 }
 
-/// The port itself, or any that is free. Bound without sharing, so that a proxy that runs already is noticed.
-fn bind_near(port: u16) -> io::Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+/// The name by which it is most likely called.
+fn service_of(local: &Local) -> Arc<str> {
+    local.labels.get("app").map_or_else(|| Arc::clone(&local.account), Arc::clone)
+}
+
+/// Starts a demo service for every application of a workload whose address is free on this machine. Gives the addresses
+/// that are served here now.
+///
+/// # Errors
+/// When a socket cannot be handed to the runtime.
+pub fn start_services(local: &Local) -> io::Result<Vec<SocketAddr>> {
+    let mut served = Vec::new();
+    for &application in &local.applications {
+        let is_here = matches!(application.ip(), IpAddr::V4(Ipv4Addr::LOCALHOST)) || application.ip().is_loopback();
+        let Some(socket) = is_here.then(|| TcpListener::bind(application).ok()).flatten() else { continue };
+        socket.set_nonblocking(true)?;
+        let socket = tokio::net::TcpListener::from_std(socket)?;
+        let service = Arc::new(Service { name: service_of(local), workload: local.key.to_string() });
+        drop(task::spawn("demo-service", service::serve(socket, service)));
+        served.push(application);
+    }
+    Ok(served)
+}
+
+async fn ask(outbound: SocketAddr, host: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(outbound).await?;
+    let request = format!("GET /v1/charges HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await?;
+    Ok(reply)
+}
+
+/// A path as a YAML string.
+fn quoted(path: &Path) -> io::Result<String> {
+    let text = path.to_str().ok_or_else(|| io::Error::other(format!("{} is not UTF-8", path.display())))?;
+    Ok(format!("'{}'", text.replace('\'', "''")))
 }
 
 /// How long the one request of `--once` may take.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 
-/// A demo service: answers with what it saw.
-#[derive(Debug)]
-struct Service {
-    name: &'static str,
-}
-
-async fn serve(socket: tokio::net::TcpListener, service: Arc<Service>) {
-    let drain = Drain::default();
-    loop {
-        // A failure concerns one caller or passes; the demo goes on.
-        let Ok((stream, _)) = socket.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let options = ServerOptions {
-            max_head_bytes: 64 * 1024,
-            max_headers: 100,
-            max_concurrent_streams: 100,
-            header_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(600),
-            retire_at: None,
-            scheme: Scheme::HTTP,
-            drain: drain.watch(),
-        };
-        drop(task::spawn("demo-connection", h1::serve(Io::tcp(stream), Arc::clone(&service), options)));
-    }
-}
-
-impl Handler for Service {
-    type Body = Body;
-
-    async fn handle(&self, request: Request, _: &dyn Interim) -> Response<Body> {
-        let Request { head, mut body, .. } = request;
-        let received = count_bytes(&mut body).await;
-        let mut headers = BTreeMap::<&str, String>::new();
-        for (name, value) in &head.headers {
-            let text = String::from_utf8_lossy(value.as_bytes());
-            let line = headers.entry(name.as_str()).or_default();
-            // Writing to a string cannot fail.
-            let _ = write!(line, "{}{text}", if line.is_empty() { "" } else { ", " });
-        }
-        let seen = json!({
-            "service": self.name,
-            "method": head.method.as_str(),
-            "authority": head.authority.map(|authority| authority.to_string()),
-            "path": head.path.as_str(),
-            "headers": headers,
-            "bodyBytes": received,
-        });
-        json_response(StatusCode::OK, format!("{seen:#}\n"))
-    }
-
-    fn refuse(&self, refusal: Refusal) -> Response<Body> {
-        json_response(refusal.status, format!("{:#}\n", json!({ "refused": refusal.detail })))
-    }
-}
-
-/// Reads a body to its end; a broken one counts as far as it came.
-async fn count_bytes(body: &mut Body) -> usize {
-    use crate::codec::{Frame, PollBody as _};
-    let mut count = 0;
-    while let Some(Ok(frame)) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {
-        if let Frame::Data(data) = frame {
-            count += data.len();
-        }
-    }
-    count
-}
-
-fn json_response(status: StatusCode, text: String) -> Response<Body> {
-    let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
-    Response { head: ResponseHead { status, headers }, body: Body::Full(Bytes::from(text)) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use outrigger_config::load;
-    use std::os::unix::fs::PermissionsExt as _;
 
-    #[test]
-    fn the_configurations_are_valid_and_gone_afterwards() {
-        let demo = Demo::prepare(Requests::Shown).expect("prepared");
-        let configs = demo.configs();
-        for path in &configs {
-            let text = fs::read_to_string(path).expect("written");
-            let loaded = load(&path.display().to_string(), &text).unwrap_or_else(|e| panic!("{e}"));
-            assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-        }
-        let folder = demo.folder.clone();
-        let mode = |path: &std::path::Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
-        assert_eq!(mode(&folder), 0o700);
-        for entry in fs::read_dir(&folder).expect("a folder") {
-            assert_eq!(mode(&entry.expect("an entry").path()), 0o600);
-        }
-        drop(demo);
-        assert!(!folder.exists());
+    fn mesh_of(folder: &Path) -> Mesh {
+        let documents = Found::in_directory(folder).expect("listed").documents();
+        let outcome = manifest::load(&documents, None);
+        assert!(outcome.problems.is_empty(), "{:?}", outcome.problems);
+        outcome.mesh
     }
 
     #[test]
-    fn a_taken_port_is_replaced_by_a_free_one() {
-        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let port = taken.local_addr().expect("an address").port();
-        let other = bind_near(port).expect("another port").local_addr().expect("an address").port();
-        assert_ne!(other, port);
+    fn the_demo_is_a_mesh_of_two_local_workloads() {
+        let dev = Dev::prepare(None, Requests::Hidden).expect("prepared");
+        let locals = locals(&mesh_of(&dev.folder.manifests));
+        let names: Vec<String> = locals.keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["demo/payments-1", "demo/shop-1"]);
+    }
+
+    #[test]
+    fn a_bootstrap_is_a_valid_configuration_and_replaces_an_old_token() {
+        let dev = Dev::prepare(None, Requests::Hidden).expect("prepared");
+        let locals = locals(&mesh_of(&dev.folder.manifests));
+        let local = locals.values().next().expect("a workload");
+        for _ in 0..2 {
+            let token = JoinToken::random().expect("random numbers");
+            let made = dev.bootstrap(local, &token, Path::new("/tmp/it's a bundle.pem")).expect("written");
+            let loaded = outrigger_config::load("bootstrap", &made.text).unwrap_or_else(|error| panic!("{error}"));
+            assert!(loaded.control_plane.is_some() && loaded.warnings.is_empty(), "{}", loaded.warnings);
+            assert_eq!(fs::read_to_string(made.state.join("join-token")).expect("there"), token.reveal());
+        }
     }
 }

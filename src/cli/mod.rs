@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod check;
+#[cfg(feature = "dev")]
 pub mod dev;
 pub mod explain;
 pub mod logging;
