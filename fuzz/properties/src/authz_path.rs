@@ -212,6 +212,7 @@ fn holds(condition: &PathMatch, path: &str) -> bool {
             let (above, below): (Vec<_>, Vec<_>) = (prefix.split('/').collect(), path.split('/').collect());
             path.starts_with('/') && below.len() >= above.len() && below[..above.len()] == above
         }
+        PathMatch::Start(start) => path.as_bytes().starts_with(start.as_bytes()),
         PathMatch::Any | PathMatch::Regex(_) | PathMatch::GrpcMethod(_) => true,
     }
 }
