@@ -79,6 +79,7 @@ fn authorization(bench: &Bench) {
         let identity = SpiffeId::parse(&id(caller)).expect("an identity");
         let route = RouteQuery {
             host: "payments.shop.svc",
+            port: None,
             path,
             query: None,
             method: &Method::GET,
@@ -216,6 +217,7 @@ impl Sample {
     fn query(&self) -> RouteQuery<'_> {
         RouteQuery {
             host: &self.host,
+            port: None,
             path: &self.path,
             query: None,
             method: &Method::GET,

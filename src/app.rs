@@ -22,8 +22,9 @@ use crate::base::task;
 use crate::cli::args::{DevArgs, LogArgs, RunArgs};
 use crate::cli::dev::{Demo, Requests};
 use crate::cli::{self, Report, logging};
-use crate::discovery::apply::Start;
+use crate::discovery::apply::{COMMAND_LINE, Start};
 use crate::discovery::material::watch_expiry;
+use crate::discovery::xds::{self, StateError, StateFolder};
 use crate::discovery::{Applier, LastGood, Parts, Status, Watch, jwks};
 use crate::proxy::Proxy;
 use crate::server::shutdown::{Outcome, shutdown};
@@ -36,12 +37,21 @@ use crate::upstream::dns::SystemResolver;
 /// What a proxy is started with.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The configuration file.
-    pub config: PathBuf,
-    /// Where a copy of the last good configuration is kept.
+    /// Its configuration.
+    pub config: Source,
+    /// Where a copy of the last good configuration is kept, and with a control plane also the certificate.
     pub state_dir: Option<PathBuf>,
     /// How the log filter is shown and changed.
     pub log_filter: Arc<dyn LogFilter>,
+}
+
+/// Where a configuration is.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// In a file, which is watched.
+    File(PathBuf),
+    /// Here: the text of a file that there is none of.
+    Told(String),
 }
 
 /// The filter of the process's log.
@@ -72,6 +82,9 @@ pub enum StartError {
     /// No worker threads.
     #[error("the worker threads cannot be started: {0}")]
     Workers(io::Error),
+    /// No folder for what has to survive a restart.
+    #[error("{0}")]
+    State(#[from] StateError),
 }
 
 /// A running proxy. It belongs to the runtime it was started on, its control thread. Dropping it stops it at
@@ -113,11 +126,20 @@ impl App {
     /// # Errors
     /// See [`StartError`]; nothing is left running then.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let Options { config: path, state_dir, log_filter } = options;
-        let last_good = state_dir.map(LastGood::new);
-        let start = Start::read(&path, last_good.as_ref()).map_err(StartError::Config)?;
+        let Options { config: source, state_dir, log_filter } = options;
+        let last_good = state_dir.clone().map(LastGood::new);
+        let (start, path) = match source {
+            Source::File(path) => (Start::read(&path, last_good.as_ref()), Some(path)),
+            Source::Told(text) => (Start::told(COMMAND_LINE, text), None),
+        };
+        let start = start.map_err(StartError::Config)?;
         let (loaded, tls) = (Arc::clone(start.loaded()), Arc::clone(start.tls()));
         let config = &loaded.config;
+        // Before anything else is started: without it nothing would survive.
+        let state = match &loaded.control_plane {
+            Some(_) => Some(Arc::new(StateFolder::open(state_dir)?)),
+            None => None,
+        };
 
         let workers = config.workers.map_or_else(cpu::default_workers, usize::from);
         let workers = Workers::start(workers).map_err(StartError::Workers)?;
@@ -146,25 +168,34 @@ impl App {
 
         registry.warm(config).await;
         jwks::prime(config, &registry);
-        let cell = Arc::new(SnapshotCell::new(Snapshot::compile((&loaded, &tls), &registry, &metrics, 1)));
+        let first = Snapshot::compile((&loaded, &tls), &registry, &metrics, start.generation());
+        let cell = Arc::new(SnapshotCell::new(first));
         let proxy = Arc::new(Proxy::new(Arc::clone(&cell), Arc::clone(&log)));
         let listeners = Arc::new(ListenerSet::new(workers, proxy, Arc::clone(&metrics)));
         *shared.listeners.lock() = Some(Arc::clone(&listeners));
+        let control = state.zip(loaded.control_plane.clone()).map(|(state, plane)| {
+            let (registry, metrics, status) = (Arc::clone(&registry), Arc::clone(&metrics), Arc::clone(&shared.status));
+            let parts = xds::Parts { registry, metrics, status, state };
+            (plane, parts)
+        });
         let parts = Parts { registry, metrics, cell: Arc::clone(&cell), listeners, log };
         let mut watch = Watch::new("configuration", QUIET);
-        watch.set([path.clone()].into());
+        watch.set(path.iter().cloned().collect());
         let applier =
             Applier::start(parts, start, (path, last_good), Arc::clone(&shared.status)).map_err(StartError::Config)?;
-        shared.readiness.send_if_modified(|readiness| {
-            // A drain may have been asked for already.
-            let starting = *readiness == Readiness::Starting;
-            *readiness = if starting { Readiness::Ready } else { *readiness };
-            starting
+        let client = control.map(|(plane, parts)| {
+            let (client, tasks) = xds::start(plane, &loaded, parts);
+            app.tasks.extend(tasks);
+            client
         });
+        if client.is_none() {
+            shared.begin_serving();
+        }
 
         let (reload, asked) = mpsc::channel(1);
         app.reload = reload;
-        *app.following.lock() = Some(task::spawn("follow-configuration", follow(applier, watch, asked)));
+        let following = Following { applier, client, shared: Arc::clone(&shared) };
+        *app.following.lock() = Some(task::spawn("follow-configuration", following.run(watch, asked)));
         let registry = Arc::clone(&shared.registry);
         app.tasks.push(task::spawn("keep-keys", jwks::keep(Arc::clone(&registry))));
         app.tasks.push(task::spawn("resolve-names", async move { registry.run().await }));
@@ -251,6 +282,16 @@ impl Drop for App {
 }
 
 impl Shared {
+    /// The first configuration is in effect.
+    fn begin_serving(&self) {
+        self.readiness.send_if_modified(|readiness| {
+            // A drain may have been asked for already.
+            let starting = *readiness == Readiness::Starting;
+            *readiness = if starting { Readiness::Ready } else { *readiness };
+            starting
+        });
+    }
+
     fn begin_drain(&self) {
         self.metrics.proxy.draining();
         self.readiness.send_replace(Readiness::Draining);
@@ -267,7 +308,7 @@ impl admin::Subject for Shared {
     }
 
     fn config(&self) -> impl Serialize {
-        self.status.report()
+        self.status.report(|cluster| self.registry.assigned(cluster))
     }
 
     fn clusters(&self) -> impl Serialize {
@@ -316,7 +357,13 @@ impl admin::Subject for Shared {
 /// Runs a proxy until it is told to end.
 #[must_use]
 pub fn run(args: RunArgs) -> ExitCode {
-    let RunArgs { config, state_dir, log } = args;
+    let RunArgs { config, control, state_dir, log } = args;
+    let Some(config) = config.map(Source::File).or_else(|| control.bootstrap().map(Source::Told)) else {
+        return Report::failure(
+            "error: name a configuration file (--config) or a control plane (--control-plane)\n".to_owned(),
+        )
+        .print();
+    };
     on_control_thread(&log, async |log_filter| run_until_told(Options { config, state_dir, log_filter }).await)
 }
 
@@ -347,7 +394,7 @@ async fn run_demo(once: bool, log_filter: Arc<dyn LogFilter>) -> Result<Report, 
     demo.start_services().map_err(say)?;
     let mut proxies = Vec::new();
     for config in demo.configs() {
-        let options = Options { config, state_dir: None, log_filter: Arc::clone(&log_filter) };
+        let options = Options { config: Source::File(config), state_dir: None, log_filter: Arc::clone(&log_filter) };
         proxies.push(App::start(options).await.map_err(|error| error.to_string())?);
     }
     if once {
@@ -412,21 +459,47 @@ impl LogFilter for logging::Filter {
 }
 
 /// Keeps in effect what the configuration says, and the files that it names.
-async fn follow(mut applier: Applier, mut watch: Watch, mut asked: mpsc::Receiver<()>) {
-    let mut material = Watch::new("certificates", MATERIAL_QUIET);
-    loop {
-        material.set(applier.files());
-        let look_again = applier.look_again();
-        // All are cancel safe; a change during another's turn is found at the next wait.
-        tokio::select! {
-            Some(()) = asked.recv() => {
-                applier.reload(true).await;
-                applier.renew(true);
+struct Following {
+    applier: Applier,
+    client: Option<xds::Client>,
+    shared: Arc<Shared>,
+}
+
+impl Following {
+    async fn run(mut self, mut watch: Watch, mut asked: mpsc::Receiver<()>) {
+        let mut material = Watch::new("certificates", MATERIAL_QUIET);
+        let Self { applier, client, shared } = &mut self;
+        loop {
+            material.set(applier.files());
+            let look_again = applier.look_again();
+            // All are cancel safe; a change during another's turn is found at the next wait.
+            tokio::select! {
+                Some(()) = asked.recv() => {
+                    applier.reload(true).await;
+                    applier.renew(true);
+                }
+                () = watch.changed() => applier.reload(false).await,
+                () = material.changed() => applier.files_changed().await,
+                () = pause(look_again) => applier.files_changed().await,
+                client = due(client) => {
+                    client.apply(applier).await;
+                    if client.is_ready() {
+                        shared.begin_serving();
+                    }
+                }
             }
-            () = watch.changed() => applier.reload(false).await,
-            () = material.changed() => applier.files_changed().await,
-            () = pause(look_again) => applier.files_changed().await,
         }
+    }
+}
+
+/// Waits until something of a control plane has to be put into effect; for ever where there is none.
+async fn due(client: &mut Option<xds::Client>) -> &mut xds::Client {
+    match client {
+        Some(client) => {
+            client.due().await;
+            client
+        }
+        None => std::future::pending().await,
     }
 }
 

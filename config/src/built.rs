@@ -104,7 +104,7 @@ impl Loaded {
     /// A checked configuration that was built in code. `hash` identifies its content as the caller sees fit.
     #[must_use]
     pub fn built(config: Validated<Config>, hash: impl Into<String>) -> Self {
-        Self { config, warnings: Diagnostics::default(), hash: hash.into() }
+        Self { config, warnings: Diagnostics::default(), hash: hash.into(), control_plane: None }
     }
 }
 

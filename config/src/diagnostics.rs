@@ -61,6 +61,17 @@ impl Diagnostic {
         Self { severity: Severity::Error, place: place.clone(), message, fix, related: None, excerpt }
     }
 
+    /// A problem at a place of a part of a file. `part` is the part's text and how many lines are above it.
+    #[must_use]
+    pub fn in_part(severity: Severity, place: &Place, part: (&str, u32), (message, fix): (String, String)) -> Self {
+        let (text, before) = part;
+        let source = Source::part(std::sync::Arc::clone(&place.file), text, before);
+        let inside = Place { line: place.line.saturating_sub(before), ..place.clone() };
+        let excerpt = Some(source.excerpt(source.word_at(&inside)));
+        let clean = |text: String| text.chars().map(crate::source::printable).collect();
+        Self { severity, place: place.clone(), message: clean(message), fix: clean(fix), related: None, excerpt }
+    }
+
     /// The line of the text that the place is in (cut where it is very long), when there is one.
     #[must_use]
     pub fn source_line(&self) -> Option<&str> {

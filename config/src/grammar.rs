@@ -22,6 +22,14 @@ pub fn host_pattern(text: &str) -> Result<HostPattern, String> {
     validate::host_pattern(text).map_err(said)
 }
 
+/// A hostname as a virtual host has it: as [`host_pattern`], and an exact one may have a port.
+///
+/// # Errors
+/// It is none.
+pub fn virtual_host(text: &str) -> Result<HostPattern, String> {
+    validate::virtual_host(text).map_err(said)
+}
+
 /// A host without port.
 ///
 /// # Errors

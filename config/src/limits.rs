@@ -39,6 +39,8 @@ pub const MAX_CORS_ENTRIES: usize = 128;
 /// Conditions in `retry.on`.
 pub const MAX_RETRY_CONDITIONS: usize = 64;
 
+/// Addresses of the control plane.
+pub const MAX_CONTROL_SERVERS: usize = 16;
 /// Trust domains beside our own.
 pub const MAX_FEDERATED_BUNDLES: usize = 256;
 /// Revocation lists.

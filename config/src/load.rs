@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::diagnostics::{Diagnostic, Diagnostics};
 use crate::limits::MAX_TEXT_BYTES;
-use crate::model::{Config, Validated};
+use crate::model::{Config, ControlPlane, Validated};
 use crate::read::{self, Field};
 use crate::sink::Sink;
 use crate::source::{Source, Span};
@@ -21,6 +21,8 @@ pub struct Loaded {
     pub warnings: Diagnostics,
     /// First 16 hexadecimal digits of the SHA-256 of the text: equal for equal texts.
     pub hash: String,
+    /// The control plane that says what the text does not: listeners, routes and clusters are empty then.
+    pub control_plane: Option<ControlPlane>,
 }
 
 /// Reads and checks a configuration. `file_name` is only used in places.
@@ -52,9 +54,12 @@ pub fn load(file_name: &str, text: &str) -> Result<Loaded, Diagnostics> {
         Field::Absent | Field::Bad(_) => None,
     };
     match config {
-        Some(config) if !sink.has_errors() => {
-            Ok(Loaded { config: Validated::new(config), warnings: sink.into_diagnostics(), hash: hash(text) })
-        }
+        Some((config, control_plane)) if !sink.has_errors() => Ok(Loaded {
+            config: Validated::new(config),
+            warnings: sink.into_diagnostics(),
+            hash: hash(text),
+            control_plane,
+        }),
         _ => Err(sink.into_diagnostics()),
     }
 }

@@ -13,9 +13,11 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 mod access;
+mod control_plane;
 mod identity;
 
 pub use access::*;
+pub use control_plane::*;
 pub use identity::*;
 
 /// Proof that a value passed validation: read-only, and made only by this crate.
@@ -250,14 +252,14 @@ pub struct VirtualHost {
     pub place: Place,
 }
 
-/// A hostname, lower-case, without port and trailing dot.
+/// A hostname, lower-case, without trailing dot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     /// Any host, also a missing one.
     Any,
     /// `*.example.com`, stored as `example.com`: one or more labels before the suffix.
     Wildcard(Arc<str>),
-    /// Exactly this host.
+    /// Exactly this host. In a virtual host, `host:port` is the host of requests that name that port.
     Exact(Arc<str>),
 }
 

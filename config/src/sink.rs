@@ -1,14 +1,16 @@
 //! Where problems are collected while a text is read and checked.
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 use crate::diagnostics::{Diagnostic, Diagnostics, Severity};
 use crate::limits::MAX_DIAGNOSTICS;
+use crate::model::Place;
 use crate::source::{Source, Span, printable};
 
 /// Collects problems of one text.
 #[derive(Debug)]
-pub(crate) struct Sink<'t> {
+pub struct Sink<'t> {
     pub(crate) source: Source<'t>,
     list: RefCell<Vec<Diagnostic>>,
     left_out: Cell<usize>,
@@ -17,32 +19,63 @@ pub(crate) struct Sink<'t> {
 }
 
 impl<'t> Sink<'t> {
+    /// For a part of a file, with `before` lines above it.
+    #[must_use]
+    pub fn of_part(file: Arc<str>, text: &'t str, before: u32) -> Self {
+        Self::new(Source::part(file, text, before))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &'t str {
+        self.source.text
+    }
+
+    /// The place of a stretch.
+    #[must_use]
+    pub fn place(&self, span: Span) -> Place {
+        self.source.place(span)
+    }
+
+    /// How many errors there were so far.
+    #[must_use]
+    pub fn errors(&self) -> usize {
+        self.errors.get()
+    }
+
     pub(crate) fn new(source: Source<'t>) -> Self {
         Self { source, list: RefCell::default(), left_out: Cell::new(0), errors: Cell::new(0), warnings: Cell::new(0) }
     }
 
-    pub(crate) fn error(&self, span: Span, message: impl Into<String>, fix: impl Into<String>) {
+    /// Reports an error.
+    pub fn error(&self, span: Span, message: impl Into<String>, fix: impl Into<String>) {
         self.push(Severity::Error, span, None, (message.into(), fix.into()));
     }
 
     /// An error that has to do with a second place: `what` says what is there.
-    pub(crate) fn error_with(&self, span: Span, other: (Span, &str), text: (String, String)) {
+    pub fn error_with(&self, span: Span, other: (Span, &str), text: (String, String)) {
         self.push(Severity::Error, span, Some(other), text);
     }
 
-    pub(crate) fn warning(&self, span: Span, message: impl Into<String>, fix: impl Into<String>) {
+    /// Reports what works but is probably not meant.
+    pub fn warning(&self, span: Span, message: impl Into<String>, fix: impl Into<String>) {
         self.push(Severity::Warning, span, None, (message.into(), fix.into()));
     }
 
-    pub(crate) fn warning_with(&self, span: Span, other: (Span, &str), text: (String, String)) {
+    /// A warning that has to do with a second place.
+    pub fn warning_with(&self, span: Span, other: (Span, &str), text: (String, String)) {
         self.push(Severity::Warning, span, Some(other), text);
     }
 
-    pub(crate) fn has_errors(&self) -> bool {
+    /// Whether anything was an error.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
         self.errors.get() > 0
     }
 
-    pub(crate) fn into_diagnostics(self) -> Diagnostics {
+    /// Everything that was reported.
+    #[must_use]
+    pub fn into_diagnostics(self) -> Diagnostics {
         Diagnostics::new(self.list.into_inner(), self.left_out.get())
     }
 

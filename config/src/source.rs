@@ -9,34 +9,45 @@ use crate::model::Place;
 pub(crate) struct Source<'t> {
     pub(crate) file: Arc<str>,
     pub(crate) text: &'t str,
+    /// Lines of the file before the text, where it is a part of one.
+    before: u32,
 }
 
 /// A stretch of a text. Line and column come from the scanner, so that finding a place costs nothing, also in a
 /// text of one very long line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Span {
+pub struct Span {
     /// Byte offset of the first byte.
-    pub(crate) start: u32,
+    pub start: u32,
     /// Byte offset behind the last byte.
-    pub(crate) end: u32,
+    pub end: u32,
     /// Line of `start`, from 1; 0 only in a span that was never set.
-    pub(crate) line: u32,
+    pub line: u32,
     /// Column of `start` in characters, from 1.
-    pub(crate) column: u32,
+    pub column: u32,
 }
 
 impl Span {
     /// The first character of a text.
-    pub(crate) const START: Self = Self { start: 0, end: 0, line: 1, column: 1 };
+    pub const START: Self = Self { start: 0, end: 0, line: 1, column: 1 };
 }
 
 impl<'t> Source<'t> {
     pub(crate) fn new(file: &str, text: &'t str) -> Self {
-        Self { file: Arc::from(file), text }
+        Self { file: Arc::from(file), text, before: 0 }
+    }
+
+    /// A part of a file, with `before` lines above it.
+    pub(crate) fn part(file: Arc<str>, text: &'t str, before: u32) -> Self {
+        Self { file, text, before }
     }
 
     pub(crate) fn place(&self, span: Span) -> Place {
-        Place { file: Arc::clone(&self.file), line: span.line.max(1), column: span.column.max(1) }
+        Place {
+            file: Arc::clone(&self.file),
+            line: span.line.max(1).saturating_add(self.before),
+            column: span.column.max(1),
+        }
     }
 
     /// The word at a place; the end of the text for a place that is not in it.

@@ -130,6 +130,15 @@ impl IdentityPattern {
         Ok(Self::Prefix(text[..=prefix.len()].into()))
     }
 
+    /// The trust domain of all that it matches.
+    #[must_use]
+    pub fn trust_domain(&self) -> &str {
+        match self {
+            Self::Exact(id) => id.trust_domain(),
+            Self::Prefix(text) => text.strip_prefix(SCHEME).unwrap_or(text).split('/').next().unwrap_or_default(),
+        }
+    }
+
     /// Whether an ID meets it.
     #[must_use]
     pub fn matches(&self, id: &SpiffeId) -> bool {

@@ -3,7 +3,8 @@
 use crate::source::printable;
 
 /// `text` as it may stand inside a message: one line, printable, of bounded length.
-pub(crate) fn quoted(text: &str) -> String {
+#[must_use]
+pub fn quoted(text: &str) -> String {
     let mut out: String =
         text.chars().take(MAX_QUOTED).map(|c| if c == '\n' || c == '\r' { ' ' } else { printable(c) }).collect();
     if text.chars().nth(MAX_QUOTED).is_some() {
@@ -13,7 +14,8 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 /// `` `a`, `b` or `c` ``, shortened when there are many.
-pub(crate) fn one_of<S: AsRef<str>>(words: &[S]) -> String {
+#[must_use]
+pub fn one_of<S: AsRef<str>>(words: &[S]) -> String {
     let quoted: Vec<String> = words.iter().map(|w| format!("`{}`", w.as_ref())).collect();
     match quoted.as_slice() {
         [] => String::new(),
@@ -23,7 +25,8 @@ pub(crate) fn one_of<S: AsRef<str>>(words: &[S]) -> String {
 }
 
 /// The candidate that `word` is most likely a slip of, if any is near enough.
-pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+#[must_use]
+pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     if word.len() > MAX_GUESSED {
         return None;
     }

@@ -34,7 +34,7 @@ routes: {{ r: [{{ rules: [{{ filters: [{{ directResponse: {{ body: {body} }} }}]
 }
 
 fn options(path: &Path) -> Options {
-    Options { config: path.to_owned(), state_dir: None, log_filter: Arc::new(NoLog) }
+    Options { config: Source::File(path.to_owned()), state_dir: None, log_filter: Arc::new(NoLog) }
 }
 
 /// Replaces a file in one step.

@@ -1,4 +1,4 @@
-//! Every fixed limit of the data path in one place; `docs/limits.md` explains each and what hitting it does.
+//! Every fixed limit of the data path in one place (what is looked at of a token: `outrigger_jwt::limits`); `docs/limits.md` explains each and what hitting it does.
 
 use std::time::Duration;
 
@@ -99,18 +99,10 @@ pub const SECRET_BYTES: u64 = 8 * 1024 * 1024;
 pub const SPLICE_READ: usize = 64 * 1024;
 /// Open connections to the admin server; the next ones wait in the kernel.
 pub const ADMIN_CONNECTIONS: usize = 64;
-/// A JSON Web Token: bytes.
-pub const JWT_BYTES: usize = 8 * 1024;
 /// Different tokens of one request: each is verified, which costs what a handshake costs.
 pub const JWT_TOKENS: usize = 4;
-/// Keys that one token is tried with.
-pub const JWT_KEYS_TRIED: usize = 8;
 /// Verified tokens remembered by one worker for one listener.
 pub const JWT_CACHE: usize = 512;
-/// A provider's key set: bytes.
-pub const JWKS_BYTES: usize = 1024 * 1024;
-/// A provider's key set: keys.
-pub const JWKS_KEYS: usize = 128;
 /// After a token with an unknown key its provider is asked again, at most this often.
 pub const JWKS_EARLY: Duration = Duration::from_secs(5);
 /// An answer of an external authorizer: bytes.
@@ -121,3 +113,22 @@ pub const REHEARSAL_PEERS: usize = 4096;
 pub const REHEARSAL_OFFENDERS: usize = 100;
 /// Lines about refused connections: for one listener and reason at most one in this time, with a count.
 pub const REFUSAL_LOG: Duration = Duration::from_secs(5);
+/// How long a connection to the control plane may take, from the name to HTTP/2.
+pub const CONTROL_CONNECT: Duration = Duration::from_secs(5);
+/// Silence on a connection to the control plane after which it is asked whether it is there.
+pub const CONTROL_KEEPALIVE: Duration = Duration::from_secs(30);
+/// How long the control plane may take to answer that.
+pub const CONTROL_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// HTTP/2 window of a stream from the control plane.
+pub const CONTROL_STREAM_WINDOW: u32 = 1024 * 1024;
+/// HTTP/2 window of a connection to the control plane.
+pub const CONTROL_CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// Bytes of one message of the control plane. A server that sends more is disconnected.
+pub const CONTROL_MESSAGE: usize = 64 * 1024 * 1024;
+/// Requests to the control plane that wait to be sent, and responses that wait to be looked at. Further ones wait in the
+/// connection.
+pub const CONTROL_QUEUE: usize = 64;
+/// Resources of a control plane, of all kinds.
+pub const CONTROL_RESOURCES: usize = 200_000;
+/// Bytes of an answer to a request for a certificate.
+pub const CONTROL_CERTIFICATE: usize = 1024 * 1024;

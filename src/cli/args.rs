@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use http::{HeaderName, HeaderValue, Method};
 use outrigger_config::spiffe::SpiffeId;
+use serde_json::{Value, json};
 
 /// A service mesh sidecar: HTTP/1.1, HTTP/2 and gRPC, routed and balanced per request.
 #[derive(Debug, Parser)]
@@ -73,14 +74,137 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The configuration file
-    #[arg(long, short, value_name = "FILE", env = "OUTRIGGER_CONFIG")]
-    pub config: PathBuf,
-    /// Keep a copy of the last good configuration in this folder, for a start when the file is broken
+    #[arg(long, short, value_name = "FILE", env = "OUTRIGGER_CONFIG", required_unless_present = "control_plane")]
+    pub config: Option<PathBuf>,
+    /// A control plane instead of a file
+    #[command(flatten)]
+    pub control: ControlArgs,
+    /// Keep the last good configuration in this folder, for a start when the file is broken or the control plane
+    /// away; with a control plane also the certificate [default with a control plane: that of the systemd service, or
+    /// /var/lib/outrigger]
     #[arg(long, value_name = "DIR", env = "OUTRIGGER_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
     /// How the log on standard error is written
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// Arguments about a control plane: what `controlPlane` in a file says, and what else concerns the process.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Control plane, instead of a file")]
+pub struct ControlArgs {
+    /// Its servers in order: HOST:PORT, or http://HOST:PORT without TLS
+    #[arg(
+        long,
+        value_name = "SERVER",
+        env = "OUTRIGGER_CONTROL_PLANE",
+        value_delimiter = ',',
+        conflicts_with = "config"
+    )]
+    pub control_plane: Vec<String>,
+    /// The SPIFFE ID that its certificate must have
+    #[arg(long, value_name = "SPIFFE_ID", env = "OUTRIGGER_CONTROL_IDENTITY", requires = "control_plane")]
+    pub control_identity: Option<String>,
+    /// The DNS name that its certificate must have [default: the host]
+    #[arg(long, value_name = "NAME", env = "OUTRIGGER_CONTROL_NAME", requires = "control_plane")]
+    pub control_name: Option<String>,
+    /// Roots to verify it by at first (PEM)
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_TRUST_BUNDLE", requires = "control_plane")]
+    pub trust_bundle: Option<PathBuf>,
+    /// The file of a join token; a token itself goes into the variable OUTRIGGER_JOIN_TOKEN
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_JOIN_TOKEN_FILE", requires = "control_plane")]
+    pub join_token_file: Option<PathBuf>,
+    /// The file of a Kubernetes service account token, instead of a join token
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_SERVICE_ACCOUNT_TOKEN_FILE", requires = "control_plane")]
+    pub service_account_token_file: Option<PathBuf>,
+    /// The workload that this proxy stands beside
+    #[arg(long, value_name = "NAMESPACE/NAME", env = "OUTRIGGER_WORKLOAD", requires = "control_plane")]
+    pub workload: Option<String>,
+    /// How old the last good configuration on disk may be at a start [default: 72h]
+    #[arg(long, value_name = "DURATION", env = "OUTRIGGER_MAX_AGE", requires = "control_plane")]
+    pub max_age: Option<String>,
+    /// Allow http:// to servers on other hosts
+    #[arg(long, env = "OUTRIGGER_ALLOW_PLAINTEXT", requires = "control_plane")]
+    pub allow_plaintext: bool,
+    /// Unique name of this proxy [default: host name and process id]
+    #[arg(long, value_name = "ID", env = "OUTRIGGER_NODE_ID", requires = "control_plane")]
+    pub node_id: Option<String>,
+    /// The service that this proxy stands beside
+    #[arg(long, value_name = "NAME", env = "OUTRIGGER_NODE_SERVICE", requires = "control_plane")]
+    pub node_service: Option<String>,
+    /// Its zone
+    #[arg(long, value_name = "NAME", env = "OUTRIGGER_NODE_ZONE", requires = "control_plane")]
+    pub node_zone: Option<String>,
+    /// Where the admin server listens, or `off` [default: 127.0.0.1:15000]
+    #[arg(long, value_name = "ADDRESS", env = "OUTRIGGER_ADMIN", requires = "control_plane")]
+    pub admin: Option<String>,
+    /// Where the access log goes: `stdout`, `off` or a path [default: stdout]
+    #[arg(long, value_name = "WHERE", env = "OUTRIGGER_ACCESS_LOG", requires = "control_plane")]
+    pub access_log: Option<String>,
+}
+
+/// The variable that holds a join token itself.
+const JOIN_TOKEN: &str = "OUTRIGGER_JOIN_TOKEN";
+
+impl ControlArgs {
+    /// The text of a configuration file that says the same; `None` without a control plane. It is JSON, which is YAML.
+    #[must_use]
+    pub fn bootstrap(&self) -> Option<String> {
+        let Self {
+            control_plane,
+            control_identity,
+            control_name,
+            trust_bundle,
+            join_token_file,
+            service_account_token_file,
+            workload,
+            max_age,
+            allow_plaintext,
+            node_id,
+            node_service,
+            node_zone,
+            admin,
+            access_log,
+        } = self;
+        if control_plane.is_empty() {
+            return None;
+        }
+        let in_variable = std::env::var_os(JOIN_TOKEN).is_some_and(|token| !token.is_empty());
+        let join_token = match join_token_file {
+            Some(file) => json!({ "file": file }),
+            None if in_variable && service_account_token_file.is_none() => json!({ "environment": JOIN_TOKEN }),
+            None => Value::Null,
+        };
+        let admin = match admin.as_deref() {
+            None => Value::Null,
+            Some("off") => json!("off"),
+            Some(address) => json!({ "address": address }),
+        };
+        let text = json!({
+            "node": some(json!({ "id": node_id, "service": node_service, "zone": node_zone })),
+            "admin": admin,
+            "accessLog": access_log,
+            "controlPlane": some(json!({
+                "servers": control_plane,
+                "serverIdentity": control_identity,
+                "serverName": control_name,
+                "trustBundle": trust_bundle,
+                "joinToken": join_token,
+                "serviceAccountTokenFile": service_account_token_file,
+                "workload": workload,
+                "maxAge": max_age,
+                "allowPlaintext": allow_plaintext,
+            })),
+        });
+        Some(format!("{:#}\n", some(text)))
+    }
+}
+
+/// An object without what was not said; null when nothing is left.
+fn some(value: Value) -> Value {
+    let Value::Object(mut members) = value else { return value };
+    members.retain(|_, member| !member.is_null());
+    if members.is_empty() { Value::Null } else { Value::Object(members) }
 }
 
 /// Arguments about the log.
@@ -194,6 +318,53 @@ mod tests {
         let Command::Explain(args) = cli.command else { panic!("explain") };
         assert_eq!(args.request, ["POST", "http://a/"]);
         assert_eq!(args.headers, [("x-a".parse().expect("a name"), HeaderValue::from_static("b"))]);
+    }
+
+    fn run(args: &[&str]) -> Result<RunArgs, clap::Error> {
+        let all = ["outrigger", "run"].iter().chain(args);
+        Cli::try_parse_from(all).map(|cli| match cli.command {
+            Command::Run(args) => args,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn a_proxy_starts_without_a_file_from_what_its_command_line_says() {
+        let args = [
+            "--control-plane",
+            "http://127.0.0.1:1,http://[::1]:2",
+            "--workload",
+            "shop/a",
+            "--max-age",
+            "1h",
+            "--node-zone",
+            "z",
+            "--admin",
+            "off",
+            "--access-log",
+            "off",
+        ];
+        let text = run(&args).expect("parsed").control.bootstrap().expect("a control plane");
+        let loaded = outrigger_config::load("the command line", &text).unwrap_or_else(|problems| panic!("{problems}"));
+        let plane = loaded.control_plane.as_ref().expect("a control plane");
+        assert_eq!((plane.servers.len(), plane.workload.as_deref()), (2, Some("shop/a")));
+        assert_eq!(plane.max_age, std::time::Duration::from_secs(3600));
+        assert_eq!((loaded.config.node.zone.as_deref(), loaded.config.admin.address), (Some("z"), None));
+        assert_eq!(run(&["-c", "a.yaml"]).expect("parsed").control.bootstrap(), None);
+    }
+
+    #[test]
+    fn what_the_command_line_says_is_checked_as_a_file_is() {
+        let text = run(&["--control-plane", "http://10.0.0.1:1"]).expect("parsed").control.bootstrap().expect("one");
+        let problems = outrigger_config::load("the command line", &text).expect_err("plaintext").to_string();
+        assert!(problems.contains("without TLS") && problems.contains("the command line:"), "{problems}");
+    }
+
+    #[test]
+    fn a_file_and_a_control_plane_exclude_each_other_and_one_is_needed() {
+        assert!(run(&[]).is_err());
+        assert!(run(&["-c", "a.yaml", "--control-plane", "a:1"]).is_err());
+        assert!(run(&["-c", "a.yaml", "--workload", "a/b"]).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::SystemTime;
 
+use outrigger_config::model::ControlPlane;
 use outrigger_config::{Diagnostic, Diagnostics, Loaded, Style, load};
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ use super::Report;
 use super::args::{CheckArgs, Format};
 use crate::discovery::file;
 use crate::discovery::material::{self, Entry};
-use crate::net::tls::{CertificateStatus, Secrets, TlsSet};
+use crate::net::tls::{CertificateStatus, ControlTls, MaterialError, Secrets, TlsSet};
 
 /// A configuration that is right, with the certificates that it names, where they were read.
 struct Right {
@@ -67,6 +68,9 @@ fn check(name: &str, text: &str, files: bool) -> Result<Right, Diagnostics> {
     if !files {
         return Ok(Right { loaded, certificates: Vec::new() });
     }
+    if let Some(problems) = loaded.control_plane.as_ref().and_then(roots_of_control_plane) {
+        return Err(material::diagnostics(&problems, text));
+    }
     let secrets = Secrets::read(&loaded.config, &Secrets::default());
     match TlsSet::build(&loaded.config, &secrets, None, SystemTime::now()) {
         Ok(tls) => Ok(Right { certificates: tls.certificates().to_vec(), loaded }),
@@ -77,17 +81,31 @@ fn check(name: &str, text: &str, files: bool) -> Result<Right, Diagnostics> {
     }
 }
 
+/// What is wrong with the roots that a control plane is verified by.
+fn roots_of_control_plane(plane: &ControlPlane) -> Option<Vec<MaterialError>> {
+    let roots = plane.trust_bundle.as_deref()?;
+    let contents = std::fs::read(roots).ok().map(|content| (roots.to_owned(), content));
+    let secrets = Secrets::from_contents(contents);
+    ControlTls { expect: &plane.expect, roots, own: None, place: &plane.place }.build(&secrets, SystemTime::now()).err()
+}
+
 fn text(checked: &[(String, Result<Right, Diagnostics>)], style: Style, code: u8) -> Report {
     let mut report = Report { code, ..Report::default() };
     for (name, result) in checked {
         let problems = match result {
             Ok(Right { loaded, certificates }) => {
                 let config = &loaded.config;
-                let mut parts = vec![
-                    count(config.listeners.len(), "listener"),
-                    count(config.routes.values().flat_map(|t| &t.hosts).map(|h| h.rules.len()).sum(), "rule"),
-                    count(config.clusters.len(), "cluster"),
-                ];
+                let mut parts = match &loaded.control_plane {
+                    Some(plane) => vec![
+                        count(plane.servers.len(), "control plane server"),
+                        "listeners, routes and clusters come from there".to_owned(),
+                    ],
+                    None => vec![
+                        count(config.listeners.len(), "listener"),
+                        count(config.routes.values().flat_map(|t| &t.hosts).map(|h| h.rules.len()).sum(), "rule"),
+                        count(config.clusters.len(), "cluster"),
+                    ],
+                };
                 let own: Vec<_> = certificates.iter().filter(|status| status.role.is_own()).collect();
                 if let Some(end) = own.iter().map(|status| status.not_after).min() {
                     let valid = if own.len() == 1 { "valid" } else { "the first valid" };
@@ -161,6 +179,22 @@ clusters: { c: { endpoints: [127.0.0.1:2] } }
         assert_eq!(report.code, 1);
         assert_eq!(report.out.matches(": ok (1 listener, 1 rule, 1 cluster)").count(), 2);
         assert!(report.err.contains("1.yaml:3:") && report.err.contains("1 error"), "{}", report.err);
+    }
+
+    #[test]
+    fn a_file_that_leaves_the_rest_to_a_control_plane_is_right_when_its_roots_are() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("bundle.pem");
+        let text = format!("controlPlane: {{ servers: [\"a:1\"], trustBundle: \"{}\" }}\n", path.display());
+        let (report, _) = run_on(&[&text], Format::Text);
+        assert!(report.code == 1 && report.err.contains("bundle.pem"), "{}", report.err);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        std::fs::write(&path, params.self_signed(&key).expect("signed").pem()).expect("written");
+        let (report, _) = run_on(&[&text], Format::Text);
+        assert_eq!(report.code, 0, "{}", report.err);
+        assert!(report.out.contains("1 control plane server"), "{}", report.out);
     }
 
     #[test]

@@ -43,12 +43,13 @@ pub fn run(args: &ExplainArgs, style: Style) -> Report {
 fn explain(loaded: &Loaded, args: &ExplainArgs) -> Result<Story, String> {
     let config = &*loaded.config;
     let (listener, why_listener) = choose_listener(config, args.listener.as_deref())?;
-    let (head, normal_host) = request(args, listener)?;
+    let (head, (normal_host, port)) = request(args, listener)?;
     let name = listener.routes.as_ref().ok_or("the listener hands connections on and has no routes")?;
     let table = config.routes.get(name).ok_or("the listener's route table is missing")?;
     let (plain_path, query) = path::split(head.path.as_str());
     let query = RouteQuery {
         host: &normal_host,
+        port,
         path: plain_path,
         query,
         method: &head.method,
@@ -148,8 +149,8 @@ fn choose_listener<'a>(config: &'a Config, wanted: Option<&str>) -> Result<(&'a 
     }
 }
 
-/// The request as the pipeline would see it, and its host in normal form.
-fn request(args: &ExplainArgs, listener: &Listener) -> Result<(RequestHead, String), String> {
+/// The request as the pipeline would see it, and its host in normal form with the port.
+fn request(args: &ExplainArgs, listener: &Listener) -> Result<(RequestHead, (String, Option<u16>)), String> {
     let (method, url) = match &args.request[..] {
         [url] => (None, url),
         [method, url, ..] => (Some(method), url),
@@ -175,7 +176,8 @@ fn request(args: &ExplainArgs, listener: &Listener) -> Result<(RequestHead, Stri
         (None, None) => return Err(bad()),
     };
     let refused = |what: &dyn std::fmt::Display| format!("the proxy refuses this request with 400: {what}");
-    let normal_host = host::parse_authority(&authority).map_err(|error| refused(&error))?.host.into_owned();
+    let normal = host::parse_authority(&authority).map_err(|error| refused(&error))?;
+    let normal_host = (normal.host.into_owned(), normal.port);
     let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let normal_path = path::normalize(target, listener.path).map_err(|error| refused(&error))?;
     let head = RequestHead {

@@ -4,10 +4,14 @@
 //! opening the log, binding. Then come, without a step that can fail, publishing and draining. A failure keeps what
 //! runs and says why.
 //!
+//! A configuration comes from a file's text, or from the resources of a control plane ([`Applier::put_built`]); then the
+//! file holds only what concerns the process. What follows is the same for both.
+//!
 //! Certificates, keys and bundles change without the configuration ([`Applier::renew`]): the same configuration is
-//! published again with them. Nothing drains then.
+//! published again with them. Nothing drains then. Endpoints change without it too ([`Applier::assign`]).
 
 mod candidate;
+mod resources;
 mod rotate;
 
 use std::collections::BTreeSet;
@@ -22,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use self::candidate::Start;
 use self::candidate::{Candidate, Unusable};
+pub(super) use self::resources::{NotBuilt, Unput};
 use super::last_good::LastGood;
 use super::status::{Fault, Origin, Refused, Running, Status};
 use super::{file, jwks};
@@ -53,11 +58,14 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Applier {
     parts: Parts,
-    path: PathBuf,
+    /// The file; `None` where the process was told everything on its command line.
+    path: Option<PathBuf>,
     last_good: Option<LastGood>,
+    /// What concerns the process, where the rest comes from a control plane.
+    bootstrap: Option<Arc<Loaded>>,
     status: Arc<Status>,
     generation: u64,
-    /// The text of what runs.
+    /// The text of what runs; empty where it was built.
     text: String,
     material: Material,
     /// Files of a configuration that was refused because of them.
@@ -81,20 +89,29 @@ impl Applier {
     pub fn start(
         parts: Parts,
         start: Start,
-        (path, last_good): (PathBuf, Option<LastGood>),
+        (path, last_good): (Option<PathBuf>, Option<LastGood>),
         status: Arc<Status>,
     ) -> Result<Self, Diagnostics> {
+        let generation = start.generation();
         let Start { candidate: Candidate { text, loaded, secrets, tls }, origin, refused } = start;
         let awaited = refused.as_ref().map(|refused| refused.files.clone()).unwrap_or_default();
         let material = Material { secrets, tls, unsettled: None };
-        let applier = Self { parts, path, last_good, status, generation: 1, text, material, awaited };
-        let ready = applier.prepare(&loaded)?;
+        let bootstrap = loaded.control_plane.is_some().then(|| Arc::clone(&loaded));
+        let applier = Self { parts, path, last_good, bootstrap, status, generation, text, material, awaited };
+        let ready = applier.prepare(&loaded).map_err(|obstacle| applier.described(obstacle))?;
         let clusters = applier.parts.cell.load().clusters().to_vec();
         applier.material.tls.activate();
         applier.parts.registry.activate(&loaded.config, &clusters, Instant::now());
         applier.commit(ready);
         applier.status.material.applied(&applier.material.tls, &applier.parts.metrics);
-        applier.acknowledge(&Running { generation: 1, loaded, origin, at: SystemTime::now() });
+        let running = Running { generation, loaded, origin, at: SystemTime::now() };
+        if applier.bootstrap.is_some() {
+            // Nothing is configured yet: it only says how the process goes down, and what its certificates are.
+            applier.keep_copy(&running.origin, &applier.text);
+            applier.status.applied(running);
+        } else {
+            applier.acknowledge(&running);
+        }
         if let Some(refused) = refused {
             let report = format!("\n{}", refused.problems.render(Style::Plain));
             tracing::error!(%report, "the configuration is broken; the last good one is used instead");
@@ -107,15 +124,17 @@ impl Applier {
     /// Reads the file and puts it into effect if it is new. `asked` means that somebody wants it now: then a
     /// text that was refused before is tried again too.
     pub async fn reload(&mut self, asked: bool) {
-        let name = self.path.display().to_string();
-        let text = match read(&self.path, &name) {
+        let Some(path) = self.path.clone() else { return };
+        let name = path.display().to_string();
+        let text = match read(&path, &name) {
             Ok(text) => text,
             Err(unusable) => return self.refuse(unusable, asked),
         };
         // The file is looked at every few seconds: known texts are recognised before they are parsed.
         let fingerprint = fingerprint(&text);
         let running = self.status.running();
-        if running.as_ref().is_some_and(|running| running.loaded.hash == fingerprint) {
+        let of_file = self.bootstrap.as_ref().or(running.as_ref().map(|running| &running.loaded));
+        if of_file.is_some_and(|loaded| loaded.hash == fingerprint) {
             return self.confirm(running, &text, asked);
         }
         let is_refused = |before: Refused| before.fingerprint == fingerprint && before.fault == Fault::Text;
@@ -126,19 +145,37 @@ impl Applier {
             Ok(candidate) => candidate,
             Err(unusable) => return self.refuse(unusable, asked),
         };
+        if let Some(bootstrap) = self.bootstrap.clone() {
+            return self.rebase(&bootstrap, candidate).await;
+        }
+        if candidate.loaded.control_plane.is_some() {
+            let problem = "a proxy that runs without a control plane cannot get one while it runs".to_owned();
+            let problem = Diagnostic::for_file(&name, problem, "start it again with this file".to_owned());
+            return self.refuse(Unusable::on_this_machine(fingerprint, problem.into()), asked);
+        }
+        let origin = Origin::File(name.into());
+        if let Err(obstacle) = self.put(candidate, origin).await {
+            let problems = self.described(obstacle);
+            self.refuse(Unusable::on_this_machine(fingerprint, problems), asked);
+        }
+    }
+
+    /// Puts a configuration into effect. Not cancel safe in so far as names and keys may be asked for in vain.
+    ///
+    /// # Errors
+    /// What is in the way; nothing has changed then.
+    async fn put(&mut self, candidate: Candidate, origin: Origin) -> Result<(), Obstacle> {
         let Candidate { text, loaded, secrets, tls } = candidate;
+        let running = self.status.running();
         // Names first: a cluster without addresses would fail its first requests.
         self.parts.registry.warm(&loaded.config).await;
         jwks::prime(&loaded.config, &self.parts.registry);
         jwks::settle(&self.parts.registry).await;
+        let ready = self.prepare(&loaded)?;
         let next = self.generation + 1;
+        // What came after the configuration before is in this one, or was taken back.
+        self.parts.registry.unassign();
         let snapshot = Snapshot::compile((&loaded, &tls), &self.parts.registry, &self.parts.metrics, next);
-        let ready = match self.prepare(&loaded) {
-            Ok(ready) => ready,
-            Err(problems) => {
-                return self.refuse(Unusable::on_this_machine(fingerprint, problems), asked);
-            }
-        };
         let clusters = snapshot.clusters().to_vec();
         for Leaving { listener, connections } in ready.change.leaving() {
             tracing::warn!(%listener, connections, "this change drains the connections of a listener");
@@ -153,16 +190,23 @@ impl Applier {
         self.status.material.applied(&tls, &self.parts.metrics);
         self.material = Material { secrets, tls, unsettled: None };
         note_restart_settings(running.as_ref(), &loaded.config);
-        let origin = Origin::File(self.path.display().to_string().into());
         self.acknowledge(&Running { generation: next, loaded, origin, at: SystemTime::now() });
+        Ok(())
     }
 
     /// Does all that can fail.
-    fn prepare(&self, loaded: &Loaded) -> Result<Ready, Diagnostics> {
+    fn prepare(&self, loaded: &Loaded) -> Result<Ready, Obstacle> {
         let target = &loaded.config.access_log;
-        let sink = AccessLog::open(target).map_err(|error| self.log_problem(target, &error))?;
-        let change = self.parts.listeners.prepare(&loaded.config.listeners).map_err(|error| bind_problem(&error))?;
+        let sink = AccessLog::open(target).map_err(|error| Obstacle::Log(target.clone(), error))?;
+        let change = self.parts.listeners.prepare(&loaded.config.listeners).map_err(Obstacle::Bind)?;
         Ok(Ready { sink, change })
+    }
+
+    fn described(&self, obstacle: Obstacle) -> Diagnostics {
+        match obstacle {
+            Obstacle::Log(target, error) => self.log_problem(&target, &error),
+            Obstacle::Bind(error) => bind_problem(&error),
+        }
     }
 
     fn commit(&self, ready: Ready) {
@@ -203,7 +247,7 @@ impl Applier {
             return;
         }
         if let Some(running) = from_copy {
-            let origin = Origin::File(self.path.display().to_string().into());
+            let origin = Origin::File(self.file_name().into());
             self.keep_copy(&origin, text);
             self.status.applied(Running { origin, ..running });
         }
@@ -239,8 +283,22 @@ impl Applier {
             let _ = write!(message, " ({})", path.display());
         }
         let fix = "name a file that this user may write to, in a folder that is there".to_owned();
-        Diagnostic::for_file(&self.path.display().to_string(), message, fix).into()
+        Diagnostic::for_file(&self.file_name(), message, fix).into()
     }
+
+    fn file_name(&self) -> String {
+        self.path.as_ref().map_or_else(|| COMMAND_LINE.to_owned(), |path| path.display().to_string())
+    }
+}
+
+/// How a configuration is called that is in no file.
+pub(crate) const COMMAND_LINE: &str = "the command line";
+
+/// What is in the way of a configuration.
+#[derive(Debug)]
+enum Obstacle {
+    Log(model::AccessLog, io::Error),
+    Bind(BindError),
 }
 
 /// All that could fail was done.

@@ -13,8 +13,8 @@ use http::{HeaderName, HeaderValue};
 use outrigger_config::model;
 use serde_json::{Map, Value, json};
 
-/// The whole configuration.
-pub(super) fn config(config: &model::Config) -> Value {
+/// The whole configuration. `assigned` are endpoints that came after it.
+pub(super) fn config(config: &model::Config, assigned: impl Fn(&str) -> Option<Arc<Vec<model::Endpoint>>>) -> Value {
     let model::Config {
         node,
         admin,
@@ -50,7 +50,7 @@ pub(super) fn config(config: &model::Config) -> Value {
         ("drain", json!({ "acceptFor": duration(*accept_for), "deadline": duration(*deadline) })),
         ("listeners", listeners.iter().map(listener).collect()),
         ("routes", routes.iter().map(|(name, table)| (name.to_string(), route_table(table))).collect()),
-        ("clusters", by_name(clusters, cluster)),
+        ("clusters", by_name(clusters, |one| cluster(one, assigned(&one.name).as_deref()))),
         ("identity", identity.as_ref().map_or(Value::Null, guards::identity)),
         ("authorization", by_name(authorization, guards::authorization)),
         ("jwtProviders", by_name(jwt_providers, guards::jwt_provider)),
@@ -379,7 +379,7 @@ const GRPC_NAMES: [&str; 17] = [
     "unauthenticated",
 ];
 
-fn cluster(cluster: &model::Cluster) -> Value {
+fn cluster(cluster: &model::Cluster, assigned: Option<&Vec<model::Endpoint>>) -> Value {
     let model::Cluster {
         name: _,
         protocol,
@@ -425,7 +425,7 @@ fn cluster(cluster: &model::Cluster) -> Value {
         ("connection", connection),
         ("tls", tls.as_ref().map_or(Value::Null, guards::cluster_tls)),
         ("dns", json!({ "minTtl": duration(*min_ttl), "maxTtl": duration(*max_ttl) })),
-        ("endpoints", endpoints.iter().map(endpoint).collect()),
+        ("endpoints", assigned.unwrap_or(endpoints).iter().map(endpoint).collect()),
     ])
 }
 

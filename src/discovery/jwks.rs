@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use outrigger_config::model::{self, KeySource};
+use outrigger_jwt::limits::JWKS_BYTES;
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -93,7 +94,7 @@ async fn follow(slot: Arc<KeySlot>, source: KeySource, registry: Arc<Registry>) 
     match source {
         KeySource::File(path) => follow_file(keeper, &path).await,
         KeySource::Url { url, refresh, timeout, trust_bundle } => {
-            let source = Source { url, roots: trust_bundle, limit: limits::JWKS_BYTES };
+            let source = Source { url, roots: trust_bundle, limit: JWKS_BYTES };
             follow_url(keeper, &source, Pace { refresh, timeout }, &registry).await;
         }
     }
@@ -222,9 +223,9 @@ impl Keeper {
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut document = Vec::new();
-    File::open(path)?.take(limits::JWKS_BYTES as u64 + 1).read_to_end(&mut document)?;
-    if document.len() > limits::JWKS_BYTES {
-        let problem = format!("it is larger than {} bytes", limits::JWKS_BYTES);
+    File::open(path)?.take(JWKS_BYTES as u64 + 1).read_to_end(&mut document)?;
+    if document.len() > JWKS_BYTES {
+        let problem = format!("it is larger than {} bytes", JWKS_BYTES);
         return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
     }
     Ok(document)

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use outrigger_config::{Diagnostics, Loaded};
+use outrigger_config::{Diagnostics, Loaded, model};
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::dump;
 use super::material::MaterialStatus;
+use super::xds::ControlStatus;
 use crate::telemetry::rfc3339;
 
 /// Where a configuration was read from.
@@ -22,6 +23,10 @@ pub enum Origin {
     File(Arc<str>),
     /// The copy of the last good one, because the file was broken at the start.
     LastGood(Arc<str>),
+    /// A control plane; the server that said it.
+    ControlPlane(Arc<str>),
+    /// What a control plane said before, from this file, because none was there at the start.
+    LastResources(Arc<str>),
 }
 
 /// What is known about the configuration, for people and for the admin server.
@@ -29,6 +34,8 @@ pub enum Origin {
 pub struct Status {
     /// Certificates and what became of them.
     pub material: Arc<MaterialStatus>,
+    /// The control plane, where there is one; set once, at the start.
+    pub(super) control: OnceLock<Arc<ControlStatus>>,
     inner: Mutex<Inner>,
 }
 
@@ -119,25 +126,33 @@ impl Status {
 
     /// Everything, credentials left out.
     #[must_use]
-    pub fn report(&self) -> Report {
+    pub fn report(&self, assigned: impl Fn(&str) -> Option<Arc<Vec<model::Endpoint>>>) -> Report {
         let (running, refusal) = {
             let inner = self.inner.lock();
             (inner.running.clone(), inner.refusal.clone())
         };
-        let from_file = running.as_ref().is_some_and(|running| matches!(running.origin, Origin::File(_)));
+        let newest = |running: &Running| match &running.origin {
+            Origin::File(_) => running.generation > 0,
+            Origin::ControlPlane(_) | Origin::LastResources(_) => {
+                self.control.get().is_some_and(|control| control.is_current())
+            }
+            Origin::LastGood(_) => false,
+        };
+        let newest = running.as_ref().is_some_and(newest);
         Report {
             generation: running.as_ref().map_or(0, |running| running.generation),
             hash: running.as_ref().map(|running| running.loaded.hash.clone()),
             loaded_at: running.as_ref().map(|running| rfc3339(running.at)),
             source: running.as_ref().map(|running| running.origin.clone()),
-            up_to_date: from_file && refusal.is_none(),
+            up_to_date: newest && refusal.is_none(),
+            control_plane: self.control.get().map(|control| control.report()),
             last_refusal: refusal.map(|refused| RefusalReport {
                 at: rfc3339(refused.at),
                 hash: refused.fingerprint,
                 diagnostics: problems(&refused.problems),
             }),
             warnings: running.as_ref().map(|running| problems(&running.loaded.warnings)).unwrap_or_default(),
-            config: running.map(|running| dump::config(&running.loaded.config)),
+            config: running.map(|running| dump::config(&running.loaded.config, assigned)),
         }
     }
 }
@@ -154,8 +169,11 @@ pub struct Report {
     pub loaded_at: Option<String>,
     /// Where it came from.
     pub source: Option<Origin>,
-    /// Whether it is what the file says.
+    /// Whether it is what the file says, or the control plane.
     pub up_to_date: bool,
+    /// The control plane, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_plane: Option<Value>,
     /// What was refused since.
     pub last_refusal: Option<RefusalReport>,
     /// What works but is probably not meant.

@@ -128,10 +128,11 @@ impl ConnectionHandler {
         let token = authn::authenticate(listener, head).map_err(|refusal| Local::unauthenticated(refusal, head))?;
         let (hit, cors) = {
             // Routing and authorization see one request, because there is only this one.
-            let host = prepare::host_of(head)?;
+            let authority = prepare::host_of(head)?;
             let (path, query) = path::split(head.path.as_str());
             let route = RouteQuery {
-                host: &host,
+                host: &authority.host,
+                port: authority.port,
                 path,
                 query,
                 method: &head.method,

@@ -52,14 +52,11 @@ pub(super) fn normalise_path(head: &mut RequestHead, listener: &Listener) -> Res
     }
 }
 
-/// The host to route by: lower-case, without port; empty when there is none.
-pub(super) fn host_of(head: &RequestHead) -> Result<Cow<'_, str>, Unfit> {
+/// The host to route by, lower-case and empty when there is none, and the port that stands with it.
+pub(super) fn host_of(head: &RequestHead) -> Result<host::Authority<'_>, Unfit> {
     match &head.authority {
-        None => Ok(Cow::Borrowed("")),
-        Some(authority) => match host::parse_authority(authority.as_str()) {
-            Ok(authority) => Ok(authority.host),
-            Err(_) => Err(BAD_HOST),
-        },
+        None => Ok(host::Authority { host: Cow::Borrowed(""), port: None }),
+        Some(authority) => host::parse_authority(authority.as_str()).map_err(|_| BAD_HOST),
     }
 }
 

@@ -245,10 +245,11 @@ impl Entry {
         let Some(authorization) = &listener.authorization else { return };
         let head = &self.head;
         // It had a host that could be read when it was admitted.
-        let Ok(host) = prepare::host_of(head) else { return };
+        let Ok(authority) = prepare::host_of(head) else { return };
         let (path, query) = path::split(head.path.as_str());
         let route = RouteQuery {
-            host: &host,
+            host: &authority.host,
+            port: authority.port,
             path,
             query,
             method: &head.method,

@@ -33,6 +33,6 @@ impl Passthrough {
     #[must_use]
     pub fn find(&self, name: Option<&str>) -> Option<&Backends> {
         let name = name.unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
-        self.index.find(&name).map(|found| &self.backends[found.index()])
+        self.index.find(&name, None).map(|found| &self.backends[found.index()])
     }
 }

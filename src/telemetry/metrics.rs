@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
@@ -20,6 +20,7 @@ mod access;
 mod authorization;
 mod certificates;
 mod cluster;
+mod control;
 mod handshakes;
 mod listener;
 mod process;
@@ -30,6 +31,7 @@ pub use access::{Asked, AuthorizerMetrics, KeyMetrics};
 pub use authorization::{AccessDecision, AccessLabels, AccessMetrics};
 pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
 pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};
+pub use control::ControlMetrics;
 pub use handshakes::Handshake;
 pub use listener::{Detected, ListenerMetrics};
 pub use proxy::ProxyMetrics;
@@ -45,6 +47,8 @@ pub struct Metrics {
     pub proxy: ProxyMetrics,
     /// Certificates and their rotation.
     pub certificates: CertificateMetrics,
+    /// The control plane.
+    pub control: ControlMetrics,
     /// Who would be refused by a stricter listener.
     pub rehearsals: Rehearsals,
     routes: Mutex<HashMap<RouteLabels, Kept<RouteMetrics>>>,
@@ -79,6 +83,7 @@ impl Metrics {
         Self {
             proxy: ProxyMetrics::default(),
             certificates: CertificateMetrics::default(),
+            control: ControlMetrics::default(),
             rehearsals: Rehearsals::default(),
             routes: Mutex::default(),
             clusters: Mutex::default(),
@@ -148,6 +153,7 @@ impl Metrics {
         let mut text = Text::default();
         self.proxy.encode(&mut text);
         self.certificates.encode(&mut text);
+        self.control.encode(&mut text, SystemTime::now());
         process::encode(&mut text);
         listener::encode(&handles(&self.listeners), &mut text);
         self.rehearsals.encode(&mut text, Instant::now());

@@ -178,6 +178,7 @@ impl Cluster {
         self.names().next().is_some()
     }
 
+    /// Names among the endpoints as configured. Endpoints that are assigned are addresses.
     pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.config.endpoints.iter().filter_map(|endpoint| match &endpoint.target {
             Target::Name { host, .. } => Some(host),
@@ -189,9 +190,11 @@ impl Cluster {
     /// endpoints that stay are found again.
     pub(super) fn rebuild(&self, names: &Names) {
         let Some(registry) = self.registry.upgrade() else { return };
-        let mut places: Vec<(SocketAddr, &model::Endpoint, Option<&Arc<str>>)> = Vec::new();
-        let mut seen = HashSet::with_capacity(self.config.endpoints.len());
-        for endpoint in &self.config.endpoints {
+        let assigned = self.state.assigned.load_full();
+        let endpoints = assigned.as_deref().unwrap_or(&self.config.endpoints);
+        let mut places: Vec<(SocketAddr, &model::Endpoint, Option<&Arc<str>>)> = Vec::with_capacity(endpoints.len());
+        let mut seen = HashSet::with_capacity(endpoints.len());
+        for endpoint in endpoints {
             // Two names may mean one address: it is one endpoint.
             match &endpoint.target {
                 Target::Address(address) => {

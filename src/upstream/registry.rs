@@ -152,6 +152,32 @@ impl Registry {
         self.sweep(now);
     }
 
+    /// Gives clusters in use other endpoints than are configured, without a new configuration: requests that are
+    /// under way go on, and endpoints that stay keep their state and their connections. `false` for a cluster that is
+    /// not in use. They hold until the next configuration is about to be compiled ([`Registry::unassign`]).
+    pub fn assign(&self, cluster: &str, endpoints: Vec<model::Endpoint>) -> bool {
+        let Some(cluster) = self.clusters().into_iter().find(|known| &*known.config().name == cluster) else {
+            return false;
+        };
+        cluster.state().assigned.store(Some(Arc::new(endpoints)));
+        cluster.rebuild(&self.names);
+        true
+    }
+
+    /// From here on clusters are compiled with the endpoints that their configuration has. Those in use keep what
+    /// they have until they are replaced.
+    pub fn unassign(&self) {
+        for cluster in self.clusters() {
+            cluster.state().assigned.store(None);
+        }
+    }
+
+    /// The endpoints that were assigned to a cluster in use.
+    #[must_use]
+    pub fn assigned(&self, cluster: &str) -> Option<Arc<Vec<model::Endpoint>>> {
+        self.states.lock().get(cluster).and_then(|kept| kept.value.assigned.load_full())
+    }
+
     /// Retires the pools of these clusters that were made under other TLS than is in effect now. Requests that
     /// stream hold on to theirs, and its idle connections must not be found by anybody meanwhile.
     fn retire_pools(&self, clusters: &[Arc<Cluster>]) {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
+use outrigger_config::model;
 
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
@@ -32,6 +33,8 @@ pub struct ClusterState {
     pub metrics: Arc<ClusterMetrics>,
     /// What was logged of failed handshakes.
     pub refusals: Refusals,
+    /// Endpoints that came after the configuration in effect, and replace those in it.
+    pub assigned: ArcSwapOption<Vec<model::Endpoint>>,
     /// TLS as the newest configuration has it: a request that began under an older one must not connect under
     /// trust that is gone.
     pub tls: ArcSwapOption<ClientTls>,
@@ -50,6 +53,7 @@ impl ClusterState {
             budget: BudgetUsage::new(now),
             metrics,
             refusals: Refusals::default(),
+            assigned: ArcSwapOption::empty(),
             tls: ArcSwapOption::empty(),
         }
     }

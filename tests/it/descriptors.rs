@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::support::{Config, H1Client, PATIENCE, Proxy, eventually, h1_client, ms};
+use crate::support::{Config, H1Client, PATIENCE, Proxy, eventually, h1_client, ms, within};
 
 /// User and system time so far, from /proc, in milliseconds.
 fn cpu_ms(pid: u32) -> u64 {
@@ -57,5 +57,10 @@ async fn without_descriptors_callers_wait_and_the_proxy_does_not_spin() {
         assert_eq!(client.response().await.text(), "here");
     }
     eventually(PATIENCE, "the admin server is reached again", || open_files(pid) < room).await;
-    assert_eq!(proxy.metric("outrigger_connections", &["listener=\"in\""]).await, 0.0);
+    within(PATIENCE, "the last connection is gone", async {
+        while proxy.metric("outrigger_connections", &["listener=\"in\""]).await != 0.0 {
+            tokio::time::sleep(ms(2)).await;
+        }
+    })
+    .await;
 }

@@ -43,3 +43,4 @@ mod smuggling;
 mod stream;
 mod support;
 mod tls;
+mod xds;

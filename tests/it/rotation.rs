@@ -2,6 +2,8 @@
 //! new counts at once, what is wrong never replaces what is good.
 //! 20 rotations and 4 changes of roots here; `OUTRIGGER_FULL=1` makes it 200 and 20.
 
+#[cfg(feature = "dev")]
+mod authority;
 mod files;
 mod trust;
 
@@ -53,6 +55,11 @@ impl Hops {
             files.write_credential(name, &first.issue(name));
             files.write(&format!("{name}-bundle.pem"), &first.root.pem);
         }
+        Self::with(files).await
+    }
+
+    /// With certificates, keys and bundles of both in a folder.
+    async fn with(files: Files) -> Self {
         let identity = |name: &str| {
             format!(
                 "identity: {{ certificate: {}, privateKey: {}, trustBundle: {} }}",

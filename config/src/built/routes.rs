@@ -28,7 +28,7 @@ pub(super) fn table(subject: &Subject<'_>, table: &RouteTable) {
         subject.at_most(&format!("{here}.hostnames"), hostnames.len(), MAX_HOSTNAMES);
         for (number, pattern) in hostnames.iter().enumerate() {
             let field = format!("{here}.hostnames[{number}]");
-            subject.host(&field, pattern);
+            subject.virtual_host(&field, pattern);
             if !patterns.insert(pattern) {
                 subject.say(field, "this hostname comes twice in the table", "put its rules under one host");
             }

@@ -66,6 +66,14 @@ impl Subject<'_> {
         self.same(field, validate::host_pattern(&text), pattern);
     }
 
+    /// A hostname of a virtual host, which may have a port.
+    pub(super) fn virtual_host(&self, field: &str, pattern: &HostPattern) {
+        match pattern {
+            HostPattern::Exact(host) => self.same(field, validate::virtual_host(host), pattern),
+            HostPattern::Any | HostPattern::Wildcard(_) => self.host(field, pattern),
+        }
+    }
+
     pub(super) fn path(&self, field: &str, path: &PathMatch) {
         match path {
             PathMatch::Any => {}

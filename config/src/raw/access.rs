@@ -10,19 +10,19 @@ use crate::read::{Entries, Field, List};
 /// A list of authorization rules. A matching `deny` decides before any `allow`; where no rule decides, `default` does.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Authorization {
+pub struct Authorization {
     /// What is done where no rule decides.
     #[schemars(extend("x-required" = true))]
-    pub(crate) default: Field<Access>,
+    pub default: Field<Access>,
     /// The rules. Their order means nothing.
     #[schemars(length(min = 1))]
-    pub(crate) rules: Field<List<AccessRule>>,
+    pub rules: Field<List<AccessRule>>,
 }
 
 /// Let through or refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Access {
+pub enum Access {
     /// Let through.
     Allow,
     /// Refused.
@@ -32,31 +32,31 @@ pub(crate) enum Access {
 /// An authorization rule: it matches when one of `from`, one of `to` and all of `claims` do.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct AccessRule {
+pub struct AccessRule {
     /// A name for logs and metrics, unique in its policy. Callers never see it.
     #[schemars(extend("x-required" = true))]
-    pub(crate) name: Field<String>,
+    pub name: Field<String>,
     /// What a match means.
     #[schemars(extend("x-required" = true))]
-    pub(crate) action: Field<AccessAction>,
+    pub action: Field<AccessAction>,
     /// Evaluated and counted, but not enforced.
     #[schemars(extend("default" = false))]
-    pub(crate) shadow: Field<bool>,
+    pub shadow: Field<bool>,
     /// Any of these sources. Without it: everybody.
     #[schemars(length(min = 1))]
-    pub(crate) from: Field<List<AccessSource>>,
+    pub from: Field<List<AccessSource>>,
     /// Any of these operations. Without it: everything.
     #[schemars(length(min = 1))]
-    pub(crate) to: Field<List<AccessOperation>>,
+    pub to: Field<List<AccessOperation>>,
     /// Conditions on claims of a verified token; all must hold.
     #[schemars(length(min = 1))]
-    pub(crate) claims: Field<List<ClaimMatch>>,
+    pub claims: Field<List<ClaimMatch>>,
 }
 
 /// What a match of an authorization rule means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum AccessAction {
+pub enum AccessAction {
     /// Let through, unless something denies.
     Allow,
     /// Refused.
@@ -69,73 +69,73 @@ pub(crate) enum AccessAction {
 /// identity never holds for a caller without a verified one, and a `not` condition always does.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct AccessSource {
+pub struct AccessSource {
     /// Identities: a SPIFFE ID, or all below one (`spiffe://mesh.local/ns/shop/*`).
     #[schemars(length(min = 1))]
-    pub(crate) identities: Field<List<String>>,
+    pub identities: Field<List<String>>,
     /// None of these identities.
     #[schemars(length(min = 1))]
-    pub(crate) not_identities: Field<List<String>>,
+    pub not_identities: Field<List<String>>,
     /// Namespaces of identities `spiffe://…/ns/NAMESPACE/sa/ACCOUNT`.
     #[schemars(length(min = 1))]
-    pub(crate) namespaces: Field<List<String>>,
+    pub namespaces: Field<List<String>>,
     /// None of these namespaces.
     #[schemars(length(min = 1))]
-    pub(crate) not_namespaces: Field<List<String>>,
+    pub not_namespaces: Field<List<String>>,
     /// Trust domains of identities.
     #[schemars(length(min = 1))]
-    pub(crate) trust_domains: Field<List<String>>,
+    pub trust_domains: Field<List<String>>,
     /// None of these trust domains.
     #[schemars(length(min = 1))]
-    pub(crate) not_trust_domains: Field<List<String>>,
+    pub not_trust_domains: Field<List<String>>,
     /// Addresses that the connection comes from: `10.0.0.0/8`, `192.0.2.7`, `fd00::/8`.
     #[schemars(length(min = 1))]
-    pub(crate) addresses: Field<List<String>>,
+    pub addresses: Field<List<String>>,
     /// None of these addresses.
     #[schemars(length(min = 1))]
-    pub(crate) not_addresses: Field<List<String>>,
+    pub not_addresses: Field<List<String>>,
 }
 
 /// What is called. All conditions that are written must hold; of a list any entry, of a `not` list none. Hosts, paths
 /// and methods are those that routing sees.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct AccessOperation {
+pub struct AccessOperation {
     /// Hosts: exact, by suffix (`*.example.com`), or `*`.
     #[schemars(length(min = 1))]
-    pub(crate) hosts: Field<List<String>>,
+    pub hosts: Field<List<String>>,
     /// None of these hosts.
     #[schemars(length(min = 1))]
-    pub(crate) not_hosts: Field<List<String>>,
+    pub not_hosts: Field<List<String>>,
     /// Paths in their normal form, as in `matches` of a rule.
     #[schemars(length(min = 1))]
-    pub(crate) paths: Field<List<PathMatch>>,
+    pub paths: Field<List<PathMatch>>,
     /// None of these paths.
     #[schemars(length(min = 1))]
-    pub(crate) not_paths: Field<List<PathMatch>>,
+    pub not_paths: Field<List<PathMatch>>,
     /// Methods, in capitals.
     #[schemars(length(min = 1))]
-    pub(crate) methods: Field<List<String>>,
+    pub methods: Field<List<String>>,
     /// None of these methods.
     #[schemars(length(min = 1))]
-    pub(crate) not_methods: Field<List<String>>,
+    pub not_methods: Field<List<String>>,
     /// Ports that the connection was made to.
     #[schemars(length(min = 1))]
-    pub(crate) ports: Field<List<Port>>,
+    pub ports: Field<List<Port>>,
     /// None of these ports.
     #[schemars(length(min = 1))]
-    pub(crate) not_ports: Field<List<Port>>,
+    pub not_ports: Field<List<Port>>,
     /// Conditions on headers; all must hold.
     #[schemars(length(min = 1))]
-    pub(crate) headers: Field<List<Condition>>,
+    pub headers: Field<List<Condition>>,
     /// gRPC calls of these services and methods.
     #[schemars(length(min = 1))]
-    pub(crate) grpc: Field<List<GrpcMatch>>,
+    pub grpc: Field<List<GrpcMatch>>,
 }
 
 /// A TCP port.
 #[derive(Debug, Clone, Copy, Deserialize)]
-pub(crate) struct Port(pub(crate) u64);
+pub struct Port(pub u64);
 
 impl JsonSchema for Port {
     fn inline_schema() -> bool {
@@ -152,23 +152,23 @@ impl JsonSchema for Port {
 /// A condition on a claim of a verified token. It never holds without a token.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct ClaimMatch {
+pub struct ClaimMatch {
     /// The provider that verified the token. Without it: any.
-    pub(crate) provider: Field<String>,
+    pub provider: Field<String>,
     /// The claim.
     #[schemars(extend("x-required" = true))]
-    pub(crate) claim: Field<ClaimPath>,
+    pub claim: Field<ClaimPath>,
     /// Any of these. Of a claim that is a list, one entry; of `scope`, one word. Numbers and booleans are compared as
     /// they are written in JSON.
     #[schemars(extend("x-required" = true), length(min = 1))]
-    pub(crate) values: Field<List<ClaimValue>>,
+    pub values: Field<List<ClaimValue>>,
 }
 
 /// A claim of a token: `sub`; dots lead into objects (`realm_access.roles`). A name that has dots itself is written as
 /// a list (`["https://id.example/roles"]`).
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(untagged)]
-pub(crate) enum ClaimPath {
+pub enum ClaimPath {
     /// Names with dots between them.
     #[serde(rename = "$text")]
     Text(#[schemars(schema_with = "word")] String),
@@ -180,7 +180,7 @@ pub(crate) enum ClaimPath {
 /// A condition on the value of a claim: the value itself, or one of `exact`, `prefix`, `regex` and `present`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(untagged)]
-pub(crate) enum ClaimValue {
+pub enum ClaimValue {
     /// The whole value.
     #[serde(rename = "$text")]
     Text(#[schemars(schema_with = "word")] String),
@@ -192,15 +192,15 @@ pub(crate) enum ClaimValue {
 /// A condition on the value of a claim; exactly one of these.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct ClaimCondition {
+pub struct ClaimCondition {
     /// The whole value.
-    pub(crate) exact: Field<String>,
+    pub exact: Field<String>,
     /// How the value begins.
-    pub(crate) prefix: Field<String>,
+    pub prefix: Field<String>,
     /// A regular expression for the whole value.
-    pub(crate) regex: Field<String>,
+    pub regex: Field<String>,
     /// Whether the claim is there at all.
-    pub(crate) present: Field<bool>,
+    pub present: Field<bool>,
 }
 
 /// What an editor may see as a number or a truth value is compared as it is written.
@@ -211,66 +211,66 @@ fn word(_: &mut SchemaGenerator) -> Schema {
 /// Tokens on a listener.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct ListenerJwt {
+pub struct ListenerJwt {
     /// Names of the providers that are believed.
     #[schemars(extend("x-required" = true), length(min = 1))]
-    pub(crate) providers: Field<List<String>>,
+    pub providers: Field<List<String>>,
     /// Whether a request without a token is refused. A token that is there must be valid either way.
     #[schemars(extend("default" = true))]
-    pub(crate) required: Field<bool>,
+    pub required: Field<bool>,
 }
 
 /// Who issues tokens (JWT), and how they are verified.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct JwtProvider {
+pub struct JwtProvider {
     /// What `iss` must be.
     #[schemars(extend("x-required" = true))]
-    pub(crate) issuer: Field<String>,
+    pub issuer: Field<String>,
     /// Of these `aud` must have one.
     #[schemars(extend("x-required" = true), length(min = 1))]
-    pub(crate) audiences: Field<List<String>>,
+    pub audiences: Field<List<String>>,
     /// Where its keys are: a file or a URL.
     #[schemars(extend("x-required" = true))]
-    pub(crate) jwks: Field<Jwks>,
+    pub jwks: Field<Jwks>,
     /// Signature algorithms that are believed. Without it: all of them.
     #[schemars(extend("default" = ["RS256", "RS384", "RS512", "ES256", "ES384", "EdDSA"]), length(min = 1))]
-    pub(crate) algorithms: Field<List<JwtAlgorithm>>,
+    pub algorithms: Field<List<JwtAlgorithm>>,
     /// How far the issuer's clock may differ.
     #[schemars(extend("default" = "60s"))]
-    pub(crate) clock_skew: Field<DurationText>,
+    pub clock_skew: Field<DurationText>,
     /// Where a token is looked for, in this order. Without it: `authorization: Bearer TOKEN`.
     #[schemars(extend("default" = [{ "header": "authorization", "prefix": "Bearer " }]), length(min = 1))]
-    pub(crate) from: Field<List<TokenPlace>>,
+    pub from: Field<List<TokenPlace>>,
     /// Whether the token is sent on to the upstream; else it is removed once it was verified.
     #[schemars(extend("default" = false))]
-    pub(crate) forward: Field<bool>,
+    pub forward: Field<bool>,
     /// Claims that are sent on as headers. What callers send in those headers is always removed.
     #[schemars(length(min = 1))]
-    pub(crate) claims_to_headers: Field<List<ClaimHeader>>,
+    pub claims_to_headers: Field<List<ClaimHeader>>,
 }
 
 /// Where the keys of a provider are: exactly one of `file` and `url`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Jwks {
+pub struct Jwks {
     /// A JWKS file. Read again when it changes.
-    pub(crate) file: Field<String>,
+    pub file: Field<String>,
     /// A JWKS document: `https://…`, or `http://` to a loopback address.
-    pub(crate) url: Field<String>,
+    pub url: Field<String>,
     /// `url`: how often it is fetched again.
     #[schemars(extend("default" = "10m"))]
-    pub(crate) refresh: Field<DurationText>,
+    pub refresh: Field<DurationText>,
     /// `url`: how long a fetch may take.
     #[schemars(extend("default" = "5s"))]
-    pub(crate) timeout: Field<DurationText>,
+    pub timeout: Field<DurationText>,
     /// `url`: roots that the server is verified by (PEM). Without it: the system's.
-    pub(crate) trust_bundle: Field<String>,
+    pub trust_bundle: Field<String>,
 }
 
 /// A signature algorithm (RFC 7518, RFC 8037).
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-pub(crate) enum JwtAlgorithm {
+pub enum JwtAlgorithm {
     /// RSASSA-PKCS1-v1_5 with SHA-256.
     #[serde(rename = "RS256")]
     Rs256,
@@ -294,55 +294,57 @@ pub(crate) enum JwtAlgorithm {
 /// Where a token is looked for: exactly one of `header` and `query`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct TokenPlace {
+pub struct TokenPlace {
     /// A header.
-    pub(crate) header: Field<String>,
+    pub header: Field<String>,
     /// `header`: what comes before the token. Without it: `Bearer ` in `authorization`, nothing in other headers.
-    pub(crate) prefix: Field<String>,
+    pub prefix: Field<String>,
     /// A query parameter.
-    pub(crate) query: Field<String>,
+    pub query: Field<String>,
 }
 
 /// A claim that is sent on as a header.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct ClaimHeader {
+pub struct ClaimHeader {
     /// The claim.
     #[schemars(extend("x-required" = true))]
-    pub(crate) claim: Field<ClaimPath>,
+    pub claim: Field<ClaimPath>,
     /// The header.
     #[schemars(extend("x-required" = true))]
-    pub(crate) header: Field<String>,
+    pub header: Field<String>,
 }
 
 /// An authorizer outside, asked over gRPC (`envoy.service.auth.v3.Authorization`).
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct ExternalAuthorizer {
+pub struct ExternalAuthorizer {
     /// Name of the cluster that it is, with `protocol: http2`.
     #[schemars(extend("x-required" = true))]
-    pub(crate) cluster: Field<String>,
+    pub cluster: Field<String>,
     /// How long it may take.
     #[schemars(extend("default" = "200ms"))]
-    pub(crate) timeout: Field<DurationText>,
+    pub timeout: Field<DurationText>,
     /// Whether a request passes when it cannot be asked.
     #[schemars(extend("default" = false))]
-    pub(crate) fail_open: Field<bool>,
+    pub fail_open: Field<bool>,
     /// The answer to the caller when it cannot be asked.
     #[schemars(range(min = limits::ERROR_STATUS.min, max = limits::ERROR_STATUS.max), extend("default" = 403))]
-    pub(crate) status_on_error: Field<u64>,
+    pub status_on_error: Field<u64>,
     /// How much of a request's body it is shown. `0B`: nothing, and nothing is waited for.
     #[schemars(extend("default" = "0B"))]
-    pub(crate) max_body_bytes: Field<SizeText>,
+    pub max_body_bytes: Field<SizeText>,
     /// Told with every question.
-    pub(crate) context: Field<Entries<String>>,
+    pub context: Field<Entries<String>>,
 }
 
 /// `on` or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Switch {
+pub enum Switch {
+    /// Yes.
     On,
+    /// No.
     Off,
 }
 

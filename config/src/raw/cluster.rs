@@ -10,31 +10,31 @@ use crate::read::{Field, List};
 /// A group of equal endpoints.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Cluster {
+pub struct Cluster {
     /// What is spoken to the endpoints.
     #[schemars(extend("default" = "http1"))]
-    pub(crate) protocol: Field<ClusterProtocol>,
+    pub protocol: Field<ClusterProtocol>,
     /// How an endpoint is chosen, for each request.
-    pub(crate) load_balancing: Field<LoadBalancing>,
+    pub load_balancing: Field<LoadBalancing>,
     /// Ceilings; over them a request fails at once.
-    pub(crate) circuit_breaker: Field<CircuitBreaker>,
+    pub circuit_breaker: Field<CircuitBreaker>,
     /// How much retries may add to the traffic.
-    pub(crate) retry_budget: Field<RetryBudget>,
+    pub retry_budget: Field<RetryBudget>,
     /// How connections are made and kept.
-    pub(crate) connection: Field<Connection>,
+    pub connection: Field<Connection>,
     /// TLS to the endpoints. Without it: plaintext.
-    pub(crate) tls: Field<ClusterTls>,
+    pub tls: Field<ClusterTls>,
     /// How names of endpoints are resolved.
-    pub(crate) dns: Field<Dns>,
+    pub dns: Field<Dns>,
     /// `IP:PORT`, `NAME:PORT` (every address of the name is an endpoint), or `{ address, weight, zone }`.
     #[schemars(extend("x-required" = true), length(min = 1))]
-    pub(crate) endpoints: Field<List<Endpoint>>,
+    pub endpoints: Field<List<Endpoint>>,
 }
 
 /// What is spoken to an upstream.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum ClusterProtocol {
+pub enum ClusterProtocol {
     /// HTTP/1.1 with keep-alive.
     Http1,
     /// HTTP/2 with prior knowledge.
@@ -46,16 +46,16 @@ pub(crate) enum ClusterProtocol {
 /// How an endpoint is chosen.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct LoadBalancing {
+pub struct LoadBalancing {
     /// The policy.
     #[schemars(extend("default" = "leastRequest"))]
-    pub(crate) policy: Field<Policy>,
+    pub policy: Field<Policy>,
 }
 
 /// A load-balancing policy.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Policy {
+pub enum Policy {
     /// In turn, by weight.
     RoundRobin,
     /// The less loaded of two random ones.
@@ -69,73 +69,73 @@ pub(crate) enum Policy {
 /// Ceilings of a cluster.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct CircuitBreaker {
+pub struct CircuitBreaker {
     /// Requests in flight.
     #[schemars(range(min = limits::MAX_REQUESTS.min, max = limits::MAX_REQUESTS.max), extend("default" = 1024))]
-    pub(crate) max_requests: Field<u64>,
+    pub max_requests: Field<u64>,
     /// Requests that wait for a connection.
     #[schemars(range(min = limits::MAX_PENDING.min, max = limits::MAX_PENDING.max), extend("default" = 256))]
-    pub(crate) max_pending: Field<u64>,
+    pub max_pending: Field<u64>,
     /// Retries in flight.
     #[schemars(range(min = limits::MAX_RETRIES.min, max = limits::MAX_RETRIES.max), extend("default" = 64))]
-    pub(crate) max_retries: Field<u64>,
+    pub max_retries: Field<u64>,
     /// Connections.
     #[schemars(range(min = limits::CONNECTIONS.min, max = limits::CONNECTIONS.max), extend("default" = 1024))]
-    pub(crate) max_connections: Field<u64>,
+    pub max_connections: Field<u64>,
 }
 
 /// How much retries may add to the traffic.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct RetryBudget {
+pub struct RetryBudget {
     /// Share of the requests of the last ten seconds, in percent.
     #[schemars(range(min = limits::PERCENT.min, max = limits::PERCENT.max), extend("default" = 20))]
-    pub(crate) percent: Field<u64>,
+    pub percent: Field<u64>,
     /// Retries a second that are always allowed.
     #[schemars(range(min = limits::RETRIES_PER_SECOND.min, max = limits::RETRIES_PER_SECOND.max), extend("default" = 3))]
-    pub(crate) min_per_second: Field<u64>,
+    pub min_per_second: Field<u64>,
 }
 
 /// How connections to an upstream are made and kept.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Connection {
+pub struct Connection {
     /// To the end of the TCP handshake.
     #[schemars(extend("default" = "1s"))]
-    pub(crate) connect_timeout: Field<DurationText>,
+    pub connect_timeout: Field<DurationText>,
     /// An idle connection is closed after this. Keep it below the upstream's own limit.
     #[schemars(extend("default" = "55s"))]
-    pub(crate) idle_timeout: Field<DurationText>,
+    pub idle_timeout: Field<DurationText>,
     /// HTTP/2: a PING after that much silence while requests are in flight. `0s`: none.
     #[schemars(extend("default" = "10s"))]
-    pub(crate) keepalive_interval: Field<DurationText>,
+    pub keepalive_interval: Field<DurationText>,
     /// HTTP/2: how long the answer to a PING may take.
     #[schemars(extend("default" = "3s"))]
-    pub(crate) keepalive_timeout: Field<DurationText>,
+    pub keepalive_timeout: Field<DurationText>,
     /// HTTP/2: requests in flight on one connection, also when the upstream allows more.
     #[schemars(range(min = limits::STREAMS.min, max = limits::STREAMS.max), extend("default" = 100))]
-    pub(crate) max_streams: Field<u64>,
+    pub max_streams: Field<u64>,
     /// Age at which a connection is replaced, with 10 % jitter. `0s`: never.
     #[schemars(extend("default" = "1h"))]
-    pub(crate) max_age: Field<DurationText>,
+    pub max_age: Field<DurationText>,
 }
 
 /// How names of endpoints are resolved.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Dns {
+pub struct Dns {
     /// Lower bound of a record's time to live.
     #[schemars(extend("default" = "1s"))]
-    pub(crate) min_ttl: Field<DurationText>,
+    pub min_ttl: Field<DurationText>,
     /// Upper bound of a record's time to live.
     #[schemars(extend("default" = "60s"))]
-    pub(crate) max_ttl: Field<DurationText>,
+    pub max_ttl: Field<DurationText>,
 }
 
 /// An endpoint, in short or in full.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(untagged)]
-pub(crate) enum Endpoint {
+pub enum Endpoint {
     /// `IP:PORT` or `NAME:PORT`.
     #[serde(rename = "$text")]
     Text(String),
@@ -147,13 +147,13 @@ pub(crate) enum Endpoint {
 /// An endpoint in full.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct EndpointFields {
+pub struct EndpointFields {
     /// `IP:PORT` or `NAME:PORT`.
     #[schemars(extend("x-required" = true))]
-    pub(crate) address: Field<String>,
+    pub address: Field<String>,
     /// Share of the requests, relative to the other endpoints.
     #[schemars(range(min = limits::ENDPOINT_WEIGHT.min, max = limits::ENDPOINT_WEIGHT.max), extend("default" = 1))]
-    pub(crate) weight: Field<u64>,
+    pub weight: Field<u64>,
     /// Its zone.
-    pub(crate) zone: Field<String>,
+    pub zone: Field<String>,
 }

@@ -10,7 +10,7 @@ use crate::read::{Entries, Field, List};
 /// One change to requests or responses.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Filter {
+pub enum Filter {
     /// Change request headers.
     RequestHeaders(Field<HeaderEdit>),
     /// Change response headers, also of answers that the proxy makes itself.
@@ -28,19 +28,19 @@ pub(crate) enum Filter {
 /// Header changes: removed first, then set, then added.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct HeaderEdit {
+pub struct HeaderEdit {
     /// Replaced, or inserted where absent.
-    pub(crate) set: Field<HeaderValues>,
+    pub set: Field<HeaderValues>,
     /// Appended beside values that are there.
-    pub(crate) add: Field<HeaderValues>,
+    pub add: Field<HeaderValues>,
     /// Removed.
-    pub(crate) remove: Field<List<String>>,
+    pub remove: Field<List<String>>,
 }
 
 /// Headers with their values, as a mapping or as a list of `{ name, value }`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(untagged)]
-pub(crate) enum HeaderValues {
+pub enum HeaderValues {
     /// `{ x-name: value }`.
     #[serde(rename = "$map")]
     Map(Entries<String>),
@@ -52,83 +52,83 @@ pub(crate) enum HeaderValues {
 /// A header and its value.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct HeaderPair {
+pub struct HeaderPair {
     /// The header.
     #[schemars(extend("x-required" = true))]
-    pub(crate) name: Field<String>,
+    pub name: Field<String>,
     /// Its value.
     #[schemars(extend("x-required" = true))]
-    pub(crate) value: Field<String>,
+    pub value: Field<String>,
 }
 
 /// Host and path rewriting.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct UrlRewrite {
+pub struct UrlRewrite {
     /// The host (and port) that the upstream sees.
-    pub(crate) hostname: Field<String>,
+    pub hostname: Field<String>,
     /// The path that the upstream sees. The query is kept.
-    pub(crate) path: Field<PathRewrite>,
+    pub path: Field<PathRewrite>,
 }
 
 /// How a path is rewritten: exactly one of `replaceFullPath`, `replacePrefixMatch`, and `regex` with `substitution`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct PathRewrite {
+pub struct PathRewrite {
     /// The whole path.
-    pub(crate) replace_full_path: Field<String>,
+    pub replace_full_path: Field<String>,
     /// What the matched prefix becomes. Only in rules that match by path prefix.
-    pub(crate) replace_prefix_match: Field<String>,
+    pub replace_prefix_match: Field<String>,
     /// What is looked for; every occurrence is replaced. Not anchored.
-    pub(crate) regex: Field<String>,
+    pub regex: Field<String>,
     /// What an occurrence of `regex` becomes; `$1` and `${name}` are its groups, `$$` is a dollar sign.
-    pub(crate) substitution: Field<String>,
+    pub substitution: Field<String>,
 }
 
 /// Cross-origin resource sharing.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Cors {
+pub struct Cors {
     /// Origins: `https://app.example`, `https://*.example`, or `*`.
     #[schemars(extend("x-required" = true), length(min = 1))]
-    pub(crate) allow_origins: Field<List<String>>,
+    pub allow_origins: Field<List<String>>,
     /// Methods, or `*` alone.
     #[schemars(extend("default" = ["GET", "HEAD", "POST"]))]
-    pub(crate) allow_methods: Field<List<String>>,
+    pub allow_methods: Field<List<String>>,
     /// Request headers, or `*` alone.
-    pub(crate) allow_headers: Field<List<String>>,
+    pub allow_headers: Field<List<String>>,
     /// Response headers that a script may read.
-    pub(crate) expose_headers: Field<List<String>>,
+    pub expose_headers: Field<List<String>>,
     /// Whether cookies and other credentials may be sent.
     #[schemars(extend("default" = false))]
-    pub(crate) allow_credentials: Field<bool>,
+    pub allow_credentials: Field<bool>,
     /// How long a browser may remember the answer to a preflight.
     #[schemars(extend("default" = "5s"))]
-    pub(crate) max_age: Field<DurationText>,
+    pub max_age: Field<DurationText>,
 }
 
 /// A redirect. What is not said is taken from the request.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Redirect {
+pub struct Redirect {
     /// The new scheme.
-    pub(crate) scheme: Field<Scheme>,
+    pub scheme: Field<Scheme>,
     /// The new host.
-    pub(crate) hostname: Field<String>,
+    pub hostname: Field<String>,
     /// The new port.
     #[schemars(range(min = limits::PORT.min, max = limits::PORT.max))]
-    pub(crate) port: Field<u64>,
+    pub port: Field<u64>,
     /// The new path.
-    pub(crate) path: Field<PathRewrite>,
+    pub path: Field<PathRewrite>,
     /// 301, 302, 303, 307 or 308.
     #[schemars(extend("enum" = [301, 302, 303, 307, 308], "default" = 302))]
-    pub(crate) status: Field<u64>,
+    pub status: Field<u64>,
 }
 
 /// A scheme.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Scheme {
+pub enum Scheme {
     /// In clear.
     Http,
     /// Over TLS.
@@ -138,13 +138,13 @@ pub(crate) enum Scheme {
 /// A fixed response.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct DirectResponse {
+pub struct DirectResponse {
     /// The status.
     #[schemars(range(min = limits::DIRECT_STATUS.min, max = limits::DIRECT_STATUS.max), extend("default" = 200))]
-    pub(crate) status: Field<u64>,
+    pub status: Field<u64>,
     /// The body, at most 64 KiB.
-    pub(crate) body: Field<String>,
+    pub body: Field<String>,
     /// Its media type.
     #[schemars(extend("default" = "text/plain; charset=utf-8"))]
-    pub(crate) content_type: Field<String>,
+    pub content_type: Field<String>,
 }

@@ -11,73 +11,73 @@ use crate::read::{Entries, Field, List};
 /// PEM and are read again when they change.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Identity {
+pub struct Identity {
     /// The certificate chain, leaf first. The leaf names exactly one SPIFFE ID.
     #[schemars(extend("x-required" = true))]
-    pub(crate) certificate: Field<String>,
+    pub certificate: Field<String>,
     /// The key of the leaf.
     #[schemars(extend("x-required" = true))]
-    pub(crate) private_key: Field<String>,
+    pub private_key: Field<String>,
     /// Roots of the identity's own trust domain.
     #[schemars(extend("x-required" = true))]
-    pub(crate) trust_bundle: Field<String>,
+    pub trust_bundle: Field<String>,
     /// Roots of other trust domains whose workloads are believed, by trust domain.
-    pub(crate) federated_bundles: Field<Entries<String>>,
+    pub federated_bundles: Field<Entries<String>>,
     /// Certificate revocation lists (PEM or DER).
     #[schemars(length(min = 1))]
-    pub(crate) revocation_lists: Field<List<String>>,
+    pub revocation_lists: Field<List<String>>,
     /// The bundle that is to replace `trustBundle`: every handshake is rehearsed against it, and who would fail is
     /// reported.
-    pub(crate) proposed_trust_bundle: Field<String>,
+    pub proposed_trust_bundle: Field<String>,
 }
 
 /// A certificate and its key.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct CertificateFiles {
+pub struct CertificateFiles {
     /// The certificate chain, leaf first (PEM).
     #[schemars(extend("x-required" = true))]
-    pub(crate) certificate: Field<String>,
+    pub certificate: Field<String>,
     /// The key of the leaf (PEM).
     #[schemars(extend("x-required" = true))]
-    pub(crate) private_key: Field<String>,
+    pub private_key: Field<String>,
 }
 
 /// TLS on a listener.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct ListenerTls {
+pub struct ListenerTls {
     /// What is accepted.
     #[schemars(extend("x-required" = true))]
-    pub(crate) mode: Field<TlsMode>,
+    pub mode: Field<TlsMode>,
     /// `strict`, rehearsed while `mode` is `permissive`: who could no longer connect is reported.
-    pub(crate) proposed_mode: Field<TlsMode>,
+    pub proposed_mode: Field<TlsMode>,
     /// Certificates by server name (those that each names); the first serves everybody else. Without it: the mesh
     /// identity's.
     #[schemars(length(min = 1))]
-    pub(crate) certificates: Field<List<CertificateFiles>>,
+    pub certificates: Field<List<CertificateFiles>>,
     /// Whether callers show a certificate. Without it: `required` with the mesh identity, `none` with `certificates`.
-    pub(crate) client_certificate: Field<ClientCertificate>,
+    pub client_certificate: Field<ClientCertificate>,
     /// Roots of client certificates (PEM). Without it: workloads of the mesh, by the bundles of `identity`.
-    pub(crate) client_trust_bundle: Field<String>,
+    pub client_trust_bundle: Field<String>,
     /// The oldest version of TLS.
     #[schemars(extend("default" = "1.3"))]
-    pub(crate) min_version: Field<TlsVersion>,
+    pub min_version: Field<TlsVersion>,
     /// How long a handshake may take.
     #[schemars(extend("default" = "10s"))]
-    pub(crate) handshake_timeout: Field<DurationText>,
+    pub handshake_timeout: Field<DurationText>,
     /// Handshakes at a time; further connections are closed.
     #[schemars(range(min = limits::HANDSHAKES.min, max = limits::HANDSHAKES.max), extend("default" = 1024))]
-    pub(crate) max_handshakes: Field<u64>,
+    pub max_handshakes: Field<u64>,
     /// Server names whose connections are handed on without being decrypted, before anything else.
     #[schemars(length(min = 1))]
-    pub(crate) passthrough: Field<List<Passthrough>>,
+    pub passthrough: Field<List<Passthrough>>,
 }
 
 /// What a listener accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum TlsMode {
+pub enum TlsMode {
     /// TLS only.
     Strict,
     /// TLS and plaintext.
@@ -105,7 +105,7 @@ impl JsonSchema for TlsMode {
 /// Whether callers show a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum ClientCertificate {
+pub enum ClientCertificate {
     /// No connection without one.
     Required,
     /// Verified where one is shown.
@@ -116,9 +116,11 @@ pub(crate) enum ClientCertificate {
 
 /// A version of TLS.
 #[derive(Debug, Clone, Copy, Deserialize)]
-pub(crate) enum TlsVersion {
+pub enum TlsVersion {
+    /// TLS 1.2.
     #[serde(rename = "1.2")]
     V1_2,
+    /// TLS 1.3.
     #[serde(rename = "1.3")]
     V1_3,
 }
@@ -136,20 +138,20 @@ impl JsonSchema for TlsVersion {
 /// Connections that are handed on by server name.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Passthrough {
+pub struct Passthrough {
     /// Server names: exact, by suffix (`*.example.com`), or `*`, which also takes connections without one. The most
     /// specific one wins.
     #[schemars(extend("x-required" = true), length(min = 1))]
-    pub(crate) hostnames: Field<List<String>>,
+    pub hostnames: Field<List<String>>,
     /// Where they go, by weight. Clusters without `tls`.
     #[schemars(extend("x-required" = true), length(min = 1))]
-    pub(crate) backend_refs: Field<List<BackendRef>>,
+    pub backend_refs: Field<List<BackendRef>>,
 }
 
 /// What is done with `x-forwarded-client-cert`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum ClientCertHeader {
+pub enum ClientCertHeader {
     /// Removed.
     Sanitize,
     /// Kept as the caller sent it; only from callers with a verified certificate.
@@ -163,33 +165,33 @@ pub(crate) enum ClientCertHeader {
 /// TLS to the endpoints of a cluster.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct ClusterTls {
+pub struct ClusterTls {
     /// Who is expected there. Without it: `mutual`, by `peerIdentities`.
-    pub(crate) mode: Field<ClusterTlsMode>,
+    pub mode: Field<ClusterTlsMode>,
     /// `mutual`: the peer is one of these: a SPIFFE ID, or all below one (`spiffe://mesh.local/ns/shop/*`).
     #[schemars(length(min = 1))]
-    pub(crate) peer_identities: Field<List<String>>,
+    pub peer_identities: Field<List<String>>,
     /// The server name sent. Without it: the endpoint's host name; none for an address.
-    pub(crate) sni: Field<String>,
+    pub sni: Field<String>,
     /// The oldest version of TLS.
     #[schemars(extend("default" = "1.3"))]
-    pub(crate) min_version: Field<TlsVersion>,
+    pub min_version: Field<TlsVersion>,
     /// `simple`: roots that the server is verified by (PEM).
-    pub(crate) trust_bundle: Field<String>,
+    pub trust_bundle: Field<String>,
     /// `simple`: names of which the server's certificate must have one. Without it: `sni`, or the endpoint's host
     /// name or address.
     #[schemars(length(min = 1))]
-    pub(crate) subject_names: Field<List<String>>,
+    pub subject_names: Field<List<String>>,
     /// `simple`: the certificate chain that is shown when the server asks for one (PEM).
-    pub(crate) certificate: Field<String>,
+    pub certificate: Field<String>,
     /// `simple`: its key (PEM).
-    pub(crate) private_key: Field<String>,
+    pub private_key: Field<String>,
 }
 
 /// Who is expected at the endpoints of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum ClusterTlsMode {
+pub enum ClusterTlsMode {
     /// A workload of the mesh, to which the mesh identity is shown.
     Mutual,
     /// A server with a certificate for a name.

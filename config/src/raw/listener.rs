@@ -10,59 +10,59 @@ use crate::read::Field;
 /// Where connections are accepted, and what is believed and allowed there.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Listener {
+pub struct Listener {
     /// Unique name.
     #[schemars(extend("x-required" = true))]
-    pub(crate) name: Field<String>,
+    pub name: Field<String>,
     /// Where it listens, `IP:PORT`. `[::]` takes IPv4 as well. Port 0 lets the system choose.
     #[schemars(extend("x-required" = true))]
-    pub(crate) bind: Field<String>,
+    pub bind: Field<String>,
     /// Name of its route table. Only a listener with `tls: { mode: passthrough }` needs none.
-    pub(crate) routes: Field<String>,
+    pub routes: Field<String>,
     /// What is spoken on it. `auto` tells HTTP/1 and HTTP/2 apart by the first bytes.
     #[schemars(extend("default" = "auto"))]
-    pub(crate) protocol: Field<ListenerProtocol>,
+    pub protocol: Field<ListenerProtocol>,
     /// Which way its traffic goes. Without it: `outbound` when the name begins with `outbound`, else `inbound`.
-    pub(crate) direction: Field<Direction>,
+    pub direction: Field<Direction>,
     /// What may be believed of `X-Forwarded-*`, `Forwarded` and `x-request-id`. Without it: `local` for outbound
     /// listeners, `none` for inbound ones.
-    pub(crate) trust: Field<Trust>,
+    pub trust: Field<Trust>,
     /// The normal form of paths, which routing and the upstream see.
-    pub(crate) path: Field<PathOptions>,
+    pub path: Field<PathOptions>,
     /// Open connections; more wait in the kernel's queue.
     #[schemars(range(min = limits::CONNECTIONS.min, max = limits::CONNECTIONS.max), extend("default" = 16384))]
-    pub(crate) max_connections: Field<u64>,
+    pub max_connections: Field<u64>,
     /// Size of a request head; a larger one is answered with 431.
     #[schemars(extend("default" = "64KiB"))]
-    pub(crate) max_head_bytes: Field<SizeText>,
+    pub max_head_bytes: Field<SizeText>,
     /// Header fields of a request; more are answered with 431.
     #[schemars(range(min = limits::HEADERS.min, max = limits::HEADERS.max), extend("default" = 100))]
-    pub(crate) max_headers: Field<u64>,
+    pub max_headers: Field<u64>,
     /// Requests in flight on one HTTP/2 connection.
     #[schemars(range(min = limits::STREAMS.min, max = limits::STREAMS.max), extend("default" = 1024))]
-    pub(crate) max_concurrent_streams: Field<u64>,
+    pub max_concurrent_streams: Field<u64>,
     /// Time limits towards the client.
-    pub(crate) timeouts: Field<ListenerTimeouts>,
+    pub timeouts: Field<ListenerTimeouts>,
     /// Age at which a connection is closed gracefully, with 10 % jitter. `0s`: never.
     #[schemars(extend("default" = "1h"))]
-    pub(crate) max_connection_age: Field<DurationText>,
+    pub max_connection_age: Field<DurationText>,
     /// TLS. Without it: plaintext.
-    pub(crate) tls: Field<ListenerTls>,
+    pub tls: Field<ListenerTls>,
     /// What is done with the header `x-forwarded-client-cert`.
     #[schemars(extend("default" = "sanitize"))]
-    pub(crate) client_cert_header: Field<ClientCertHeader>,
+    pub client_cert_header: Field<ClientCertHeader>,
     /// Name of its authorization policy. Without it: everybody may do everything.
-    pub(crate) authorization: Field<String>,
+    pub authorization: Field<String>,
     /// Tokens that are verified.
-    pub(crate) jwt: Field<ListenerJwt>,
+    pub jwt: Field<ListenerJwt>,
     /// Name of the authorizer that is asked about every request. Rules can opt out.
-    pub(crate) external_authorization: Field<String>,
+    pub external_authorization: Field<String>,
 }
 
 /// What is spoken on a listener.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum ListenerProtocol {
+pub enum ListenerProtocol {
     /// Told apart by the first bytes.
     Auto,
     /// HTTP/1.0 and HTTP/1.1 only.
@@ -74,7 +74,7 @@ pub(crate) enum ListenerProtocol {
 /// Which way traffic goes.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Direction {
+pub enum Direction {
     /// From others to the local service.
     Inbound,
     /// From the local service to others.
@@ -84,7 +84,7 @@ pub(crate) enum Direction {
 /// What may be believed of forwarding headers.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Trust {
+pub enum Trust {
     /// Nothing: they are replaced by what this proxy saw.
     None,
     /// The caller is our own application: they are kept and appended to.
@@ -97,19 +97,19 @@ pub(crate) enum Trust {
 /// The normal form of paths.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct PathOptions {
+pub struct PathOptions {
     /// Merge `//` into `/`.
     #[schemars(extend("default" = true))]
-    pub(crate) merge_slashes: Field<bool>,
+    pub merge_slashes: Field<bool>,
     /// What happens to `%2F`, `%5C` and a backslash.
     #[schemars(extend("default" = "keep"))]
-    pub(crate) escaped_slashes: Field<EscapedSlashes>,
+    pub escaped_slashes: Field<EscapedSlashes>,
 }
 
 /// What happens to an encoded slash.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum EscapedSlashes {
+pub enum EscapedSlashes {
     /// Left encoded: it never separates segments.
     Keep,
     /// Answered with 400.
@@ -119,17 +119,17 @@ pub(crate) enum EscapedSlashes {
 /// Time limits towards the client.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct ListenerTimeouts {
+pub struct ListenerTimeouts {
     /// To the end of a request head, from its first byte or the connection's start; then 408.
     #[schemars(extend("default" = "10s"))]
-    pub(crate) header: Field<DurationText>,
+    pub header: Field<DurationText>,
     /// A connection without any request.
     #[schemars(extend("default" = "1h"))]
-    pub(crate) idle: Field<DurationText>,
+    pub idle: Field<DurationText>,
     /// A request or response in which nothing moves in either direction. `0s`: no limit.
     #[schemars(extend("default" = "5m"))]
-    pub(crate) stream_idle: Field<DurationText>,
+    pub stream_idle: Field<DurationText>,
     /// To the first bytes by which `auto` tells protocols apart.
     #[schemars(extend("default" = "1s"))]
-    pub(crate) detect: Field<DurationText>,
+    pub detect: Field<DurationText>,
 }

@@ -8,18 +8,20 @@
 
 mod access;
 mod cluster;
+mod control_plane;
 mod filter;
 mod identity;
 mod listener;
 pub(crate) mod names;
 mod route;
 
-pub(crate) use access::*;
-pub(crate) use cluster::*;
-pub(crate) use filter::*;
-pub(crate) use identity::*;
-pub(crate) use listener::*;
-pub(crate) use route::*;
+pub use access::*;
+pub use cluster::*;
+pub use control_plane::*;
+pub use filter::*;
+pub use identity::*;
+pub use listener::*;
+pub use route::*;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -30,52 +32,54 @@ use crate::read::{Entries, Field, List};
 /// The configuration of one Outrigger proxy.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Config {
+pub struct Config {
     /// Who this proxy is, for logs, metrics and the loop check.
-    pub(crate) node: Field<Node>,
+    pub node: Field<Node>,
     /// The admin server, or `off`. Without it: an admin server on 127.0.0.1:15000.
-    pub(crate) admin: Field<Admin>,
+    pub admin: Field<Admin>,
     /// Where the JSON access log goes: `stdout`, `off`, a path, or `{ path: … }`.
     #[schemars(extend("default" = "stdout"))]
-    pub(crate) access_log: Field<AccessLog>,
+    pub access_log: Field<AccessLog>,
     /// Worker threads. Without it: as many as the CPU quota allows.
     #[schemars(range(min = limits::WORKERS.min, max = limits::WORKERS.max))]
-    pub(crate) workers: Field<u64>,
+    pub workers: Field<u64>,
     /// How the process goes down.
-    pub(crate) drain: Field<Drain>,
+    pub drain: Field<Drain>,
     /// Who this proxy is to other workloads. Needed where TLS is spoken in the mesh.
-    pub(crate) identity: Field<Identity>,
-    /// Where connections are accepted. At least one.
-    #[schemars(extend("x-required" = true), length(min = 1))]
-    pub(crate) listeners: Field<List<Listener>>,
+    pub identity: Field<Identity>,
+    /// Where connections are accepted. At least one, unless there is a `controlPlane`.
+    #[schemars(length(min = 1))]
+    pub listeners: Field<List<Listener>>,
     /// Route tables by name. Listeners refer to them.
-    pub(crate) routes: Field<Entries<List<VirtualHost>>>,
+    pub routes: Field<Entries<List<VirtualHost>>>,
     /// Clusters by name: groups of equal endpoints. Rules refer to them in `backendRefs`.
-    pub(crate) clusters: Field<Entries<Cluster>>,
+    pub clusters: Field<Entries<Cluster>>,
     /// Authorization policies by name. Listeners refer to them in `authorization`.
-    pub(crate) authorization: Field<Entries<Authorization>>,
+    pub authorization: Field<Entries<Authorization>>,
     /// Issuers of tokens by name. Listeners refer to them in `jwt`.
-    pub(crate) jwt_providers: Field<Entries<JwtProvider>>,
+    pub jwt_providers: Field<Entries<JwtProvider>>,
     /// Authorizers outside by name. Listeners refer to them in `externalAuthorization`.
-    pub(crate) external_authorizers: Field<Entries<ExternalAuthorizer>>,
+    pub external_authorizers: Field<Entries<ExternalAuthorizer>>,
+    /// The control plane that says the rest, instead of this file.
+    pub control_plane: Field<ControlPlane>,
 }
 
 /// Who this proxy is.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Node {
+pub struct Node {
     /// Unique name of this instance. Without it: host name and process id.
-    pub(crate) id: Field<String>,
+    pub id: Field<String>,
     /// The service that this proxy stands beside.
-    pub(crate) service: Field<String>,
+    pub service: Field<String>,
     /// Its zone.
-    pub(crate) zone: Field<String>,
+    pub zone: Field<String>,
 }
 
 /// The admin server, or `off`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(untagged)]
-pub(crate) enum Admin {
+pub enum Admin {
     /// `off`: no admin server.
     #[serde(rename = "$text")]
     Text(#[schemars(schema_with = "off")] String),
@@ -87,20 +91,20 @@ pub(crate) enum Admin {
 /// Settings of the admin server.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct AdminServer {
+pub struct AdminServer {
     /// Where it listens, `IP:PORT`.
     #[schemars(extend("default" = "127.0.0.1:15000"))]
-    pub(crate) address: Field<String>,
+    pub address: Field<String>,
     /// Must be true when the address is not a loopback address: whoever reaches the admin server can drain this
     /// proxy and read its configuration.
     #[schemars(extend("default" = false))]
-    pub(crate) allow_remote: Field<bool>,
+    pub allow_remote: Field<bool>,
 }
 
 /// Where the JSON access log goes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(untagged)]
-pub(crate) enum AccessLog {
+pub enum AccessLog {
     /// `stdout`, `off`, or the path of a file.
     #[serde(rename = "$text")]
     Text(#[schemars(schema_with = "text_or_off")] String),
@@ -112,28 +116,28 @@ pub(crate) enum AccessLog {
 /// A file for the access log.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct AccessLogFile {
+pub struct AccessLogFile {
     /// Its path; reopened on SIGHUP. `/dev/stdout` is standard output.
     #[schemars(extend("x-required" = true))]
-    pub(crate) path: Field<String>,
+    pub path: Field<String>,
 }
 
 /// How the process goes down: readiness is withdrawn, connections are still accepted for a while, open ones are
 /// closed gracefully, and it ends when nothing is active or at the deadline.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Drain {
+pub struct Drain {
     /// How long new connections are still accepted after readiness was withdrawn.
     #[schemars(extend("default" = "5s"))]
-    pub(crate) accept_for: Field<DurationText>,
+    pub accept_for: Field<DurationText>,
     /// When the process ends at the latest, counted from the beginning of the drain.
     #[schemars(extend("default" = "30s"))]
-    pub(crate) deadline: Field<DurationText>,
+    pub deadline: Field<DurationText>,
 }
 
 /// A length of time as written: `2s`, `250ms`, `1h30m`.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct DurationText(pub(crate) String);
+pub struct DurationText(pub String);
 
 impl JsonSchema for DurationText {
     fn inline_schema() -> bool {
@@ -149,7 +153,7 @@ impl JsonSchema for DurationText {
 
 /// A number of bytes as written: `64KiB`, `1MiB`, `512B`.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct SizeText(pub(crate) String);
+pub struct SizeText(pub String);
 
 impl JsonSchema for SizeText {
     fn inline_schema() -> bool {

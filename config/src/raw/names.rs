@@ -81,6 +81,9 @@ pub(crate) fn describe(name: &str) -> &'static str {
         "ClaimHeader" => "a claim that becomes a header",
         "ExternalAuthorizer" => "an external authorizer",
         "Switch" => "`on` or `off`",
+        "ControlPlane" => "`controlPlane`",
+        "JoinToken" => "`joinToken`",
+        "Delta" => "`auto` or `off`",
         _ => "this",
     }
 }
@@ -105,6 +108,8 @@ pub(crate) fn forms(name: &str) -> Option<&'static str> {
         }
         "JwtAlgorithm" => "write RS256, RS384, RS512, ES256, ES384 or EdDSA",
         "Switch" => "write on or off",
+        "JoinToken" => "write `{ file: /run/outrigger/token }` or `{ environment: OUTRIGGER_JOIN_TOKEN }`",
+        "Delta" => "write auto or off",
         _ => return None,
     })
 }
@@ -112,7 +117,7 @@ pub(crate) fn forms(name: &str) -> Option<&'static str> {
 /// A word of ours as a tool writes it back that follows YAML 1.1, where `on` and `off` are truth values.
 pub(crate) fn restored(owner: &str, word: &str) -> Option<&'static str> {
     match (owner, word) {
-        ("TlsMode" | "Switch", "false") => Some("off"),
+        ("TlsMode" | "Switch" | "Delta", "false") => Some("off"),
         ("Switch", "true") => Some("on"),
         _ => None,
     }
@@ -217,6 +222,15 @@ pub(crate) fn meant(owner: &str, word: &str) -> Option<&'static str> {
         ("ClaimHeader", "name") => "header",
         ("JwtAlgorithm", "Ed25519" | "EDDSA") => "EdDSA",
         ("ExternalAuthorizer", "failureModeAllow") => "failOpen",
+        ("Config", "xds" | "ads" | "discovery" | "dynamicResources") => "controlPlane",
+        ("ControlPlane", "server" | "address" | "addresses") => "servers",
+        ("ControlPlane", "identity" | "peerIdentities") => "serverIdentity",
+        ("ControlPlane", "sni" | "hostname") => "serverName",
+        ("ControlPlane", "ca" | "bundle" | "roots") => "trustBundle",
+        ("ControlPlane", "token" | "joinTokenFile") => "joinToken",
+        ("ControlPlane", "serviceAccountToken") => "serviceAccountTokenFile",
+        ("JoinToken", "path") => "file",
+        ("JoinToken", "env" | "variable") => "environment",
         _ => return None,
     })
 }

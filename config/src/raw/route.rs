@@ -10,57 +10,57 @@ use crate::read::{Field, List};
 /// Hostnames and the rules for them.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct VirtualHost {
-    /// Hostnames: exact (`payments.shop.svc`), by suffix (`*.example.com`, one or more labels), or `*`. The most
-    /// specific one wins. Without it: any host.
-    pub(crate) hostnames: Field<List<String>>,
+pub struct VirtualHost {
+    /// Hostnames: exact (`payments.shop.svc`), exact for requests that name a port (`payments.shop.svc:9090`), by suffix
+    /// (`*.example.com`, one or more labels), or `*`. The most specific one wins. Without it: any host.
+    pub hostnames: Field<List<String>>,
     /// Tried in order; the first that matches is taken.
     #[schemars(extend("x-required" = true), length(min = 1))]
-    pub(crate) rules: Field<List<Rule>>,
+    pub rules: Field<List<Rule>>,
 }
 
 /// A routing rule.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Rule {
+pub struct Rule {
     /// A name for logs, metrics and `explain`, unique in its table. Without it: `HOST/RULE` by position, from 0.
-    pub(crate) name: Field<String>,
+    pub name: Field<String>,
     /// The rule applies when any of these matches. Without it: always.
-    pub(crate) matches: Field<List<Match>>,
+    pub matches: Field<List<Match>>,
     /// Changes to requests and responses, in this order.
-    pub(crate) filters: Field<List<Filter>>,
+    pub filters: Field<List<Filter>>,
     /// Where requests go, by weight. Exactly one of `backendRefs` and a `redirect` or `directResponse` filter.
-    pub(crate) backend_refs: Field<List<BackendRef>>,
+    pub backend_refs: Field<List<BackendRef>>,
     /// Time limits.
-    pub(crate) timeouts: Field<Timeouts>,
+    pub timeouts: Field<Timeouts>,
     /// What is tried again. Without it: only what certainly never reached an application, once.
-    pub(crate) retry: Field<Retry>,
+    pub retry: Field<Retry>,
     /// `off`: the listener's external authorizer is not asked about requests of this rule.
     #[schemars(extend("default" = "on"))]
-    pub(crate) external_authorization: Field<Switch>,
+    pub external_authorization: Field<Switch>,
 }
 
 /// Conditions that must all hold.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Match {
+pub struct Match {
     /// Condition on the path in its normal form (RFC 3986: nothing encoded that need not be, no dot segments). Not
     /// together with `grpc`.
-    pub(crate) path: Field<PathMatch>,
+    pub path: Field<PathMatch>,
     /// The method, in capitals.
-    pub(crate) method: Field<String>,
+    pub method: Field<String>,
     /// Conditions on headers; all must hold.
-    pub(crate) headers: Field<List<Condition>>,
+    pub headers: Field<List<Condition>>,
     /// Conditions on query parameters (first occurrence, percent-decoded); all must hold.
-    pub(crate) query: Field<List<Condition>>,
+    pub query: Field<List<Condition>>,
     /// Only gRPC requests, optionally of one service or method. Not together with `path`.
-    pub(crate) grpc: Field<GrpcMatch>,
+    pub grpc: Field<GrpcMatch>,
 }
 
 /// A condition on the path.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum PathMatch {
+pub enum PathMatch {
     /// By whole segments: `/v1` matches `/v1` and `/v1/x`, not `/v1x`.
     Prefix(Field<String>),
     /// The whole path.
@@ -72,90 +72,90 @@ pub(crate) enum PathMatch {
 /// A condition on a header or a query parameter: its name and exactly one of the others.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Condition {
+pub struct Condition {
     /// Its name.
     #[schemars(extend("x-required" = true))]
-    pub(crate) name: Field<String>,
+    pub name: Field<String>,
     /// The whole value.
-    pub(crate) exact: Field<String>,
+    pub exact: Field<String>,
     /// How the value begins.
-    pub(crate) prefix: Field<String>,
+    pub prefix: Field<String>,
     /// A regular expression for the whole value.
-    pub(crate) regex: Field<String>,
+    pub regex: Field<String>,
     /// Whether it is there at all.
-    pub(crate) present: Field<bool>,
+    pub present: Field<bool>,
 }
 
 /// A gRPC service and method; either may be left out.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct GrpcMatch {
+pub struct GrpcMatch {
     /// Full name of the service, such as `shop.Payments`.
-    pub(crate) service: Field<String>,
+    pub service: Field<String>,
     /// Name of the method.
-    pub(crate) method: Field<String>,
+    pub method: Field<String>,
 }
 
 /// A cluster and its share.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct BackendRef {
+pub struct BackendRef {
     /// Name of the cluster.
     #[schemars(extend("x-required" = true))]
-    pub(crate) cluster: Field<String>,
+    pub cluster: Field<String>,
     /// Share of the requests, relative to the other backends of the rule. 0 gets nothing.
     #[schemars(range(min = limits::BACKEND_WEIGHT.min, max = limits::BACKEND_WEIGHT.max), extend("default" = 1))]
-    pub(crate) weight: Field<u64>,
+    pub weight: Field<u64>,
     /// Header changes for this backend only (`requestHeaders`, `responseHeaders`).
-    pub(crate) filters: Field<List<Filter>>,
+    pub filters: Field<List<Filter>>,
 }
 
 /// Time limits of a rule. `0s` switches one off.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Timeouts {
+pub struct Timeouts {
     /// The whole request with its retries, from the end of its head to the end of the response. Without it: 15 s,
     /// but none for streaming (gRPC, server-sent events, upgrades).
-    pub(crate) request: Field<DurationText>,
+    pub request: Field<DurationText>,
     /// One attempt, to its response head. Without it: none beside `request`.
-    pub(crate) backend_request: Field<DurationText>,
+    pub backend_request: Field<DurationText>,
     /// Nothing moved in either direction. Without it: `timeouts.streamIdle` of the listener.
-    pub(crate) idle: Field<DurationText>,
+    pub idle: Field<DurationText>,
 }
 
 /// Retries of a rule.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Retry {
+pub struct Retry {
     /// How many times a request is tried again at most: extra attempts after the first one.
     #[schemars(range(min = limits::RETRY_ATTEMPTS.min, max = limits::RETRY_ATTEMPTS.max), extend("default" = 1))]
-    pub(crate) attempts: Field<u64>,
+    pub attempts: Field<u64>,
     /// When: `connect-failure`, `refused-stream`, `reset`, `gateway-error` (502, 503, 504), `5xx`, a status such as
     /// 503, or a gRPC status such as `unavailable`.
     #[schemars(extend("default" = ["connect-failure", "refused-stream"]))]
-    pub(crate) on: Field<List<RetryCondition>>,
+    pub on: Field<List<RetryCondition>>,
     /// Waiting before each attempt, with full jitter.
-    pub(crate) backoff: Field<Backoff>,
+    pub backoff: Field<Backoff>,
     /// Also try again requests with a method that is not idempotent (POST, PATCH) after they may have been executed.
     #[schemars(extend("default" = false))]
-    pub(crate) non_idempotent: Field<bool>,
+    pub non_idempotent: Field<bool>,
 }
 
 /// Waiting before a retry: a random time up to `base`, doubled for each further one, up to `max`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     /// Upper bound before the first retry.
     #[schemars(extend("default" = "25ms"))]
-    pub(crate) base: Field<DurationText>,
+    pub base: Field<DurationText>,
     /// Upper bound before any retry.
     #[schemars(extend("default" = "250ms"))]
-    pub(crate) max: Field<DurationText>,
+    pub max: Field<DurationText>,
 }
 
 /// When an attempt is tried again.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct RetryCondition(pub(crate) String);
+pub struct RetryCondition(pub String);
 
 impl JsonSchema for RetryCondition {
     fn schema_name() -> std::borrow::Cow<'static, str> {

@@ -6,15 +6,19 @@ use serde::de::{self, Deserialize, Deserializer, Unexpected, Visitor};
 
 use super::access::{FieldAccess, Items, Known, Pairs, Variant};
 use super::field::{FIELD, Field};
-use crate::raw::names;
+use super::words::Words;
 use crate::sink::Sink;
 use crate::source::Span;
 use crate::text::{nearest, one_of, quoted};
 use crate::yaml::{Kind, Node, NodeId, Tree};
 
-pub(super) fn read_field<'de, T: Deserialize<'de>>(tree: &Tree<'_>, sink: &Sink<'_>, id: NodeId) -> Field<T> {
+pub(super) fn read_field<'de, T: Deserialize<'de>>(
+    tree: &Tree<'_>,
+    sink: &Sink<'_>,
+    (id, words): (NodeId, Words<'_>),
+) -> Field<T> {
     // A `Field` never fails: it reports and becomes `Bad`.
-    Field::deserialize(De { tree, sink, id, label: None, slip: None }).unwrap_or_default()
+    Field::deserialize(De { tree, sink, id, words, label: None, slip: None }).unwrap_or_default()
 }
 
 /// A node that is to become a value.
@@ -23,6 +27,7 @@ pub(super) struct De<'a, 't> {
     tree: &'a Tree<'t>,
     pub(super) sink: &'a Sink<'t>,
     id: NodeId,
+    words: Words<'a>,
     /// The key that it is the value of.
     label: Option<&'a str>,
     /// Set where this stands in for a field that was probably meant by an unknown key, at that key: the field is then
@@ -160,12 +165,12 @@ impl<'a, 't> De<'a, 't> {
     /// Reports a key that `owner` does not know, and gives the one that was probably meant.
     pub(super) fn unknown(&self, key: NodeId, owner: &'static str, known: &[&'static str]) -> Option<&'static str> {
         let (word, span) = (self.key(key), self.tree.node(key).span);
-        let what = names::describe(owner);
-        if let Some(later) = names::later(owner, word) {
+        let what = self.words.describe(owner);
+        if let Some(later) = self.words.later(owner, word) {
             self.sink.error(span, later.message, later.fix);
             return None;
         }
-        let meant = names::meant(owner, word).or_else(|| nearest(word, known.iter().copied()));
+        let meant = self.words.meant(owner, word).or_else(|| nearest(word, known.iter().copied()));
         let fix = match meant {
             Some(known) => format!("did you mean `{known}`?"),
             None if known.is_empty() => "remove it".to_owned(),
@@ -177,15 +182,15 @@ impl<'a, 't> De<'a, 't> {
 
     /// Reports a word that is none of an enum's.
     fn unknown_word(&self, span: Span, word: &str, (owner, known): (&'static str, &[&'static str])) -> ReadError {
-        if let Some(later) = names::later(owner, word) {
+        if let Some(later) = self.words.later(owner, word) {
             self.sink.error(span, later.message, later.fix);
             return ReadError::Reported;
         }
-        let fix = match names::meant(owner, word).or_else(|| nearest(word, known.iter().copied())) {
+        let fix = match self.words.meant(owner, word).or_else(|| nearest(word, known.iter().copied())) {
             Some(known) => format!("did you mean `{known}`?"),
-            None => names::forms(owner).map_or_else(|| format!("write {}", one_of(known)), str::to_owned),
+            None => self.words.forms(owner).map_or_else(|| format!("write {}", one_of(known)), str::to_owned),
         };
-        self.sink.error(span, format!("`{}` is not {}", quoted(word), names::describe(owner)), fix);
+        self.sink.error(span, format!("`{}` is not {}", quoted(word), self.words.describe(owner)), fix);
         ReadError::Reported
     }
 }
@@ -276,7 +281,7 @@ impl<'de> Deserializer<'de> for De<'_, '_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ReadError> {
-        let all = self.map(names::describe(name))?;
+        let all = self.map(self.words.describe(name))?;
         let known = Some(Known { owner: name, fields, fed: Vec::new() });
         visitor.visit_map(Pairs { de: self, all, pairs: all.iter(), value: None, known })
     }
@@ -293,7 +298,7 @@ impl<'de> Deserializer<'de> for De<'_, '_> {
         let (variant, value) = match &node.kind {
             Kind::Broken => return Err(ReadError::Reported),
             Kind::Scalar { .. } if node.is_null() => {
-                return Err(self.unfit(names::describe(name), "write a value"));
+                return Err(self.unfit(self.words.describe(name), "write a value"));
             }
             kind if by_shape => {
                 let shape = match kind {
@@ -302,12 +307,14 @@ impl<'de> Deserializer<'de> for De<'_, '_> {
                     Kind::Map(_) | Kind::Broken => "$map",
                 };
                 if !variants.contains(&shape) {
-                    return Err(self.unfit(names::describe(name), names::forms(name).unwrap_or("write one value")));
+                    return Err(
+                        self.unfit(self.words.describe(name), self.words.forms(name).unwrap_or("write one value"))
+                    );
                 }
                 (shape, Some(self))
             }
-            Kind::Scalar { text, plain: true } if names::restored(name, text).is_some() => {
-                (names::restored(name, text).unwrap_or_default(), None)
+            Kind::Scalar { text, plain: true } if self.words.restored(name, text).is_some() => {
+                (self.words.restored(name, text).unwrap_or_default(), None)
             }
             Kind::Scalar { text, .. } => {
                 if !variants.contains(&&**text) {
@@ -324,7 +331,7 @@ impl<'de> Deserializer<'de> for De<'_, '_> {
                     }
                     (word, Some(self.child(*value, Some(word))))
                 }
-                [] => return Err(self.unfit(names::describe(name), &format!("write one of {}", one_of(variants)))),
+                [] => return Err(self.unfit(self.words.describe(name), &format!("write one of {}", one_of(variants)))),
                 [_, (second, _), ..] => {
                     for (key, _) in pairs.iter().filter(|(key, _)| !variants.contains(&self.key(*key))) {
                         self.unknown(*key, name, variants);
@@ -332,15 +339,15 @@ impl<'de> Deserializer<'de> for De<'_, '_> {
                     if pairs.iter().filter(|(key, _)| variants.contains(&self.key(*key))).count() > 1 {
                         self.sink.error(
                             self.tree.node(*second).span,
-                            format!("{} is exactly one of {}", names::describe(name), one_of(variants)),
-                            names::split(name),
+                            format!("{} is exactly one of {}", self.words.describe(name), one_of(variants)),
+                            self.words.split(name),
                         );
                     }
                     return Err(ReadError::Reported);
                 }
             },
             Kind::Seq(_) => {
-                return Err(self.unfit(names::describe(name), names::forms(name).unwrap_or("write one value")));
+                return Err(self.unfit(self.words.describe(name), self.words.forms(name).unwrap_or("write one value")));
             }
         };
         visitor.visit_enum(Variant { de: self, variant, value })

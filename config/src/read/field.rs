@@ -11,7 +11,7 @@ use crate::source::Span;
 
 /// A value as written.
 #[derive(Debug, Clone, Default)]
-pub(crate) enum Field<T> {
+pub enum Field<T> {
     /// Not written.
     #[default]
     Absent,
@@ -22,11 +22,11 @@ pub(crate) enum Field<T> {
 }
 
 /// A list whose entries are read independently of each other.
-pub(crate) type List<T> = Vec<Field<T>>;
+pub type List<T> = Vec<Field<T>>;
 
 impl<T> Field<T> {
     /// The value, when it was written and could be read.
-    pub(crate) fn get(&self) -> Option<&T> {
+    pub fn get(&self) -> Option<&T> {
         match self {
             Self::Here(value, _) => Some(value),
             Self::Absent | Self::Bad(_) => None,
@@ -34,7 +34,7 @@ impl<T> Field<T> {
     }
 
     /// The value and where it is.
-    pub(crate) fn here(&self) -> Option<(&T, Span)> {
+    pub fn here(&self) -> Option<(&T, Span)> {
         match self {
             Self::Here(value, span) => Some((value, *span)),
             Self::Absent | Self::Bad(_) => None,
@@ -42,25 +42,46 @@ impl<T> Field<T> {
     }
 
     /// Where it is written, well or badly.
-    pub(crate) fn span(&self) -> Option<Span> {
+    pub fn span(&self) -> Option<Span> {
         match self {
             Self::Here(_, span) | Self::Bad(span) => Some(*span),
             Self::Absent => None,
         }
     }
 
-    pub(crate) fn is_absent(&self) -> bool {
+    /// Not written.
+    pub fn is_absent(&self) -> bool {
         matches!(self, Self::Absent)
     }
 
-    pub(crate) fn is_bad(&self) -> bool {
+    /// Written, but wrong.
+    pub fn is_bad(&self) -> bool {
         matches!(self, Self::Bad(_))
+    }
+}
+
+impl<T> Field<T> {
+    /// Another value in the same place.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Field<U> {
+        match self {
+            Self::Absent => Field::Absent,
+            Self::Bad(span) => Field::Bad(span),
+            Self::Here(value, span) => Field::Here(change(value), span),
+        }
+    }
+
+    /// The value itself, when it was written and could be read.
+    pub fn into_value(self) -> Option<T> {
+        match self {
+            Self::Here(value, _) => Some(value),
+            Self::Absent | Self::Bad(_) => None,
+        }
     }
 }
 
 impl<T> Field<List<T>> {
     /// The entries; none where the list is absent or wrong.
-    pub(crate) fn entries(&self) -> &[Field<T>] {
+    pub fn entries(&self) -> &[Field<T>] {
         self.get().map_or(&[], Vec::as_slice)
     }
 }
@@ -111,15 +132,18 @@ impl<T: JsonSchema> JsonSchema for Field<T> {
 
 /// A mapping from names that people choose, in the order in which it is written.
 #[derive(Debug, Clone)]
-pub(crate) struct Entries<T> {
-    pub(crate) pairs: Vec<(Key, Field<T>)>,
+pub struct Entries<T> {
+    /// In the order of the text.
+    pub pairs: Vec<(Key, Field<T>)>,
 }
 
 /// A name in [`Entries`] and where it stands.
 #[derive(Debug, Clone)]
-pub(crate) struct Key {
-    pub(crate) text: String,
-    pub(crate) span: Span,
+pub struct Key {
+    /// The name.
+    pub text: String,
+    /// Where it stands.
+    pub span: Span,
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {

@@ -1,8 +1,8 @@
 //! The JSON Schema of the configuration, for editors.
 
-use schemars::Schema;
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
+use schemars::{JsonSchema, Schema};
 use serde_json::Value;
 
 use crate::raw;
@@ -11,8 +11,14 @@ use crate::raw;
 /// needs the whole configuration (references, names that come twice, overlapping binds) only [`crate::load`] knows.
 #[must_use]
 pub fn json_schema() -> Value {
-    let mut schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<raw::Config>();
-    schema.insert("title".to_owned(), "Outrigger proxy configuration".into());
+    schema_of::<raw::Config>("Outrigger proxy configuration")
+}
+
+/// A JSON Schema (draft 2020-12) of a type that is made of [`crate::language::Field`]s.
+#[must_use]
+pub fn schema_of<T: JsonSchema>(title: &str) -> Value {
+    let mut schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>();
+    schema.insert("title".to_owned(), title.into());
     Tidy.transform(&mut schema);
     schema.to_value()
 }

@@ -7,12 +7,21 @@ use std::collections::{BTreeSet, HashMap};
 use serde_json::{Map, Value, json};
 
 use super::json_schema;
+use crate::model::{ControlPlane, Place};
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::yaml::{self, Kind, NodeId, Tree};
-use crate::{Diagnostics, diff, load};
+
+use crate::{Diagnostics, Loaded, diff, load};
 
 const FULL: &str = include_str!("../../examples/full.yaml");
+const BOOTSTRAP: &str = include_str!("../../examples/bootstrap.yaml");
+/// What cannot stand beside what the examples have.
+const INSTEAD: &str = "controlPlane: { servers: [a:1], trustBundle: a.pem, serverName: b, workload: a/b, \
+                       serviceAccountTokenFile: c }
+";
+const ELSEWHERE: &str =
+    "controlPlane: { servers: [a:1], trustBundle: a.pem, joinToken: { environment: OUTRIGGER_JOIN_TOKEN } }";
 
 #[test]
 fn every_example_fits_the_schema() {
@@ -36,15 +45,28 @@ fn the_full_example_has_every_field_of_the_schema() {
         }
     }
     let mut seen = BTreeSet::new();
-    walk(&schema, &as_json(FULL), &mut |at| {
-        seen.insert(format!("{}.{}", at.owner, at.field));
-    });
+    for text in [FULL, BOOTSTRAP, INSTEAD, ELSEWHERE] {
+        assert!(load("a", text).is_ok(), "{text}");
+        walk(&schema, &as_json(text), &mut |at| {
+            seen.insert(format!("{}.{}", at.owner, at.field));
+        });
+    }
     assert_eq!(all.difference(&seen).collect::<Vec<_>>(), Vec::<&String>::new());
 }
 
 #[test]
 fn every_default_of_the_schema_is_what_the_loader_takes_without_the_field() {
-    let (schema, full) = (json_schema(), as_json(FULL));
+    let found: usize = [FULL, BOOTSTRAP].into_iter().map(defaults_of).sum();
+    assert!(found > 80, "{found}");
+}
+
+fn nowhere() -> Place {
+    Place { file: "".into(), line: 1, column: 1 }
+}
+
+/// Checks the defaults of every field of a text, and gives how many there were.
+fn defaults_of(text: &str) -> usize {
+    let (schema, full) = (json_schema(), as_json(text));
     let mut found = 0;
     let mut defaults = Vec::new();
     walk(&schema, &full, &mut |at| {
@@ -61,6 +83,8 @@ fn every_default_of_the_schema_is_what_the_loader_takes_without_the_field() {
             (Ok(without), Ok(with)) => {
                 let difference = diff(&without.config, &with.config);
                 assert!(difference.is_empty(), "{pointer}: {difference}");
+                let settings = |loaded: Loaded| loaded.control_plane.map(|of| ControlPlane { place: nowhere(), ..of });
+                assert_eq!(settings(without), settings(with), "{pointer}");
                 found += 1;
             }
             // Something else needs another value, and says so either way.
@@ -71,7 +95,7 @@ fn every_default_of_the_schema_is_what_the_loader_takes_without_the_field() {
             (without, with) => panic!("{pointer}: {:?} {:?}", without.err(), with.err()),
         }
     }
-    assert!(found > 80, "{found}");
+    found
 }
 
 #[test]

@@ -43,17 +43,26 @@ pub(super) fn policies(
 }
 
 /// What the rules of one policy need to know.
-struct Policy<'a, 't, 'n> {
-    check: &'a Check<'a, 't>,
-    providers: &'a Names<'n>,
+pub(super) struct Policy<'a, 't, 'n> {
+    pub(super) check: &'a Check<'a, 't>,
+    pub(super) providers: &'a Names<'n>,
     /// Every listener that uses this policy merges slashes.
-    merges: bool,
+    pub(super) merges: bool,
 }
 
 impl Policy<'_, '_, '_> {
-    fn read(&self, (key, name): (&Key, Arc<str>), raw: &raw::Authorization) -> Option<Authorization> {
-        let check = self.check;
+    fn read(&self, key: (&Key, Arc<str>), raw: &raw::Authorization) -> Option<Authorization> {
         let raw::Authorization { default, rules } = raw;
+        self.read_fields(key, default, rules)
+    }
+
+    pub(super) fn read_fields(
+        &self,
+        (key, name): (&Key, Arc<str>),
+        default: &Field<raw::Access>,
+        rules: &Field<List<raw::AccessRule>>,
+    ) -> Option<Authorization> {
+        let check = self.check;
         let lack = format!("the authorization policy `{}` has no `default`", quoted(&name));
         let fix = "add what is done where no rule decides: `default: deny` or `default: allow`";
         let default = check.required(default, key.span, (&lack, fix)).map(|(default, at)| match default {

@@ -24,6 +24,11 @@ impl Mesh {
         Self { there: !field.is_absent(), needed: Cell::new(false) }
     }
 
+    /// As where there is one.
+    pub(super) fn given() -> Self {
+        Self { there: true, needed: Cell::new(false) }
+    }
+
     pub(super) fn warn_unused(&self, check: &Check<'_, '_>, field: &Field<raw::Identity>) {
         if let (false, false, Some(span)) = (self.needed.get(), check.sink.has_errors(), field.span()) {
             let fix = "add `tls: { mode: strict }` to a listener or `tls: { peerIdentities: […] }` to a cluster, or remove it";

@@ -4,6 +4,7 @@
 mod access;
 pub(crate) mod binds;
 mod clusters;
+mod control_plane;
 mod filters;
 mod guards;
 mod headers;
@@ -11,6 +12,7 @@ mod identity;
 mod listeners;
 mod matches;
 mod names;
+mod parts;
 mod policies;
 mod process;
 mod reach;
@@ -23,17 +25,18 @@ pub(crate) use access::cidr;
 pub(crate) use filters::{authority, groups_exist, new_path, origin};
 pub(crate) use headers::{editable, value as header_value};
 pub(crate) use identity::{file, identity_pattern, namespace};
-pub(crate) use names::{Anchors, compile, host, host_pattern, name, path, target};
+pub(crate) use names::{Anchors, compile, host, host_pattern, name, path, target, virtual_host};
+pub use parts::{CheckedRule, Checker};
 pub(crate) use tls::{server_name, server_pattern, subject_name};
 pub(crate) use tokens::{claim_header, end_to_end, jwks_url, word};
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits::{self, Bounds};
-use crate::model::{Config, Place, Setting};
+use crate::model::{Config, ControlPlane, Place, Setting};
 use crate::raw::{self, DurationText, SizeText};
 use crate::read::{Entries, Field, Key, List};
 use crate::sink::Sink;
@@ -43,7 +46,12 @@ use crate::text::{nearest, quoted};
 /// Checks a configuration as a whole. The result means something only if `sink` has no errors afterwards.
 ///
 /// `partial` says that the text had syntax errors and parts are missing: what is missing is then no problem of its own.
-pub(crate) fn validate(raw: &raw::Config, span: Span, partial: bool, sink: &Sink<'_>) -> Config {
+pub(crate) fn validate(
+    raw: &raw::Config,
+    span: Span,
+    partial: bool,
+    sink: &Sink<'_>,
+) -> (Config, Option<ControlPlane>) {
     let raw::Config {
         node,
         admin,
@@ -57,6 +65,7 @@ pub(crate) fn validate(raw: &raw::Config, span: Span, partial: bool, sink: &Sink
         authorization,
         jwt_providers,
         external_authorizers,
+        control_plane,
     } = raw;
     let check = Check {
         sink,
@@ -66,9 +75,35 @@ pub(crate) fn validate(raw: &raw::Config, span: Span, partial: bool, sink: &Sink
         guesses: Cell::new(MAX_GUESSES),
     };
 
-    let references = References::of(raw);
     let admin = process::admin(&check, admin);
     let mesh = identity::identity(&check, identity);
+    if !control_plane.is_absent() {
+        let sections = [
+            ("listeners", listeners.span()),
+            ("routes", routes.span()),
+            ("clusters", clusters.span()),
+            ("authorization", authorization.span()),
+            ("jwtProviders", jwt_providers.span()),
+            ("externalAuthorizers", external_authorizers.span()),
+        ];
+        control_plane::no_resources(&check, &sections);
+        let config = Config {
+            node: process::node(&check, node),
+            admin: admin.settings,
+            access_log: process::access_log(&check, access_log),
+            workers: workers.get().map(|_| small(check.number(workers, 1, limits::WORKERS))),
+            drain: process::drain(&check, drain),
+            listeners: Vec::new(),
+            routes: BTreeMap::new(),
+            clusters: BTreeMap::new(),
+            identity: mesh,
+            authorization: BTreeMap::new(),
+            jwt_providers: BTreeMap::new(),
+            external_authorizers: BTreeMap::new(),
+        };
+        return (config, control_plane::control_plane(&check, control_plane, identity.span()));
+    }
+    let references = References::of(raw);
     let raw_listeners = listeners;
     let listeners = listeners::listeners(&check, raw_listeners, (span, &references, admin.bound));
     let routes = routes::tables(&check, routes, &references.clusters, &listeners);
@@ -80,7 +115,7 @@ pub(crate) fn validate(raw: &raw::Config, span: Span, partial: bool, sink: &Sink
     references.warn_unused(&check);
     check.mesh.warn_unused(&check, identity);
 
-    Config {
+    let config = Config {
         node: process::node(&check, node),
         admin: admin.settings,
         access_log: process::access_log(&check, access_log),
@@ -93,7 +128,8 @@ pub(crate) fn validate(raw: &raw::Config, span: Span, partial: bool, sink: &Sink
         authorization,
         jwt_providers,
         external_authorizers,
-    }
+    };
+    (config, None)
 }
 
 /// What every check needs.

@@ -51,6 +51,23 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Wrong> {
     }
 }
 
+/// A hostname of a virtual host: as [`host_pattern`], and an exact one may have a port, for requests that name it.
+pub(crate) fn virtual_host(text: &str) -> Result<HostPattern, Wrong> {
+    let port = text.rsplit_once(':').filter(|(name, _)| !name.contains(':') || name.ends_with(']'));
+    let Some((name, port)) = port.filter(|(name, port)| {
+        !name.is_empty() && !name.contains('*') && !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit())
+    }) else {
+        return host_pattern(text);
+    };
+    match port.parse::<u16>() {
+        Ok(number) if number > 0 => Ok(HostPattern::Exact(format!("{}:{number}", host(name)?).into())),
+        _ => {
+            let message = format!("the hostname `{}` has no valid port", quoted(text));
+            Err(Wrong::new(message, "ports go from 1 to 65535"))
+        }
+    }
+}
+
 /// A host without port, in the form in which it is compared: lower case, no trailing dot, IPv6 in brackets.
 pub(crate) fn host(text: &str) -> Result<Arc<str>, Wrong> {
     let wrong = |what: &str, fix: String| Err(Wrong::new(format!("the hostname `{}` {what}", quoted(text)), fix));
@@ -302,6 +319,16 @@ mod tests {
         assert_eq!(host("::1").as_deref(), Ok("[::1]"));
         assert_eq!(host("10.0.0.1").as_deref(), Ok("10.0.0.1"));
         assert_eq!(host_pattern("*.Example.com"), Ok(HostPattern::Wildcard("example.com".into())));
+    }
+
+    #[test]
+    fn an_exact_hostname_of_a_virtual_host_may_have_a_port() {
+        for (text, stored) in [("A.svc:8080", "a.svc:8080"), ("[::1]:080", "[::1]:80"), ("::1", "[::1]"), ("a", "a")] {
+            assert_eq!(virtual_host(text), Ok(HostPattern::Exact(stored.into())));
+        }
+        for bad in ["a:0", "a:70000", "*.a:80", "*:80", "a:", ":80", "http://a:80"] {
+            assert!(virtual_host(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -72,7 +72,7 @@ fn backoff(check: &Check<'_, '_>, field: &Field<raw::Backoff>, defaults: (Durati
     }
 }
 
-fn conditions(check: &Check<'_, '_>, field: &Field<crate::read::List<raw::RetryCondition>>) -> Vec<RetryOn> {
+pub(super) fn conditions(check: &Check<'_, '_>, field: &Field<crate::read::List<raw::RetryCondition>>) -> Vec<RetryOn> {
     let mut out = Vec::new();
     if field.is_absent() {
         return vec![RetryOn::ConnectFailure, RetryOn::RefusedStream];

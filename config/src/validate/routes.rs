@@ -123,7 +123,7 @@ impl Table<'_, '_, '_> {
             add(HostPattern::Any, "", field.span().unwrap_or(host));
         }
         for (text, span) in list.iter().filter_map(Field::here) {
-            if let Some(pattern) = check.parsed(names::host_pattern(text), span) {
+            if let Some(pattern) = check.parsed(names::virtual_host(text), span) {
                 add(pattern, text, span);
             }
         }

@@ -33,7 +33,11 @@ pub(super) fn providers(
     out
 }
 
-fn provider(check: &Check<'_, '_>, (key, name): (&Key, Arc<str>), raw: &raw::JwtProvider) -> Option<JwtProvider> {
+pub(super) fn provider(
+    check: &Check<'_, '_>,
+    (key, name): (&Key, Arc<str>),
+    raw: &raw::JwtProvider,
+) -> Option<JwtProvider> {
     let raw::JwtProvider { issuer, audiences, jwks, algorithms, clock_skew, from, forward, claims_to_headers } = raw;
     let who = format!("the token provider `{}`", quoted(&name));
     let lack = format!("{who} has no `issuer`");

@@ -9,7 +9,7 @@ mod syntax;
 
 use std::borrow::Cow;
 
-pub(crate) use recover::parse;
+pub(crate) use recover::{parse, parse_one};
 
 use crate::source::Span;
 

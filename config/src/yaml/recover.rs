@@ -47,6 +47,22 @@ pub(crate) fn parse<'t>(sink: &Sink<'t>) -> Tree<'t> {
     tree
 }
 
+/// Parses a text that is one document of any kind. A syntax error ends it: there are no sections to go on with.
+pub(crate) fn parse_one<'t>(sink: &Sink<'t>) -> Tree<'t> {
+    let text = sink.source.text;
+    let mut tree = Tree { nodes: Vec::with_capacity(text.len() / 12), root: None, incomplete: false };
+    match Builder::new(&mut tree, sink, Offset::default(), true).run(text) {
+        Ok(root) => tree.root = root,
+        Err(stop) => {
+            if let Stop::Syntax(error) = stop {
+                syntax::report(sink, &error, Offset::default());
+            }
+            tree.incomplete = true;
+        }
+    }
+    tree
+}
+
 /// What is above the first section, if anything, and the sections.
 fn sections(text: &str) -> Vec<(Offset, &str)> {
     let mut cuts = vec![Offset::default()];

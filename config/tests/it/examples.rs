@@ -37,7 +37,7 @@ fn every_example_loads_without_a_problem() {
     let names: Vec<String> = all().iter().map(|(name, _)| name.clone()).collect();
     let plain = ["minimal", "grpc", "canary", "headers", "two-hop-client", "two-hop-server", "full"];
     let guarded = ["mesh-outbound", "mesh-inbound", "edge-tls", "authorization"];
-    for needed in plain.into_iter().chain(guarded) {
+    for needed in plain.into_iter().chain(guarded).chain(["bootstrap"]) {
         assert!(names.contains(&format!("{needed}.yaml")), "{needed}");
     }
     for (name, text) in all() {

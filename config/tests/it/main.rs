@@ -1,5 +1,6 @@
 //! Tests of the configuration language from outside: what people write, and what they are told.
 
+mod control_plane;
 mod diagnostics;
 mod diff;
 mod examples;

@@ -212,7 +212,7 @@ fn holds(condition: &PathMatch, path: &str) -> bool {
             let (above, below): (Vec<_>, Vec<_>) = (prefix.split('/').collect(), path.split('/').collect());
             path.starts_with('/') && below.len() >= above.len() && below[..above.len()] == above
         }
-        PathMatch::Start(start) => path.as_bytes().starts_with(start.as_bytes()),
+        PathMatch::Start(start) => path.starts_with(&**start),
         PathMatch::Any | PathMatch::Regex(_) | PathMatch::GrpcMethod(_) => true,
     }
 }
@@ -252,6 +252,7 @@ fn access(policy: &Policy, asked: &str) -> Access {
 fn decide<T>(policy: &Policy, asked: &str, read: impl FnOnce(&Decision) -> T) -> T {
     let route = RouteQuery {
         host: "h.test",
+        port: None,
         path: asked,
         query: None,
         method: &Method::GET,

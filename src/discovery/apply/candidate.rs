@@ -10,7 +10,7 @@ use super::super::last_good::LastGood;
 use super::super::material;
 use super::super::status::{Fault, Origin, Refused};
 use super::{fingerprint, read};
-use crate::net::tls::{Secrets, TlsSet};
+use crate::net::tls::{MaterialError, Secrets, TlsSet};
 
 /// A configuration that can be put into effect, as far as can be known without binding.
 #[derive(Debug)]
@@ -36,6 +36,13 @@ pub struct Start {
 }
 
 impl Candidate {
+    /// A configuration that was built from resources, with the files that it names.
+    pub(super) fn built(loaded: Loaded, before: (&Secrets, &TlsSet)) -> Result<Self, Vec<MaterialError>> {
+        let secrets = Secrets::read(&loaded.config, before.0);
+        let tls = TlsSet::build(&loaded.config, &secrets, Some(before.1), SystemTime::now())?;
+        Ok(Self { text: String::new(), loaded: Arc::new(loaded), secrets, tls: Arc::new(tls) })
+    }
+
     /// Loads a text and reads the files that it names. `before` is what is in effect.
     pub(super) fn new(name: &str, text: String, before: Option<(&Secrets, &TlsSet)>) -> Result<Self, Unusable> {
         let hash = fingerprint(&text);
@@ -106,6 +113,23 @@ impl Start {
                 Err(refused.problems)
             }
         }
+    }
+
+    /// A text that is in no file.
+    ///
+    /// # Errors
+    /// Its problems.
+    pub fn told(name: &str, text: String) -> Result<Self, Diagnostics> {
+        match Candidate::new(name, text, None) {
+            Ok(candidate) => Ok(Self { candidate, origin: Origin::File(name.into()), refused: None }),
+            Err(Unusable(refused)) => Err(refused.problems),
+        }
+    }
+
+    /// The number that it has: none where listeners, routes and clusters are yet to come.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        u64::from(self.candidate.loaded.control_plane.is_none())
     }
 
     /// What to run.

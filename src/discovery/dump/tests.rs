@@ -10,9 +10,14 @@ fn a_dump_of_a_dump_is_the_same_for_every_example() {
     for entry in std::fs::read_dir(folder).expect("the examples") {
         let path = entry.expect("an example").path();
         let text = std::fs::read_to_string(&path).expect("readable");
-        let first = config(&load("first", &text).expect("valid").config);
+        let loaded = load("first", &text).expect("valid");
+        if loaded.control_plane.is_some() {
+            // It says nothing but where the rest comes from.
+            continue;
+        }
+        let first = config(&loaded.config, |_| None);
         let again = load("again", &first.to_string()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        assert_eq!(config(&again.config), first, "{}", path.display());
+        assert_eq!(config(&again.config, |_| None), first, "{}", path.display());
         let change = diff(&load("first", &text).expect("valid").config, &again.config);
         let guards = [&change.listeners, &change.clusters, &change.authorization, &change.jwt_providers];
         let rules = change.authorization_rules.is_empty();
@@ -37,7 +42,7 @@ fn credentials_are_left_out() {
                   backendRefs: [{ cluster: c }]
         clusters: { c: { endpoints: [127.0.0.1:2] } }
     "#;
-    let dump = config(&load("f", text).expect("valid").config).to_string();
+    let dump = config(&load("f", text).expect("valid").config, |_| None).to_string();
     assert!(!dump.contains("hunter2") && dump.contains("shown"), "{dump}");
 }
 

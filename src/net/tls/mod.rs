@@ -6,6 +6,7 @@
 
 mod certificate;
 mod client;
+mod control;
 mod der;
 mod epoch;
 mod gate;
@@ -38,6 +39,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::base::limits;
 
 pub use client::{ClientTls, TlsKey, TlsKeyMode};
+pub use control::ControlTls;
 pub use peer::{Alpn, AlpnProtocol, Peer, TlsInfo};
 pub use problem::{MaterialError, MaterialReason};
 pub use refusal::{HandshakeError, PeerAlert, Refusal, RefusalReason};

@@ -226,7 +226,15 @@ impl Ask {
         let (path, query) = path::split(&target);
         let is_grpc = self.headers.get("content-type").is_some_and(|value| value == "application/grpc");
         let headers = &self.headers;
-        Some(read(&RouteQuery { host: &authority.host, path, query, method: &self.method, headers, is_grpc }))
+        Some(read(&RouteQuery {
+            host: &authority.host,
+            port: authority.port,
+            path,
+            query,
+            method: &self.method,
+            headers,
+            is_grpc,
+        }))
     }
 
     fn decided(&self, policy: &Policy) -> Option<Decision> {

@@ -1,83 +1,22 @@
-//! JSON Web Tokens (RFC 7519, RFC 8725): read strictly, verified against the keys that a provider has now.
-//!
-//! [`parse`] takes a token apart and believes nothing. [`KeySet`] is what a provider publishes, with whatever must
-//! not be used left out. [`Verifier`] puts both together: the algorithm comes from the configuration and the key,
-//! never from the token alone, and no key that a token brings along is ever looked at. [`Verified`] tokens are
-//! remembered by their digest ([`Cache`]), so that a caller's signature is checked once and not for every request.
-//!
-//! Nothing here has a `Debug` form or an error text that shows a token or a part of one.
+//! Tokens (`outrigger-jwt`) as the data path meets them: [`Verified`] ones are remembered by their digest ([`Cache`]), so
+//! that a caller's signature is checked once and not for every request, and their claims are a source for authorization.
 
 mod cache;
-mod claims;
-mod json;
-mod keys;
-mod token;
-mod verify;
+
+use std::sync::Arc;
 
 pub use cache::{Cache, Digest};
-pub use claims::{Claims, Value};
-pub use keys::{KeySet, KeySetError, Skipped};
-pub use token::{Token, parse};
-pub use verify::{Verified, Verifier};
+pub use outrigger_jwt::{Claims, KeySet, KeySetError, Refusal, Skipped, Token, Value, Verified, Verifier, parse};
 
-/// Why a request is refused for its token, or for having none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    /// There is none, and one is required.
-    Missing,
-    /// It is not a JWT in compact form, or a part of it is not what it must be.
-    Malformed,
-    /// No provider of the listener has this issuer, or none that takes tokens from where this one was.
-    UnknownIssuer,
-    /// The provider has no key of that name, or none for this algorithm.
-    UnknownKey,
-    /// The signature is wrong.
-    BadSignature,
-    /// An algorithm that is not believed: `none`, a symmetric one, one that the provider or the key does not allow.
-    Algorithm,
-    /// It is meant for somebody else.
-    Audience,
-    /// Its time is over.
-    Expired,
-    /// Its time has not come, or it claims to have been issued in the future.
-    NotYetValid,
-    /// The keys of its provider are not there: none could be had so far. Says nothing about the token.
-    NoKeys,
-}
+use super::authz::ClaimSource;
 
-impl Refusal {
-    /// One stable word for logs and metrics.
-    #[must_use]
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Malformed => "malformed",
-            Self::UnknownIssuer => "unknown-issuer",
-            Self::UnknownKey => "unknown-key",
-            Self::BadSignature => "bad-signature",
-            Self::Algorithm => "algorithm",
-            Self::Audience => "audience",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not-yet-valid",
-            Self::NoKeys => "no-keys",
-        }
+impl ClaimSource for Claims {
+    fn provider(&self) -> &str {
+        Self::provider(self)
     }
 
-    /// One plain sentence for the caller. It says what is wrong, never what was expected.
-    #[must_use]
-    pub const fn sentence(self) -> &'static str {
-        match self {
-            Self::Missing => "The request carries no token.",
-            Self::Malformed => "The token is malformed.",
-            Self::UnknownIssuer => "The token is from an issuer that is not believed.",
-            Self::UnknownKey => "The token is signed with a key that its issuer does not publish.",
-            Self::BadSignature => "The signature of the token is not valid.",
-            Self::Algorithm => "The token is signed with an algorithm that is not believed.",
-            Self::Audience => "The token is meant for another audience.",
-            Self::Expired => "The token has expired.",
-            Self::NotYetValid => "The token is not valid yet.",
-            Self::NoKeys => "The token cannot be verified now: the keys of its issuer are not there.",
-        }
+    fn get(&self, path: &[Arc<str>]) -> Option<&Value> {
+        Self::get(self, path)
     }
 }
 

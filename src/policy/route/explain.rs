@@ -196,7 +196,7 @@ impl RouteTable {
     /// Explains what [`RouteTable::find`] would decide.
     #[must_use]
     pub fn explain(&self, request: &RouteQuery<'_>) -> Explanation {
-        let found = self.index.find(request.host);
+        let found = self.index.find(request.host, request.port);
         let host = match found {
             Some(Found::Exact(virtual_host)) => HostChoice::Exact { virtual_host, name: request.host.to_owned() },
             Some(Found::Wildcard(virtual_host, length)) => {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 use outrigger_config::model::HostPattern;
 
-use crate::policy::host::canonical;
+use crate::policy::host::{Authority, canonical, parse_authority};
 
 /// How a host was found; holds the index of what stands behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,8 @@ impl Found {
 #[derive(Debug)]
 pub(crate) struct HostIndex {
     exact: HashMap<Box<str>, usize, RandomState>,
+    /// Those that are for one port only.
+    with_port: HashMap<u16, HashMap<Box<str>, usize, RandomState>, RandomState>,
     suffixes: HashMap<Box<str>, usize, RandomState>,
     /// Which suffix lengths exist, one bit each: most labels of most hosts need no look-up.
     lengths: [u64; 4],
@@ -40,12 +42,24 @@ pub(crate) struct HostIndex {
 impl HostIndex {
     /// Hostnames are unique in a validated table; were they not, the first would win.
     pub(crate) fn new<'a>(hosts: impl Iterator<Item = &'a [HostPattern]>) -> Self {
-        let mut index = Self { exact: HashMap::default(), suffixes: HashMap::default(), lengths: [0; 4], any: None };
+        let mut index = Self {
+            exact: HashMap::default(),
+            with_port: HashMap::default(),
+            suffixes: HashMap::default(),
+            lengths: [0; 4],
+            any: None,
+        };
         for (number, hostnames) in hosts.enumerate() {
             for pattern in hostnames {
                 match pattern {
                     HostPattern::Exact(name) => {
-                        index.exact.entry(canonical(name).into()).or_insert(number);
+                        let (file, name) = match parse_authority(name) {
+                            Ok(Authority { host, port: Some(port) }) => {
+                                (index.with_port.entry(port).or_default(), host)
+                            }
+                            _ => (&mut index.exact, canonical(name)),
+                        };
+                        file.entry(name.into()).or_insert(number);
                     }
                     HostPattern::Wildcard(suffix) => {
                         let suffix = canonical(suffix);
@@ -64,8 +78,13 @@ impl HostIndex {
         index
     }
 
-    /// What stands behind a host; an empty one is found by [`HostPattern::Any`] only.
-    pub(crate) fn find(&self, host: &str) -> Option<Found> {
+    /// What stands behind a host; an empty one is found by [`HostPattern::Any`] only. A pattern with the port goes before
+    /// one without.
+    pub(crate) fn find(&self, host: &str, port: Option<u16>) -> Option<Found> {
+        let with_port = port.and_then(|port| self.with_port.get(&port));
+        if let Some(&found) = with_port.and_then(|names| names.get(host)) {
+            return Some(Found::Exact(found));
+        }
         if let Some(&found) = self.exact.get(host) {
             return Some(Found::Exact(found));
         }

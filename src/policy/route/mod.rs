@@ -1,6 +1,7 @@
 //! Which rule a request belongs to.
 //!
-//! First the virtual host: the one with the exact hostname, else the longest wildcard, else `*`. **Only that
+//! First the virtual host: the one with the exact hostname and the port that the request names, else with the exact
+//! hostname, else the longest wildcard, else `*`. **Only that
 //! virtual host is consulted**: when none of its rules matches, the request has no route, even if a less
 //! specific virtual host would have had one. Then its rules in order; the first match wins.
 //!
@@ -39,6 +40,8 @@ pub(super) use rules::normal_form;
 pub struct RouteQuery<'a> {
     /// The host as [`super::host::parse_authority`] gives it, without port; empty when there is none.
     pub host: &'a str,
+    /// The port that the request names beside its host.
+    pub port: Option<u16>,
     /// The path in normal form ([`super::path::normalize`]), without query.
     pub path: &'a str,
     /// The query without `?`.
@@ -93,7 +96,7 @@ impl RouteTable {
     /// Finds the rule of a request.
     #[must_use]
     pub fn find(&self, request: &RouteQuery<'_>) -> Option<RuleHit> {
-        let host = self.index.find(request.host)?.index();
+        let host = self.index.find(request.host, request.port)?.index();
         self.hosts[host].find(request)
     }
 

@@ -74,12 +74,14 @@ struct Sample {
     method: Method,
     headers: HeaderMap,
     is_grpc: bool,
+    port: Option<u16>,
 }
 
 impl Sample {
     fn get(host: &str, path: &str) -> Self {
         Self {
             host: host.into(),
+            port: None,
             path: path.into(),
             query: None,
             method: Method::GET,
@@ -91,6 +93,7 @@ impl Sample {
     fn query(&self) -> RouteQuery<'_> {
         RouteQuery {
             host: &self.host,
+            port: self.port,
             path: &self.path,
             query: self.query.as_deref(),
             method: &self.method,
@@ -102,6 +105,24 @@ impl Sample {
 
 fn winner(table: &RouteTable, host: &str, path: &str) -> Option<usize> {
     table.find(&Sample::get(host, path).query()).map(|hit| hit.rule)
+}
+
+#[test]
+fn a_hostname_with_the_port_of_the_request_goes_before_one_without() {
+    let exact = |name: &str| HostPattern::Exact(name.into());
+    let table = RouteTable::compile(&table(vec![
+        host(vec![exact("a")], vec![rule("plain", vec![])]),
+        host(vec![exact("a:9000"), exact("[::1]:9000")], vec![rule("admin", vec![])]),
+        host(vec![exact("b:9000")], vec![rule("only", vec![])]),
+    ]));
+    let find =
+        |name: &str, port| table.find(&RouteQuery { port, ..Sample::get(name, "/").query() }).map(|hit| hit.rule);
+    assert_eq!(find("a", None), Some(0));
+    assert_eq!(find("a", Some(80)), Some(0), "any port that has no pattern of its own");
+    assert_eq!(find("a", Some(9000)), Some(1));
+    assert_eq!(find("[::1]", Some(9000)), Some(1));
+    assert_eq!(find("b", Some(9000)), Some(2));
+    assert_eq!((find("b", None), find("b", Some(80))), (None, None));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What the tests stand on: the proxy as a child process, backends that record and misbehave on
 //! command, clients that can say anything, and ways to wait for an event instead of sleeping.
 
+pub mod ads;
 pub mod any;
 pub mod config;
 pub mod frames;
@@ -18,6 +19,7 @@ pub mod signer;
 pub mod tls;
 pub mod wait;
 
+pub use ads::{Ads, Speaks};
 pub use config::Config;
 pub use h1_backend::{Conn, H1Backend};
 pub use h1_client::H1Client;

@@ -54,6 +54,18 @@ impl Authority {
         Credential { chain: format!("{pem}{}", self.chain), key: key.serialize_pem(), serial: leaf.serial }
     }
 
+    /// Issues a certificate for the key in a signing request (DER), whatever else that says. The chain, leaf first.
+    pub fn issue_for(&self, leaf: &Leaf, request: &[u8]) -> Vec<CertificateDer<'static>> {
+        use x509_parser::certification_request::X509CertificationRequest;
+        use x509_parser::prelude::FromDer as _;
+        let (_, request) = X509CertificationRequest::from_der(request).expect("a signing request");
+        request.verify_signature().expect("signed with its own key");
+        let bits = &request.certification_request_info.subject_pki.subject_public_key.data;
+        let key = PublicKey(bits.to_vec());
+        let pem = leaf.params().signed_by(&key, &self.issuer).expect("sign").pem();
+        certificates(&format!("{pem}{}", self.chain))
+    }
+
     /// A list of what this authority revoked.
     pub fn revocations(&self, serials: &[u64]) -> String {
         let now = SystemTime::now();
@@ -87,6 +99,24 @@ fn authority(name: &str) -> CertificateParams {
     params.not_before = (now - HOUR).into();
     params.not_after = (now + 240 * HOUR).into();
     params
+}
+
+/// A key of somebody else, ECDSA with P-256.
+struct PublicKey(Vec<u8>);
+
+impl rcgen::PublicKeyData for PublicKey {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_ECDSA_P256_SHA256
+    }
+}
+
+/// The certificates of a PEM text.
+pub fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).map(|one| one.expect("PEM")).collect()
 }
 
 /// The kind of a key.

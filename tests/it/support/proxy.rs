@@ -26,6 +26,15 @@ pub struct Launch {
     pub descriptors: Option<u32>,
 }
 
+/// How long a start is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Until the proxy is ready.
+    Ready,
+    /// Until it says whether it is.
+    Up,
+}
+
 /// A running proxy.
 #[derive(Debug)]
 pub struct Proxy {
@@ -70,7 +79,19 @@ impl Proxy {
         Self::try_start(self.ports.clone(), yaml, launch).await.expect("the ports are free again")
     }
 
+    /// Starts a proxy with any text as its configuration, in which these ports are named, and waits until it is ready,
+    /// or only until its admin server answers.
+    pub async fn start_yaml(ports: &BTreeMap<String, u16>, yaml: &str, launch: &Launch, until: Until) -> Self {
+        let mut ports = ports.clone();
+        ports.entry("ADMIN".to_owned()).or_insert_with(free_port);
+        Self::launch(ports, yaml, launch, until).await.expect("the ports are free")
+    }
+
     async fn try_start(ports: BTreeMap<String, u16>, yaml: &str, launch: &Launch) -> Option<Self> {
+        Self::launch(ports, yaml, launch, Until::Ready).await
+    }
+
+    async fn launch(ports: BTreeMap<String, u16>, yaml: &str, launch: &Launch, until: Until) -> Option<Self> {
         gate::shared();
         let folder = tempfile::tempdir().expect("make a temporary folder");
         let path = folder.path().join("outrigger.yaml");
@@ -106,8 +127,10 @@ impl Proxy {
                 }
                 panic!("the proxy exited with {status} at its start:\n{stderr}");
             }
-            if let Some((200, _)) = proxy.try_admin("GET", "/ready").await {
-                return Some(proxy);
+            match proxy.try_admin("GET", "/ready").await {
+                Some((200, _)) => return Some(proxy),
+                Some(_) if until == Until::Up => return Some(proxy),
+                _ => {}
             }
             assert!(start.elapsed() < PATIENCE, "the proxy became ready:\n{}", proxy.stderr());
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -26,12 +26,12 @@ pub(super) fn table(at: &At<'_>, message: &route::RouteConfiguration) -> Option<
             request_headers_to_add,
             request_headers_to_remove,
             typed_per_filter_config,
+            ignore_port_in_host_matching,
         ],
         ignore: [
             most_specific_header_mutations_wins, // a header is changed on one level only
             validate_clusters, // a route to a missing cluster is answered 503
             max_direct_response_body_size_bytes, // bodies have a limit of their own
-            ignore_port_in_host_matching, // the port plays no part
             metadata, // of others
         ],
         refuse: [
@@ -52,10 +52,11 @@ pub(super) fn table(at: &At<'_>, message: &route::RouteConfiguration) -> Option<
     };
     let mut names = HashSet::new();
     let mut seen: HashMap<HostPattern, usize> = HashMap::new();
+    let ports = if *ignore_port_in_host_matching { Ports::Ignored } else { Ports::Count };
     let mut hosts = Vec::with_capacity(virtual_hosts.len());
     for (index, message) in virtual_hosts.iter().enumerate() {
         let at = at.item("virtual_hosts", index);
-        hosts.extend(host(&at, message, (index, &around), (&mut names, &mut seen)));
+        hosts.extend(host(&at, message, (index, &around), (&mut names, &mut seen, ports)));
     }
     Some(RouteTable { name, hosts })
 }
@@ -71,7 +72,7 @@ fn host(
     at: &At<'_>,
     message: &route::VirtualHost,
     (index, table): (usize, &Around),
-    (names, seen): (&mut HashSet<Arc<str>>, &mut HashMap<HostPattern, usize>),
+    (names, seen, ports): (&mut HashSet<Arc<str>>, &mut HashMap<HostPattern, usize>, Ports),
 ) -> Option<VirtualHost> {
     unpack!(at, message => route::VirtualHost {
         take: [
@@ -113,12 +114,12 @@ fn host(
     let mut hostnames = Vec::new();
     for (number, text) in domains.iter().enumerate() {
         let at = at.item("domains", number);
-        let Some(pattern) = at.held(domain(text)) else { continue };
+        let Some(pattern) = at.held(domain(text, ports)) else { continue };
         match seen.insert(pattern.clone(), index) {
             None => hostnames.push(pattern),
-            // The port plays no part, so a name with and without one is the same.
+            // A name for any port and without one is the same.
             Some(same) if same == index => {}
-            Some(_) => at.refuse("another virtual host has this name already; the port plays no part"),
+            Some(_) => at.refuse("another virtual host has this name already"),
         }
     }
     if domains.is_empty() {
@@ -148,16 +149,27 @@ fn host(
     Some(VirtualHost { hostnames, rules, place: at.place_of(own.as_ref().and_then(|own| own.place.as_ref())) })
 }
 
-/// A domain without its port.
-fn domain(text: &str) -> Result<HostPattern, String> {
-    let without = match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && (!host.contains(':') || host.ends_with(']')) => {
-            let port_like = port == "*" || (!port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
-            if port_like { host } else { text }
-        }
-        _ => text,
-    };
-    grammar::host_pattern(without)
+/// Whether ports in domains count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ports {
+    Count,
+    Ignored,
+}
+
+/// A domain. One for any port (`name:*`) is that without a port, which takes every port that has no domain of its own.
+fn domain(text: &str, ports: Ports) -> Result<HostPattern, String> {
+    let split = text.rsplit_once(':').filter(|(host, _)| {
+        // Other colons are those of an IPv6 address.
+        !host.is_empty() && (!host.contains(':') || host.ends_with(']'))
+    });
+    match split {
+        Some((host, "*")) => grammar::host_pattern(host),
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => match ports {
+            Ports::Ignored => grammar::host_pattern(host),
+            Ports::Count => grammar::virtual_host(text),
+        },
+        _ => grammar::host_pattern(text),
+    }
 }
 
 /// A name that no other rule of the table has, of characters that names have.

@@ -24,22 +24,22 @@ use crate::{Kind, Resource, canonical, wire};
 pub fn routes(table: &RouteTable, form: Form) -> Resource {
     let head = route::RouteConfiguration {
         name: table.name.to_string(),
-        // The port plays no part.
-        ignore_port_in_host_matching: true,
+        // Where no hostname has one, the port plays no part.
+        ignore_port_in_host_matching: !ports_count(table),
         // A cluster that is not there yet is answered 503.
         validate_clusters: wire::flag(false),
         ..Default::default()
     };
     let mut body = head.encode_to_vec();
     for host in &table.hosts {
-        merged::field(2, &self::host(host, form), &mut body);
+        merged::field(2, &self::host(host, form, ports_count(table)), &mut body);
     }
     Resource::encoded(Kind::Route, table.name.clone(), body.into())
 }
 
 /// The messages are put together by hand, because routes have maps.
-fn host(host: &VirtualHost, form: Form) -> Vec<u8> {
-    let domains: Vec<String> = host.hostnames.iter().map(domain).collect();
+fn host(host: &VirtualHost, form: Form, ports_count: bool) -> Vec<u8> {
+    let domains: Vec<String> = host.hostnames.iter().flat_map(|pattern| domains(pattern, ports_count)).collect();
     let mut body = route::VirtualHost {
         // Unique, because hostnames are.
         name: domains.first().cloned().unwrap_or_default(),
@@ -61,11 +61,25 @@ fn host(host: &VirtualHost, form: Form) -> Vec<u8> {
     body
 }
 
-fn domain(pattern: &HostPattern) -> String {
+/// Whether some hostname of the table is for one port only.
+fn ports_count(table: &RouteTable) -> bool {
+    table.hosts.iter().flat_map(|host| &host.hostnames).any(has_port)
+}
+
+fn has_port(pattern: &HostPattern) -> bool {
     match pattern {
-        HostPattern::Any => "*".to_owned(),
-        HostPattern::Wildcard(suffix) => format!("*.{suffix}"),
-        HostPattern::Exact(host) => host.to_string(),
+        HostPattern::Exact(host) => host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']')),
+        HostPattern::Any | HostPattern::Wildcard(_) => false,
+    }
+}
+
+/// A hostname without a port is for any port, which Envoy must be told where ports count.
+fn domains(pattern: &HostPattern, ports_count: bool) -> Vec<String> {
+    match pattern {
+        HostPattern::Any => vec!["*".to_owned()],
+        HostPattern::Wildcard(suffix) => vec![format!("*.{suffix}")],
+        HostPattern::Exact(host) if ports_count && !has_port(pattern) => vec![host.to_string(), format!("{host}:*")],
+        HostPattern::Exact(host) => vec![host.to_string()],
     }
 }
 

@@ -74,7 +74,8 @@ fn prefixes_are_by_bytes_and_those_of_segments_are_not() {
         forwarding(separated, Default::default()),
         forwarding(prefix("/"), Default::default()),
     ]));
-    assert_eq!(table.hosts[0].hostnames, [HostPattern::Exact("shop.example".into())], "a port plays no part");
+    let hostnames = ["shop.example", "shop.example:8080"].map(|name| HostPattern::Exact(name.into()));
+    assert_eq!(table.hosts[0].hostnames, hostnames);
     let paths: Vec<&PathMatch> = table.hosts[0].rules.iter().map(|rule| &rule.matches[0].path).collect();
     assert_eq!(
         paths,

@@ -193,6 +193,7 @@ fn a_sample() -> impl Strategy<Value = Sample> {
         proptest::bool::weighted(0.3),
     )
         .prop_map(|(host, path, query, method, headers, is_grpc)| Sample {
+            port: None,
             host: host.into(),
             path,
             query: query.map(Into::into),

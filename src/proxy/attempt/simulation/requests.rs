@@ -81,6 +81,7 @@ impl World<'_> {
         let (head, caller) = self.head(&wanted);
         let hit = listener.table.find(&RouteQuery {
             host: "service.test",
+            port: None,
             path: head.path.path(),
             query: None,
             method: &head.method,

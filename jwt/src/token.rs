@@ -6,8 +6,7 @@ use data_encoding::BASE64URL_NOPAD;
 use outrigger_config::model::JwtAlgorithm;
 use serde_json::{Map, Value};
 
-use super::{Refusal, json};
-use crate::base::limits;
+use super::{Refusal, json, limits};
 
 /// A token in compact form (RFC 7515 section 7.1) whose parts are what they must be. Its signature is not checked.
 pub struct Token<'a> {

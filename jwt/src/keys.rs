@@ -9,8 +9,7 @@ use serde_json::{Map, Value};
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use super::{Refusal, json, token};
-use crate::base::limits;
+use super::{Refusal, json, limits, token};
 
 /// The keys of a provider. Only public halves are kept.
 pub struct KeySet {

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use serde_json::Map;
 pub use serde_json::Value;
 
-use crate::policy::authz::ClaimSource;
-
 /// The claims of a verified token, and who vouches for them.
 pub struct Claims {
     pub(super) provider: Arc<str>,
@@ -15,6 +13,12 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// The name of the provider that vouches for them.
+    #[must_use]
+    pub fn provider(&self) -> &str {
+        &self.provider
+    }
+
     /// A claim by its path: each name leads one object deeper. No name is split or joined: which dots separate and
     /// which are part of a name is said by the configuration.
     #[must_use]
@@ -22,16 +26,6 @@ impl Claims {
         let (first, rest) = path.split_first()?;
         let first = self.members.get(&**first)?;
         rest.iter().try_fold(first, |value, name| value.as_object()?.get(&**name))
-    }
-}
-
-impl ClaimSource for Claims {
-    fn provider(&self) -> &str {
-        &self.provider
-    }
-
-    fn get(&self, path: &[Arc<str>]) -> Option<&Value> {
-        Self::get(self, path)
     }
 }
 

@@ -1,0 +1,146 @@
+//! The checks by themselves, for documents that share parts of the configuration's language: see [`crate::language`].
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Check, MAX_GUESSES, Names, access, filters, identity, matches, names, policies, tokens, units};
+use crate::limits::Bounds;
+use crate::model::{Action, Authorization, Filter, JwtProvider, Match, RetryOn};
+use crate::raw::{self, DurationText};
+use crate::read::{Field, Key, List};
+use crate::sink::Sink;
+use crate::source::Span;
+use crate::spiffe::TrustDomain;
+
+/// Checks of parts of the language. Every problem goes to one [`Sink`].
+pub struct Checker<'a, 't> {
+    check: Check<'a, 't>,
+}
+
+/// Matches and filters of a rule.
+#[derive(Debug)]
+pub struct CheckedRule {
+    /// Any of these; empty matches everything.
+    pub matches: Vec<Match>,
+    /// Applied in order.
+    pub filters: Vec<Filter>,
+    /// The answer of a filter that makes one itself.
+    pub answer: Option<Action>,
+}
+
+impl<'a, 't> Checker<'a, 't> {
+    /// Checks that report to `sink`.
+    #[must_use]
+    pub fn new(sink: &'a Sink<'t>) -> Self {
+        let check = Check {
+            sink,
+            partial: false,
+            mesh: identity::Mesh::given(),
+            patterns: RefCell::default(),
+            guesses: Cell::new(MAX_GUESSES),
+        };
+        Self { check }
+    }
+
+    /// Where problems go.
+    #[must_use]
+    pub fn sink(&self) -> &'a Sink<'t> {
+        self.check.sink
+    }
+
+    /// Reports an error.
+    pub fn error(&self, span: Span, message: impl Into<String>, fix: impl Into<String>) {
+        self.check.error(span, message, fix);
+    }
+
+    /// A field that must be there. `owner` is where the thing that lacks it stands, `lack` says what is missing, and the
+    /// fix.
+    pub fn required<'f, T>(&self, field: &'f Field<T>, owner: Span, lack: (&str, &str)) -> Option<(&'f T, Span)> {
+        self.check.required(field, owner, lack)
+    }
+
+    /// A number within bounds.
+    pub fn number(&self, field: &Field<u64>, bounds: Bounds) -> Option<u64> {
+        field.get().map(|_| self.check.number(field, bounds.min, bounds))
+    }
+
+    /// A duration above zero.
+    pub fn duration(&self, field: &Field<DurationText>) -> Option<Duration> {
+        field.get().map(|_| self.check.duration(field, Duration::from_secs(1)))
+    }
+
+    /// A duration, zero included.
+    pub fn duration_or_zero(&self, field: &Field<DurationText>) -> Option<Duration> {
+        let (text, span) = field.here()?;
+        self.check.parsed(units::duration(&text.0), span)
+    }
+
+    /// A name that becomes a label and a word in logs.
+    pub fn name(&self, text: &str, span: Span) -> Option<Arc<str>> {
+        self.check.parsed(names::name(text), span).map(|()| Arc::from(text))
+    }
+
+    /// A host name without port, in the form in which it is compared.
+    pub fn host(&self, text: &str, span: Span) -> Option<Arc<str>> {
+        self.check.parsed(names::host(text), span)
+    }
+
+    /// The path of a file of the proxy's host.
+    pub fn file(&self, text: &str, span: Span) -> Option<PathBuf> {
+        self.check.parsed(identity::file(text), span)
+    }
+
+    /// A trust domain.
+    pub fn trust_domain(&self, text: &str, span: Span) -> Option<TrustDomain> {
+        self.check.parsed(identity::trust_domain(text), span)
+    }
+
+    /// Reports a list that is longer than `max`, and gives the part within. `at` is where it stands and what its entries
+    /// are.
+    pub fn within<'f, T>(&self, list: &'f [T], max: usize, at: (Option<Span>, &str)) -> &'f [T] {
+        self.check.within(list, max, at)
+    }
+
+    /// Matches and filters. The other fields of the rule are not looked at.
+    pub fn rule(&self, rule: &raw::Rule) -> CheckedRule {
+        let mut matches = matches::matches(&self.check, &rule.matches, true);
+        let filters::Checked { filters, terminal, prefix_rewrite } = filters::of_rule(&self.check, &rule.filters);
+        if let Some(at) = prefix_rewrite {
+            matches::require_prefixes(&self.check, &mut matches, at);
+        }
+        CheckedRule { matches, filters, answer: terminal.map(|(action, _)| action) }
+    }
+
+    /// Filters of one backend.
+    pub fn backend_filters(&self, filters: &Field<List<raw::Filter>>) -> Vec<Filter> {
+        filters::of_backend(&self.check, filters)
+    }
+
+    /// Conditions for a retry.
+    pub fn retry_conditions(&self, field: &Field<List<raw::RetryCondition>>) -> Vec<RetryOn> {
+        policies::conditions(&self.check, field)
+    }
+
+    /// An authorization policy. References to token providers are not looked at.
+    pub fn authorization(
+        &self,
+        (name, span): (&str, Span),
+        default: &Field<raw::Access>,
+        rules: &Field<List<raw::AccessRule>>,
+    ) -> Option<Authorization> {
+        let unknown = Names { what: "token provider", section: "providers", known: None };
+        let policy = access::Policy { check: &self.check, providers: &unknown, merges: true };
+        policy.read_fields((&key(name, span), name.into()), default, rules)
+    }
+
+    /// A provider of tokens.
+    pub fn jwt_provider(&self, (name, span): (&str, Span), raw: &raw::JwtProvider) -> Option<JwtProvider> {
+        tokens::provider(&self.check, (&key(name, span), name.into()), raw)
+    }
+}
+
+fn key(name: &str, span: Span) -> Key {
+    Key { text: name.to_owned(), span }
+}

@@ -1,0 +1,68 @@
+//! Parts to encoded resources: each at most once for each form, whoever gets it.
+
+use std::sync::Arc;
+
+use outrigger_config::model::HostPattern;
+use outrigger_xds::Resource;
+use outrigger_xds::encode::{self, Policies};
+
+use super::ProxyConfig;
+use crate::fleet::Form;
+
+impl ProxyConfig {
+    /// Everything that the proxy gets but its secrets, in the form that it reads. What is the same as another proxy's is
+    /// the same `Arc`. Two may have one name where they are equal.
+    #[must_use]
+    pub fn resources(&self, form: Form) -> Vec<Arc<Resource>> {
+        let Self { workload: _, identity: _, zone: _, listeners, routes, clusters, endpoints } = self;
+        let to = match form {
+            Form::Outrigger => encode::Form::Outrigger,
+            Form::Envoy => encode::Form::Envoy,
+            Form::Grpc => encode::Form::Grpc,
+        };
+        let mut out = Vec::with_capacity(listeners.len() + routes.len() + clusters.len() + endpoints.len());
+        for part in clusters {
+            out.extend_from_slice(part.encoded(form, |cluster| vec![encode::cluster(cluster, to)]));
+        }
+        for part in endpoints {
+            out.extend_from_slice(
+                part.encoded(form, |list| vec![encode::endpoints(&list.cluster, &list.endpoints, to)]),
+            );
+        }
+        for part in listeners {
+            out.extend_from_slice(part.encoded(form, |part| {
+                let policies = Policies {
+                    authorization: &part.authorization,
+                    jwt_providers: &part.jwt_providers,
+                    external_authorizers: &std::collections::BTreeMap::new(),
+                };
+                let listener = |form| encode::listener(&part.listener, &policies, form);
+                match form {
+                    // It has no listeners of its own: see below.
+                    Form::Grpc => Vec::new(),
+                    Form::Outrigger => vec![listener(to)],
+                    // Envoy fetches keys through a cluster.
+                    Form::Envoy => {
+                        let keys = part.jwt_providers.values().filter_map(encode::keys_cluster);
+                        keys.chain([listener(to)]).collect()
+                    }
+                }
+            }));
+        }
+        for part in routes {
+            out.extend_from_slice(part.encoded(form, |table| match form {
+                Form::Outrigger | Form::Envoy => vec![encode::routes(table, to)],
+                // A client asks for a listener by the name that it calls.
+                Form::Grpc => {
+                    let names = table.hosts.iter().flat_map(|host| host.hostnames.iter().map(move |name| (name, host)));
+                    let exact = names.filter_map(|(name, host)| match name {
+                        HostPattern::Exact(name) => Some((name, host)),
+                        HostPattern::Any | HostPattern::Wildcard(_) => None,
+                    });
+                    exact.map(|(name, host)| encode::client_listener(name, host)).collect()
+                }
+            }));
+        }
+        out
+    }
+}

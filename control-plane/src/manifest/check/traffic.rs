@@ -1,0 +1,154 @@
+//! How calls are made: TrafficPolicies and the defaults of MeshPolicies.
+
+use std::time::Duration;
+
+use outrigger_config::language::raw::{
+    Backoff, CircuitBreaker, ClusterProtocol as RawProtocol, Connection, DurationText, LoadBalancing, Policy, Retry,
+    RetryBudget, Timeouts,
+};
+use outrigger_config::language::{Field, Span};
+use outrigger_config::limits::{self, Bounds};
+use outrigger_config::model::{BalancePolicy, ClusterProtocol};
+
+use super::Context;
+use crate::manifest::object::{Set, Spec, Traffic, TrafficPolicy};
+use crate::manifest::raw;
+
+pub(in crate::manifest) fn traffic_policy(
+    context: &Context<'_, '_>,
+    spec: &raw::TrafficPolicySpec,
+    span: Span,
+) -> Option<Spec> {
+    let raw::TrafficPolicySpec {
+        target_ref,
+        protocol,
+        load_balancing,
+        circuit_breaker,
+        retry_budget,
+        connection,
+        timeouts,
+        retry,
+    } = spec;
+    let lack =
+        ("this policy has no `targetRef`", "add the Service: `targetRef: { group: \"\", kind: Service, name: … }`");
+    let target = context.check.required(target_ref, span, lack);
+    let target = target.and_then(|(raw, at)| context.service_reference(raw, at));
+    let written = [
+        protocol.span(),
+        load_balancing.span(),
+        circuit_breaker.span(),
+        retry_budget.span(),
+        connection.span(),
+        timeouts.span(),
+        retry.span(),
+    ];
+    if written.iter().all(Option::is_none) {
+        context.error(span, "this policy sets nothing", "add `circuitBreaker`, `retry` or another of its fields");
+    }
+    let traffic =
+        traffic(context, (protocol, load_balancing), (circuit_breaker, retry_budget, connection), (timeouts, retry));
+    let (service, section) = target?;
+    Some(Spec::Traffic(TrafficPolicy { service, section, traffic }))
+}
+
+/// The defaults of a MeshPolicy.
+pub(super) fn defaults(context: &Context<'_, '_>, spec: &raw::TrafficSpec) -> Traffic {
+    let raw::TrafficSpec { protocol, load_balancing, circuit_breaker, retry_budget, connection, timeouts, retry } =
+        spec;
+    traffic(context, (protocol, load_balancing), (circuit_breaker, retry_budget, connection), (timeouts, retry))
+}
+
+pub(super) fn protocol(raw: RawProtocol) -> ClusterProtocol {
+    match raw {
+        RawProtocol::Http1 => ClusterProtocol::Http1,
+        RawProtocol::Http2 => ClusterProtocol::Http2,
+        RawProtocol::Auto => ClusterProtocol::Auto,
+    }
+}
+
+fn traffic(
+    context: &Context<'_, '_>,
+    (protocol, balancing): (&Field<RawProtocol>, &Field<LoadBalancing>),
+    (breaker, budget, connection): (&Field<CircuitBreaker>, &Field<RetryBudget>, &Field<Connection>),
+    (timeouts, retry): (&Field<Timeouts>, &Field<Retry>),
+) -> Traffic {
+    let mut out = Traffic { protocol: set(context, protocol, |raw| self::protocol(*raw)), ..Traffic::default() };
+    if let Some(LoadBalancing { policy }) = balancing.get() {
+        out.balance = set(context, policy, |policy| match policy {
+            Policy::RoundRobin => BalancePolicy::RoundRobin,
+            Policy::LeastRequest => BalancePolicy::LeastRequest,
+            Policy::PeakEwma => BalancePolicy::PeakEwma,
+            Policy::Random => BalancePolicy::Random,
+        });
+    }
+    if let Some(CircuitBreaker { max_requests, max_pending, max_retries, max_connections }) = breaker.get() {
+        out.max_requests = number(context, max_requests, limits::MAX_REQUESTS);
+        out.max_pending = number(context, max_pending, limits::MAX_PENDING);
+        out.max_retries = number(context, max_retries, limits::MAX_RETRIES);
+        out.max_connections = number(context, max_connections, limits::CONNECTIONS);
+    }
+    if let Some(RetryBudget { percent, min_per_second }) = budget.get() {
+        out.budget_percent = number(context, percent, limits::PERCENT);
+        out.budget_min_per_second = number(context, min_per_second, limits::RETRIES_PER_SECOND);
+    }
+    if let Some(raw) = connection.get() {
+        let Connection { connect_timeout, idle_timeout, keepalive_interval, keepalive_timeout, max_streams, max_age } =
+            raw;
+        out.connect_timeout = time(context, connect_timeout);
+        out.idle_timeout = time(context, idle_timeout);
+        out.keepalive_interval = time_or_zero(context, keepalive_interval);
+        out.keepalive_timeout = time(context, keepalive_timeout);
+        out.max_streams = number(context, max_streams, limits::STREAMS);
+        out.max_age = time_or_zero(context, max_age);
+    }
+    if let Some(Timeouts { request, backend_request, idle }) = timeouts.get() {
+        out.request = time_or_zero(context, request);
+        out.backend_request = time_or_zero(context, backend_request);
+        out.idle = time_or_zero(context, idle);
+        if let (Some(whole), Some(one), Some(at)) = (&out.request, &out.backend_request, backend_request.span())
+            && whole.value != Duration::ZERO
+            && one.value > whole.value
+        {
+            context.error(at, "`backendRequest` is longer than `request`", "make it shorter, or `request` longer");
+        }
+    }
+    if let Some((raw, span)) = retry.here() {
+        self::retry(context, (raw, span), &mut out);
+    }
+    out
+}
+
+fn retry(context: &Context<'_, '_>, (raw, span): (&Retry, Span), out: &mut Traffic) {
+    let Retry { attempts, on, backoff, non_idempotent } = raw;
+    out.attempts = number(context, attempts, limits::RETRY_ATTEMPTS)
+        .or_else(|| Some(Set { value: 1, place: context.place(span) }));
+    let conditions = context.check.retry_conditions(on);
+    out.retry_on = Some(Set { value: conditions, place: context.place(on.span().unwrap_or(span)) });
+    out.non_idempotent = set(context, non_idempotent, |value| *value);
+    if let Some((Backoff { base, max }, at)) = backoff.here() {
+        out.backoff_base = time(context, base);
+        out.backoff_max = time(context, max);
+        if let (Some(base), Some(max)) = (&out.backoff_base, &out.backoff_max)
+            && base.value > max.value
+        {
+            context.error(at, "`base` is above `max`", "make it smaller, or `max` larger");
+        }
+    }
+}
+
+fn set<T, U>(context: &Context<'_, '_>, field: &Field<T>, change: impl FnOnce(&T) -> U) -> Option<Set<U>> {
+    field.here().map(|(value, span)| Set { value: change(value), place: context.place(span) })
+}
+
+fn number<T: TryFrom<u64>>(context: &Context<'_, '_>, field: &Field<u64>, bounds: Bounds) -> Option<Set<T>> {
+    let value = T::try_from(context.check.number(field, bounds)?).ok()?;
+    Some(Set { value, place: context.place(field.span()?) })
+}
+
+fn time(context: &Context<'_, '_>, field: &Field<DurationText>) -> Option<Set<Duration>> {
+    Some(Set { value: context.check.duration(field)?, place: context.place(field.span()?) })
+}
+
+fn time_or_zero(context: &Context<'_, '_>, field: &Field<DurationText>) -> Option<Set<Duration>> {
+    Some(Set { value: context.check.duration_or_zero(field)?, place: context.place(field.span()?) })
+}

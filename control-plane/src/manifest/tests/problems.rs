@@ -1,0 +1,83 @@
+//! Every problem has its place and a fix, and all are told at once.
+
+use super::{SERVICE, read, route, said};
+
+#[test]
+fn three_mistakes_in_one_manifest_are_three_problems_with_line_caret_and_fix() {
+    let text = "apiVersion: gateway.networking.k8s.io/v1\r\nkind: HTTPRoute\r\nmetadata: { name: r, namespace: shop }\r\nspec:\r\n  \
+                hostnames: [a.example]\r\n  parentRefs: [{ group: \"\", kind: Service, name: b }]\r\n  rules:\r\n    - timeouts: { request: 10 }\r\n      \
+                filters: [{ type: RequestMirror, requestMirror: { backendRef: { name: x } } }]\r\n";
+    let outcome = read(text);
+    let all: Vec<String> = outcome.problems.iter().map(|problem| problem.diagnostic.to_string()).collect();
+    let shown = all.join("\n");
+    for expected in [
+        "m.yaml:5:3",
+        "m.yaml:8:28",
+        "m.yaml:9:40",
+        "^^^^^^^^^",
+        "match the header `Host`",
+        "add the unit",
+        "mirroring is not supported",
+    ] {
+        assert!(shown.contains(expected), "{expected}:\n{shown}");
+    }
+    assert!(outcome.problems.iter().all(|problem| problem.object.is_some()));
+    assert!(outcome.mesh.is_empty());
+}
+
+#[test]
+fn what_is_not_supported_is_an_error_with_its_place() {
+    for (rest, message) in [
+        ("  rules: [{ sessionPersistence: {} }]\n", "`sessionPersistence` is not supported"),
+        ("  rules: [{ filters: [{ type: ExtensionRef }] }]\n", "`ExtensionRef` is not supported here"),
+        ("  rules: [{ filters: [{ type: CORS }] }]\n", "this filter has no `cors`"),
+        ("  rules: [{ matches: [{ path: { type: Glob, value: /a } }] }]\n", "`Glob` is not supported here"),
+        ("  rules: [{ backendRefs: [{ name: b }] }]\n", "this backend has no `port`"),
+        ("  rules: [{ retry: { codes: [200] } }]\n", "200 is not a status to retry"),
+        ("  rules: [{ retry: { attempts: 9 } }]\n", "9 is out of range"),
+        ("  rules: [{ timeouts: { request: 1s, backendRequest: 2s } }]\n", "`backendRequest` is longer"),
+        (
+            "  rules: [{ filters: [{ type: RequestRedirect, requestRedirect: { hostname: x } }], backendRefs: [{ name: b, port: 80 }] }]\n",
+            "a rule that redirects has no backends",
+        ),
+        (
+            "  rules: [{ filters: [{ type: URLRewrite, urlRewrite: { hostname: x } }, { type: URLRewrite, urlRewrite: { hostname: y } }] }]\n",
+            "a second filter of type URLRewrite",
+        ),
+    ] {
+        let outcome = read(&(SERVICE.to_owned() + &route("r", rest)));
+        let said = said(&outcome);
+        assert!(outcome.has_errors() && said.iter().any(|line| line.contains(message)), "{rest}: {said:?}");
+    }
+}
+
+#[test]
+fn other_kinds_and_versions_are_refused_with_the_right_word() {
+    for (change, message) in [
+        (("kind: Service", "kind: Servce"), "the kind `Servce` is not supported"),
+        (("kind: Service", "kind: Gateway"), "the kind `Gateway` is not supported"),
+        (("apiVersion: v1", "apiVersion: v2"), "there is no Service in `v2`"),
+        (("apiVersion: v1\n", ""), "this manifest has no `apiVersion`"),
+        (("kind: Service\n", ""), "this manifest has no `kind`"),
+        (("name: b,", "name: B_,"), "`B_` cannot be a name"),
+        (("namespace: shop", "namespace: a.b"), "`a.b` cannot be a namespace"),
+        (("port: 80", "port: 0"), "0 is out of range"),
+        (("port: 80", "port: 80, protocol: UDP"), "`UDP` is not supported here"),
+        (("ports:", "sessionAffinity: ClientIP, ports:"), "`ClientIP` is not supported here"),
+        (("ports:", "externalName: x, ports:"), "Services of type ExternalName are not supported"),
+    ] {
+        let outcome = read(&SERVICE.replace(change.0, change.1));
+        let said = said(&outcome);
+        assert!(outcome.has_errors() && said.iter().any(|line| line.contains(message)), "{change:?}: {said:?}");
+    }
+}
+
+#[test]
+fn metadata_and_status_of_an_api_server_are_taken() {
+    let text = SERVICE.replace(
+        "namespace: shop }",
+        "namespace: shop, uid: x, resourceVersion: \"7\", generation: 1, creationTimestamp: null, annotations: { a: b }, managedFields: [{ x: y }] }",
+    ) + "status: { loadBalancer: {} }\n";
+    let outcome = read(&text);
+    assert!(outcome.problems.is_empty(), "{:?}", said(&outcome));
+}
