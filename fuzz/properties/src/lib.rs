@@ -7,3 +7,4 @@ pub mod authz_path;
 pub mod client_hello;
 pub mod jwt;
 pub mod spiffe;
+pub mod xds;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use outrigger_fuzz_properties::{authz_path, client_hello, jwt, spiffe};
+use outrigger_fuzz_properties::{authz_path, client_hello, jwt, spiffe, xds};
 
 /// Calls `check` with every file of a folder, and with every file cut short at each of its bytes.
 fn replay(target: &str, check: fn(&[u8])) {
@@ -31,6 +31,11 @@ fn paths_and_rules_about_them() {
 #[test]
 fn tokens_and_keys() {
     replay("jwt", jwt::check);
+}
+
+#[test]
+fn resources_of_control_planes() {
+    replay("xds", xds::check);
 }
 
 #[test]

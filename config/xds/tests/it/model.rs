@@ -17,7 +17,7 @@ use proptest::sample::{select, subsequence};
 const CLUSTERS: [&str; 4] = ["alpha", "beta|80", "gamma.shop", "plain"];
 const PROVIDERS: [&str; 2] = ["corp", "partner"];
 
-pub fn place() -> impl Strategy<Value = Place> {
+pub(crate) fn place() -> impl Strategy<Value = Place> {
     (select(vec!["a.yaml", "b/c.yaml"]), 1..9_u32, 1..9_u32).prop_map(|(file, line, column)| Place {
         file: file.into(),
         line,
@@ -649,7 +649,7 @@ fn authorizer() -> impl Strategy<Value = ExternalAuthorizer> {
 }
 
 /// A whole configuration. What no listener uses is not in it, because it would not travel.
-pub fn config() -> impl Strategy<Value = Config> {
+pub(crate) fn config() -> impl Strategy<Value = Config> {
     (
         (listener("inbound", 15006), listener("outbound", 15001)),
         table("main"),
@@ -690,7 +690,7 @@ pub fn config() -> impl Strategy<Value = Config> {
 }
 
 /// The settings of a process and an identity, and no resources.
-pub fn empty(place: &Place) -> Config {
+pub(crate) fn empty(place: &Place) -> Config {
     let certificate = CertificateFiles {
         certificate: "/state/svid.pem".into(),
         private_key: "/state/svid.key".into(),

@@ -7,11 +7,11 @@ use proptest::prelude::*;
 
 use crate::model;
 
-pub fn context() -> Context {
+pub(crate) fn context() -> Context {
     Context { folder: "/state/xds".into() }
 }
 
-pub fn settings(config: &Config) -> Settings {
+pub(crate) fn settings(config: &Config) -> Settings {
     Settings {
         node: config.node.clone(),
         admin: config.admin.clone(),
