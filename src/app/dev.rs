@@ -120,7 +120,7 @@ impl Mesh {
         let (tokens, key) = (self.control.join_tokens().clone(), local.key.clone());
         let made = tokio::task::spawn_blocking(move || tokens.create(&key, TOKEN_LIFETIME, "outrigger dev"));
         let (token, _) = made.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        let bootstrap = self.dev.bootstrap(local, &token, self.control.bundle_file());
+        let bootstrap = self.dev.bootstrap(local, token.reveal(), self.control.bundle_file());
         let dev::Bootstrap { text, state } = bootstrap.map_err(|error| error.to_string())?;
         let log_filter = Arc::clone(&self.log_filter);
         let options = Options { config: Source::Told(text), state_dir: Some(state), log_filter };

@@ -234,17 +234,4 @@ clusters: { c: { endpoints: [127.0.0.1:2] } }
         let report = run(&args, Style::Plain);
         assert_eq!((report.code, &*report.err), (0, ""), "{}", report.out);
     }
-
-    #[test]
-    fn certificates_that_are_there_are_summed_up() {
-        let demo = crate::cli::dev::Demo::prepare(crate::cli::dev::Requests::Hidden).expect("prepared");
-        let [file, _] = demo.configs();
-        let args = CheckArgs { files: vec![file.clone()], format: Format::Text, without_files: false };
-        let report = run(&args, Style::Plain);
-        assert!(report.out.contains(", 1 certificate, valid until 2"), "{}{}", report.out, report.err);
-        let report = run(&CheckArgs { format: Format::Json, ..args }, Style::Plain);
-        let list: Value = serde_json::from_str(&report.out).expect("JSON");
-        assert_eq!(list[0]["certificates"][0]["identity"], json!("spiffe://demo.outrigger/ns/demo/sa/shop"));
-        assert!(!report.out.contains("PRIVATE KEY"));
-    }
 }

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::spiffe::TrustDomain;
-use outrigger_control::ca::JoinToken;
 use outrigger_control::engine::Found;
 use outrigger_control::manifest::{self, Mesh, Object, Workload};
 use outrigger_control::peer::WorkloadKey;
@@ -103,7 +102,7 @@ impl Dev {
     ///
     /// # Errors
     /// When the state folder cannot be written.
-    pub fn bootstrap(&self, local: &Local, token: &JoinToken, bundle: &Path) -> io::Result<Bootstrap> {
+    pub fn bootstrap(&self, local: &Local, token: &str, bundle: &Path) -> io::Result<Bootstrap> {
         let state = self.folder.data.join("proxies").join(local.key.to_string().replace('/', "."));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&state)?;
         let token_file = state.join("join-token");
@@ -112,7 +111,7 @@ impl Dev {
         {
             return Err(error);
         }
-        write_new(&token_file, token.reveal())?;
+        write_new(&token_file, token)?;
         let admin = near(0)?.local_addr()?;
         let log = if self.requests == Requests::Shown { "stdout" } else { "off" };
         let text = format!(
@@ -258,7 +257,7 @@ pub fn locals(mesh: &Mesh) -> BTreeMap<WorkloadKey, Local> {
 fn local(object: &Object, workload: &Workload) -> Option<Local> {
     let inbound = |port: u16| SocketAddr::new(workload.address, port);
     Some(Local {
-        key: WorkloadKey::new(object.id.namespace(), object.id.name())?,
+        key: WorkloadKey::new(object.id.namespace(), &object.id.name.name)?,
         account: Arc::clone(&workload.service_account),
         outbound: workload.outbound,
         inbound: workload.ports.iter().map(|port| inbound(port.inbound)).collect(),
@@ -313,7 +312,7 @@ const ASK_LIMIT: Duration = Duration::from_secs(10);
 mod tests {
     use super::*;
 
-    fn mesh_of(folder: &Path) -> Mesh {
+    fn mesh_of(folder: &Path) -> Arc<Mesh> {
         let documents = Found::in_directory(folder).expect("listed").documents();
         let outcome = manifest::load(&documents, None);
         assert!(outcome.problems.is_empty(), "{:?}", outcome.problems);
@@ -333,12 +332,11 @@ mod tests {
         let dev = Dev::prepare(None, Requests::Hidden).expect("prepared");
         let locals = locals(&mesh_of(&dev.folder.manifests));
         let local = locals.values().next().expect("a workload");
-        for _ in 0..2 {
-            let token = JoinToken::random().expect("random numbers");
-            let made = dev.bootstrap(local, &token, Path::new("/tmp/it's a bundle.pem")).expect("written");
+        for token in ["first", "second"] {
+            let made = dev.bootstrap(local, token, Path::new("/tmp/it's a bundle.pem")).expect("written");
             let loaded = outrigger_config::load("bootstrap", &made.text).unwrap_or_else(|error| panic!("{error}"));
             assert!(loaded.control_plane.is_some() && loaded.warnings.is_empty(), "{}", loaded.warnings);
-            assert_eq!(fs::read_to_string(made.state.join("join-token")).expect("there"), token.reveal());
+            assert_eq!(fs::read_to_string(made.state.join("join-token")).expect("there"), token);
         }
     }
 }

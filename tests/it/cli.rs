@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::process::Output;
 
+use serde_json::{Value, json};
+
+use crate::support::pki;
 use crate::support::{h1_client, proxy, within};
 
 struct Files(tempfile::TempDir);
@@ -199,6 +202,23 @@ fn run_refuses_a_broken_file_at_its_start() {
     assert!(!output.status.success());
     let report = text(&output.stderr);
     assert!(report.contains("nowhere") && report.contains('^'), "{report}");
+}
+
+#[test]
+fn check_sums_up_the_certificates_that_a_configuration_names() {
+    let mesh = pki::Mesh::new();
+    let svid = mesh.svid("shop/web");
+    let files = Files::new(&format!(
+        "identity: {{ certificate: svid.pem, privateKey: svid.key, trustBundle: bundle.pem }}\n{GOOD}"
+    ));
+    for (name, text) in [("svid.pem", &svid.chain), ("svid.key", &svid.key), ("bundle.pem", &mesh.root.pem)] {
+        std::fs::write(files.0.path().join(name), text).expect("write a file");
+    }
+    let said = text(&files.run(&["check", "proxy.yaml"]).stdout);
+    assert!(said.contains(", 1 certificate, valid until 2"), "{said}");
+    let list: Value = serde_json::from_slice(&files.run(&["check", "--format", "json", "proxy.yaml"]).stdout).expect("JSON");
+    assert_eq!(list[0]["certificates"][0]["identity"], json!(mesh.id("shop/web")));
+    assert!(!list.to_string().contains("PRIVATE KEY"));
 }
 
 /// README command 1: the demo comes up, says what to ask, and that works.

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::Engine;
+use crate::manifest::Document;
 use crate::manifest::limits::{MAX_DOCUMENT_BYTES, MAX_TOTAL_BYTES};
 
 /// How often the directory is looked at even if nothing was heard.
@@ -72,6 +73,16 @@ impl Found {
             }
         }
         Ok(found)
+    }
+
+    /// The files that could be read, by name.
+    #[must_use]
+    pub fn documents(&self) -> Vec<Document> {
+        let read = self.files.iter().filter_map(|(name, text)| match text {
+            Text::Read { text, .. } => Some(Document::new(name, text)),
+            Text::Failed(_) => None,
+        });
+        read.collect()
     }
 
     fn folder(&mut self, path: &Path, name: &Path, depth: usize, seen: &mut BTreeSet<PathBuf>) -> io::Result<()> {

@@ -29,7 +29,7 @@ pub use kinds::{Kind, Name, ObjectId};
 pub use load::{apply, load, remove};
 pub(crate) use mesh::selects;
 pub use mesh::{Closed, Mesh, Scope};
-pub use object::{Object, Spec};
+pub use object::{Object, Spec, Workload, WorkloadPort};
 pub use outcome::{Change, Changed, Condition, Document, ObjectStatus, Outcome, ParentStatus, Problem};
 pub use resolve::{Attached, Unresolved};
 pub use schema::{crds, json_schema, json_schemas};
