@@ -473,11 +473,15 @@ impl Client {
 
     /// Names can be asked for in the state of the world only together with an answer. Where some wait for one, responses of
     /// their kind are answered before they take effect, so that what they lead to comes in time to take effect with them.
+    /// For the same reason clusters are answered before they take effect while no listener is known: a server may wait for
+    /// that answer before it sends the listeners, and a first configuration has both.
     fn answer_early(&mut self) {
         let Some(stream) = &self.stream else { return };
         let waiting = stream.session.waiting();
-        if !waiting.is_empty() {
-            let answers = self.answers_of(|kind| waiting.contains(&kind));
+        let first = self.start != Start::Done && self.store.newest(Kind::Listener).is_empty();
+        let is_early = |kind| waiting.contains(&kind) || first && matches!(kind, Kind::Cluster | Kind::Endpoints);
+        if self.unanswered.iter().any(|one| is_early(one.receipt.kind)) {
+            let answers = self.answers_of(is_early);
             self.send(answers);
         }
     }
