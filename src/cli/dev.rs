@@ -161,7 +161,8 @@ controlPlane:
                 inbound.join(", "),
             );
             for application in &local.applications {
-                let what = if served.contains(application) { "a demo service" } else { "already served on this machine" };
+                let what =
+                    if served.contains(application) { "a demo service" } else { "already served on this machine" };
                 let _ = writeln!(out, "  {:<20} its application {application}: {what}", "");
             }
         }
@@ -176,7 +177,10 @@ controlPlane:
                 caller = caller.account,
             );
             if self.folder.is_demo() {
-                let inbound = proxies.iter().find(|(local, _)| *local.account == *to).and_then(|(local, _)| local.inbound.first());
+                let inbound = proxies
+                    .iter()
+                    .find(|(local, _)| *local.account == *to)
+                    .and_then(|(local, _)| local.inbound.first());
                 let _ = write!(
                     out,
                     "\n\

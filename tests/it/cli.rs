@@ -216,7 +216,8 @@ fn check_sums_up_the_certificates_that_a_configuration_names() {
     }
     let said = text(&files.run(&["check", "proxy.yaml"]).stdout);
     assert!(said.contains(", 1 certificate, valid until 2"), "{said}");
-    let list: Value = serde_json::from_slice(&files.run(&["check", "--format", "json", "proxy.yaml"]).stdout).expect("JSON");
+    let list: Value =
+        serde_json::from_slice(&files.run(&["check", "--format", "json", "proxy.yaml"]).stdout).expect("JSON");
     assert_eq!(list[0]["certificates"][0]["identity"], json!(mesh.id("shop/web")));
     assert!(!list.to_string().contains("PRIVATE KEY"));
 }

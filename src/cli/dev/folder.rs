@@ -105,7 +105,9 @@ impl Ports {
     }
 
     fn put(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, (usual, chosen)| text.replace(&usual.to_string(), &chosen.to_string()))
+        self.0
+            .iter()
+            .fold(text.to_owned(), |text, (usual, chosen)| text.replace(&usual.to_string(), &chosen.to_string()))
     }
 }
 
