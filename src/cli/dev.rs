@@ -40,7 +40,7 @@ pub struct Dev {
 }
 
 /// A workload of this machine: its proxy runs here.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Local {
     /// Its name.
     pub key: WorkloadKey,
