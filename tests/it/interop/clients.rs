@@ -18,7 +18,7 @@ use super::subject::{Papers, Program, Subject, in_folder};
 use super::table::{service_yaml, workload_yaml};
 use crate::support::any::{AnyBackend, Version};
 use crate::support::proxy::{Proxy, free_port};
-use crate::support::{H1Client, PATIENCE, process, within};
+use crate::support::{H1Client, PATIENCE, TlsClient, process, within};
 
 fn local(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
@@ -32,12 +32,12 @@ struct Mesh {
     /// Where the caller's application sends requests.
     outbound: u16,
     generation: u64,
-    _proxy: Proxy,
-    _state: tempfile::TempDir,
+    _before: Subject,
 }
 
 impl Mesh {
-    async fn start(more: &str) -> Self {
+    /// With this program before the service.
+    async fn start(before: Program, more: &str) -> Self {
         let control = Control::start().await;
         let payments = echo::start(Version::H1, "payments").await;
         let (inbound, outbound) = (free_port(), free_port());
@@ -55,29 +55,52 @@ impl Mesh {
              spec: {{ serviceAccount: web, address: 127.0.0.1, outbound: \"127.0.0.1:{outbound}\" }}\n{more}",
             payments.addr()
         );
-        let generation = control.apply(&manifests);
-        let state = tempfile::tempdir().expect("make a temporary folder");
-        let proxy = Proxy::start_bootstrap(&joining(&control, "shop/payments-1"), &in_folder(state.path())).await;
+        let generation = control.apply(&manifests).await;
+        let before = match before {
+            // As its users start it: the key is made in the proxy, and a join token gets the certificate.
+            Program::Outrigger => {
+                let state = tempfile::tempdir().expect("make a temporary folder");
+                let yaml = joining(&control, "shop/payments-1").await;
+                let proxy = Proxy::start_bootstrap(&yaml, &in_folder(state.path())).await;
+                Subject::Outrigger { proxy: Box::new(proxy), _state: state }
+            }
+            Program::Envoy => Subject::start(before, &control.plane("shop/payments-1", Variant::Delta).await).await,
+        };
         control.synced("shop/payments-1", generation).await;
-        Self { control, payments, inbound, outbound, generation, _proxy: proxy, _state: state }
+        Self { control, payments, inbound, outbound, generation, _before: before }
     }
 
     /// Pushes manifests and waits until the caller has them.
     async fn push(&self, manifests: &str) {
-        let generation = self.control.apply(manifests);
+        let generation = self.control.apply(manifests).await;
         self.control.synced("shop/web-1", generation).await;
+    }
+
+    /// Removes an object of the namespace `shop` and waits until the caller knows.
+    async fn remove(&self, kind: &str, name: &str) {
+        let said = self.control.run(&["delete", kind, name, "-n", "shop", "--output", "json"], "").await;
+        let said: Value = serde_json::from_str(&said).expect("JSON");
+        self.control.synced("shop/web-1", said["generation"].as_u64().expect("a new generation")).await;
+    }
+}
+
+/// Whether a program has a cluster.
+async fn knows(subject: &Subject, cluster: &str) -> bool {
+    match subject {
+        Subject::Envoy(envoy) => envoy.get("/clusters").await.1.contains(&format!("{cluster}::")),
+        Subject::Outrigger { .. } => !subject.control_plane().await["versions"]["cluster"][cluster].is_null(),
     }
 }
 
 /// The bootstrap file of a proxy that gets its certificate with a join token.
-fn joining(control: &Control, workload: &str) -> String {
+async fn joining(control: &Control, workload: &str) -> String {
     format!(
         "node: {{ id: {:?} }}\nadmin: {{ address: \"127.0.0.1:$ADMIN\" }}\naccessLog: off\nworkers: 2\n\
          controlPlane:\n  servers: [\"{}\"]\n  trustBundle: {:?}\n  joinToken: {{ file: {:?} }}\n  workload: {workload}\n",
         workload.rsplit('/').next().expect("a name"),
         control.grpc,
         control.bundle(),
-        control.token_file(workload),
+        control.token_file(workload).await,
     )
 }
 
@@ -100,8 +123,8 @@ async fn served(program: Program, variant: Variant) {
         + &plain("a", &[backends[0].addr()])
         + &plain("b", &[backends[1].addr()])
         + &http_route("front", &[("a", 1)]);
-    let mesh = Mesh::start(&more).await;
-    let subject = Subject::start(program, &mesh.control.plane("shop/web-1", variant)).await;
+    let mesh = Mesh::start(Program::Outrigger, &more).await;
+    let subject = Subject::start(program, &mesh.control.plane("shop/web-1", variant).await).await;
     mesh.control.synced("shop/web-1", mesh.generation).await;
     let addr = local(mesh.outbound);
 
@@ -131,7 +154,19 @@ async fn served(program: Program, variant: Variant) {
     assert_eq!(who(&ask.of(Version::H1, addr).await), "b", "the endpoints were followed");
     load.end().await;
 
-    let row = mesh.control.proxy("shop/web-1").expect("it is connected");
+    // What is removed is gone from the data plane too.
+    assert!(knows(&subject, "shop/a:80").await);
+    mesh.remove("HTTPRoute", "front").await;
+    mesh.remove("Service", "a").await;
+    assert!(!knows(&subject, "shop/a:80").await);
+    let told = ask.of(Version::H1, addr).await;
+    assert_eq!(
+        (told.status, who(&told)),
+        (503, "nobody"),
+        "without a route its own endpoints are meant: there are none"
+    );
+
+    let row = mesh.control.proxy("shop/web-1").await.expect("it is connected");
     assert_eq!((&row["state"], &row["refusals"]), (&json!("synced"), &json!([])), "{row}");
     match &subject {
         Subject::Envoy(envoy) => {
@@ -141,7 +176,7 @@ async fn served(program: Program, variant: Variant) {
         }
         Subject::Outrigger { .. } => {
             let report = subject.control_plane().await;
-            let protocol = if variant == Variant::Delta { "delta" } else { "state of the world" };
+            let protocol = if variant == Variant::Delta { "delta" } else { "stateOfTheWorld" };
             assert_eq!((&report["protocol"], &report["refusals"]), (&json!(protocol), &json!([])), "{report:#}");
         }
     }
@@ -165,6 +200,52 @@ async fn envoy_over_delta_is_served_and_follows() {
 #[tokio::test]
 async fn envoy_over_the_state_of_the_world_is_served_and_follows() {
     served(Program::Envoy, Variant::Whole).await;
+}
+
+/// Envoy stands before the service, and lets in who has a certificate of the mesh.
+#[tokio::test]
+async fn outrigger_reaches_a_service_behind_envoy() {
+    let mesh = Mesh::start(Program::Envoy, "").await;
+    let _caller = Subject::start(Program::Outrigger, &mesh.control.plane("shop/web-1", Variant::Delta).await).await;
+    mesh.control.synced("shop/web-1", mesh.generation).await;
+    let told = Ask::get("payments/charge").of(Version::H1, local(mesh.outbound)).await;
+    assert_eq!((told.status, who(&told)), (200, "payments"), "{}", told.text());
+    let mut stranger = H1Client::connect(local(mesh.inbound)).await;
+    stranger.send("GET / HTTP/1.1\r\nhost: payments\r\n\r\n").await;
+    assert!(!stranger.rest(PATIENCE).await.starts_with(b"HTTP/1.1 200"), "plaintext does not get in");
+    TlsClient::anonymous().refused(local(mesh.inbound)).await;
+    assert_eq!(mesh.payments.seen().len(), 1);
+}
+
+/// What cannot take effect on the proxy's machine is refused by name, `status` says so, and traffic goes on.
+#[tokio::test]
+async fn status_says_what_a_proxy_refused_and_why() {
+    let mesh = Mesh::start(Program::Outrigger, "").await;
+    let caller = Subject::start(Program::Outrigger, &mesh.control.plane("shop/web-1", Variant::Delta).await).await;
+    mesh.control.synced("shop/web-1", mesh.generation).await;
+    let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+    let port = taken.local_addr().expect("bound").port();
+    let workload = |ports: &str| {
+        format!(
+            "apiVersion: outrigger.dev/v1\nkind: Workload\nmetadata: {{ name: web-1, namespace: shop }}\nspec: \
+             {{ serviceAccount: web, address: 127.0.0.1, outbound: \"127.0.0.1:{}\", ports: [{ports}] }}\n",
+            mesh.outbound
+        )
+    };
+    mesh.control.apply(&workload(&format!("{{ port: 8080, inbound: {port} }}"))).await;
+    let row = mesh.control.refused("shop/web-1").await;
+    let refusal = &row["refusals"][0];
+    let told = |key: &str| refusal[key].as_str().unwrap_or_default().to_owned();
+    assert_eq!((&*told("kind"), &*told("resource"), &*told("field")), ("Listener", "inbound:8080", "address"), "{row}");
+    assert!(told("reason").contains("in use"), "{row}");
+    let shown = mesh.control.run(&["status"], "").await;
+    for part in ["shop/web-1", "refused", "inbound:8080", "address", "in use"] {
+        assert!(shown.contains(part), "`{part}`: {shown}");
+    }
+    let told = Ask::get("payments/").of(Version::H1, local(mesh.outbound)).await;
+    assert_eq!((told.status, who(&told)), (200, "payments"), "traffic is as it was");
+    mesh.push(&workload("")).await;
+    assert_eq!(caller.control_plane().await["refusals"], json!([]));
 }
 
 /// A gRPC client that has no proxy; gone when dropped.
@@ -245,14 +326,16 @@ async fn a_grpc_client_without_a_proxy_is_served_and_follows() {
              backendRefs: [{{ name: v2, port: 80 }}]\n"
         ))
     };
-    let first = control.apply(
-        &(service_yaml(("shop", "ledger"), true, &[])
-            + &grpc("v1", 0)
-            + &grpc("v2", 1)
-            + &shares(1, 0)
-            + &workload_yaml("client-1", free_port(), &["ledger".to_owned()])),
-    );
-    let papers = control.join("shop/client-1");
+    let first = control
+        .apply(
+            &(service_yaml(("shop", "ledger"), true, &[])
+                + &grpc("v1", 0)
+                + &grpc("v2", 1)
+                + &shares(1, 0)
+                + &workload_yaml("client-1", free_port(), &["ledger".to_owned()])),
+        )
+        .await;
+    let papers = control.join("shop/client-1").await;
     let mut client = GrpcClient::start(&control, &papers, "xds:///ledger.shop");
     let all = |name: &'static str| move |found: &BTreeMap<String, u32>| found.get(name) == Some(&40);
     client.until("calls reach the backend", all("v1")).await;
@@ -260,7 +343,7 @@ async fn a_grpc_client_without_a_proxy_is_served_and_follows() {
     assert_eq!(client.call("/shop.Audit/Write", 5).await, BTreeMap::from([("v2".to_owned(), 5)]), "by method");
 
     // Weights.
-    let generation = control.apply(&shares(1, 1));
+    let generation = control.apply(&shares(1, 1)).await;
     client
         .until("half of the calls go to each", |found| {
             let of = |name: &str| found.get(name).copied().unwrap_or(0);
@@ -268,13 +351,13 @@ async fn a_grpc_client_without_a_proxy_is_served_and_follows() {
         })
         .await;
     control.synced("shop/client-1", generation).await;
-    control.apply(&shares(0, 1));
+    control.apply(&shares(0, 1)).await;
     client.until("every call goes to the other", all("v2")).await;
 
     // Endpoints.
-    let generation = control.apply(&grpc("v2", 2));
+    let generation = control.apply(&grpc("v2", 2)).await;
     client.until("calls follow the endpoint", all("v3")).await;
     control.synced("shop/client-1", generation).await;
-    let row = control.proxy("shop/client-1").expect("it is connected");
+    let row = control.proxy("shop/client-1").await.expect("it is connected");
     assert_eq!((&row["state"], &row["refusals"]), (&Value::from("synced"), &json!([])), "{row}");
 }

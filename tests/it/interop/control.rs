@@ -1,17 +1,17 @@
 //! Our control plane as a child process, used as people use it: by its commands.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
 
 use super::foreign::Variant;
 use super::subject::{Papers, Plane};
-use crate::support::{PATIENCE, eventually, proxy};
+use crate::support::{PATIENCE, proxy, within};
 
 /// A running control plane; stopped when dropped.
 pub struct Control {
@@ -52,51 +52,58 @@ impl Control {
             let ended = control.child.try_wait().expect("ask for the child");
             assert!(ended.is_none(), "the control plane ended:\n{}", control.log());
             assert!(start.elapsed() < PATIENCE, "the control plane listens:\n{}", control.log());
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
     /// Pushes manifests, and gives the generation that they made.
-    pub fn apply(&self, manifests: &str) -> u64 {
-        let said = self.run(&["apply", "-f", "-", "--output", "json"], manifests);
+    pub async fn apply(&self, manifests: &str) -> u64 {
+        let said = self.run(&["apply", "-f", "-", "--output", "json"], manifests).await;
         let said: Value = serde_json::from_str(&said).expect("JSON");
         said["generation"].as_u64().unwrap_or_else(|| panic!("a new generation: {said}"))
     }
 
     /// Where every proxy stands.
-    pub fn status(&self) -> Value {
-        serde_json::from_str(&self.run(&["status", "--output", "json"], "")).expect("JSON")
+    pub async fn status(&self) -> Value {
+        serde_json::from_str(&self.run(&["status", "--output", "json"], "").await).expect("JSON")
     }
 
     /// Where one proxy stands.
-    pub fn proxy(&self, workload: &str) -> Option<Value> {
-        let status = self.status();
+    pub async fn proxy(&self, workload: &str) -> Option<Value> {
+        let status = self.status().await;
         status["proxies"].as_array().into_iter().flatten().find(|proxy| proxy["proxy"] == workload).cloned()
     }
 
     /// Waits until a proxy has taken a generation.
     pub async fn synced(&self, workload: &str, generation: u64) {
-        let synced = || {
-            let proxy = self.proxy(workload).unwrap_or_default();
-            proxy["state"] == "synced" && proxy["accepted"].as_u64() >= Some(generation)
-        };
+        let taken = |row: &Value| row["state"] == "synced" && row["accepted"].as_u64() >= Some(generation);
+        self.until(workload, &format!("generation {generation} is taken"), taken).await;
+    }
+
+    /// Waits until a proxy refused something, and gives its row.
+    pub async fn refused(&self, workload: &str) -> Value {
+        self.until(workload, "something is refused", |row| row["state"] == "refused").await
+    }
+
+    async fn until(&self, workload: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let start = Instant::now();
-        while !synced() {
-            let shown = || serde_json::to_string_pretty(&self.status()).expect("JSON");
-            assert!(start.elapsed() < PATIENCE, "{workload} takes generation {generation}: {}", shown());
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        loop {
+            match self.proxy(workload).await {
+                Some(row) if holds(&row) => return row,
+                row => assert!(start.elapsed() < PATIENCE, "{workload}: {what}: {row:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
     /// A certificate for a workload, as files, fetched with a join token.
-    pub fn join(&self, workload: &str) -> Papers {
+    pub async fn join(&self, workload: &str) -> Papers {
         let folder = self.folder.path().join(workload.replace('/', "-"));
-        let token = self.run(&["token", "create", "--join", workload], "");
+        let token = self.run(&["token", "create", "--join", workload], "").await;
         let mut command = program();
         command.arg("join").arg("--grpc").arg(self.grpc.to_string()).arg("--ca").arg(self.bundle());
         command.arg("--out").arg(&folder).env("OUTRIGGER_JOIN_TOKEN", token.trim());
-        let output = command.stdin(Stdio::null()).output().expect("run the command");
-        assert!(output.status.success(), "join: {}", String::from_utf8_lossy(&output.stderr));
+        ended(command, "").await;
         let path = |name: &str| folder.join(name);
         Papers {
             certificate: path("svid.pem"),
@@ -107,14 +114,15 @@ impl Control {
     }
 
     /// A workload's way to the control plane, with a certificate for it.
-    pub fn plane(&self, workload: &str, variant: Variant) -> Plane {
-        Plane { addr: self.grpc, variant, tls: Some(self.join(workload)) }
+    pub async fn plane(&self, workload: &str, variant: Variant) -> Plane {
+        Plane { addr: self.grpc, variant, tls: Some(self.join(workload).await) }
     }
 
     /// A join token in a file.
-    pub fn token_file(&self, workload: &str) -> PathBuf {
+    pub async fn token_file(&self, workload: &str) -> PathBuf {
         let path = self.folder.path().join(format!("{}.token", workload.replace('/', "-")));
-        std::fs::write(&path, self.run(&["token", "create", "--join", workload], "")).expect("write the token");
+        let token = self.run(&["token", "create", "--join", workload], "").await;
+        std::fs::write(&path, token).expect("write the token");
         path
     }
 
@@ -129,34 +137,17 @@ impl Control {
     }
 
     /// Runs a command as the first administrator; it must succeed. Gives what it printed.
-    pub fn run(&self, arguments: &[&str], input: &str) -> String {
+    pub async fn run(&self, arguments: &[&str], input: &str) -> String {
         let said = std::fs::read_to_string(self.folder.path().join("stdout")).unwrap_or_default();
         let token = said.lines().find_map(|line| line.strip_prefix("the first admin token is in ")).expect("a token");
-        let mut child = program()
-            .args(arguments)
-            .args(["--server", &format!("http://{}", self.api), "--token-file", token.trim()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("run the command");
-        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads");
-        let output = child.wait_with_output().expect("it ends");
-        let (out, problems) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{arguments:?}:\n{out}{problems}");
-        out.into_owned()
+        let mut command = program();
+        command.args(arguments).args(["--server", &format!("http://{}", self.api), "--token-file", token.trim()]);
+        String::from_utf8(ended(command, input).await.stdout).expect("text")
     }
 
     /// What it logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
-    }
-
-    /// Waits until a proxy refused something, and gives its row.
-    pub async fn refused(&self, workload: &str) -> Value {
-        let refused = || self.proxy(workload).filter(|proxy| proxy["state"] == "refused");
-        eventually(PATIENCE, "a refusal in the status", || refused().is_some()).await;
-        refused().expect("just seen")
     }
 }
 
@@ -172,6 +163,25 @@ impl Drop for Control {
             assert!(!log.contains("panicked at"), "the control plane panicked:\n{log}");
         }
     }
+}
+
+/// Runs a command beside everything else; it must succeed.
+async fn ended(command: Command, input: &str) -> Output {
+    let shown = format!("{command:?}");
+    let mut child = tokio::process::Command::from(command)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("run the command");
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin.write_all(input.as_bytes()).await.expect("it reads");
+    drop(stdin);
+    let output = within(PATIENCE, &shown, child.wait_with_output()).await.expect("it ends");
+    let (out, problems) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{shown}:\n{out}{problems}");
+    output
 }
 
 /// The control plane's commands; `OUTRIGGER_CONTROL_BIN` names another build of them.

@@ -48,6 +48,11 @@ fn catalogue(port: u16) -> Vec<Bad> {
         "xds.type.v3.TypedStruct",
         json!({ "type_url": "type.googleapis.com/corp.Filter", "value": {} }),
     );
+    let rule = |principal: Value| {
+        let policies = json!({ "p": { "permissions": [{ "any": true }], "principals": [principal] } });
+        let rules = json!({ "rules": { "action": "DENY", "policies": policies } });
+        filter("rbac", "envoy.extensions.filters.http.rbac.v3.RBAC", rules)
+    };
     let through =
         |filters: &[Value]| listener("odd", port, &manager(&inline(&[host("*", &[route(&every(), "a")])]), filters));
     let acting = |action: Value| routes("main", &[host("*", &[json!({ "match": every(), "route": action })])]);
@@ -82,6 +87,7 @@ fn catalogue(port: u16) -> Vec<Bad> {
             "odd",
             "transport_socket",
         ),
+        bad(on(json!({ "outlier_detection": { "consecutive_5xx": 5 } })), "Cluster", "odd", "outlier_detection"),
         bad(json!({ "raw": ["Cluster", "odd", "CgNvZGT/////"] }), "Cluster", "odd", ""),
         bad(
             json!({ "@type": typed("config.endpoint.v3.ClusterLoadAssignment"), "cluster_name": "a",
@@ -99,6 +105,14 @@ fn catalogue(port: u16) -> Vec<Bad> {
         ),
         bad(through(&[lua]), "Listener", "odd", "http_filters[0]"),
         bad(through(&[unknown]), "Listener", "odd", "http_filters[0]"),
+        // A rule that is not understood must not be passed over.
+        bad(
+            through(&[rule(json!({ "metadata": {
+                "filter": "corp", "path": [{ "key": "k" }], "value": { "present_match": true } } }))]),
+            "Listener",
+            "odd",
+            "principals[0].metadata",
+        ),
         bad(
             listener(
                 "in",

@@ -371,13 +371,13 @@ async fn envoy_and_outrigger_answer_alike_from_the_same_manifests() {
     for (_, name, port) in &programs {
         manifests += &workload_yaml(name, *port, &uses);
     }
-    let generation = control.apply(&manifests);
+    let generation = control.apply(&manifests).await;
     assert!(blocks.len() >= 40, "{} blocks", blocks.len());
 
     let mut subjects = Vec::new();
     for (program, name, _) in &programs {
         let workload = format!("shop/{name}");
-        subjects.push(Subject::start(*program, &control.plane(&workload, Variant::Delta)).await);
+        subjects.push(Subject::start(*program, &control.plane(&workload, Variant::Delta).await).await);
         control.synced(&workload, generation).await;
     }
     let addrs = programs.map(|(_, _, port)| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));

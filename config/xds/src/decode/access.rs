@@ -454,9 +454,9 @@ pub(super) fn names_identities(policy: &Authorization) -> bool {
             addresses: _,
             not_addresses: _,
         } = source;
-        !(identities.is_empty() && not_identities.is_empty())
-            || !(namespaces.is_empty() && not_namespaces.is_empty())
-            || !(trust_domains.is_empty() && not_trust_domains.is_empty())
+        let nothing = identities.is_empty() && not_identities.is_empty();
+        let nowhere = namespaces.is_empty() && not_namespaces.is_empty();
+        !(nothing && nowhere && trust_domains.is_empty() && not_trust_domains.is_empty())
     })
 }
 
