@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::model::{
-    Access, AccessAction, AccessRule, Action, Authorization, BackendRef, ClientCertificate, ClientTrust, Cluster,
-    Endpoint, HostPattern, JwtProvider, ListenerJwt, ListenerTls, Place, RouteTable, Rule, Target, TlsMode, TlsVersion,
-    VirtualHost,
+    Access, AccessAction, AccessRule, Action, Authorization, BackendRef, ClientCertHeader, ClientCertificate,
+    ClientTrust, Cluster, Endpoint, HostPattern, JwtProvider, ListenerJwt, ListenerTls, Place, RouteTable, Rule,
+    Target, TlsMode, TlsVersion, VirtualHost,
 };
 
 use super::backends::cluster;
@@ -122,6 +122,8 @@ impl Guards {
         let mut listener = defaults::inbound(&name, bind(workload.address, port.inbound), place.clone());
         listener.routes = Some(Arc::clone(&name));
         listener.tls = Some(self.tls.clone());
+        // The application learns from it who calls; what a caller wrote into it is gone.
+        listener.client_cert_header = ClientCertHeader::Set;
         listener.authorization = self.authorization.as_ref().map(|policy| Arc::clone(&policy.name));
         listener.jwt = (!self.providers.is_empty()).then(|| ListenerJwt {
             providers: self.providers.keys().cloned().collect(),

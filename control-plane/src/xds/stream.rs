@@ -19,10 +19,8 @@ use tonic::{Code, Status};
 use super::Ads;
 use super::limits::{COALESCE, FIRST_REQUEST, STALL, STREAM_AGE};
 use super::session::{Now, Request, Scope, Session};
-use super::wire::{Wire, clip, user_agent};
-use crate::fleet::{
-    Answer, Change, Client, Connection, DenialCause, Form, Live, Node, ProxyState, Report, ResourceSet,
-};
+use super::wire::{Wire, clip, form_of, user_agent};
+use crate::fleet::{Answer, Change, Client, Connection, DenialCause, Live, Node, ProxyState, Report, ResourceSet};
 use crate::peer::{Peer, WorkloadKey};
 
 /// Serves one stream to its end. `peer` has been let in, and `workload` is its own.
@@ -80,7 +78,7 @@ async fn run<W: Wire>(
 
     let nobody = NodeMessage::default();
     let node = W::node(&first).unwrap_or(&nobody);
-    let form = Form::of_user_agent(&node.user_agent_name);
+    let form = form_of(&node.user_agent_name);
     let client = Client { workload, spiffe_id: peer.id.as_ref().map(|id| id.as_str().into()), form };
     let node = Node {
         id: clip(node.id.clone()),
@@ -189,7 +187,9 @@ impl Running<'_> {
             self.coalesce_at.get_or_insert_with(|| Instant::now() + COALESCE);
         }
         if change.endpoints != self.seen.endpoints {
-            self.take_over(Scope::Endpoints)?;
+            // With nothing gathered beside them they are all that the generation changes.
+            let scope = if self.coalesce_at.is_some() { Scope::Endpoints } else { Scope::All };
+            self.take_over(scope)?;
         }
         self.seen = change;
         Ok(())

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
-use crate::fleet::{Denial, Fleet, ProxyStatus, Recorder, Refused, Source};
+use crate::fleet::{Denial, Fleet, Form, ProxyStatus, Recorder, Refused, Source};
 use crate::xds::limits::{ANSWER_WAIT, MAX_STREAMS_PER_WORKLOAD, OUTGOING};
 use crate::xds::wire::Delta;
 
