@@ -22,6 +22,7 @@ use super::material::{Material, MaterialFiles};
 use super::rotation::{Confirmations, Phase, RotationStatus, SignerStatus, Step, seconds};
 use super::state::{Folder, State};
 use super::svid::{Leaf, ServingNames};
+use crate::manifest::CONTROL_PLANE;
 use crate::peer::WorkloadKey;
 
 /// How an authority is to be.
@@ -289,7 +290,8 @@ impl Authority {
         id: SpiffeId,
         names: ServingNames,
     ) -> Result<Signed, AuthorityError> {
-        let workload = WorkloadKey { namespace: "outrigger".into(), name: "control".into() };
+        let (namespace, name) = CONTROL_PLANE;
+        let workload = WorkloadKey { namespace: namespace.to_owned(), name: name.to_owned() };
         self.sign_with(self.current.load().serving(), key, id, &workload, names)
     }
 

@@ -184,7 +184,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
 
     let doors = open_doors(&options, &serving).await?;
     let (grpc, api) = (doors.grpc.address(), doors.api.address());
-    let router = tonic::service::Routes::new(Ads::new(Arc::new(publisher.clone()), fleet.clone()).into_service())
+    let ads = Ads::new(Arc::new(publisher.clone()), fleet.clone()).until(stopped.clone());
+    let router = tonic::service::Routes::new(ads.into_service())
         .add_service(IdentityService::new(Arc::new(issuing)).into_server());
     let server = xds::tune(tonic::transport::Server::builder()).add_routes(router);
     tasks.spawn(serve_grpc(server, doors.grpc, stopped.clone()));

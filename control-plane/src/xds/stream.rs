@@ -66,8 +66,10 @@ async fn run<W: Wire>(
     mut requests: std::pin::Pin<&mut (impl Stream<Item = Result<W::Request, Status>> + Send)>,
     responses: &mpsc::Sender<Result<W::Response, Status>>,
 ) -> Result<(), End> {
+    let mut stopped = pin!(stopped(ads.stop.clone()));
     let first = tokio::select! {
         first = timeout(FIRST_REQUEST, requests.next()) => first,
+        () = &mut stopped => return Err(going_away()),
         () = responses.closed() => return Err(End::Gone),
     };
     let Ok(first) = first else {
@@ -124,9 +126,10 @@ async fn run<W: Wire>(
                 None => return Ok(()),
             },
             changed = changes.changed() => {
-                changed.map_err(|_| End::Closed(Status::unavailable("the control plane is going away")))?;
+                changed.map_err(|_| going_away())?;
                 stream.changed(&mut changes)?;
             }
+            () = &mut stopped => return Err(going_away()),
             permit = responses.reserve(), if room.is_none() => room = Some(permit.map_err(|_| End::Gone)?),
             () = responses.closed() => return Err(End::Gone),
             () = sleep_until(deadline.unwrap_or(ends_at)) => {
@@ -245,6 +248,18 @@ fn not_registered(client: &Client) -> End {
     let identity = client.spiffe_id.as_deref().unwrap_or("without identity");
     let message = format!("workload {} is not registered with identity {identity}", client.workload);
     End::Denied(DenialCause::NotRegistered, Status::permission_denied(message))
+}
+
+async fn stopped(stop: Option<watch::Receiver<bool>>) {
+    match stop {
+        // Without a sender nobody can stop us any more: the same as a stop.
+        Some(mut stop) => _ = stop.wait_for(|stop| *stop).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn going_away() -> End {
+    End::Closed(Status::unavailable("the control plane is going away"))
 }
 
 fn stalled(what: &str) -> End {
