@@ -2,7 +2,7 @@
 
 use outrigger_config::model::{Access, TlsMode};
 
-use super::{checked, compile, listener, proxy, with};
+use super::{TWO, checked, compile, listener, proxy, with};
 use crate::compile::Compiler;
 use crate::manifest::{Document, load};
 
