@@ -19,6 +19,8 @@ mod balance;
 mod cancel;
 mod cli;
 mod descriptors;
+#[cfg(feature = "dev")]
+mod dev;
 mod drain;
 mod ext_authz;
 mod faults;
