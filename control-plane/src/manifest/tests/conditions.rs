@@ -17,7 +17,7 @@ fn conditions(outcome: &Outcome, kind: Kind, name: &str) -> Vec<(String, &'stati
 }
 
 /// Status and reason of a condition.
-type Said<'a> = (bool, &'a str);
+type Said = (bool, &'static str);
 
 #[test]
 fn a_route_is_accepted_and_resolved_at_each_of_its_parents() {
