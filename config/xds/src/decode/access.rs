@@ -454,9 +454,13 @@ pub(super) fn names_identities(policy: &Authorization) -> bool {
             addresses: _,
             not_addresses: _,
         } = source;
-        !(identities.is_empty() && not_identities.is_empty())
-            || !(namespaces.is_empty() && not_namespaces.is_empty())
-            || !(trust_domains.is_empty() && not_trust_domains.is_empty())
+        let empty = identities.is_empty()
+            && not_identities.is_empty()
+            && namespaces.is_empty()
+            && not_namespaces.is_empty()
+            && trust_domains.is_empty()
+            && not_trust_domains.is_empty();
+        !empty
     })
 }
 
