@@ -1,7 +1,7 @@
 //! The REST interface, under `/v1`.
 //!
-//! A request passes, from the outside in: limits of size and time, the audit of refusals ([`access::audit`]), the proof
-//! of who calls and whether their role is enough ([`access::guard`]), and its handler. What a handler changes is put down
+//! A request passes, from the outside in: limits of size and time, the audit of refusals (`access::audit`), the proof
+//! of who calls and whether their role is enough (`access::guard`), and its handler. What a handler changes is put down
 //! in the audit log in the same step as the change. Handlers do what may block on threads that may.
 
 use std::sync::Arc;
