@@ -22,5 +22,6 @@ pub mod manifest;
 pub mod peer;
 pub mod serve;
 pub mod store;
+mod throttle;
 pub mod tls;
 pub mod xds;

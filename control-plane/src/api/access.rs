@@ -9,14 +9,13 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use parking_lot::Mutex;
 
 use super::error::{ApiError, Code, Refused};
-use super::limits::{REFUSAL_BURST, REFUSALS_PER_SECOND};
 use super::token::Presented;
 use super::{Api, blocking};
 use crate::peer::Peer;
 use crate::store::{AuditEntry, Outcome, Role, StoreError, Timestamp};
+use crate::throttle;
 
 /// Who calls, proven. In the extensions of every request that needs it.
 #[derive(Debug, Clone)]
@@ -149,7 +148,7 @@ struct Who(String);
 pub(super) async fn audit(State(api): State<Api>, request: Request, next: Next) -> Response {
     let asked = Asked {
         from: peer(&request).map(|peer| peer.address.to_string()).unwrap_or_default(),
-        action: format!("{} {}", request.method(), request.uri().path()),
+        action: format!("{} {}", request.method(), without_secrets(request.uri().path())),
         changes: *request.method() != Method::GET,
     };
     let response = next.run(request).await;
@@ -158,6 +157,13 @@ pub(super) async fn audit(State(api): State<Api>, request: Request, next: Next) 
         asked.put_down(&api, who, refused).await;
     }
     response
+}
+
+/// A path without what somebody took for an id and is a token.
+fn without_secrets(path: &str) -> &str {
+    let ends =
+        ["outrigger-api-", "outrigger-join-"].iter().filter_map(|prefix| path.find(prefix).map(|at| at + prefix.len()));
+    ends.min().map_or(path, |end| &path[..end])
 }
 
 /// What was asked for.
@@ -176,10 +182,7 @@ impl Asked {
             _ => Outcome::Refused,
         };
         let Some(skipped) = api.refusals().take(Instant::now()) else { return };
-        let mut detail = format!("{}: {message}", code.word());
-        if skipped > 0 {
-            detail.push_str(&format!(" ({skipped} refusals before this one were only counted)"));
-        }
+        let detail = throttle::told(format!("{}: {message}", code.word()), skipped);
         let entry = AuditEntry {
             at: Timestamp::now(),
             who: who.to_owned(),
@@ -200,53 +203,14 @@ impl Asked {
 /// Characters of a method and path that are put down.
 const MAX_ACTION: usize = 256;
 
-/// How many refusals are put down: a token bucket, so that nobody fills the disk by asking.
-#[derive(Debug)]
-pub(super) struct Refusals(Mutex<Bucket>);
-
-#[derive(Debug)]
-struct Bucket {
-    level: f64,
-    at: Instant,
-    skipped: u64,
-}
-
-impl Refusals {
-    pub(super) fn new(now: Instant) -> Self {
-        Self(Mutex::new(Bucket { level: f64::from(REFUSAL_BURST), at: now, skipped: 0 }))
-    }
-
-    /// Whether this one is put down, and how many before it were not.
-    fn take(&self, now: Instant) -> Option<u64> {
-        let mut bucket = self.0.lock();
-        let gained = now.saturating_duration_since(bucket.at).as_secs_f64() * f64::from(REFUSALS_PER_SECOND);
-        bucket.level = (bucket.level + gained).min(f64::from(REFUSAL_BURST));
-        bucket.at = now;
-        if bucket.level < 1.0 {
-            bucket.skipped += 1;
-            return None;
-        }
-        bucket.level -= 1.0;
-        Some(std::mem::take(&mut bucket.skipped))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
-    fn refusals_beyond_the_burst_are_counted_and_told_with_the_next() {
-        let start = Instant::now();
-        let refusals = Refusals::new(start);
-        for _ in 0..REFUSAL_BURST {
-            assert_eq!(refusals.take(start), Some(0));
-        }
-        for _ in 0..7 {
-            assert_eq!(refusals.take(start), None);
-        }
-        assert_eq!(refusals.take(start + Duration::from_secs(1)), Some(7));
+    fn a_token_in_a_path_is_not_put_down() {
+        assert_eq!(without_secrets("/v1/tokens/0a1b"), "/v1/tokens/0a1b");
+        assert_eq!(without_secrets("/v1/tokens/outrigger-api-0a1b-5ec4e7"), "/v1/tokens/outrigger-api-");
+        assert_eq!(without_secrets("/v1/tokens/outrigger-join-5ec4e7"), "/v1/tokens/outrigger-join-");
     }
 }

@@ -34,10 +34,6 @@ pub const TOKEN_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
 pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 /// How long a join token is good when nobody says.
 pub const JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(3_600);
-/// Refused requests that are put down in the audit log at once; more are counted.
-pub const REFUSAL_BURST: u32 = 200;
-/// Refused requests that are put down each second after that.
-pub const REFUSALS_PER_SECOND: u32 = 5;
 /// Problems in one answer.
 pub const MAX_PROBLEMS: usize = 1_000;
 /// Bytes of a diff of one object.

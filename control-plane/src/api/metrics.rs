@@ -63,6 +63,10 @@ fn text(api: &Api) -> String {
     for (state, count) in states {
         out.value("outrigger_control_proxies", &format!("{{state=\"{state}\"}}"), count);
     }
+    let name = "outrigger_control_lost_records_total";
+    out.head(name, "counter", "What proxies answered and streams that were denied, and could not be put down.");
+    out.value(name, "{of=\"answers\"}", api.lost().answers.load(Ordering::Relaxed));
+    out.value(name, "{of=\"denials\"}", api.lost().denials.load(Ordering::Relaxed));
     let signer = api.authority().status(&**api.confirmations()).signer;
     let text = "When what signs certificates runs out, in seconds since 1970.";
     out.gauge("outrigger_control_signer_not_after_seconds", text, signer.not_after);

@@ -1,7 +1,7 @@
 //! The REST interface, under `/v1`.
 //!
-//! A request passes, from the outside in: limits of size and time, the audit of refusals ([`access::audit`]), the proof
-//! of who calls and whether their role is enough ([`access::guard`]), and its handler. What a handler changes is put down
+//! A request passes, from the outside in: limits of size and time, the audit of refusals (`access::audit`), the proof
+//! of who calls and whether their role is enough (`access::guard`), and its handler. What a handler changes is put down
 //! in the audit log in the same step as the change. Handlers do what may block on threads that may.
 
 use std::sync::Arc;
@@ -11,8 +11,9 @@ use tokio::sync::Semaphore;
 
 use crate::ca::{Authority, Confirmations, JoinTokens};
 use crate::engine::Engine;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Lost};
 use crate::store::Store;
+use crate::throttle::Throttle;
 
 mod access;
 mod body;
@@ -49,6 +50,8 @@ pub struct Parts {
     pub confirmations: Arc<dyn Confirmations>,
     /// Roles of client certificates.
     pub roles: Roles,
+    /// What could not be put down.
+    pub lost: Arc<Lost>,
 }
 
 /// The API. Clones are the same.
@@ -57,7 +60,7 @@ pub struct Api(Arc<Inner>);
 
 struct Inner {
     parts: Parts,
-    refusals: access::Refusals,
+    refusals: Throttle,
     working: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     metrics: metrics::Metrics,
@@ -69,7 +72,7 @@ impl Api {
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(Inner {
             parts,
-            refusals: access::Refusals::new(Instant::now()),
+            refusals: Throttle::new(Instant::now()),
             working: Arc::new(Semaphore::new(limits::MAX_REQUESTS)),
             waiting: Arc::new(Semaphore::new(limits::MAX_WAITING)),
             metrics: metrics::Metrics::default(),
@@ -104,7 +107,11 @@ impl Api {
         &self.0.parts.roles
     }
 
-    fn refusals(&self) -> &access::Refusals {
+    fn lost(&self) -> &Lost {
+        &self.0.parts.lost
+    }
+
+    fn refusals(&self) -> &Throttle {
         &self.0.refusals
     }
 

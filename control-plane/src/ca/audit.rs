@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-/// Keeps events. Must not lose one that it returned from; a failure to keep one is its own to report.
+/// Keeps events. Must not lose one of what was done that it returned from, and may count refusals that come in floods; a
+/// failure to keep one is its own to report.
 pub trait Audit: Send + Sync {
     /// Keeps an event. May block for as long as a write to disk takes.
     fn record(&self, event: Event);

@@ -22,6 +22,7 @@ use super::material::{Material, MaterialFiles};
 use super::rotation::{Confirmations, Phase, RotationStatus, SignerStatus, Step, seconds};
 use super::state::{Folder, State};
 use super::svid::{Leaf, ServingNames};
+use crate::manifest::CONTROL_PLANE;
 use crate::peer::WorkloadKey;
 
 /// How an authority is to be.
@@ -289,7 +290,8 @@ impl Authority {
         id: SpiffeId,
         names: ServingNames,
     ) -> Result<Signed, AuthorityError> {
-        let workload = WorkloadKey { namespace: "outrigger".into(), name: "control".into() };
+        let (namespace, name) = CONTROL_PLANE;
+        let workload = WorkloadKey { namespace: namespace.to_owned(), name: name.to_owned() };
         self.sign_with(self.current.load().serving(), key, id, &workload, names)
     }
 
@@ -322,14 +324,15 @@ impl Authority {
     pub fn status(&self, confirmations: &dyn Confirmations) -> RotationStatus {
         let current = self.current.load();
         let bundle = self.bundle();
-        let unconfirmed = confirmations.unconfirmed(bundle.version());
+        let (unconfirmed, silent) = (confirmations.unconfirmed(bundle.version()), confirmations.silent());
         let next = current.phase.next_step();
         RotationStatus {
             phase: current.phase.name(),
             since: current.phase.since(),
             signer: current.signer.status(),
             other: current.other.as_ref().map(|other| other.status()),
-            objections: current.phase.objections(next, self.clock.now(), self.settings.settle, &unconfirmed),
+            objections: current.phase.objections(next, self.clock.now(), self.settings.settle, (&unconfirmed, &silent)),
+            silent: unconfirmed.iter().filter(|one| silent.contains(one)).map(ToString::to_string).collect(),
             unconfirmed: unconfirmed.iter().map(ToString::to_string).collect(),
             bundle: bundle.version().to_owned(),
             next,
@@ -383,7 +386,7 @@ impl Authority {
             Step::Introduce => current.signer.is_old(now) && self.settings.material.is_none(),
             Step::Sign | Step::Retire | Step::Withdraw => {
                 let unconfirmed = confirmations.unconfirmed(self.bundle().version());
-                current.phase.objections(step, now, self.settings.settle, &unconfirmed).is_empty()
+                current.phase.objections(step, now, self.settings.settle, (&unconfirmed, &[])).is_empty()
             }
         };
         if !due {
@@ -397,8 +400,8 @@ impl Authority {
         let now = self.clock.now();
         let before = self.current.load_full();
         let wrong = || AuthorityError::WrongPhase { step, phase: before.phase.name(), next: before.phase.next_step() };
-        let unconfirmed = confirmations.unconfirmed(self.bundle().version());
-        let objections = before.phase.objections(step, now, self.settings.settle, &unconfirmed);
+        let (unconfirmed, silent) = (confirmations.unconfirmed(self.bundle().version()), confirmations.silent());
+        let objections = before.phase.objections(step, now, self.settings.settle, (&unconfirmed, &silent));
         let longest = Duration::from_secs(held.state.longest_lifetime);
         // Before a key is made for nothing.
         let phase = before.phase.step(step, now, longest, "").map_err(|_| wrong())?;

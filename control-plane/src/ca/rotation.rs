@@ -65,6 +65,11 @@ pub enum Step {
 pub trait Confirmations: Send + Sync {
     /// The connected proxies that have not said yet that they use the bundle of this version.
     fn unconfirmed(&self, bundle: &str) -> Vec<WorkloadKey>;
+
+    /// Those of them that never will, because they do not ask for roots over xDS: they have them from files.
+    fn silent(&self) -> Vec<WorkloadKey> {
+        Vec::new()
+    }
 }
 
 /// How things stand, for people and for the API.
@@ -83,6 +88,8 @@ pub struct RotationStatus {
     pub bundle: String,
     /// Connected proxies that have not confirmed that bundle.
     pub unconfirmed: Vec<String>,
+    /// Those of them that cannot confirm, because they have their roots from files.
+    pub silent: Vec<String>,
     /// What would come next.
     pub next: Step,
     /// What speaks against that now; with none it is safe.
@@ -154,13 +161,16 @@ impl Phase {
     }
 
     /// What speaks against a step now: `settle` is how long a new root is known at least before it signs.
+    ///
+    /// Of proxies that are `silent` nobody knows whether they have read their files again, so that they count as those that
+    /// have not confirmed, whatever certificate they show: somebody has to look.
     #[must_use]
     pub fn objections(
         &self,
         step: Step,
         now: SystemTime,
         settle: Duration,
-        unconfirmed: &[WorkloadKey],
+        (unconfirmed, silent): (&[WorkloadKey], &[WorkloadKey]),
     ) -> Vec<String> {
         let now = seconds(now);
         match (self, step) {
@@ -174,8 +184,18 @@ impl Phase {
                         ready - now
                     ));
                 }
-                if !unconfirmed.is_empty() {
-                    objections.push(format!("these proxies have not confirmed the new root: {}", listed(unconfirmed)));
+                let (cannot, late): (Vec<&WorkloadKey>, Vec<&WorkloadKey>) =
+                    unconfirmed.iter().partition(|workload| silent.contains(workload));
+                if !late.is_empty() {
+                    objections.push(format!("these proxies have not confirmed the new root: {}", listed(&late)));
+                }
+                if !cannot.is_empty() {
+                    objections.push(format!(
+                        "these clients have their roots from files and cannot confirm: {}; see to it that their files \
+                         hold both roots (`outrigger-control join` writes them) and were read, then take the step with \
+                         --force",
+                        listed(&cannot)
+                    ));
                 }
                 objections
             }
@@ -241,7 +261,7 @@ pub(super) fn seconds(at: SystemTime) -> u64 {
 }
 
 /// Names a few of many.
-fn listed(workloads: &[WorkloadKey]) -> String {
+fn listed(workloads: &[&WorkloadKey]) -> String {
     const SHOWN: usize = 8;
     let mut text = workloads.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if workloads.len() > SHOWN {

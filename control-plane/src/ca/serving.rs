@@ -14,6 +14,7 @@ use rustls::sign::CertifiedKey;
 
 use super::authority::{Authority, AuthorityError};
 use super::svid::ServingNames;
+use crate::manifest::CONTROL_PLANE;
 use crate::tls::provider;
 
 /// Serves the certificate `spiffe://DOMAIN/ns/outrigger/sa/control`, with a key that is never on disk.
@@ -41,7 +42,8 @@ impl Serving {
     /// # Errors
     /// See [`AuthorityError`]; also for a DNS name that is none.
     pub fn new(authority: Arc<Authority>, names: ServingNames) -> Result<Self, AuthorityError> {
-        let id = authority.identity("outrigger", "control").expect("a trust domain was checked");
+        let (namespace, account) = CONTROL_PLANE;
+        let id = authority.identity(namespace, account).expect("a trust domain was checked");
         let first = make(&authority, &id, &names)?;
         Ok(Self { authority, id, names, current: ArcSwap::from_pointee(first), renewing: Mutex::new(()) })
     }

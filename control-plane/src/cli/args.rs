@@ -109,6 +109,12 @@ pub struct ServeArgs {
     /// A DNS name or address in the certificate of the control plane; may be repeated.
     #[arg(long = "name", value_name = "NAME")]
     pub names: Vec<String>,
+    /// The key set (JWKS) of a Kubernetes cluster, whose service account tokens are believed beside join tokens.
+    #[arg(long, value_name = "FILE", requires = "service_account_issuer")]
+    pub service_account_keys: Option<PathBuf>,
+    /// The issuer of those tokens.
+    #[arg(long, value_name = "URL", requires = "service_account_keys")]
+    pub service_account_issuer: Option<String>,
     /// What is logged: error, warn, info, debug, trace, or module=level,…
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "OUTRIGGER_CONTROL_LOG")]
     pub log_level: String,

@@ -46,8 +46,10 @@ fn shown(status: &Value, output: Output) -> String {
     for objection in list(&status["objections"]) {
         out.push_str(&format!("not yet       {objection}\n"));
     }
+    let silent = list(&status["silent"]);
     for proxy in list(&status["unconfirmed"]) {
-        out.push_str(&format!("waiting for   {proxy}\n"));
+        let why = if silent.contains(&proxy) { " (its roots are in files: it cannot confirm)" } else { "" };
+        out.push_str(&format!("waiting for   {proxy}{why}\n"));
     }
     out
 }

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::args::ServeArgs;
 use super::{CommandError, logging};
 use crate::ca::ServingNames;
-use crate::serve::{self, FileConfig, Options};
+use crate::serve::{self, AccountFiles, FileConfig, Options};
 
 /// Where everything is kept when nobody says.
 const DATA: &str = "outrigger-data";
@@ -51,8 +51,22 @@ async fn run(args: ServeArgs) -> Result<(), CommandError> {
 /// Arguments go before the file, and the file before the defaults.
 fn options(args: ServeArgs) -> Result<Options, CommandError> {
     let other = |error: &dyn std::fmt::Display| CommandError::Other(error.to_string());
-    let ServeArgs { config, data, directory, grpc, api, api_tls, trust_domain, names, log_level: _, log_format: _ } =
-        args;
+    let ServeArgs {
+        config,
+        data,
+        directory,
+        grpc,
+        api,
+        api_tls,
+        trust_domain,
+        names,
+        service_account_keys,
+        service_account_issuer,
+        log_level: _,
+        log_format: _,
+    } = args;
+    let accounts = service_account_keys.zip(service_account_issuer);
+    let accounts = accounts.map(|(keys, issuer)| AccountFiles { keys, issuer });
     let file = match config {
         Some(path) => {
             let shown = path.display().to_string();
@@ -88,6 +102,7 @@ fn options(args: ServeArgs) -> Result<Options, CommandError> {
         trust_domain: trust_domain.unwrap_or(defaults.trust_domain),
         names: own,
         material: file.material,
+        accounts: accounts.or(file.accounts),
         certificate_lifetime: file.certificate_lifetime,
         settle: file.settle,
         roles: file.roles,

@@ -84,18 +84,28 @@ pub struct ProxyConfig {
 impl ProxyConfig {
     /// Whether two have the very same parts.
     fn same(&self, other: &Self) -> bool {
-        fn all<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
-        }
-        let Self { workload, identity, zone, listeners, routes, clusters, endpoints } = self;
+        self.same_but_endpoints(other) && self.same_endpoints(other)
+    }
+
+    /// Whether two have the very same parts, those of endpoints left aside.
+    pub(crate) fn same_but_endpoints(&self, other: &Self) -> bool {
+        let Self { workload, identity, zone, listeners, routes, clusters, endpoints: _ } = self;
         *workload == other.workload
             && *identity == other.identity
             && *zone == other.zone
-            && all(listeners, &other.listeners)
-            && all(routes, &other.routes)
-            && all(clusters, &other.clusters)
-            && all(endpoints, &other.endpoints)
+            && same(listeners, &other.listeners)
+            && same(routes, &other.routes)
+            && same(clusters, &other.clusters)
     }
+
+    /// Whether two have the very same endpoints.
+    pub(crate) fn same_endpoints(&self, other: &Self) -> bool {
+        same(&self.endpoints, &other.endpoints)
+    }
+}
+
+fn same<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
 }
 
 /// Compiles meshes, and keeps what did not change.

@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use outrigger_config::model::{Authorization, Endpoint, JwtProvider, Listener};
 use outrigger_xds::Resource;
+use outrigger_xds::encode::Form;
 
-use crate::fleet::Form;
 use crate::manifest::Object;
 
 /// A part of a configuration, encoded at most once for each form of answers.

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use outrigger_config::model::HostPattern;
 use outrigger_xds::Resource;
-use outrigger_xds::encode::{self, Policies};
+use outrigger_xds::encode::{self, Form, Policies};
 
 use super::ProxyConfig;
-use crate::fleet::Form;
 
 impl ProxyConfig {
     /// Everything that the proxy gets but its secrets, in the form that it reads. What is the same as another proxy's is
@@ -15,18 +14,13 @@ impl ProxyConfig {
     #[must_use]
     pub fn resources(&self, form: Form) -> Vec<Arc<Resource>> {
         let Self { workload: _, identity: _, zone: _, listeners, routes, clusters, endpoints } = self;
-        let to = match form {
-            Form::Outrigger => encode::Form::Outrigger,
-            Form::Envoy => encode::Form::Envoy,
-            Form::Grpc => encode::Form::Grpc,
-        };
         let mut out = Vec::with_capacity(listeners.len() + routes.len() + clusters.len() + endpoints.len());
         for part in clusters {
-            out.extend_from_slice(part.encoded(form, |cluster| vec![encode::cluster(cluster, to)]));
+            out.extend_from_slice(part.encoded(form, |cluster| vec![encode::cluster(cluster, form)]));
         }
         for part in endpoints {
             out.extend_from_slice(
-                part.encoded(form, |list| vec![encode::endpoints(&list.cluster, &list.endpoints, to)]),
+                part.encoded(form, |list| vec![encode::endpoints(&list.cluster, &list.endpoints, form)]),
             );
         }
         for part in listeners {
@@ -36,22 +30,22 @@ impl ProxyConfig {
                     jwt_providers: &part.jwt_providers,
                     external_authorizers: &std::collections::BTreeMap::new(),
                 };
-                let listener = |form| encode::listener(&part.listener, &policies, form);
+                let listener = || encode::listener(&part.listener, &policies, form);
                 match form {
                     // It has no listeners of its own: see below.
                     Form::Grpc => Vec::new(),
-                    Form::Outrigger => vec![listener(to)],
+                    Form::Outrigger => vec![listener()],
                     // Envoy fetches keys through a cluster.
                     Form::Envoy => {
                         let keys = part.jwt_providers.values().filter_map(encode::keys_cluster);
-                        keys.chain([listener(to)]).collect()
+                        keys.chain([listener()]).collect()
                     }
                 }
             }));
         }
         for part in routes {
             out.extend_from_slice(part.encoded(form, |table| match form {
-                Form::Outrigger | Form::Envoy => vec![encode::routes(table, to)],
+                Form::Outrigger | Form::Envoy => vec![encode::routes(table, form)],
                 // A client asks for a listener by the name that it calls.
                 Form::Grpc => {
                     let names = table.hosts.iter().flat_map(|host| host.hostnames.iter().map(move |name| (name, host)));

@@ -62,6 +62,8 @@ pub(super) fn plan(actor: &Actor, push: &Push, inputs: &Inputs, view: &View) -> 
         let problems = errors.into_iter().chain(warnings).collect();
         return Err(Refusal::Invalid { problems, left_out: outcome.left_out.saturating_sub(view.left_out) });
     }
+    // Whatever the texts were taken to name: nothing else changes.
+    may(actor, outcome.changes.iter().map(|change| change.object.namespace()))?;
     for id in &named {
         if let Some(object) = outcome.mesh.get(id) {
             next.pushed.insert(id.clone(), object.source.clone());

@@ -39,6 +39,8 @@ const MAX_DEPTH: usize = 16;
 #[derive(Debug, Default)]
 pub struct Found {
     pub(super) files: BTreeMap<String, Text>,
+    /// Folders of which nobody knows what stands in them now, by their path in it.
+    pub(super) unlisted: BTreeSet<String>,
     /// Every folder that was looked into.
     folders: BTreeSet<PathBuf>,
 }
@@ -61,8 +63,8 @@ impl Found {
     /// When it cannot be listed as a whole: a directory that is away is not an empty one.
     pub fn in_directory(root: &Path) -> io::Result<Self> {
         let mut found = Self::default();
-        let mut seen = BTreeSet::new();
-        found.folder(root, Path::new(""), 0, &mut seen)?;
+        let mut walk = Walk { home: fs::canonicalize(root)?, seen: BTreeSet::new() };
+        found.folder(root, Path::new(""), 0, &mut walk)?;
         let mut bytes = 0usize;
         for text in found.files.values_mut() {
             if let Text::Read { text: content, .. } = text {
@@ -85,39 +87,75 @@ impl Found {
         read.collect()
     }
 
-    fn folder(&mut self, path: &Path, name: &Path, depth: usize, seen: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+    fn folder(&mut self, path: &Path, name: &Path, depth: usize, walk: &mut Walk) -> io::Result<()> {
         // A circle of links comes to an end.
-        if !seen.insert(fs::canonicalize(path)?) {
+        if !walk.seen.insert(fs::canonicalize(path)?) {
             return Ok(());
         }
         self.folders.insert(path.to_owned());
         let entries: io::Result<BTreeSet<_>> = fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect();
         for entry in entries? {
-            if entry.to_string_lossy().starts_with('.') || self.files.len() >= MAX_FILES {
+            if entry.to_string_lossy().starts_with('.') {
                 continue;
             }
             let (path, name) = (path.join(&entry), name.join(&entry));
             let shown = name.to_string_lossy().into_owned();
             match fs::metadata(&path) {
-                Ok(kind) if kind.is_dir() && depth < MAX_DEPTH => {
-                    if let Err(error) = self.folder(&path, &name, depth + 1, seen) {
-                        let message = format!("the folder cannot be listed: {error}");
-                        self.files.insert(shown, Text::Failed(message));
+                Ok(kind) if kind.is_dir() => {
+                    let listed = if walk.leads_out(&path) {
+                        Err(io::Error::other(LEADS_OUT))
+                    } else if depth >= MAX_DEPTH {
+                        Err(io::Error::other(format!("folders stand in one another more than {MAX_DEPTH} deep")))
+                    } else {
+                        self.folder(&path, &name, depth + 1, walk)
+                    };
+                    if let Err(error) = listed {
+                        self.unlisted.insert(shown.clone());
+                        self.add(shown, Text::Failed(format!("the folder cannot be listed: {error}")))?;
                     }
                 }
                 Ok(kind) if kind.is_file() && is_manifest(&path) => {
-                    self.files.insert(shown, read(&path));
+                    let text = if walk.leads_out(&path) { Text::Failed(LEADS_OUT.to_owned()) } else { read(&path) };
+                    self.add(shown, text)?;
                 }
                 Ok(_) => {}
                 Err(error) if is_manifest(&path) => {
-                    self.files.insert(shown, Text::Failed(format!("the file cannot be looked at: {error}")));
+                    self.add(shown, Text::Failed(format!("the file cannot be looked at: {error}")))?;
                 }
                 Err(_) => {}
             }
         }
         Ok(())
     }
+
+    /// A directory with too many files is not taken at all: those beyond would count as removed.
+    fn add(&mut self, name: String, text: Text) -> io::Result<()> {
+        if self.files.len() >= MAX_FILES {
+            return Err(io::Error::other(format!("there are more than {MAX_FILES} files")));
+        }
+        self.files.insert(name, text);
+        Ok(())
+    }
 }
+
+/// One look.
+struct Walk {
+    /// The directory, links followed.
+    home: PathBuf,
+    /// Folders that were looked into, links followed.
+    seen: BTreeSet<PathBuf>,
+}
+
+impl Walk {
+    /// Whether something is a link to what stands elsewhere. Whoever may write to the directory must not have the control
+    /// plane read, and quote in its problems, what they may not read themselves.
+    fn leads_out(&self, path: &Path) -> bool {
+        let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+        is_link && !fs::canonicalize(path).is_ok_and(|target| target.starts_with(&self.home))
+    }
+}
+
+const LEADS_OUT: &str = "it is a link that leads out of the watched directory: put what it leads to there";
 
 fn is_manifest(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")

@@ -116,7 +116,16 @@ impl Inputs {
             };
             next.files.insert(name, state);
         }
+        let is_unlisted = |name: &str| {
+            let within = |folder: &String| name.strip_prefix(&**folder).is_some_and(|rest| rest.starts_with('/'));
+            found.unlisted.iter().any(within)
+        };
         for (name, state) in before {
+            // What stands in a folder that cannot be listed is not gone.
+            if is_unlisted(&name) {
+                next.files.insert(name, state);
+                continue;
+            }
             // A file that is not there and was brought back by a rollback stays; others are gone.
             if state.superseded && state.hash.is_empty() {
                 next.files.insert(name, state);

@@ -1,6 +1,6 @@
 //! What happens on a push, a rollback, and a change of the watched directory.
 //!
-//! There is one mesh. Its objects are pushed, or stand in files of the watched directory; [`Inputs`] knows which. A
+//! There is one mesh. Its objects are pushed, or stand in files of the watched directory; `Inputs` knows which. A
 //! change makes new inputs, [`manifest::load`] reads all of them to a mesh, and if that is good it is stored as a new
 //! generation, shown ([`View`]) and compiled for the proxies ([`Publisher`]). Changes are made one after the other;
 //! whoever looks never waits for them.

@@ -330,16 +330,21 @@ struct Changed {
 }
 
 fn what_changed(before: &Published, next: &Published) -> Changed {
-    let mut endpoints = false;
-    for (key, compiled) in &next.workloads {
-        let Some(known) = before.workloads.get(key) else { continue };
-        for (new, old) in compiled.sets.iter().zip(&known.sets) {
-            if let (Some(new), Some(old)) = (new.get(), old.get()) {
-                endpoints |= !Arc::ptr_eq(new.of(Kind::Endpoints), old.of(Kind::Endpoints));
-            }
-        }
+    let same_workloads = before.workloads.len() == next.workloads.len();
+    let mut changed =
+        Changed { endpoints: false, others: !same_workloads || !Arc::ptr_eq(&before.secrets, &next.secrets) };
+    for (key, given) in &next.workloads {
+        let Some(known) = before.workloads.get(key) else {
+            changed.others = true;
+            continue;
+        };
+        let same_identity = known.spiffe_id == given.spiffe_id && known.service_account == given.service_account;
+        changed.endpoints |= !given.config.same_endpoints(&known.config);
+        changed.others |= !same_identity || !given.config.same_but_endpoints(&known.config);
     }
-    Changed { endpoints, others: true }
+    // A generation that changes nothing for anybody is one that everybody has to hear of as well.
+    changed.others |= !changed.endpoints;
+    changed
 }
 
 impl Given {

@@ -181,3 +181,111 @@ fn workloads_of_another_trust_domain_than_the_authority_s_are_refused() {
     let Err(Refusal::Conflict(message)) = case.push(workload) else { panic!("it is taken") };
     assert!(message.contains("other.example") && message.contains("mesh.local"), "{message}");
 }
+
+#[test]
+fn a_folder_that_cannot_be_listed_is_not_an_empty_one() {
+    let case = Case::new();
+    let (root, folder) = (case.folder.path().join("manifests"), case.folder.path().join("manifests/team"));
+    fs::create_dir(&folder).expect("a folder");
+    case.write("team/a.yaml", SERVICE);
+    case.look();
+    // A link in its place that leads out of the directory.
+    fs::rename(&folder, case.folder.path().join("elsewhere")).expect("moved");
+    std::os::unix::fs::symlink(case.folder.path().join("elsewhere"), &folder).expect("linked");
+    case.look();
+    assert_eq!((case.text("a").as_deref(), case.problems("team")), (Some(SERVICE), 1));
+    fs::remove_file(&folder).expect("removed");
+    case.look();
+    assert_eq!(case.text("a"), None, "now it is gone");
+    assert!(Found::in_directory(&root).expect("listed").files.is_empty());
+}
+
+#[test]
+fn a_link_is_followed_within_the_directory_and_not_out_of_it() {
+    let case = Case::new();
+    fs::write(case.folder.path().join("secret"), SERVICE.replace("name: a", "name: secret")).expect("written");
+    let link = |target: &str, name: &str| {
+        let name = case.folder.path().join("manifests").join(name);
+        std::os::unix::fs::symlink(target, name).expect("linked");
+    };
+    // As a ConfigMap is mounted.
+    fs::create_dir(case.folder.path().join("manifests/..1")).expect("a folder");
+    case.write("..1/a.yaml", SERVICE);
+    link("..1", "..data");
+    link("..data/a.yaml", "a.yaml");
+    link("../secret", "secret.yaml");
+    case.look();
+    assert_eq!((case.text("a").as_deref(), case.text("secret")), (Some(SERVICE), None));
+    let directory = case.engine.directory().expect("it was looked at");
+    let shown = directory.files.iter().find(|file| file.file == "secret.yaml").expect("it is shown");
+    let said = shown.problems[0].diagnostic.to_string();
+    assert!(said.contains("leads out") && !said.contains("kind"), "{said}");
+}
+
+fn pusher(namespace: &str) -> Actor {
+    let role = Role::Pusher { namespaces: vec![namespace.to_owned()] };
+    Actor { who: "token:pusher".to_owned(), role, from: String::new() }
+}
+
+#[test]
+fn a_pusher_changes_nothing_beyond_its_namespaces_however_it_is_written() {
+    let case = Case::new();
+    case.push(SERVICE).expect("taken");
+    let bank = SERVICE.replace("namespace: shop", "namespace: bank");
+    let entry = |text: &str| format!("- {}", text.trim_end().replace('\n', "\n  "));
+    let list = format!("apiVersion: v1\nkind: List\nitems:\n{}\n{}\n", entry(&bank), entry(&port(81)));
+    let policy = "apiVersion: outrigger.dev/v1\nkind: MeshPolicy\nmetadata: { name: m, namespace: outrigger-system }\nspec: { mtls: { mode: permissive } }\n";
+    let nowhere = SERVICE.replace(", namespace: shop", "");
+    let document = |text: &str| vec![Document::new("push.yaml", text)];
+    let id = ObjectId::new(manifest::Kind::Service, "shop", "a");
+    let pushes = [
+        ("two documents", Push { documents: document(&format!("{bank}---\n{}", port(81))), ..Push::default() }),
+        ("a list", Push { documents: document(&list), ..Push::default() }),
+        ("the mesh", Push { documents: document(policy), ..Push::default() }),
+        ("the namespace of those without", Push { documents: document(&nowhere), ..Push::default() }),
+        ("by id", Push { remove: vec![id], ..Push::default() }),
+        ("by text", Push { remove_documents: document(SERVICE), ..Push::default() }),
+        ("beside its own", Push { documents: document(&bank), prune: vec!["shop".to_owned()], ..Push::default() }),
+    ];
+    for (how, push) in pushes {
+        let refused = case.engine.apply(&pusher("bank"), &push);
+        assert!(matches!(refused, Err(Refusal::Forbidden(_))), "{how}: {refused:?}");
+        let every = case.engine.apply(&pusher("*"), &push);
+        assert!(how != "the mesh" || matches!(every, Err(Refusal::Forbidden(_))), "{how}: {every:?}");
+        case.push(SERVICE).expect("as it was");
+    }
+    let push = Push { documents: document(&bank), ..Push::default() };
+    case.engine.apply(&pusher("bank"), &push).expect("its own");
+}
+
+#[test]
+fn endpoints_alone_are_told_apart_from_all_other_changes() {
+    let case = Case::new();
+    let publisher = case.engine.publisher().clone();
+    let settled = || {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !publisher.is_settled() {
+            assert!(std::time::Instant::now() < deadline, "it is not compiled");
+            std::thread::yield_now();
+        }
+        *crate::fleet::Source::changes(&publisher).borrow()
+    };
+    let workload = "---\napiVersion: outrigger.dev/v1\nkind: Workload\nmetadata: { name: w, namespace: shop }\nspec: { serviceAccount: w, address: 127.0.0.1 }\n";
+    let slice = |address: &str| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{ name: a, namespace: shop, labels: {{ kubernetes.io/service-name: a }} }}\n\
+             addressType: IPv4\nports: [{{ port: 80 }}]\nendpoints: [{{ addresses: [{address}] }}]\n"
+        )
+    };
+    case.push(&format!("{SERVICE}{workload}{}", slice("10.0.0.1"))).expect("taken");
+    let first = settled();
+    case.push(&slice("10.0.0.2")).expect("taken");
+    let second = settled();
+    assert_eq!((second.endpoints, second.others), (first.endpoints + 1, first.others));
+    case.push(&SERVICE.replace("name: a", "name: b")).expect("taken");
+    let third = settled();
+    assert!(third.others > second.others);
+    case.push(&SERVICE.replace("namespace: shop", "namespace: bank")).expect("taken");
+    let fourth = settled();
+    assert_eq!((fourth.endpoints, fourth.others), (third.endpoints, third.others + 1), "a generation for nobody");
+}

@@ -8,9 +8,10 @@ mod registry;
 mod source;
 mod status;
 
-pub use record::{Answer, Denial, DenialCause, NoRecorder, Recorder, Refused};
+pub use outrigger_xds::encode::Form;
+pub use record::{Answer, Denial, DenialCause, Lost, NoRecorder, Recorder, Refused};
 pub use registry::{Fleet, Synced};
-pub use source::{Change, Client, Form, ResourceSet, Resources, Source};
+pub use source::{Change, Client, ResourceSet, Resources, Source};
 pub use status::{KindStatus, Protocol, ProxyState, ProxyStatus};
 
 pub(crate) use registry::{Connection, Node};

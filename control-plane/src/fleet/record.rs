@@ -1,5 +1,6 @@
 //! What is handed on to be kept: what proxies answered, and who was turned away.
 
+use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
 use outrigger_xds::Kind;
@@ -14,6 +15,15 @@ pub trait Recorder: Send + Sync + 'static {
 
     /// A stream was refused, or closed for what was sent on it: for the audit.
     fn denied(&self, denial: Denial);
+}
+
+/// How much could not be kept.
+#[derive(Debug, Default)]
+pub struct Lost {
+    /// Answers of proxies that came faster than they could be written.
+    pub answers: AtomicU64,
+    /// Streams that were denied faster than is put down.
+    pub denials: AtomicU64,
 }
 
 /// A recorder that keeps nothing.

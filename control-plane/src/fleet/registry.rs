@@ -113,8 +113,6 @@ impl Fleet {
 
     /// Records that a stream was turned away.
     pub(crate) fn denied(&self, peer: Option<&Peer>, cause: DenialCause, message: &str) {
-        let who = peer.and_then(|peer| peer.id.as_ref()).map_or_else(|| "unknown".to_owned(), ToString::to_string);
-        tracing::warn!(peer = who, ?cause, message, "stream denied");
         let denial = Denial { peer: peer.cloned(), cause, message: message.to_owned(), at: SystemTime::now() };
         self.inner.recorder.denied(denial);
     }

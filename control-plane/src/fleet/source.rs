@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use outrigger_xds::encode::Form;
 use outrigger_xds::{Kind, Resource};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
@@ -19,32 +20,6 @@ pub struct Client {
     pub spiffe_id: Option<Arc<str>>,
     /// What it can read, from its node message.
     pub form: Form,
-}
-
-/// The forms in which resources are written, by who reads them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Form {
-    /// An Outrigger proxy: Envoy's messages and our own beside them.
-    Outrigger,
-    /// Envoy, and whoever else asks: Envoy's messages alone.
-    Envoy,
-    /// gRPC without a proxy: the part of Envoy's messages that gRPC reads.
-    Grpc,
-}
-
-impl Form {
-    /// The form for a `user_agent_name`.
-    #[must_use]
-    pub fn of_user_agent(name: &str) -> Self {
-        if name.starts_with("outrigger") {
-            Self::Outrigger
-        } else if name.starts_with("gRPC") || name.starts_with("grpc") {
-            Self::Grpc
-        } else {
-            Self::Envoy
-        }
-    }
 }
 
 /// All resources of one kind, by name, and their common version.

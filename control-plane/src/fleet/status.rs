@@ -44,7 +44,9 @@ pub struct ProxyStatus {
     pub node: String,
     /// The program, in its own words.
     pub user_agent: String,
-    /// What it reads.
+    /// What it reads: `outrigger`, `envoy` or `grpc`.
+    #[serde(serialize_with = "word")]
+    #[schema(value_type = String)]
     pub form: Form,
     /// How it is served.
     pub protocol: Protocol,
@@ -144,6 +146,14 @@ impl KindReport {
 pub(crate) enum Names {
     Listed,
     Counted,
+}
+
+fn word<S: serde::Serializer>(form: &Form, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(match form {
+        Form::Outrigger => "outrigger",
+        Form::Envoy => "envoy",
+        Form::Grpc => "grpc",
+    })
 }
 
 /// Milliseconds since 1970.

@@ -36,5 +36,7 @@ pub use schema::{crds, json_schema, json_schemas};
 
 /// The namespace whose policies are for the whole mesh.
 pub const MESH_NAMESPACE: &str = "outrigger-system";
+/// Namespace and service account of the control plane's own identity, which no Workload may have.
+pub const CONTROL_PLANE: (&str, &str) = ("outrigger", "control");
 /// The trust domain where no MeshPolicy says another.
 pub const DEFAULT_TRUST_DOMAIN: &str = "mesh.local";

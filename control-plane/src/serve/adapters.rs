@@ -2,22 +2,26 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use outrigger_xds::Kind;
 
 use crate::ca::{self, Audit, Confirmations, Event, Take, TokenDigest, TokenRecord, TokenStore};
 use crate::engine::Publisher;
-use crate::fleet::{Fleet, ProxyState};
+use crate::fleet::{Fleet, Form, ProxyState};
 use crate::peer::WorkloadKey;
 use crate::store::{AuditEntry, JoinToken, Outcome, Store, Timestamp, TokenId};
+use crate::throttle::{self, Throttle};
 
-/// Events of the authority in the audit log.
-pub(super) struct AuditStore(Arc<dyn Store>);
+/// Events of the authority in the audit log. Of refusals beyond what a [`Throttle`] lets through only the number is.
+pub(super) struct AuditStore {
+    store: Arc<dyn Store>,
+    refusals: Throttle,
+}
 
 impl AuditStore {
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        Self(store)
+        Self { store, refusals: Throttle::new(Instant::now()) }
     }
 }
 
@@ -26,7 +30,10 @@ impl Audit for AuditStore {
         let Event { at, action, by, address, subject, outcome, detail } = event;
         let (outcome, detail) = match outcome {
             ca::Outcome::Done => (Outcome::Done, detail),
-            ca::Outcome::Refused(why) => (Outcome::Refused, format!("{why}: {detail}")),
+            ca::Outcome::Refused(why) => {
+                let Some(skipped) = self.refusals.take(Instant::now()) else { return };
+                (Outcome::Refused, throttle::told(format!("{why}: {detail}"), skipped))
+            }
         };
         let entry = AuditEntry {
             at: at.into(),
@@ -37,7 +44,7 @@ impl Audit for AuditStore {
             outcome,
             detail,
         };
-        if let Err(error) = self.0.audit(entry.clone()) {
+        if let Err(error) = self.store.audit(entry.clone()) {
             // The log of the process is the second place where it is looked for.
             tracing::error!(%error, ?entry, "an event could not be put down in the audit log");
         }
@@ -148,5 +155,17 @@ impl Confirmations for Confirmed {
         unconfirmed.sort();
         unconfirmed.dedup();
         unconfirmed
+    }
+
+    fn silent(&self) -> Vec<WorkloadKey> {
+        let connected = self.fleet.status().into_iter().filter(|proxy| proxy.state != ProxyState::Disconnected);
+        let silent = connected.filter(|proxy| {
+            // Our own proxies always ask, the moment after they have come as well.
+            proxy.form != Form::Outrigger && !proxy.kinds.iter().any(|kind| kind.type_url == Kind::Secret.type_url())
+        });
+        let mut silent: Vec<WorkloadKey> = silent.filter_map(|proxy| WorkloadKey::parse(&proxy.workload)).collect();
+        silent.sort();
+        silent.dedup();
+        silent
     }
 }

@@ -8,6 +8,7 @@
 //! trustDomain: mesh.example
 //! names: [control.example, 10.0.0.5]
 //! authority: { certificates: /etc/outrigger/ca.pem, key: /etc/outrigger/ca.key }
+//! serviceAccounts: { keys: /etc/outrigger/jwks.json, issuer: https://kubernetes.default.svc.cluster.local }
 //! certificateLifetime: 24h
 //! settle: 5m
 //! roles:
@@ -45,12 +46,23 @@ pub struct FileConfig {
     pub names: ServingNames,
     /// `authority`
     pub material: Option<MaterialFiles>,
+    /// `serviceAccounts`
+    pub accounts: Option<AccountFiles>,
     /// `certificateLifetime`
     pub certificate_lifetime: Option<Duration>,
     /// `settle`
     pub settle: Option<Duration>,
     /// `roles`
     pub roles: Roles,
+}
+
+/// A cluster whose service account tokens are believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountFiles {
+    /// Its key set (JWKS).
+    pub keys: PathBuf,
+    /// Its issuer, as it stands in tokens.
+    pub issuer: String,
 }
 
 /// Every problem in a file.
@@ -77,7 +89,7 @@ struct Reading<'s, 't> {
 
 impl Reading<'_, '_> {
     fn file(&self, root: Node<'_, '_>, config: &mut FileConfig) {
-        const KEYS: [&str; 10] = [
+        const KEYS: [&str; 11] = [
             "data",
             "directory",
             "grpc",
@@ -85,6 +97,7 @@ impl Reading<'_, '_> {
             "trustDomain",
             "names",
             "authority",
+            "serviceAccounts",
             "certificateLifetime",
             "settle",
             "roles",
@@ -116,6 +129,12 @@ impl Reading<'_, '_> {
             let certificates = self.required(authority, "certificates", "a path", path);
             let key = self.required(authority, "key", "a path", path);
             config.material = certificates.zip(key).map(|(certificates, key)| MaterialFiles { certificates, key });
+        }
+        if let Some(accounts) = root.get("serviceAccounts").filter(|one| self.is_map(*one, &["keys", "issuer"])) {
+            let keys = self.required(accounts, "keys", "the path of a key set (JWKS)", path);
+            let issuer = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+            let issuer = self.required(accounts, "issuer", "the issuer of the cluster's tokens", issuer);
+            config.accounts = keys.zip(issuer).map(|(keys, issuer)| AccountFiles { keys, issuer });
         }
         config.certificate_lifetime = self.value(root, "certificateLifetime", DURATION, duration);
         config.settle = self.value(root, "settle", DURATION, duration);
@@ -220,11 +239,14 @@ mod tests {
             "control.yaml",
             "data: /d\ndirectory: /m\ngrpc: 0.0.0.0:1\napi: { address: '[::]:2', tls: true }\ntrustDomain: a.example\n\
              names: [control.example, 10.0.0.5]\nauthority: { certificates: /c, key: /k }\n\
+             serviceAccounts: { keys: /j, issuer: 'https://cluster.example' }\n\
              certificateLifetime: 12h\nsettle: 90s\nroles:\n  - { identity: 'spiffe://a.example/x', role: pusher, namespaces: [shop] }\n",
         )
         .expect("it is right");
         assert_eq!(config.api, Some("[::]:2".parse().expect("an address")));
         assert_eq!((config.names.dns.len(), config.names.addresses.len()), (1, 1));
+        let accounts = AccountFiles { keys: "/j".into(), issuer: "https://cluster.example".to_owned() };
+        assert_eq!(config.accounts, Some(accounts));
         assert_eq!(config.certificate_lifetime, Some(Duration::from_secs(43_200)));
         assert_eq!(config.roles["spiffe://a.example/x"], Role::Pusher { namespaces: vec!["shop".to_owned()] });
         assert_eq!(read("empty.yaml", "").expect("all defaults"), FileConfig::default());
@@ -232,14 +254,18 @@ mod tests {
 
     #[test]
     fn every_problem_is_told_with_its_place() {
-        let error = read("c.yaml", "grcp: 1\napi: { address: here }\nsettle: soon\nroles: [{ role: king }]\n")
-            .expect_err("it is wrong")
-            .to_string();
+        let error = read(
+            "c.yaml",
+            "grcp: 1\napi: { address: here }\nserviceAccounts: { keys: /j }\nsettle: soon\nroles: [{ role: king }]\n",
+        )
+        .expect_err("it is wrong")
+        .to_string();
         for wanted in [
             "did you mean `grpc`?",
             "--> c.yaml:1:1",
             "`address` must be an address",
             "`settle` must be a time",
+            "`issuer` is missing",
             "`identity` is missing",
             "`role` must be viewer, pusher or admin",
         ] {

@@ -17,11 +17,11 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::api::{self, Api, Roles, Server};
 use crate::ca::{
-    Authority, AuthorityError, Confirmations, IdentityService, Issuing, JoinTokens, MaterialFiles, Serving,
-    ServingNames, Settings, SystemClock,
+    AccountsError, Authority, AuthorityError, Confirmations, IdentityService, Issuing, JoinTokens, MaterialFiles,
+    ServiceAccounts, Serving, ServingNames, Settings, SystemClock,
 };
 use crate::engine::{Directory, Engine, Publisher};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Lost};
 use crate::store::{Sqlite, Store, StoreError};
 use crate::tls::{Door, DoorError, Mode, Speaks, limits};
 use crate::xds::{self, Ads};
@@ -31,7 +31,7 @@ mod config;
 mod first_token;
 mod recorder;
 
-pub use config::{ConfigError, FileConfig, duration, read as read_config};
+pub use config::{AccountFiles, ConfigError, FileConfig, duration, read as read_config};
 
 use self::adapters::{AuditStore, Confirmed, JoinTokenStore};
 use self::recorder::{Recording, StoreRecorder};
@@ -66,6 +66,8 @@ pub struct Options {
     pub names: ServingNames,
     /// An authority that was made elsewhere.
     pub material: Option<MaterialFiles>,
+    /// A cluster whose service account tokens are believed, beside join tokens.
+    pub accounts: Option<AccountFiles>,
     /// How long certificates are valid (default: 24 hours).
     pub certificate_lifetime: Option<Duration>,
     /// How long a new root is known at least before it signs (default: five minutes).
@@ -91,6 +93,7 @@ impl Options {
                 .expect("the default trust domain is one"),
             names: ServingNames::default(),
             material: None,
+            accounts: None,
             certificate_lifetime: None,
             settle: None,
             roles: Roles::new(),
@@ -107,6 +110,9 @@ pub enum StartError {
     /// The authority cannot be used.
     #[error("the certificate authority: {0}")]
     Authority(#[from] AuthorityError),
+    /// The key set of the cluster cannot be used.
+    #[error("the keys of service accounts: {0}")]
+    Accounts(#[from] AccountsError),
     /// A port cannot be opened.
     #[error(transparent)]
     Door(#[from] DoorError),
@@ -150,7 +156,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         move || Base::open(&options)
     });
     let base = base.await.map_err(|error| system("starting", io::Error::other(error)))??;
-    let Base { store, authority, serving, engine, admin_token, bundle } = base;
+    let Base { store, authority, accounts, serving, engine, admin_token, bundle } = base;
     let publisher = engine.publisher().clone();
 
     let (stop, stopped) = watch::channel(false);
@@ -162,7 +168,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     }
     wait_until_compiled(&publisher).await;
 
-    let recorder = StoreRecorder::start(Arc::clone(&store));
+    let lost = Arc::new(Lost::default());
+    let recorder = StoreRecorder::start(Arc::clone(&store), Arc::clone(&lost));
     let (recorder, recording) = recorder.map_err(|error| system("starting a thread", error))?;
     let fleet = Fleet::new(Arc::new(recorder));
     let confirmations: Arc<dyn Confirmations> = Arc::new(Confirmed::new(fleet.clone(), publisher.clone()));
@@ -170,11 +177,15 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let audit = Arc::new(AuditStore::new(Arc::clone(&store)));
     let registrations = Arc::new(publisher.clone());
     let join_tokens = JoinTokens::new(tokens.clone(), registrations.clone(), audit.clone(), Arc::new(SystemClock));
-    let issuing = Issuing::new(Arc::clone(&authority), registrations, tokens, audit);
+    let mut issuing = Issuing::new(Arc::clone(&authority), registrations, tokens, audit);
+    if let Some(accounts) = accounts {
+        issuing = issuing.with_accounts(accounts);
+    }
 
     let doors = open_doors(&options, &serving).await?;
     let (grpc, api) = (doors.grpc.address(), doors.api.address());
-    let router = tonic::service::Routes::new(Ads::new(Arc::new(publisher.clone()), fleet.clone()).into_service())
+    let ads = Ads::new(Arc::new(publisher.clone()), fleet.clone()).until(stopped.clone());
+    let router = tonic::service::Routes::new(ads.into_service())
         .add_service(IdentityService::new(Arc::new(issuing)).into_server());
     let server = xds::tune(tonic::transport::Server::builder()).add_routes(router);
     tasks.spawn(serve_grpc(server, doors.grpc, stopped.clone()));
@@ -186,6 +197,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         join_tokens: join_tokens.clone(),
         confirmations: Arc::clone(&confirmations),
         roles: options.roles,
+        lost,
     };
     let server = Server::new(api::router(&Api::new(parts)));
     tasks.spawn(server.serve(doors.api, stopped.clone()));
@@ -274,6 +286,7 @@ impl Running {
 struct Base {
     store: Arc<dyn Store>,
     authority: Arc<Authority>,
+    accounts: Option<Arc<ServiceAccounts>>,
     serving: Arc<Serving>,
     engine: Arc<Engine>,
     admin_token: Option<PathBuf>,
@@ -289,6 +302,8 @@ impl Base {
         settings.settle = options.settle.unwrap_or(settings.settle);
         let audit = Arc::new(AuditStore::new(Arc::clone(&store)));
         let authority = Arc::new(Authority::open(settings, Arc::new(SystemClock), audit)?);
+        let accounts = options.accounts.as_ref().map(|files| ServiceAccounts::open(&files.keys, &files.issuer));
+        let accounts = accounts.transpose()?.map(Arc::new);
         let bundle = options.data.join("bundle.pem");
         first_token::write(&bundle, authority.bundle_pem().as_bytes())
             .map_err(|error| system(&format!("writing {}", bundle.display()), error))?;
@@ -296,7 +311,7 @@ impl Base {
         let publisher = Publisher::start(authority.bundle()).map_err(|error| system("starting a thread", error))?;
         let engine = Arc::new(Engine::open(Arc::clone(&store), options.trust_domain.clone(), publisher)?);
         let admin_token = first_token::ensure(&*store, &options.data)?;
-        Ok(Self { store, authority, serving, engine, admin_token, bundle })
+        Ok(Self { store, authority, accounts, serving, engine, admin_token, bundle })
     }
 }
 

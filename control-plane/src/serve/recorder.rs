@@ -1,64 +1,70 @@
 //! What proxies answer and who is turned away, from streams to the store. Streams do not wait for a disk: what comes is
-//! queued for a thread that does. When the queue is full, answers are dropped and counted.
+//! queued for a thread that does. Answers and denials have a queue each, so that whoever is turned away, as often as they
+//! like, takes no place from what proxies say. What there is no place for is counted.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
-use crate::fleet::{Answer, Denial, Recorder};
+use parking_lot::{Condvar, Mutex};
+
+use crate::fleet::{Answer, Denial, Lost, Recorder};
 use crate::store::{self, AuditEntry, Outcome, Store, Verdict};
+use crate::throttle::{self, Throttle};
 
-/// Answers and denials that may wait.
-const MAX_QUEUE: usize = 4_096;
+/// Answers that may wait.
+const MAX_ANSWERS: usize = 4_096;
+/// Denials that may wait.
+const MAX_DENIALS: usize = 512;
 /// Answers that are written in one step.
 const MAX_BATCH: usize = 256;
 
 /// Puts down what streams tell.
 #[derive(Debug)]
-pub(super) struct StoreRecorder {
-    queue: SyncSender<Item>,
-    dropped: Arc<AtomicU64>,
-}
+pub(super) struct StoreRecorder(Arc<Queue>);
 
 /// The thread that does it.
 #[derive(Debug)]
 pub(super) struct Recording {
-    queue: SyncSender<Item>,
+    queue: Arc<Queue>,
     thread: JoinHandle<()>,
 }
 
 #[derive(Debug)]
-enum Item {
-    Answer(Answer),
-    Denial(Denial),
-    End,
+struct Queue {
+    waiting: Mutex<Waiting>,
+    filled: Condvar,
+    denied: Throttle,
+    lost: Arc<Lost>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    answers: VecDeque<Answer>,
+    denials: VecDeque<AuditEntry>,
+    ended: bool,
 }
 
 impl StoreRecorder {
-    /// Starts the thread.
-    pub(super) fn start(store: Arc<dyn Store>) -> io::Result<(Self, Recording)> {
-        let (queue, items) = sync_channel(MAX_QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let lost = Arc::clone(&dropped);
+    /// Starts the thread. What there is no place for is counted in `lost`.
+    pub(super) fn start(store: Arc<dyn Store>, lost: Arc<Lost>) -> io::Result<(Self, Recording)> {
+        let denied = Throttle::new(Instant::now());
+        let queue = Arc::new(Queue { waiting: Mutex::default(), filled: Condvar::new(), denied, lost });
         let thread = thread::Builder::new().name("recorder".to_owned());
-        let thread = thread.spawn(move || record(&*store, &items, &lost))?;
-        Ok((Self { queue: queue.clone(), dropped }, Recording { queue, thread }))
-    }
-
-    fn push(&self, item: Item) {
-        if self.queue.try_send(item).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        let work = Arc::clone(&queue);
+        let thread = thread.spawn(move || work.record(&*store))?;
+        Ok((Self(Arc::clone(&queue)), Recording { queue, thread }))
     }
 }
 
 impl Recording {
     /// Ends the thread after what waits. Blocks.
     pub(super) fn end(self) {
-        // A thread that is gone needs no end.
-        let _ = self.queue.send(Item::End);
+        self.queue.waiting.lock().ended = true;
+        self.queue.filled.notify_one();
         if self.thread.join().is_err() {
             tracing::error!("the thread that puts answers down has panicked");
         }
@@ -67,38 +73,68 @@ impl Recording {
 
 impl Recorder for StoreRecorder {
     fn answered(&self, answer: Answer) {
-        self.push(Item::Answer(answer));
+        let Queue { waiting, filled, lost, .. } = &*self.0;
+        let mut waiting = waiting.lock();
+        if waiting.answers.len() >= MAX_ANSWERS {
+            lost.answers.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        waiting.answers.push_back(answer);
+        filled.notify_one();
     }
 
     fn denied(&self, denial: Denial) {
-        self.push(Item::Denial(denial));
+        let Queue { waiting, filled, denied, lost } = &*self.0;
+        let Some(skipped) = denied.take(Instant::now()) else {
+            lost.denials.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let entry = entry(denial, skipped);
+        tracing::warn!(who = entry.who, from = entry.from, detail = entry.detail, "stream denied");
+        let mut waiting = waiting.lock();
+        if waiting.denials.len() >= MAX_DENIALS {
+            lost.denials.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        waiting.denials.push_back(entry);
+        filled.notify_one();
     }
 }
 
-fn record(store: &dyn Store, items: &Receiver<Item>, dropped: &AtomicU64) {
-    let mut ended = false;
-    while !ended && let Ok(first) = items.recv() {
-        let rest = std::iter::from_fn(|| items.try_recv().ok()).take(MAX_BATCH - 1);
-        let mut answers = Vec::new();
-        for item in std::iter::once(first).chain(rest) {
-            match item {
-                Item::End => ended = true,
-                Item::Answer(answer) => answers.extend(verdicts(answer)),
-                Item::Denial(denial) => {
-                    if let Err(error) = store.audit(entry(denial)) {
-                        tracing::error!(%error, "a denied stream could not be put down in the audit log");
-                    }
+impl Queue {
+    fn record(&self, store: &dyn Store) {
+        let mut told = 0;
+        loop {
+            let (answers, denial) = {
+                let mut waiting = self.waiting.lock();
+                while waiting.answers.is_empty() && waiting.denials.is_empty() && !waiting.ended {
+                    self.filled.wait(&mut waiting);
+                }
+                let most = waiting.answers.len().min(MAX_BATCH);
+                let answers: Vec<Answer> = waiting.answers.drain(..most).collect();
+                (answers, waiting.denials.pop_front())
+            };
+            if answers.is_empty() && denial.is_none() {
+                return;
+            }
+            if !answers.is_empty() {
+                let count = u64::try_from(answers.len()).unwrap_or(u64::MAX);
+                if let Err(error) = store.record_answers(answers.into_iter().flat_map(verdicts).collect()) {
+                    self.lost.answers.fetch_add(count, Ordering::Relaxed);
+                    tracing::warn!(%error, "answers of proxies were not put down");
                 }
             }
-        }
-        if !answers.is_empty()
-            && let Err(error) = store.record_answers(answers)
-        {
-            tracing::warn!(%error, "answers of proxies were not put down");
-        }
-        let lost = dropped.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            tracing::warn!(lost, "answers of proxies came faster than they could be put down");
+            if let Some(entry) = denial
+                && let Err(error) = store.audit(entry)
+            {
+                self.lost.denials.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(%error, "a denied stream could not be put down in the audit log");
+            }
+            let lost = self.lost.answers.load(Ordering::Relaxed);
+            if lost > told {
+                tracing::warn!(lost = lost - told, "answers of proxies came faster than they could be put down");
+                told = lost;
+            }
         }
     }
 }
@@ -118,7 +154,7 @@ fn verdicts(answer: Answer) -> Vec<store::Answer> {
     refused.map(one).collect()
 }
 
-fn entry(denial: Denial) -> AuditEntry {
+fn entry(denial: Denial, skipped: u64) -> AuditEntry {
     let Denial { peer, cause, message, at } = denial;
     let who =
         peer.as_ref().and_then(|peer| peer.id.as_ref()).map_or_else(|| "anonymous".to_owned(), ToString::to_string);
@@ -131,6 +167,53 @@ fn entry(denial: Denial) -> AuditEntry {
         action: "stream".to_owned(),
         subject: workload.map(ToString::to_string).unwrap_or_default(),
         outcome: Outcome::Refused,
-        detail: format!("{}: {message}", cause.as_str().unwrap_or_default()),
+        detail: throttle::told(format!("{}: {message}", cause.as_str().unwrap_or_default()), skipped),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use outrigger_xds::Kind;
+
+    use super::*;
+    use crate::fleet::{DenialCause, Form};
+    use crate::peer::WorkloadKey;
+    use crate::store::Sqlite;
+
+    fn denial() -> Denial {
+        let (cause, message, at) = (DenialCause::NotAuthorized, "no certificate".to_owned(), SystemTime::UNIX_EPOCH);
+        Denial { peer: None, cause, message, at }
+    }
+
+    #[test]
+    fn a_flood_of_denials_is_counted_and_takes_no_place_from_answers() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store: Arc<dyn Store> = Arc::new(Sqlite::open(folder.path()).expect("a store"));
+        let lost = Arc::new(Lost::default());
+        let (recorder, recording) = StoreRecorder::start(Arc::clone(&store), Arc::clone(&lost)).expect("a thread");
+        let flood: u64 = 20_000;
+        for _ in 0..flood {
+            recorder.denied(denial());
+        }
+        for generation in 0..100 {
+            recorder.answered(Answer {
+                workload: WorkloadKey::new("shop", "web-1").expect("a workload"),
+                node: String::new(),
+                form: Form::Outrigger,
+                kind: Kind::Cluster,
+                generation,
+                version: String::new(),
+                refusals: Vec::new(),
+                at: SystemTime::UNIX_EPOCH,
+            });
+        }
+        recording.end();
+        assert_eq!(store.answers(None, 1_000).expect("answers").len(), 100);
+        let audited = u64::try_from(store.audit_log(None, 1_000).expect("entries").len()).expect("small");
+        assert_eq!(audited + lost.denials.load(Ordering::Relaxed), flood, "each is put down or counted");
+        assert!((1..1_000).contains(&audited), "{audited}");
+        assert_eq!(lost.answers.load(Ordering::Relaxed), 0);
     }
 }

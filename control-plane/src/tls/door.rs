@@ -92,6 +92,7 @@ impl Door {
         };
         let hall = Hall {
             tls,
+            anonymous_for: (speaks == Speaks::Grpc).then_some(limits::ANONYMOUS_GRPC),
             send,
             places: Arc::new(Semaphore::new(connections)),
             anonymous: Arc::new(Semaphore::new(connections.div_ceil(limits::ANONYMOUS_SHARE))),
@@ -149,6 +150,8 @@ struct Hall {
     places: Arc<Semaphore>,
     /// For those who come to a door with TLS and prove nothing.
     anonymous: Arc<Semaphore>,
+    /// How long they may stay.
+    anonymous_for: Option<Duration>,
     handshakes: Arc<Semaphore>,
 }
 
@@ -168,6 +171,7 @@ impl Hall {
             };
             let _ = tcp.set_nodelay(true);
             let (tls, send, anonymous) = (self.tls.clone(), self.send.clone(), Arc::clone(&self.anonymous));
+            let anonymous_for = self.anonymous_for;
             tokio::spawn(async move {
                 let conn = match tls {
                     None => {
@@ -177,7 +181,8 @@ impl Hall {
                     Some((authority, config)) => {
                         let shaken = shake_hands(&authority, config, (tcp, address)).await;
                         shaken.and_then(|(io, peer, lasts)| {
-                            Some(Conn::new(io, peer, lasts, take(place, &anonymous, lasts)?))
+                            let place = take(place, &anonymous, lasts)?;
+                            Some(Conn::new(io, peer, lasts.or(anonymous_for), place))
                         })
                     }
                 };

@@ -15,3 +15,6 @@ pub const HANDSHAKE: Duration = Duration::from_secs(10);
 pub const READY: usize = 64;
 /// How long nothing is accepted after accepting has failed: descriptors may have run out.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a gRPC connection without a client certificate lasts: long enough to get one. Others could be kept out by
+/// those that stay for nothing.
+pub const ANONYMOUS_GRPC: Duration = Duration::from_secs(60);

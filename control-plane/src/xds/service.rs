@@ -8,7 +8,7 @@ use outrigger_xds::envoy::service::discovery::v3::aggregated_discovery_service_s
 use outrigger_xds::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
@@ -30,13 +30,21 @@ use crate::peer::{Peer, WorkloadKey};
 pub struct Ads {
     pub(super) source: Arc<dyn Source>,
     pub(super) fleet: Fleet,
+    /// True when the process stops; streams then end.
+    pub(super) stop: Option<watch::Receiver<bool>>,
 }
 
 impl Ads {
     /// A service that gives out what `source` has, and enters who comes in `fleet`.
     #[must_use]
     pub fn new(source: Arc<dyn Source>, fleet: Fleet) -> Self {
-        Self { source, fleet }
+        Self { source, fleet, stop: None }
+    }
+
+    /// Ends every stream when `stop` becomes true.
+    #[must_use]
+    pub fn until(self, stop: watch::Receiver<bool>) -> Self {
+        Self { stop: Some(stop), ..self }
     }
 
     /// The service as tonic takes it, with the limits of its messages.

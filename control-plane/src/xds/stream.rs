@@ -19,10 +19,8 @@ use tonic::{Code, Status};
 use super::Ads;
 use super::limits::{COALESCE, FIRST_REQUEST, STALL, STREAM_AGE};
 use super::session::{Now, Request, Scope, Session};
-use super::wire::{Wire, clip, user_agent};
-use crate::fleet::{
-    Answer, Change, Client, Connection, DenialCause, Form, Live, Node, ProxyState, Report, ResourceSet,
-};
+use super::wire::{Wire, clip, form_of, user_agent};
+use crate::fleet::{Answer, Change, Client, Connection, DenialCause, Live, Node, ProxyState, Report, ResourceSet};
 use crate::peer::{Peer, WorkloadKey};
 
 /// Serves one stream to its end. `peer` has been let in, and `workload` is its own.
@@ -68,8 +66,10 @@ async fn run<W: Wire>(
     mut requests: std::pin::Pin<&mut (impl Stream<Item = Result<W::Request, Status>> + Send)>,
     responses: &mpsc::Sender<Result<W::Response, Status>>,
 ) -> Result<(), End> {
+    let mut stopped = pin!(stopped(ads.stop.clone()));
     let first = tokio::select! {
         first = timeout(FIRST_REQUEST, requests.next()) => first,
+        () = &mut stopped => return Err(going_away()),
         () = responses.closed() => return Err(End::Gone),
     };
     let Ok(first) = first else {
@@ -80,7 +80,7 @@ async fn run<W: Wire>(
 
     let nobody = NodeMessage::default();
     let node = W::node(&first).unwrap_or(&nobody);
-    let form = Form::of_user_agent(&node.user_agent_name);
+    let form = form_of(&node.user_agent_name);
     let client = Client { workload, spiffe_id: peer.id.as_ref().map(|id| id.as_str().into()), form };
     let node = Node {
         id: clip(node.id.clone()),
@@ -126,9 +126,10 @@ async fn run<W: Wire>(
                 None => return Ok(()),
             },
             changed = changes.changed() => {
-                changed.map_err(|_| End::Closed(Status::unavailable("the control plane is going away")))?;
+                changed.map_err(|_| going_away())?;
                 stream.changed(&mut changes)?;
             }
+            () = &mut stopped => return Err(going_away()),
             permit = responses.reserve(), if room.is_none() => room = Some(permit.map_err(|_| End::Gone)?),
             () = responses.closed() => return Err(End::Gone),
             () = sleep_until(deadline.unwrap_or(ends_at)) => {
@@ -189,7 +190,9 @@ impl Running<'_> {
             self.coalesce_at.get_or_insert_with(|| Instant::now() + COALESCE);
         }
         if change.endpoints != self.seen.endpoints {
-            self.take_over(Scope::Endpoints)?;
+            // With nothing gathered beside them they are all that the generation changes.
+            let scope = if self.coalesce_at.is_some() { Scope::Endpoints } else { Scope::All };
+            self.take_over(scope)?;
         }
         self.seen = change;
         Ok(())
@@ -245,6 +248,18 @@ fn not_registered(client: &Client) -> End {
     let identity = client.spiffe_id.as_deref().unwrap_or("without identity");
     let message = format!("workload {} is not registered with identity {identity}", client.workload);
     End::Denied(DenialCause::NotRegistered, Status::permission_denied(message))
+}
+
+async fn stopped(stop: Option<watch::Receiver<bool>>) {
+    match stop {
+        // Without a sender nobody can stop us any more: the same as a stop.
+        Some(mut stop) => _ = stop.wait_for(|stop| *stop).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn going_away() -> End {
+    End::Closed(Status::unavailable("the control plane is going away"))
 }
 
 fn stalled(what: &str) -> End {

@@ -12,7 +12,7 @@ use prost::Message as _;
 
 use super::limits::{MAX_REFUSALS, MAX_TEXT_BYTES};
 use super::session::{Nack, Names, Push, Request};
-use crate::fleet::{Protocol, Refused};
+use crate::fleet::{Form, Protocol, Refused};
 
 /// One of the two protocols.
 pub(super) trait Wire: Send + 'static {
@@ -117,6 +117,17 @@ pub(super) fn user_agent(node: &Node) -> String {
     };
     let name = node.user_agent_name.as_str();
     clip(if version.is_empty() { name.to_owned() } else { format!("{name} {version}") })
+}
+
+/// What the program of a `user_agent_name` reads. Whoever is not known is taken for an Envoy.
+pub(super) fn form_of(user_agent_name: &str) -> Form {
+    if user_agent_name.starts_with("outrigger") {
+        Form::Outrigger
+    } else if user_agent_name.starts_with("gRPC") || user_agent_name.starts_with("grpc") {
+        Form::Grpc
+    } else {
+        Form::Envoy
+    }
 }
 
 /// A text of a proxy's, short and without control characters.

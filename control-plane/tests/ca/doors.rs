@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_stream::StreamExt as _;
 
 use crate::support::*;
 
@@ -90,6 +91,23 @@ async fn the_caller_is_who_its_certificate_says_and_nobody_without() {
     let credential = plane.join("payments-1").await;
     let named = who(&plane, address, Some(&credential)).await.expect("an answer");
     assert_eq!(named, format!("{ID} shop/payments-1"));
+}
+
+#[tokio::test]
+async fn who_proves_nothing_does_not_keep_a_place_at_the_grpc_door() {
+    let plane = Plane::new().await;
+    let mut door =
+        Door::open(loopback(), Mode::Tls(Arc::clone(&plane.serving)), Speaks::Grpc, 8).await.expect("a door");
+    let mut config = (*plane.client(None)).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let tcp = TcpStream::connect(door.address()).await.expect("connected");
+    let name = ServerName::try_from("localhost").expect("a name");
+    let _client = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.expect("hands are shaken");
+    let mut conn = door.next().await.expect("it comes in").expect("without an error");
+    tokio::time::pause();
+    tokio::time::advance(tls::limits::ANONYMOUS_GRPC).await;
+    let ended = conn.read(&mut [0; 1]).await.expect_err("it is over");
+    assert_eq!(ended.kind(), std::io::ErrorKind::TimedOut);
 }
 
 /// An authority whose key is at hand, so that it issues what ours never would.

@@ -80,7 +80,8 @@ pub(in crate::api) async fn config(
             return Err(ApiError::malformed(format!("there is no form `{other}`: use outrigger, envoy or grpc")));
         }
     };
-    let set = api.engine().publisher().resources_of(&workload, form).ok_or_else(|| unknown(&workload))?;
+    let (publisher, wanted) = (api.engine().publisher().clone(), workload.clone());
+    let set = blocking(move || publisher.resources_of(&wanted, form)).await?.ok_or_else(|| unknown(&workload))?;
     let resources = outrigger_xds::Kind::ALL.into_iter().flat_map(|kind| {
         set.of(kind).by_name().values().map(move |resource| ResourceBody {
             kind: format!("{kind:?}"),

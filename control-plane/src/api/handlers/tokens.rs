@@ -126,6 +126,9 @@ pub(in crate::api) async fn revoke(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<serde_json::Value>, ApiError> {
+    if id.starts_with("outrigger-") {
+        return Err(ApiError::malformed("this is a token, and its id is wanted: `token list` shows the ids"));
+    }
     let id = TokenId(id.chars().take(64).collect());
     let missing = || ApiError::not_found(format!("there is no token {id} that is not revoked yet"));
     let store = Arc::clone(api.store());

@@ -55,6 +55,33 @@ fn an_unsafe_step_is_refused_unless_it_is_forced() {
 }
 
 #[test]
+fn who_cannot_confirm_holds_back_the_step_and_is_told_apart() {
+    struct Files(Vec<WorkloadKey>, Vec<WorkloadKey>);
+    impl Confirmations for Files {
+        fn unconfirmed(&self, _bundle: &str) -> Vec<WorkloadKey> {
+            self.0.clone()
+        }
+
+        fn silent(&self) -> Vec<WorkloadKey> {
+            self.1.clone()
+        }
+    }
+    let plane = Plane::new();
+    plane.step(Step::Introduce).expect("introduced");
+    plane.clock.advance(Duration::from_secs(300));
+    let behind = Files(vec![workload("envoy-1"), workload("web-1")], vec![workload("envoy-1")]);
+    assert_eq!(plane.authority.advance(&behind).expect("no failure"), None);
+    let status = plane.authority.status(&behind);
+    assert_eq!((status.silent.len(), status.unconfirmed.len()), (1, 2));
+    let [late, cannot] = &status.objections[..] else { panic!("{:?}", status.objections) };
+    assert!(late.ends_with("have not confirmed the new root: shop/web-1"), "{late}");
+    assert!(cannot.contains("cannot confirm: shop/envoy-1;") && cannot.contains("--force"), "{cannot}");
+    let behind = Files(vec![workload("envoy-1")], vec![workload("envoy-1")]);
+    assert_eq!(plane.authority.advance(&behind).expect("no failure"), None, "never by itself");
+    plane.authority.rotate(Step::Sign, Force::Yes, "test", &behind).expect("somebody has looked");
+}
+
+#[test]
 fn every_other_step_is_refused_in_every_phase() {
     let plane = Plane::new();
     let steps = [Step::Introduce, Step::Sign, Step::Retire, Step::Withdraw];

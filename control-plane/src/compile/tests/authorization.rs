@@ -2,7 +2,7 @@
 
 use outrigger_config::model::{Access, TlsMode};
 
-use super::{checked, compile, listener, proxy, with};
+use super::{TWO, checked, compile, listener, proxy, with};
 use crate::compile::Compiler;
 use crate::manifest::{Document, load};
 
@@ -144,4 +144,13 @@ fn a_workload_on_a_loopback_address_is_bound_there() {
     let bind = |workload: &str| listener(&proxy(&compiled, workload).config(None), "inbound:8080").bind.to_string();
     assert_eq!(bind("shop/a-1"), "127.0.0.1:15006");
     assert_eq!(bind("shop/b-1"), "0.0.0.0:15006");
+}
+
+#[test]
+fn the_application_is_told_who_calls() {
+    let config = checked(&compile(TWO), "shop/a-1");
+    let header = listener(&config, "inbound:8080").client_cert_header;
+    assert_eq!(header, outrigger_config::model::ClientCertHeader::Set);
+    let outbound = listener(&config, "outbound").client_cert_header;
+    assert_eq!(outbound, outrigger_config::model::ClientCertHeader::Sanitize);
 }

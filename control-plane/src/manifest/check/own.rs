@@ -13,7 +13,7 @@ use super::{Context, label, named, subdomain};
 use crate::manifest::object::{
     AuthorizationPolicy, JwtPolicy, MeshPolicy, Mtls, Set, Spec, Traffic, Workload, WorkloadPort,
 };
-use crate::manifest::{MESH_NAMESPACE, Name, limits, raw};
+use crate::manifest::{CONTROL_PLANE, MESH_NAMESPACE, Name, limits, raw};
 
 pub(in crate::manifest) fn workload(context: &Context<'_, '_>, spec: &raw::WorkloadSpec, span: Span) -> Option<Spec> {
     let raw::WorkloadSpec { service_account, zone, weight, address, outbound, ports, uses } = spec;
@@ -21,6 +21,12 @@ pub(in crate::manifest) fn workload(context: &Context<'_, '_>, spec: &raw::Workl
     let lack = ("this Workload has no `serviceAccount`", "add the service account of its identity");
     let account = check.required(service_account, span, lack);
     let account = account.filter(|(text, at)| named(check, (text, *at), ("name of a service account", subdomain)));
+    if let Some((text, at)) = account
+        && (context.id.namespace(), text.as_str()) == CONTROL_PLANE
+    {
+        let fix = "use another service account: whoever has this one could pass for the control plane";
+        context.error(at, "this is the identity of the control plane itself", fix);
+    }
     let lack = ("this Workload has no `address`", "add the IP address where other proxies reach it");
     let address = check.required(address, span, lack).and_then(|(text, at)| match text.parse::<IpAddr>() {
         Ok(ip) if !ip.is_unspecified() => Some(ip.to_canonical()),

@@ -16,9 +16,12 @@ fn conditions(outcome: &Outcome, kind: Kind, name: &str) -> Vec<(String, &'stati
         .collect()
 }
 
+/// Status and reason of a condition.
+type Said = (bool, &'static str);
+
 #[test]
 fn a_route_is_accepted_and_resolved_at_each_of_its_parents() {
-    let cases: [(&str, &str, (bool, &str), (bool, &str)); 9] = [
+    let cases: [(&str, &str, Said, Said); 9] = [
         ("{ name: b }", "{ name: b, port: 80 }", (true, "Accepted"), (true, "ResolvedRefs")),
         ("{ name: b, port: 80 }", "{ name: b, port: 80 }", (true, "Accepted"), (true, "ResolvedRefs")),
         ("{ name: b, sectionName: http }", "{ name: b, port: 80 }", (true, "Accepted"), (true, "ResolvedRefs")),

@@ -81,3 +81,16 @@ fn metadata_and_status_of_an_api_server_are_taken() {
     let outcome = read(&text);
     assert!(outcome.problems.is_empty(), "{:?}", said(&outcome));
 }
+
+#[test]
+fn nobody_is_registered_as_the_control_plane() {
+    let workload = |namespace: &str| {
+        format!(
+            "apiVersion: outrigger.dev/v1\nkind: Workload\nmetadata: {{ name: x, namespace: {namespace} }}\n\
+             spec: {{ serviceAccount: control, address: 127.0.0.1 }}\n"
+        )
+    };
+    let said = said(&read(&workload("outrigger")));
+    assert!(said[0].starts_with("4:25 this is the identity of the control plane"), "{said:?}");
+    assert!(!read(&workload("shop")).has_errors());
+}

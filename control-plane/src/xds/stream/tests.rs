@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
-use crate::fleet::{Denial, Fleet, ProxyStatus, Recorder, Refused, Source};
+use crate::fleet::{Denial, Fleet, Form, ProxyStatus, Recorder, Refused, Source};
 use crate::xds::limits::{ANSWER_WAIT, MAX_STREAMS_PER_WORKLOAD, OUTGOING};
 use crate::xds::wire::Delta;
 
@@ -78,7 +78,10 @@ struct Stream {
 
 impl Stream {
     fn open(place: &Arc<Place>, fleet: &Fleet) -> Self {
-        let ads = Ads::new(Arc::clone(place) as Arc<dyn Source>, fleet.clone());
+        Self::of(Ads::new(Arc::clone(place) as Arc<dyn Source>, fleet.clone()))
+    }
+
+    fn of(ads: Ads) -> Self {
         let workload = WorkloadKey::parse("shop/cart-1").unwrap();
         let peer = Peer { id: None, workload: Some(workload.clone()), address: "127.0.0.1:1".parse().unwrap() };
         let (requests, incoming) = mpsc::channel(64);
@@ -411,4 +414,36 @@ fn texts_of_a_proxy_are_cut_and_made_harmless() {
     assert_eq!(clip("a\u{1b}[31m\nb".to_owned()), "a [31m b");
     let long = clip("ä".repeat(5000));
     assert_eq!(long.len(), 1024);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_streams_at_once() {
+    let place = Place::with(&[(Kind::Cluster, "a", "1")]);
+    let fleet = Fleet::new(place.clone());
+    let (stop, stopped) = watch::channel(false);
+    let ads = Ads::new(Arc::clone(&place) as Arc<dyn Source>, fleet.clone()).until(stopped);
+    let mut stream = Stream::of(ads);
+    stream.ask(Kind::Cluster, &[]).await;
+    stream.next_taken().await;
+    let before = Instant::now();
+    stop.send(true).unwrap();
+    let status = stream.end().await.expect("it says why");
+    assert_eq!((status.code(), Instant::now()), (Code::Unavailable, before));
+    assert!(place.denials.lock().is_empty(), "nobody has done anything wrong");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generation_of_endpoints_alone_is_reached_without_gathering() {
+    let place = Place::with(&[(Kind::Cluster, "a", "1"), (Kind::Endpoints, "a", "1")]);
+    let fleet = Fleet::new(place.clone());
+    let mut stream = Stream::open(&place, &fleet);
+    stream.ask(Kind::Cluster, &[]).await;
+    stream.next_taken().await;
+    stream.ask(Kind::Endpoints, &["a"]).await;
+    stream.next_taken().await;
+    let before = Instant::now();
+    place.set_endpoints(2, &[(Kind::Cluster, "a", "1"), (Kind::Endpoints, "a", "2")]);
+    assert_eq!(names(&stream.next_taken().await), ["a"]);
+    assert!(fleet.await_synced(2, Duration::from_secs(5)).await.is_complete());
+    assert!(before.elapsed() < COALESCE, "{:?}", before.elapsed());
 }
