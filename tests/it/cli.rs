@@ -6,7 +6,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use crate::support::pki;
-use crate::support::{h1_client, proxy};
+use crate::support::proxy;
 
 struct Files(tempfile::TempDir);
 

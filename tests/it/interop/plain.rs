@@ -286,7 +286,7 @@ async fn run(program: Program, variant: Variant) {
     let (discovering, inlined) = (free_port(), free_port());
     let cors = filter("cors", "envoy.extensions.filters.http.cors.v3.Cors", json!({}));
     let mut resources = backends.clusters();
-    resources.push(listener("discovering", discovering, &manager(&discovered("main"), &[cors.clone()])));
+    resources.push(listener("discovering", discovering, &manager(&discovered("main"), std::slice::from_ref(&cors))));
     resources.push(listener("inline", inlined, &manager(&inline(&hosts()), &[cors])));
     resources.push(routes("main", &hosts()));
     server.set(&resources).await;

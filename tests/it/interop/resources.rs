@@ -98,8 +98,11 @@ pub fn endpoints(cluster: &str, addresses: &[SocketAddr]) -> Value {
     assignment(cluster, &[("zone-a", 1, &weighted)])
 }
 
+/// A zone, its weight, and its endpoints with theirs.
+pub type Zone<'a> = (&'a str, u32, &'a [(SocketAddr, u32)]);
+
 /// The endpoints of a cluster, by zone, with the weights of zones and endpoints.
-pub fn assignment(cluster: &str, zones: &[(&str, u32, &[(SocketAddr, u32)])]) -> Value {
+pub fn assignment(cluster: &str, zones: &[Zone<'_>]) -> Value {
     let endpoint = |(addr, weight): &(SocketAddr, u32)| json!({ "endpoint": { "address": socket(*addr) }, "load_balancing_weight": weight });
     let locality = |(zone, weight, list): &(&str, u32, &[(SocketAddr, u32)])| {
         json!({

@@ -36,7 +36,7 @@ async fn secured(mesh: &Mesh) -> (Foreign, Papers) {
     (server, Papers { certificate: path("proxy.pem"), key: path("proxy.key"), roots, name })
 }
 
-fn secret(name: &str, what: &str, content: Value) -> Value {
+fn secret(name: &str, what: &str, content: &Value) -> Value {
     json!({ "@type": typed("extensions.transport_sockets.tls.v3.Secret"), "name": name, what: content })
 }
 
@@ -45,11 +45,11 @@ fn certificate(name: &str, credential: &Credential) -> Value {
         "certificate_chain": { "inline_string": credential.chain },
         "private_key": { "inline_string": credential.key },
     });
-    secret(name, "tls_certificate", content)
+    secret(name, "tls_certificate", &content)
 }
 
 fn roots(name: &str, pem: &str) -> Value {
-    secret(name, "validation_context", json!({ "trusted_ca": { "inline_string": pem } }))
+    secret(name, "validation_context", &json!({ "trusted_ca": { "inline_string": pem } }))
 }
 
 fn sds(name: &str) -> Value {
@@ -133,7 +133,7 @@ async fn secrets(program: Program) {
             // The roots of the mesh, below which a certificate is an identity.
             roots("ROOTCA", &mesh.root.pem),
             tls_listener(("tls", "clients"), port, &manager(&to_behind, &[])),
-            tls_listener(("ruled", "ROOTCA"), ruled, &manager(&to_behind, &[only_cart.clone()])),
+            tls_listener(("ruled", "ROOTCA"), ruled, &manager(&to_behind, std::slice::from_ref(&only_cart))),
         ])
         .await;
     let plane = Plane { addr: server.addr, variant: Variant::Delta, tls: Some(papers) };
