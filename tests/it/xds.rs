@@ -249,7 +249,8 @@ async fn a_listener_whose_address_was_taken_is_tried_again_until_it_is_free() {
         scene.becomes("two").await;
         drop(taken);
         // Nothing more is said by the server.
-        eventually_config(&proxy, |config| config["refused"].as_object().is_none_or(serde_json::Map::is_empty)).await;
+        eventually_config(&proxy, |config| config["controlPlane"]["refusals"].as_array().is_some_and(Vec::is_empty))
+            .await;
         let listeners = proxy.admin_json("/listeners").await;
         assert_eq!(listeners[0]["address"], elsewhere.to_string(), "{listeners:#}");
         assert_eq!(h1_client::get(elsewhere, "/").await.status, 200);
