@@ -430,7 +430,7 @@ impl Client {
             self.store.commit(&refused.keys().cloned().collect());
             self.catalog.keep_only(&self.store);
             self.want();
-            self.hang_up_over(refused.keys().filter(|id| reopened.contains(id)));
+            self.hang_up_over(refused.keys().filter(|id| reopened.contains(*id)));
             self.metrics.control.from_disk(saved);
             tracing::warn!(%path, "no control plane yet: what it said last is in effect");
             self.status.applied(self.store.versions(), self.refusals.clone(), self.catalog.missing(&self.store));
