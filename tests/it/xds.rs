@@ -2,6 +2,7 @@
 //! refused is named and changes nothing, and the control plane's absence changes nothing at all.
 
 mod identity;
+mod secrets;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -232,6 +233,67 @@ async fn a_listener_whose_address_is_taken_is_refused_and_the_one_before_goes_on
 }
 
 #[tokio::test]
+async fn a_listener_whose_address_was_taken_is_tried_again_until_it_is_free() {
+    let scene = Scene::new().await;
+    for speaks in [Speaks::Both, Speaks::Whole] {
+        let ads = Ads::start(speaks);
+        ads.set(scene.routed("one"));
+        let state = tempfile::tempdir().expect("a folder");
+        let launch = keeps(state.path());
+        let proxy = Proxy::start_yaml(&BTreeMap::new(), &bootstrap(&[ads.addr()]), &launch, Until::Ready).await;
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let elsewhere = taken.local_addr().expect("an address");
+        ads.put(routed(elsewhere.port(), "two", &[scene.backend.addr()]));
+        let refused = ads.heard("a refusal", |told| told.error.is_some()).await;
+        assert_eq!((refused.kind, &*refused.refusals[0].0), (Kind::Listener, "in"));
+        scene.becomes("two").await;
+        drop(taken);
+        // Nothing more is said by the server.
+        eventually_config(&proxy, |config| config["controlPlane"]["refusals"].as_array().is_some_and(Vec::is_empty))
+            .await;
+        let listeners = proxy.admin_json("/listeners").await;
+        assert_eq!(listeners[0]["address"], elsewhere.to_string(), "{listeners:#}");
+        assert_eq!(h1_client::get(elsewhere, "/").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_control_plane_that_has_nothing_makes_a_proxy_ready() {
+    for speaks in [Speaks::Both, Speaks::Whole] {
+        let scene = Scene::new().await;
+        let ads = Ads::start(speaks);
+        let _proxy = scene.proxy(&[&ads]).await;
+        ads.set(scene.routed("one"));
+        eventually(PATIENCE, "the listener comes", || std::net::TcpStream::connect(scene.addr()).is_ok()).await;
+        scene.becomes("one").await;
+    }
+}
+
+#[tokio::test]
+async fn a_start_from_disk_leaves_out_a_listener_whose_address_is_taken_and_takes_it_up_when_it_is_free() {
+    let scene = Scene::new().await;
+    let mut ads = Ads::start(Speaks::Both);
+    let second = free_port();
+    let both = resources(&format!(
+        "listeners: [{{ name: in, bind: \"127.0.0.1:{}\", routes: main }}, {{ name: more, bind: \"127.0.0.1:{second}\", routes: main }}]\n\
+         routes: {{ main: [{{ rules: [{{ backendRefs: [{{ cluster: c }}] }}] }}] }}\n\
+         clusters: {{ c: {{ protocol: http1, endpoints: [\"{}\"] }} }}\n",
+        scene.port,
+        scene.backend.addr()
+    ));
+    ads.set(both);
+    drop(scene.proxy(&[&ads]).await);
+    ads.kill();
+    let second = SocketAddr::from(([127, 0, 0, 1], second));
+    let taken = std::net::TcpListener::bind(second).expect("bind");
+    let _proxy = scene.proxy(&[&ads]).await;
+    assert_eq!(h1_client::get(scene.addr(), "/").await.status, 200);
+    drop(taken);
+    eventually(PATIENCE, "the address is taken up", || std::net::TcpStream::connect(second).is_ok()).await;
+    assert_eq!(h1_client::get(second, "/").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_route_to_a_cluster_that_is_not_there_answers_503_until_it_comes() {
     let scene = Scene::new().await;
     let ads = Ads::start(Speaks::Both);
@@ -271,6 +333,14 @@ async fn changed_endpoints_take_effect_in_place_without_a_new_configuration() {
     assert_eq!((&after["generation"], &after["hash"]), (&before["generation"], &before["hash"]));
     assert_eq!(after["config"]["clusters"]["c"]["endpoints"][0]["address"], other.addr().to_string(), "{after:#}");
     assert_eq!(proxy.metric("outrigger_control_endpoint_updates_total", &[]).await, 1.0);
+
+    // Other settings of the process do not take them back.
+    let file = proxy.config_path();
+    let text = std::fs::read_to_string(&file).expect("the file of the process");
+    std::fs::write(&file, text.replace("acceptFor: 0s", "acceptFor: 1s")).expect("written");
+    let generation = |config: &serde_json::Value| config["generation"].as_u64();
+    eventually_config(&proxy, |config| generation(config) > generation(&before)).await;
+    assert_eq!(kept.get("/").await.text(), "other");
 
     // The next configuration has them as well.
     ads.set(routed(scene.port, "two", &[other.addr()]));

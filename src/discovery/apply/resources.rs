@@ -75,7 +75,13 @@ impl Applier {
         self.bootstrap = Some(Arc::clone(&bootstrap));
         let Some(running) = self.status.running().filter(|running| running.generation > 0) else { return };
         let model::Config { node, admin, access_log, workers, drain, identity, .. } = (*bootstrap.config).clone();
-        let running_config = (*running.loaded.config).clone();
+        let mut running_config = (*running.loaded.config).clone();
+        // Endpoints that came alone are in no configuration, and must not be taken back.
+        for (name, cluster) in &mut running_config.clusters {
+            if let Some(endpoints) = self.parts.registry.assigned(name) {
+                cluster.endpoints = endpoints.to_vec();
+            }
+        }
         let identity = identity.or_else(|| running_config.identity.clone());
         let config = model::Config { node, admin, access_log, workers, drain, identity, ..running_config };
         let hash = running.loaded.hash.clone();

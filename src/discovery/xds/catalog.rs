@@ -97,23 +97,18 @@ impl Catalog {
         missing
     }
 
-    /// The clusters in effect that have these endpoints. `None`: they were not there before, so more than endpoints
-    /// changes.
-    pub(crate) fn clusters_with(&self, store: &Store, endpoints: &Arc<str>) -> Option<Vec<Arc<str>>> {
-        store.taken(Kind::Endpoints, endpoints)?;
+    /// The clusters in effect that have any of these endpoints. One look at all of them, however many change.
+    pub(crate) fn clusters_with(&self, store: &Store, endpoints: &BTreeSet<&Arc<str>>) -> Vec<Arc<str>> {
         let mut clusters = Vec::new();
-        for (kind, name, held) in store.accepted() {
-            if kind != Kind::Cluster {
-                continue;
-            }
+        for (kind, name, held) in store.accepted().filter(|(kind, ..)| *kind == Kind::Cluster) {
             let Some(decoded) = self.get(&(kind, Arc::clone(name)), held) else { continue };
             if let What::Cluster(cluster) = &decoded.what
-                && cluster.discovers_endpoints.as_ref() == Some(endpoints)
+                && cluster.discovers_endpoints.as_ref().is_some_and(|source| endpoints.contains(source))
             {
                 clusters.push(Arc::clone(name));
             }
         }
-        Some(clusters)
+        clusters
     }
 
     /// The newest endpoints of a cluster in effect.

@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use super::blocked::Blocked;
 use super::catalog::Catalog;
 use super::identity::Identity;
 use super::link::Event;
@@ -41,6 +42,9 @@ pub struct Client {
     unanswered: Vec<Unanswered>,
     /// Standing refusals, by what was refused.
     refusals: BTreeMap<Id, Refused>,
+    blocked: Blocked,
+    /// Kinds of which the server of this stream said something.
+    heard: BTreeSet<Kind>,
     /// When what came takes effect, and when at the latest.
     due: Option<Instant>,
     latest: Option<Instant>,
@@ -116,6 +120,8 @@ impl Client {
             catalog,
             unanswered: Vec::new(),
             refusals: BTreeMap::new(),
+            blocked: Blocked::default(),
+            heard: BTreeSet::new(),
             due: None,
             latest: None,
             start: Start::Empty,
@@ -192,7 +198,8 @@ impl Client {
         let quiet = self.stream.as_ref().filter(|stream| !stream.confirmed).map(|stream| stream.since + CONFIRM);
         let quiet = quiet.filter(|_| self.start == Start::Done && self.due.is_none());
         let touch = self.stream.as_ref().map(|_| self.touch);
-        [self.due, start, quiet, touch].into_iter().flatten().min()
+        let blocked = self.blocked.due().filter(|_| self.start == Start::Done);
+        [self.due, start, quiet, touch, blocked].into_iter().flatten().min()
     }
 
     fn on(&mut self, event: Event) {
@@ -200,6 +207,7 @@ impl Client {
             Event::Open { server, variant, requests, open } => {
                 tracing::info!(%server, protocol = variant.as_str(), "connected to the control plane");
                 self.unanswered.clear();
+                self.heard.clear();
                 self.store.discard();
                 (self.due, self.latest) = (None, None);
                 let versions = self.store.versions();
@@ -243,6 +251,8 @@ impl Client {
         let Some(stream) = &mut self.stream else { return };
         let kind = response.kind;
         stream.confirmed = true;
+        self.heard.insert(kind);
+        let variant = stream.session.variant();
         self.metrics.control.response(label(kind));
         tracing::debug!(
             kind = label(kind),
@@ -277,6 +287,7 @@ impl Client {
             }
         });
         self.store.stage(&update);
+        self.blocked.heard(&update, variant);
         let Update { refused, contents, receipt, .. } = update;
         self.unanswered.push(Unanswered { receipt, contents, refused });
         // Others refer to nothing that has to be asked for.
@@ -333,19 +344,28 @@ impl Client {
         self.start == Start::Done || known(Kind::Listener) && known(Kind::Cluster)
     }
 
+    /// Whether a first configuration is known to be complete although nothing new came: the server has nothing, or nothing
+    /// else than is known.
+    fn has_nothing(&self) -> bool {
+        let all = [Kind::Listener, Kind::Cluster].iter().all(|kind| self.heard.contains(kind));
+        let refused = self.unanswered.iter().any(|one| !one.refused.is_empty()) || !self.refusals.is_empty();
+        self.start != Start::Done && all && !refused
+    }
+
     /// The clusters whose endpoints change, if that is all that changes.
     fn endpoints_only(&self) -> Option<Vec<Arc<str>>> {
         if self.start != Start::Done {
             return None;
         }
-        let mut clusters = Vec::new();
+        let mut endpoints = BTreeSet::new();
         for ((kind, name), held) in self.store.pending() {
-            if *kind != Kind::Endpoints || held.is_none() {
+            // Where there were none before, more than endpoints changes.
+            if *kind != Kind::Endpoints || held.is_none() || self.store.taken(*kind, name).is_none() {
                 return None;
             }
-            clusters.extend(self.catalog.clusters_with(&self.store, name)?);
+            endpoints.insert(name);
         }
-        Some(clusters)
+        Some(self.catalog.clusters_with(&self.store, &endpoints))
     }
 
     /// Puts into effect what came, and answers. Not cancel safe: it is called where nothing interrupts it.
@@ -362,9 +382,29 @@ impl Client {
             self.apply_pending(applier).await;
         }
         self.confirm(now);
+        self.try_blocked(now);
         if self.stream.is_some() && self.touch <= now && self.start == Start::Done {
             self.save_later();
         }
+    }
+
+    /// Tries listeners again whose address was taken.
+    fn try_blocked(&mut self, now: Instant) {
+        if self.start != Start::Done {
+            return;
+        }
+        let listeners = self.blocked.take(now);
+        if listeners.is_empty() {
+            return;
+        }
+        for (name, held) in listeners {
+            // It was good when it came.
+            if self.catalog.decode((Kind::Listener, &name), &held.version, &held.body).is_ok() {
+                self.store.again((Kind::Listener, name), held);
+            }
+        }
+        self.want();
+        self.schedule();
     }
 
     /// A server that was told what is known and has nothing to say agrees.
@@ -381,15 +421,21 @@ impl Client {
     async fn apply_saved(&mut self, applier: &mut Applier, saved: SystemTime) {
         self.start = Start::Empty;
         let path: Arc<str> = self.file.path().display().to_string().into();
+        let reopened = self.store.reopen(|_, _| true);
         let refused = self.put(applier, Origin::LastResources(Arc::clone(&path))).await;
         for refusal in refused.values().flatten() {
             tracing::error!(%refusal, "a resource on disk cannot be used");
         }
         if self.start == Start::Done {
+            self.store.commit(&refused.keys().cloned().collect());
+            self.catalog.keep_only(&self.store);
+            self.want();
+            self.hang_up_over(refused.keys().filter(|id| reopened.contains(*id)));
             self.metrics.control.from_disk(saved);
             tracing::warn!(%path, "no control plane yet: what it said last is in effect");
             self.status.applied(self.store.versions(), self.refusals.clone(), self.catalog.missing(&self.store));
         } else {
+            self.store.close(&reopened);
             // Perhaps there is a certificate by then.
             self.start = Start::Waiting { until: Instant::now() + AGAIN, saved };
         }
@@ -397,7 +443,8 @@ impl Client {
 
     async fn apply_pending(&mut self, applier: &mut Applier) {
         let mut endpoints_only = false;
-        if self.store.pending().is_empty() {
+        let mut dropped = BTreeSet::new();
+        if self.store.pending().is_empty() && !self.has_nothing() {
             // Nothing new, but something to answer.
         } else if let Some(clusters) = self.endpoints_only() {
             endpoints_only = true;
@@ -418,8 +465,15 @@ impl Client {
         } else {
             let origin = self.stream.as_ref().map_or_else(|| "-".into(), |stream| Arc::clone(&stream.server));
             let changed: Vec<Id> = self.store.pending().keys().cloned().collect();
+            // What is on disk and cannot be used any more must not be in the way of a first configuration.
+            let first = self.start != Start::Done;
+            let reopened = if first { self.store.reopen(|_, _| true) } else { BTreeSet::new() };
             let refused = self.put(applier, Origin::ControlPlane(origin)).await;
+            if self.start != Start::Done {
+                self.store.close(&reopened);
+            }
             let ids: BTreeSet<Id> = refused.keys().cloned().collect();
+            dropped = ids.intersection(&reopened).cloned().collect();
             for id in &changed {
                 self.refusals.remove(id);
             }
@@ -444,6 +498,15 @@ impl Client {
             self.status.applied(self.store.versions(), self.refusals.clone(), waiting);
         }
         self.send(answers);
+        self.hang_up_over(&dropped);
+    }
+
+    /// The server believes that these are in effect, and would not send them again: the next stream says that they are not.
+    fn hang_up_over<'a>(&mut self, dropped: impl IntoIterator<Item = &'a Id>) {
+        let unknown = dropped.into_iter().any(|id| !self.blocked.has(id) && self.store.taken(id.0, &id.1).is_none());
+        if unknown && self.stream.is_some() {
+            self.hang_up();
+        }
     }
 
     fn note_sync(&mut self) {
@@ -587,6 +650,7 @@ impl Client {
                 NotBuilt::Material(errors) => self.catalog.attribute_material(&self.store, &errors),
                 NotBuilt::Machine(Unput::Bind(error)) => {
                     let name = Arc::clone(&error.listener);
+                    self.block(&name);
                     let (field, reason) = ("address".to_owned(), error.to_string());
                     vec![Refusal { kind: Kind::Listener, name, field, reason }]
                 }
@@ -599,6 +663,14 @@ impl Client {
                 self.refuse_all(&mut refused, &problems);
                 return refused;
             }
+        }
+    }
+
+    /// The address of a listener is taken. It may be one that was taken long ago and only now has its routes.
+    fn block(&mut self, name: &Arc<str>) {
+        self.store.reopen(|kind, known| kind == Kind::Listener && known == &**name);
+        if let Some(Some(held)) = self.store.pending().get(&(Kind::Listener, Arc::clone(name))) {
+            self.blocked.note(Arc::clone(name), held.clone(), Instant::now());
         }
     }
 

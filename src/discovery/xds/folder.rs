@@ -5,13 +5,18 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use outrigger_config::model::{CertificateFiles, Identity, Place};
+use parking_lot::Mutex;
 
 /// Where they are.
 #[derive(Debug, Clone)]
 pub(crate) struct IdentityFolder {
     root: PathBuf,
+    /// Held by whoever replaces the set: a renewal and a new bundle may come at the same time, and neither must undo the
+    /// other.
+    turn: Arc<Mutex<()>>,
 }
 
 /// A set, PEM.
@@ -32,7 +37,7 @@ impl std::fmt::Debug for IdentitySet {
 impl IdentityFolder {
     /// Below the state folder.
     pub(crate) fn new(state: &Path) -> Self {
-        Self { root: state.join("identity") }
+        Self { root: state.join("identity"), turn: Arc::default() }
     }
 
     /// The files as a configuration names them.
@@ -70,6 +75,28 @@ impl IdentityFolder {
     /// # Errors
     /// When it cannot be written; what was there is kept then.
     pub(crate) fn write(&self, set: &IdentitySet) -> io::Result<()> {
+        let _turn = self.turn.lock();
+        self.replace(set)
+    }
+
+    /// Makes another set out of the one that is there, which nobody replaces meanwhile. `None` leaves it as it is.
+    ///
+    /// # Errors
+    /// As `change` says, and when the set cannot be read or written.
+    pub(crate) fn change(
+        &self,
+        change: impl FnOnce(IdentitySet) -> Result<Option<IdentitySet>, String>,
+    ) -> Result<(), String> {
+        let _turn = self.turn.lock();
+        let said = |error: io::Error| error.to_string();
+        let Some(set) = self.read().map_err(said)? else { return Ok(()) };
+        match change(set)? {
+            Some(set) => self.replace(&set).map_err(said),
+            None => Ok(()),
+        }
+    }
+
+    fn replace(&self, set: &IdentitySet) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.root)?;
         let before = fs::read_link(self.root.join(CURRENT)).ok();
         let number = before.as_deref().and_then(number_of).map_or(1, |number| number.wrapping_add(1));
@@ -144,6 +171,28 @@ mod tests {
         let files = folder.identity().certificate;
         assert_eq!((mode(&files.private_key), mode(&folder.root)), (0o600, 0o700));
         assert_eq!(mode(files.private_key.parent().expect("a folder")), 0o700);
+    }
+
+    #[test]
+    fn a_new_bundle_and_a_renewal_at_the_same_time_undo_nothing() {
+        let root = tempfile::tempdir().expect("a folder");
+        let folder = IdentityFolder::new(root.path());
+        folder.write(&set("0")).expect("written");
+        for round in 1..=20 {
+            let renewing = folder.clone();
+            let (began, begins) = std::sync::mpsc::channel();
+            let renewal = std::thread::spawn(move || {
+                begins.recv().expect("the change began");
+                renewing.write(&set(&round.to_string())).expect("written");
+            });
+            let changed = folder.change(|set| {
+                began.send(()).expect("somebody waits");
+                Ok(Some(IdentitySet { bundle: "new roots".to_owned(), ..set }))
+            });
+            changed.expect("changed");
+            renewal.join().expect("no panic");
+            assert_eq!(folder.read().expect("read"), Some(set(&round.to_string())), "the renewal came second");
+        }
     }
 
     #[test]

@@ -115,13 +115,17 @@ impl Identity {
     /// # Errors
     /// What is wrong with them, or with the disk; nothing has changed then.
     pub(crate) fn take_bundle(&self, pem: &str) -> Result<(), String> {
-        let Some(set) = self.current().map_err(|error| error.to_string())? else { return Ok(()) };
-        if self.bootstrap.identity.is_some() || set.bundle == pem {
+        if self.bootstrap.identity.is_some() {
             return Ok(());
         }
-        let set = IdentitySet { bundle: pem.to_owned(), ..set };
-        self.check(&set, SystemTime::now())?;
-        self.folder.write(&set).map_err(|error| error.to_string())
+        self.folder.change(|set| {
+            if set.bundle == pem {
+                return Ok(None);
+            }
+            let set = IdentitySet { bundle: pem.to_owned(), ..set };
+            self.check(&set, SystemTime::now())?;
+            Ok(Some(set))
+        })
     }
 
     /// Gets a certificate and renews it, for ever; returns when certificates come another way.

@@ -11,6 +11,7 @@
 //! ```
 
 mod backoff;
+mod blocked;
 mod catalog;
 mod client;
 mod dial;

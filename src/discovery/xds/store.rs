@@ -131,6 +131,34 @@ impl Store {
         }
     }
 
+    /// Makes what was taken count as what came, where nothing came instead of it: so it can be left out. What that is.
+    pub(crate) fn reopen(&mut self, which: impl Fn(Kind, &str) -> bool) -> BTreeSet<Id> {
+        let mut reopened: Vec<(Id, Held)> = Vec::new();
+        for (kind, of) in &mut self.accepted {
+            let pending = &self.pending;
+            let taken =
+                of.extract_if(.., |name, _| which(*kind, name) && !pending.contains_key(&(*kind, Arc::clone(name))));
+            reopened.extend(taken.map(|(name, held)| ((*kind, name), held)));
+        }
+        let ids = reopened.iter().map(|(id, _)| id.clone()).collect();
+        self.pending.extend(reopened.into_iter().map(|(id, held)| (id, Some(held))));
+        ids
+    }
+
+    /// The opposite of [`Store::reopen`].
+    pub(crate) fn close(&mut self, reopened: &BTreeSet<Id>) {
+        for (kind, name) in reopened {
+            if let Some(Some(held)) = self.pending.remove(&(*kind, Arc::clone(name))) {
+                self.accepted.entry(*kind).or_default().insert(Arc::clone(name), held);
+            }
+        }
+    }
+
+    /// Tries again what was refused, unless something came instead of it.
+    pub(crate) fn again(&mut self, id: Id, held: Held) {
+        self.pending.entry(id).or_insert(Some(held));
+    }
+
     /// Forgets what came and is not in effect. A new stream begins with what was taken: of anything else its server
     /// would not say that it is gone.
     pub(crate) fn discard(&mut self) {

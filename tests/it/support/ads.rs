@@ -315,7 +315,9 @@ impl Plane {
         let changed: Vec<&Resource> =
             wanted.values().filter(|one| asked.sent.get(&*one.name).is_none_or(|v| **v != *one.version)).collect();
         let removed: Vec<String> = asked.sent.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
-        if changed.is_empty() && removed.is_empty() {
+        // That there is nothing at all is said once.
+        let nothing = std::mem::take(&mut asked.stale) && wanted.is_empty();
+        if changed.is_empty() && removed.is_empty() && !nothing {
             return None;
         }
         self.note_sent(kind, changed.iter().map(|one| one.name.to_string()));
@@ -395,6 +397,7 @@ impl AggregatedDiscoveryService for Plane {
                         if first {
                             of_kind.names = (!names.is_empty()).then(BTreeSet::new);
                             of_kind.sent = message.initial_resource_versions.clone().into_iter().collect();
+                            of_kind.stale = of_kind.names.is_none();
                         }
                         if let Some(known) = &mut of_kind.names {
                             known.extend(names.iter().cloned());

@@ -74,7 +74,7 @@ impl Guards {
         names.sort();
         for name in names {
             let at = at.key("policies", name);
-            if name == REST && action == AccessAction::Allow && !shadow {
+            if name == REST && action == AccessAction::Allow && !shadow && is_everything(&policies[name]) {
                 self.rest = true;
                 continue;
             }
@@ -141,6 +141,16 @@ impl Guards {
 /// Names the policy of a listener.
 pub(super) fn refer(listener: &mut Listener, policy: Option<&Authorization>) {
     listener.authorization = policy.map(|policy| policy.name.clone());
+}
+
+/// Whether a policy takes every request of everybody: another one may have the name that ours has.
+fn is_everything(policy: &rbac::Policy) -> bool {
+    let all = rbac::Policy {
+        permissions: vec![rbac::Permission { rule: Some(rbac::permission::Rule::Any(true)) }],
+        principals: vec![rbac::Principal { identifier: Some(rbac::principal::Identifier::Any(true)) }],
+        ..Default::default()
+    };
+    *policy == all
 }
 
 fn claim(at: &At<'_>, message: &extensions::Claim) -> Option<ClaimMatch> {

@@ -57,6 +57,10 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn finish(self, what: Option<What>) -> Result<Decoded, Vec<Refusal>> {
+        if what.is_none() && self.is_clean() {
+            // A refusal without a word would be an acknowledgement.
+            self.root().refuse("this cannot be read");
+        }
         let refusals = self.refusals.into_inner();
         match what {
             Some(what) if refusals.is_empty() => {

@@ -360,3 +360,47 @@ fn settings_of_an_unknown_type_are_refused_on_the_route_that_has_them() {
     let found = fields(take(Kind::Route, "main", &host(vec![one])));
     assert_eq!(found, ["virtual_hosts[0].routes[0].typed_per_filter_config[\"fault\"]"]);
 }
+
+#[test]
+fn a_secret_that_names_a_file_is_refused_whatever_the_path() {
+    use outrigger_xds::envoy::extensions::transport_sockets::tls::v3 as tls;
+    for path in ["/etc/key.pem", "..", "/", ""] {
+        let file = Some(core::DataSource {
+            specifier: Some(core::data_source::Specifier::Filename(path.to_owned())),
+            ..Default::default()
+        });
+        let certificate =
+            tls::TlsCertificate { certificate_chain: file.clone(), private_key: file, ..Default::default() };
+        let secret = tls::Secret { name: "s".to_owned(), r#type: Some(tls::secret::Type::TlsCertificate(certificate)) };
+        let fields = fields(take(Kind::Secret, "s", &secret));
+        assert_eq!(fields[0], "tls_certificate.certificate_chain.filename", "{path}");
+    }
+}
+
+#[test]
+fn a_policy_named_like_our_rest_allows_only_what_it_says() {
+    use outrigger_xds::envoy::config::rbac::v3 as rbac;
+    use outrigger_xds::envoy::extensions::filters::http::rbac::v3 as http_rbac;
+    let policy = |port| rbac::Policy {
+        permissions: vec![rbac::Permission { rule: Some(port) }],
+        principals: vec![rbac::Principal { identifier: Some(rbac::principal::Identifier::Any(true)) }],
+        ..Default::default()
+    };
+    for (rule, default, rules) in [
+        (rbac::permission::Rule::DestinationPort(80), Access::Deny, 1),
+        (rbac::permission::Rule::Any(true), Access::Allow, 0),
+    ] {
+        let guard = http_rbac::Rbac {
+            rules: Some(rbac::Rbac { policies: HashMap::from([("*".to_owned(), policy(rule))]), ..Default::default() }),
+            ..Default::default()
+        };
+        let message = listening(vec![filter("rbac", any(&guard), false), routing()]);
+        let outrigger_xds::decode::What::Listener(decoded) =
+            take(Kind::Listener, "edge", &message).expect("taken").what
+        else {
+            panic!("a listener");
+        };
+        let authorization = decoded.authorization.as_ref().expect("a policy");
+        assert_eq!((authorization.default, authorization.rules.len()), (default, rules));
+    }
+}
