@@ -4,6 +4,7 @@
 
 mod absence;
 mod endpoints;
+mod kills;
 mod load;
 mod plane;
 mod pushes;
