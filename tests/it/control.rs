@@ -3,7 +3,9 @@
 //! The heavy forms (300 pushes, 100 kills, whole rotations of roots) run with `OUTRIGGER_FULL=1`.
 
 mod absence;
+mod authority;
 mod endpoints;
+mod intruders;
 mod kills;
 mod load;
 mod plane;
