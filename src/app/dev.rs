@@ -87,7 +87,10 @@ impl Mesh {
                 interrupted = tokio::signal::ctrl_c() => { interrupted.map_err(say)?; break }
                 _ = term.recv() => break,
                 changed = changes.changed() => match changed {
-                    Ok(()) => self.follow().await?,
+                    // What runs goes on; the next change may bring what is missing.
+                    Ok(()) => if let Err(problem) = self.follow().await {
+                        tracing::error!(problem, "a workload of this machine cannot be started");
+                    },
                     Err(_) => break,
                 },
             }
@@ -97,7 +100,8 @@ impl Mesh {
         Ok(Report::default())
     }
 
-    /// Starts the proxies of workloads that are new, and ends those of workloads that are gone.
+    /// Starts the proxies of workloads that are new, and ends those of workloads that are gone. Demo services are started
+    /// where applications have moved to.
     async fn follow(&mut self) -> Result<(), String> {
         let locals = dev::locals(&self.control.engine().view().mesh);
         let gone: Vec<WorkloadKey> = self.proxies.keys().filter(|key| !locals.contains_key(key)).cloned().collect();
@@ -106,11 +110,15 @@ impl Mesh {
             self.proxies.remove(&key);
         }
         for (key, local) in locals {
-            if self.proxies.contains_key(&key) {
+            if self.proxies.get(&key).is_some_and(|(known, _)| *known == local) {
                 continue;
             }
             self.served.extend(dev::start_services(&local).map_err(|error| format!("a demo service: {error}"))?);
-            let app = self.start(&local).await.map_err(|error| format!("the proxy of {key}: {error}"))?;
+            let app = match self.proxies.remove(&key) {
+                // It hears from the control plane what has changed.
+                Some((_, app)) => app,
+                None => self.start(&local).await.map_err(|error| format!("the proxy of {key}: {error}"))?,
+            };
             self.proxies.insert(key, (local, app));
         }
         Ok(())

@@ -23,7 +23,7 @@ use outrigger_control::serve;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use self::folder::{Folder, near, write_new};
+use self::folder::{Folder, Ports, write_new};
 use self::service::Service;
 use super::Report;
 use crate::base::task;
@@ -36,10 +36,11 @@ pub struct Dev {
     grpc: SocketAddr,
     api: SocketAddr,
     requests: Requests,
+    _ports: Ports,
 }
 
 /// A workload of this machine: its proxy runs here.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Local {
     /// Its name.
     pub key: WorkloadKey,
@@ -74,16 +75,16 @@ impl Dev {
     /// # Errors
     /// When the directory cannot be read, a folder not be made, or no port be had.
     pub fn prepare(directory: Option<PathBuf>, requests: Requests) -> io::Result<Self> {
+        let ports = Ports::choose()?;
         let folder = match directory {
             Some(directory) => Folder::of(directory)?,
-            None => Folder::demo()?,
+            None => Folder::demo(&ports)?,
         };
         let documents = Found::in_directory(&folder.manifests)?.documents();
         let trust_domain = manifest::load(&documents, None).mesh.trust_domain();
-        // Both are held until both are chosen.
-        let (grpc, api) = (near(serve::GRPC_ADDRESS.port())?, near(serve::API_ADDRESS.port())?);
-        let (grpc, api) = (grpc.local_addr()?, api.local_addr()?);
-        Ok(Self { folder, trust_domain, grpc, api, requests })
+        let at = |usual: SocketAddr| SocketAddr::new(usual.ip(), ports.of(usual.port()));
+        let (grpc, api) = (at(serve::GRPC_ADDRESS), at(serve::API_ADDRESS));
+        Ok(Self { folder, trust_domain, grpc, api, requests, _ports: ports })
     }
 
     /// The control plane for it.
@@ -112,12 +113,11 @@ impl Dev {
             return Err(error);
         }
         write_new(&token_file, token)?;
-        let admin = near(0)?.local_addr()?;
         let log = if self.requests == Requests::Shown { "stdout" } else { "off" };
         let text = format!(
             "\
 node: {{ id: {name}, service: {service} }}
-admin: {{ address: '{admin}' }}
+admin: {{ address: '127.0.0.1:0' }}
 accessLog: {log}
 workers: 1
 controlPlane:
@@ -161,7 +161,8 @@ controlPlane:
                 inbound.join(", "),
             );
             for application in &local.applications {
-                let what = if served.contains(application) { "a demo service" } else { "already served on this machine" };
+                let what =
+                    if served.contains(application) { "a demo service" } else { "already served on this machine" };
                 let _ = writeln!(out, "  {:<20} its application {application}: {what}", "");
             }
         }
@@ -176,7 +177,10 @@ controlPlane:
                 caller = caller.account,
             );
             if self.folder.is_demo() {
-                let inbound = proxies.iter().find(|(local, _)| *local.account == *to).and_then(|(local, _)| local.inbound.first());
+                let inbound = proxies
+                    .iter()
+                    .find(|(local, _)| *local.account == *to)
+                    .and_then(|(local, _)| local.inbound.first());
                 let _ = write!(
                     out,
                     "\n\

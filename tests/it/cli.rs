@@ -6,7 +6,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use crate::support::pki;
-use crate::support::{h1_client, proxy, within};
+use crate::support::{h1_client, proxy};
 
 struct Files(tempfile::TempDir);
 
@@ -182,7 +182,7 @@ fn help_names_every_command() {
     let output = files.run(&["--help"]);
     assert!(output.status.success());
     let help = text(&output.stdout);
-    for command in ["run", "check", "explain", "schema", "dev", "completions"] {
+    for command in ["run", "check", "explain", "schema", "dev", "control", "completions"] {
         assert!(help.lines().any(|l| l.trim_start().starts_with(command)), "{command} in:\n{help}");
         let output = files.run(&[command, "--help"]);
         assert!(output.status.success() && output.stdout.len() > 100, "{command} --help");
@@ -216,58 +216,8 @@ fn check_sums_up_the_certificates_that_a_configuration_names() {
     }
     let said = text(&files.run(&["check", "proxy.yaml"]).stdout);
     assert!(said.contains(", 1 certificate, valid until 2"), "{said}");
-    let list: Value = serde_json::from_slice(&files.run(&["check", "--format", "json", "proxy.yaml"]).stdout).expect("JSON");
+    let list: Value =
+        serde_json::from_slice(&files.run(&["check", "--format", "json", "proxy.yaml"]).stdout).expect("JSON");
     assert_eq!(list[0]["certificates"][0]["identity"], json!(mesh.id("shop/web")));
     assert!(!list.to_string().contains("PRIVATE KEY"));
-}
-
-/// README command 1: the demo comes up, says what to ask, and that works.
-#[tokio::test]
-async fn the_demo_answers_what_it_prints() {
-    use tokio::io::{AsyncBufReadExt, BufReader};
-    let mut child = tokio::process::Command::new(proxy::binary())
-        .arg("dev")
-        .env("NO_COLOR", "1")
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("start the demo");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let command = within(crate::support::PATIENCE, "a curl command", async {
-        loop {
-            let line = lines.next_line().await.expect("readable").expect("the demo prints a curl command");
-            if line.trim_start().trim_start_matches("$ ").starts_with("curl ") {
-                return line.trim_start().trim_start_matches("$ ").to_owned();
-            }
-        }
-    })
-    .await;
-    let start = std::time::Instant::now();
-    loop {
-        let output = tokio::process::Command::new("sh")
-            .args(["-c", &format!("{command} --silent --max-time 5 -i")])
-            .stdin(std::process::Stdio::null())
-            .output()
-            .await
-            .expect("run curl");
-        let said = text(&output.stdout);
-        if said.starts_with("HTTP/") && said.split_whitespace().nth(1) == Some("200") {
-            break;
-        }
-        assert!(start.elapsed() < crate::support::PATIENCE, "`{command}` answers 200: {said}");
-    }
-    child.start_kill().expect("stop the demo");
-    child.wait().await.expect("it stops");
-}
-
-#[tokio::test]
-async fn a_proxy_started_by_hand_answers() {
-    let proxy = crate::support::Proxy::start(
-        &crate::support::Config::new()
-            .routes("- rules: [{ filters: [{ directResponse: { status: 200, body: hi } }] }]"),
-    )
-    .await;
-    assert_eq!(h1_client::get(proxy.addr(), "/").await.text(), "hi");
 }

@@ -21,6 +21,8 @@ mod cli;
 #[cfg(feature = "dev")]
 mod control;
 mod descriptors;
+#[cfg(feature = "dev")]
+mod dev;
 mod drain;
 mod ext_authz;
 mod faults;

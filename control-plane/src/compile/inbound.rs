@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::model::{
-    Access, AccessAction, AccessRule, Action, Authorization, BackendRef, ClientCertificate, ClientTrust, Cluster,
-    Endpoint, HostPattern, JwtProvider, ListenerJwt, ListenerTls, Place, RouteTable, Rule, Target, TlsMode, TlsVersion,
-    VirtualHost,
+    Access, AccessAction, AccessRule, Action, Authorization, BackendRef, ClientCertHeader, ClientCertificate,
+    ClientTrust, Cluster, Endpoint, HostPattern, JwtProvider, ListenerJwt, ListenerTls, Place, RouteTable, Rule,
+    Target, TlsMode, TlsVersion, Trust, VirtualHost,
 };
 
 use super::backends::cluster;
@@ -122,6 +122,12 @@ impl Guards {
         let mut listener = defaults::inbound(&name, bind(workload.address, port.inbound), place.clone());
         listener.routes = Some(Arc::clone(&name));
         listener.tls = Some(self.tls.clone());
+        // The application sees who called, and nothing that a caller made up.
+        listener.client_cert_header = ClientCertHeader::Set;
+        if self.tls.mode == TlsMode::Strict {
+            // Whoever gets in is a proxy of the mesh: the client address and the request id that it passes on are kept.
+            listener.trust = Trust::Hops(1);
+        }
         listener.authorization = self.authorization.as_ref().map(|policy| Arc::clone(&policy.name));
         listener.jwt = (!self.providers.is_empty()).then(|| ListenerJwt {
             providers: self.providers.keys().cloned().collect(),

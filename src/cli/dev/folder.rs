@@ -3,8 +3,12 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
+
+use outrigger_control::serve;
 
 /// The manifests of the demo, by file name.
 const MANIFESTS: [(&str, &str); 3] = [
@@ -12,8 +16,10 @@ const MANIFESTS: [(&str, &str); 3] = [
     ("shop.yaml", include_str!("../../../deploy/examples/demo/shop.yaml")),
     ("payments.yaml", include_str!("../../../deploy/examples/demo/payments.yaml")),
 ];
-/// The ports that they name. One that is taken is replaced in the copy.
+/// The ports that they name. Where one is taken, all are moved in the copy.
 const PORTS: [u16; 6] = [15001, 15006, 15101, 15106, 18080, 18081];
+/// The ports of the control plane.
+const OWN: [u16; 2] = [serve::GRPC_ADDRESS.port(), serve::API_ADDRESS.port()];
 /// Where a user's own manifests are, the data is kept in this folder beside them. Hidden, so that nobody takes it for
 /// manifests.
 const DATA: &str = ".outrigger";
@@ -39,14 +45,13 @@ impl Folder {
     }
 
     /// A copy of the demo's manifests in a new folder.
-    pub(super) fn demo() -> io::Result<Self> {
+    pub(super) fn demo(ports: &Ports) -> io::Result<Self> {
         let own = make()?;
         // From here on it is removed at the end, also of a failure below.
         let folder = Self { manifests: own.join("manifests"), data: own.join("data"), own: Some(own) };
         for path in [&folder.manifests, &folder.data] {
             DirBuilder::new().mode(0o700).create(path)?;
         }
-        let ports = Ports::choose()?;
         for (name, text) in MANIFESTS {
             write_new(&folder.manifests.join(name), &ports.put(text))?;
         }
@@ -88,30 +93,45 @@ fn make() -> io::Result<PathBuf> {
     Err(taken)
 }
 
-/// Which port stands for which of [`PORTS`].
-struct Ports([(u16, u16); PORTS.len()]);
+/// Ports of one run: the usual ones, or all moved by the same distance. Whoever holds one of these has its ports to itself,
+/// as far as programs of this kind are concerned, although none of them is bound yet.
+#[derive(Debug)]
+pub(super) struct Ports {
+    moved: u16,
+    /// A name that one process at a time can have.
+    _held: UnixListener,
+}
+
+/// How far apart the ports of two runs are. No two ports of [`PORTS`] differ by a multiple of it.
+const STEP: u16 = 200;
+/// Runs at a time.
+const RUNS: u16 = 16;
 
 impl Ports {
-    fn choose() -> io::Result<Self> {
-        let mut chosen = [(0, 0); PORTS.len()];
-        let mut held = Vec::new();
-        for (pair, port) in chosen.iter_mut().zip(PORTS) {
-            let socket = near(port)?;
-            *pair = (port, socket.local_addr()?.port());
-            // Held until all are chosen, so that no port is chosen twice.
-            held.push(socket);
+    /// The first block of ports that is free.
+    pub(super) fn choose() -> io::Result<Self> {
+        for run in 0..RUNS {
+            let name = SocketAddr::from_abstract_name(format!("outrigger-dev-{run}"))?;
+            let Ok(held) = UnixListener::bind_addr(&name) else { continue };
+            let ports = Self { moved: run * STEP, _held: held };
+            let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, ports.of(port))).is_ok();
+            if PORTS.into_iter().chain(OWN).all(free) {
+                return Ok(ports);
+            }
         }
-        Ok(Self(chosen))
+        Err(io::Error::new(io::ErrorKind::AddrInUse, "its ports are taken, those from 15001 on among them"))
+    }
+
+    /// Where a usual port is in this run.
+    pub(super) fn of(&self, usual: u16) -> u16 {
+        usual + self.moved
     }
 
     fn put(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, (usual, chosen)| text.replace(&usual.to_string(), &chosen.to_string()))
+        PORTS
+            .into_iter()
+            .fold(text.to_owned(), |text, port| text.replace(&port.to_string(), &self.of(port).to_string()))
     }
-}
-
-/// The port itself, or any that is free. Bound without sharing, so that a program that runs already is noticed.
-pub(super) fn near(port: u16) -> io::Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
 }
 
 #[cfg(test)]
@@ -121,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_manifests_are_their_owners_and_go_with_the_demo() {
-        let folder = Folder::demo().expect("made");
+        let folder = Folder::demo(&Ports::choose().expect("ports")).expect("made");
         let own = folder.own.clone().expect("a folder of its own");
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
         assert_eq!([&own, &folder.manifests, &folder.data].map(|path| mode(path)), [0o700; 3]);
@@ -133,10 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_replaced_by_a_free_one() {
-        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let port = taken.local_addr().expect("an address").port();
-        assert_ne!(near(port).expect("another port").local_addr().expect("an address").port(), port);
+    fn two_runs_have_ports_of_their_own() {
+        let (one, other) = (Ports::choose().expect("ports"), Ports::choose().expect("other ports"));
+        let of = |ports: &Ports| PORTS.into_iter().chain(OWN).map(|port| ports.of(port)).collect::<Vec<_>>();
+        assert!(of(&one).iter().all(|port| !of(&other).contains(port)));
     }
 
     #[test]
