@@ -99,6 +99,8 @@ async fn pushes_under_load_fail_no_request_and_close_no_connection() {
     );
     assert!(requests > pushes * 4 && events > pushes, "there was load: {requests} requests, {events} events");
     assert_eq!(connected, inner, "the application's connections with streams are those from before");
+    let again = web.metric("outrigger_upstream_retries_total", &[]).await;
+    assert_eq!(again, 0.0, "nothing had to be tried again");
     assert!(connects <= 4.0, "the proxies keep their connections: {connects} more");
     for (name, proxy) in [("web", &web), ("api", &api)] {
         let reloads = proxy.metric("outrigger_control_responses_total", &[]).await;
