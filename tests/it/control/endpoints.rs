@@ -163,5 +163,6 @@ async fn one_endpoint_of_a_cluster_of_ten_thousand_is_in_effect_at_once() {
     }
     took.sort_unstable();
     println!("one cluster of {} endpoints: in effect after {took:?}", SERVICES * ENDPOINTS);
-    assert!(took[took.len() / 2] < ms(LIMIT), "in effect after {took:?}");
+    let limit = if cfg!(debug_assertions) { 10 * LIMIT } else { LIMIT };
+    assert!(took[took.len() / 2] < ms(limit), "in effect after {took:?}");
 }

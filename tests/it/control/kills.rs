@@ -66,31 +66,30 @@ async fn killed_at_any_instant_of_a_push_it_loses_nothing_and_proxies_start_with
     for kill in 0..kills {
         let load = Load::requests(town.addr());
         load.more(8).await;
-        // Pushes one behind the other until it is dead: the moment spreads over all that a push is made of.
-        let pause = Duration::from_micros(500 + (kill as u64 * 7919) % 40_000);
-        let deadline = Instant::now() + pause;
-        let mut said = None;
-        let plane = &mut town.plane;
-        let killed = loop {
+        // Some pushes that are answered, and one during which it dies: at any part of the time that the last one took.
+        let (mut said, mut took) = (None, Duration::from_millis(10));
+        for _ in 0..1 + kill % 2 {
             number += 1;
-            let body = push(&pair(number));
-            let answer = tokio::select! {
-                answer = plane.try_ask(&token, "POST", "/v1/apply", &body) => Some(answer),
-                () = tokio::time::sleep_until(deadline.into()) => None,
-            };
-            match answer {
-                Some(Some((200, body))) => {
-                    accepted = body["generation"].as_u64().expect("a new generation");
-                    acknowledged.push((accepted, number));
-                    said = Some(number);
-                }
-                Some(other) => panic!("a push is taken: {other:?}"),
-                None => {
-                    plane.kill();
-                    break number;
-                }
-            }
+            let start = Instant::now();
+            accepted = town.plane.apply(&pair(number)).await;
+            took = start.elapsed();
+            acknowledged.push((accepted, number));
+            said = Some(number);
+        }
+        number += 1;
+        let (killed, body) = (number, push(&pair(number)));
+        let plane = &mut town.plane;
+        let answer = tokio::select! {
+            answer = plane.try_ask(&token, "POST", "/v1/apply", &body) => answer,
+            () = tokio::time::sleep(took * ((kill as u32 * 37) % 120) / 100) => None,
         };
+        plane.kill();
+        if let Some((status, body)) = answer {
+            assert_eq!(status, 200, "a push is taken: {body:#}");
+            accepted = body["generation"].as_u64().expect("a new generation");
+            acknowledged.push((accepted, number));
+            said = Some(number);
+        }
         // Requests go on, and what proxies have is one push or another, never parts of two.
         load.more(20).await;
         load.end().await;
