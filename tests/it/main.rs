@@ -18,6 +18,8 @@ mod backends;
 mod balance;
 mod cancel;
 mod cli;
+#[cfg(feature = "dev")]
+mod control;
 mod descriptors;
 #[cfg(feature = "dev")]
 mod dev;

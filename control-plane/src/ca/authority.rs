@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,6 +19,7 @@ use super::audit::{Audit, Event, Outcome};
 use super::bundle::{Bundle, fingerprint};
 use super::clock::Clock;
 use super::disk::{self, Disk, FileSystem};
+use super::limiter::Limiter;
 use super::material::{Material, MaterialFiles};
 use super::rotation::{Confirmations, Phase, RotationStatus, SignerStatus, Step, seconds};
 use super::state::{Folder, State};
@@ -50,6 +52,8 @@ pub struct Authority {
     settings: Settings,
     clock: Arc<dyn Clock>,
     audit: Arc<dyn Audit>,
+    /// Of certificates that were refused in handshakes.
+    strangers: Limiter,
     /// Whoever changes anything holds this.
     held: Mutex<Held>,
     current: ArcSwap<Current>,
@@ -234,7 +238,8 @@ impl Authority {
         };
         let bundle = watch::Sender::new(Arc::new(current.bundle()));
         let held = Mutex::new(Held { folder, state });
-        Ok(Self { settings, clock, audit, held, current: ArcSwap::from_pointee(current), bundle })
+        let strangers = Limiter::default();
+        Ok(Self { settings, clock, audit, strangers, held, current: ArcSwap::from_pointee(current), bundle })
     }
 
     /// Whose identities it issues.
@@ -368,6 +373,25 @@ impl Authority {
             detail,
         });
         result.map(drop)
+    }
+
+    /// Puts down that somebody showed a certificate which is not believed. Of one address only as many as refusals are
+    /// allowed: the others are in the log of the process. Blocks for as long as the audit does.
+    pub fn refused_certificate(&self, address: SocketAddr, why: &str) {
+        let now = self.clock.now();
+        if self.strangers.check(address.ip(), now).is_err() {
+            return;
+        }
+        self.strangers.count(address.ip(), now);
+        self.audit.record(Event {
+            at: now,
+            action: "connection",
+            by: None,
+            address: Some(address),
+            subject: None,
+            outcome: Outcome::Refused("certificate"),
+            detail: why.to_owned(),
+        });
     }
 
     /// Goes on with a rotation where that is safe, and begins one when the signer has used up two thirds of its time:

@@ -212,7 +212,7 @@ fn take(any: OwnedSemaphorePermit, anonymous: &Arc<Semaphore>, lasts: Option<Dur
 
 /// The connection, its peer, and how long the certificate of that is still good.
 async fn shake_hands(
-    authority: &Authority,
+    authority: &Arc<Authority>,
     config: Arc<ServerConfig>,
     (tcp, address): (TcpStream, SocketAddr),
 ) -> Option<(Io, Peer, Option<Duration>)> {
@@ -220,6 +220,11 @@ async fn shake_hands(
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::info!(%address, %error, "a TLS handshake failed");
+            if is_certificate(&error) {
+                let (authority, why) = (Arc::clone(authority), error.to_string());
+                // It waits for its disk.
+                tokio::task::spawn_blocking(move || authority.refused_certificate(address, &why));
+            }
             return None;
         }
         Err(_) => {
@@ -237,4 +242,10 @@ async fn shake_hands(
         }
     };
     Some((Io::Tls(Box::new(stream)), peer, lasts))
+}
+
+/// Whether it was the client's certificate that was refused.
+fn is_certificate(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(error, Some(rustls::Error::InvalidCertificate(_)))
 }
