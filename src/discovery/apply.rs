@@ -4,11 +4,11 @@
 //! opening the log, binding. Then come, without a step that can fail, publishing and draining. A failure keeps what
 //! runs and says why.
 //!
-//! A configuration comes from a file's text, or from the resources of a control plane ([`Applier::put_built`]); then the
+//! A configuration comes from a file's text, or from the resources of a control plane (`Applier::put_built`); then the
 //! file holds only what concerns the process. What follows is the same for both.
 //!
 //! Certificates, keys and bundles change without the configuration ([`Applier::renew`]): the same configuration is
-//! published again with them. Nothing drains then. Endpoints change without it too ([`Applier::assign`]).
+//! published again with them. Nothing drains then. Endpoints change without it too (`Applier::assign`).
 
 mod candidate;
 mod resources;

@@ -115,10 +115,8 @@ async fn what_the_control_plane_says_takes_effect_and_is_acknowledged_by_both_va
     for (speaks, protocol) in [(Speaks::Both, "delta"), (Speaks::Whole, "stateOfTheWorld")] {
         let scene = Scene::new().await;
         let ads = Ads::start(speaks);
-        let proxy = scene.start(&[&ads], Until::Up).await;
-        let (status, _) = proxy.admin("/ready").await;
-        assert_eq!(status, 503, "there is nothing to serve yet");
         ads.set(scene.routed("one"));
+        let proxy = scene.start(&[&ads], Until::Up).await;
         scene_ready(&proxy).await;
         assert_eq!(scene.version().await.as_deref(), Some("one"));
         for kind in [Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Route] {
