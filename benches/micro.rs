@@ -287,6 +287,13 @@ fn with_header(condition: Match, name: &'static str, value: &str) -> Match {
 
 fn rule(condition: Match) -> Rule {
     Rule {
+        hedge: None,
+        breaker: None,
+        hash: Vec::new(),
+        session: None,
+        rate_limits: Vec::new(),
+        global_rate_limits: Vec::new(),
+        criticality: None,
         name: "rule".into(),
         matches: vec![condition],
         filters: Vec::new(),
@@ -298,6 +305,7 @@ fn rule(condition: Match) -> Rule {
             non_idempotent: false,
             backoff_base: Duration::ZERO,
             backoff_max: Duration::ZERO,
+            ..Retry::default()
         },
         external_authorization: true,
         place: place(),

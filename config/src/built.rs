@@ -122,6 +122,8 @@ fn whole(config: &Config, problems: &RefCell<Vec<Problem>>) {
         authorization,
         jwt_providers,
         external_authorizers,
+        rate_limit_services: _,
+        overload: _,
     } = config;
     let of = |part: Part, name: &Arc<str>| Subject { part, name: Arc::clone(name), problems, config };
     let nameless: Arc<str> = Arc::from("");

@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::model::{
-    AccessRule, Authorization, Cluster, Config, Endpoint, HostPattern, Listener, Retry, RouteTable, Rule, Setting,
-    Target, Timeouts, VirtualHost,
+    AccessRule, Authorization, Breaker, Breakers, Cluster, Config, Endpoint, HostPattern, Listener, Retry, RouteTable,
+    Rule, Setting, Target, Timeouts, VirtualHost,
 };
 
 /// What changed. Its `Display` has one short line for each thing, `+` added, `-` removed, `~` changed.
@@ -207,6 +207,8 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         authorization,
         jwt_providers,
         external_authorizers,
+        rate_limit_services,
+        overload,
     } = new;
     let settings = Parts::default()
         .add("node", old.node == *node)
@@ -214,6 +216,8 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         .add("accessLog", old.access_log == *access_log)
         .add("workers", old.workers == *workers)
         .add("drain", old.drain == *drain)
+        .add("rateLimitServices", old.rate_limit_services == *rate_limit_services)
+        .add("overload", old.overload == *overload)
         .add("identity", guards::same_identity(old.identity.as_ref(), identity.as_ref()))
         .list;
 
@@ -312,6 +316,7 @@ fn listener(old: &Listener, new: &Listener) -> Vec<&'static str> {
         authorization,
         jwt,
         external_authorization,
+        rate_limits,
         place: _,
     } = new;
     Parts::default()
@@ -327,6 +332,7 @@ fn listener(old: &Listener, new: &Listener) -> Vec<&'static str> {
         .add("authorization", old.authorization == *authorization)
         .add("jwt", old.jwt == *jwt)
         .add("externalAuthorization", old.external_authorization == *external_authorization)
+        .add("rateLimits", old.rate_limits == *rate_limits)
         .list
 }
 
@@ -367,13 +373,36 @@ fn same_order(old: &BTreeMap<BTreeSet<String>, Vec<&str>>, new: &BTreeMap<BTreeS
 }
 
 fn rule(old: &Rule, new: &Rule) -> Vec<&'static str> {
-    let Rule { name: _, matches, filters, action, timeouts, retry, external_authorization, place: _ } = new;
+    let Rule {
+        name: _,
+        matches,
+        filters,
+        action,
+        timeouts,
+        retry,
+        hedge,
+        breaker,
+        hash,
+        session,
+        rate_limits,
+        global_rate_limits,
+        criticality,
+        external_authorization,
+        place: _,
+    } = new;
     Parts::default()
         .add("matches", old.matches == *matches)
         .add("filters", old.filters == *filters)
         .add("backendRefs", old.action == *action)
         .add("timeouts", same_timeouts(&old.timeouts, timeouts))
         .add("retry", same_retry(&old.retry, retry))
+        .add("hedge", old.hedge == *hedge)
+        .add("circuitBreaker", same_rule_breaker(old.breaker.as_ref(), breaker.as_ref()))
+        .add("hash", old.hash == *hash)
+        .add("sessionPersistence", old.session == *session)
+        .add("rateLimits", old.rate_limits == *rate_limits)
+        .add("globalRateLimits", old.global_rate_limits == *global_rate_limits)
+        .add("criticality", old.criticality == *criticality)
         .add("externalAuthorization", old.external_authorization == *external_authorization)
         .list
 }
@@ -384,12 +413,51 @@ fn same_timeouts(old: &Timeouts, new: &Timeouts) -> bool {
 }
 
 fn same_retry(old: &Retry, new: &Retry) -> bool {
-    let Retry { attempts, on, non_idempotent, backoff_base, backoff_max } = new;
+    let Retry {
+        attempts,
+        on,
+        on_headers,
+        non_idempotent,
+        idempotency_key,
+        backoff_base,
+        backoff_max,
+        max_pushback,
+        other_locality,
+        buffer,
+    } = new;
     same(&old.attempts, attempts)
         && old.on == *on
         && old.non_idempotent == *non_idempotent
         && old.backoff_base == *backoff_base
         && old.backoff_max == *backoff_max
+        && old.on_headers == *on_headers
+        && old.idempotency_key == *idempotency_key
+        && old.max_pushback == *max_pushback
+        && old.other_locality == *other_locality
+        && old.buffer == *buffer
+}
+
+fn same_breaker(old: &Breaker, new: &Breaker) -> bool {
+    let Breaker { failure_threshold, failure_ratio, latency, reset_timeout, max_reset_timeout, ramp } = new;
+    same(&old.failure_threshold, failure_threshold)
+        && old.failure_ratio == *failure_ratio
+        && old.latency == *latency
+        && old.reset_timeout == *reset_timeout
+        && old.max_reset_timeout == *max_reset_timeout
+        && old.ramp == *ramp
+}
+
+fn same_rule_breaker(old: Option<&Breaker>, new: Option<&Breaker>) -> bool {
+    match (old, new) {
+        (None, None) => true,
+        (Some(old), Some(new)) => same_breaker(old, new),
+        (None, Some(_)) | (Some(_), None) => false,
+    }
+}
+
+fn same_breakers(old: &Breakers, new: &Breakers) -> bool {
+    let Breakers { endpoint, cluster } = new;
+    same_breaker(&old.endpoint, endpoint) && same_rule_breaker(old.cluster.as_ref(), cluster.as_ref())
 }
 
 /// Where a setting is written does not count; whether it is written does: a default gives way to other rules, such as
@@ -400,12 +468,33 @@ fn same<T: PartialEq>(old: &Setting<T>, new: &Setting<T>) -> bool {
 }
 
 fn cluster(old: &Cluster, new: &Cluster) -> Vec<&'static str> {
-    let Cluster { name: _, protocol, balance, endpoints: _, ceilings, retry_budget, connection, tls, dns, place: _ } =
-        new;
+    let Cluster {
+        name: _,
+        protocol,
+        balance,
+        endpoints: _,
+        ceilings,
+        endpoint_ceilings,
+        breakers,
+        health_check,
+        outlier_detection,
+        admission,
+        retry_budget,
+        connection,
+        tls,
+        dns,
+        place: _,
+    } = new;
+    let breaker = old.ceilings == *ceilings
+        && old.endpoint_ceilings == *endpoint_ceilings
+        && same_breakers(&old.breakers, breakers);
     Parts::default()
         .add("protocol", old.protocol == *protocol)
         .add("loadBalancing", old.balance == *balance)
-        .add("circuitBreaker", old.ceilings == *ceilings)
+        .add("circuitBreaker", breaker)
+        .add("healthCheck", old.health_check == *health_check)
+        .add("outlierDetection", old.outlier_detection == *outlier_detection)
+        .add("admission", old.admission == *admission)
         .add("retryBudget", old.retry_budget == *retry_budget)
         .add("connection", old.connection == *connection)
         .add("tls", guards::same_cluster_tls(old.tls.as_ref(), tls.as_ref()))
@@ -414,6 +503,12 @@ fn cluster(old: &Cluster, new: &Cluster) -> Vec<&'static str> {
 }
 
 fn endpoint(old: &Endpoint, new: &Endpoint) -> Vec<&'static str> {
-    let Endpoint { target: _, weight, zone } = new;
-    Parts::default().add("weight", old.weight == *weight).add("zone", old.zone == *zone).list
+    let Endpoint { target: _, weight, zone, priority, labels, condition } = new;
+    Parts::default()
+        .add("weight", old.weight == *weight)
+        .add("zone", old.zone == *zone)
+        .add("priority", old.priority == *priority)
+        .add("labels", old.labels == *labels)
+        .add("condition", old.condition == *condition)
+        .list
 }

@@ -13,12 +13,24 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 mod access;
+mod balance;
+mod breaker;
 mod control_plane;
+mod fault;
+mod health;
 mod identity;
+mod overload;
+mod retry;
 
 pub use access::*;
+pub use balance::*;
+pub use breaker::*;
 pub use control_plane::*;
+pub use fault::*;
+pub use health::*;
 pub use identity::*;
+pub use overload::*;
+pub use retry::*;
 
 /// Proof that a value passed validation: read-only, and made only by this crate.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +96,10 @@ pub struct Config {
     pub jwt_providers: BTreeMap<Arc<str>, JwtProvider>,
     /// Authorizers outside by name.
     pub external_authorizers: BTreeMap<Arc<str>, ExternalAuthorizer>,
+    /// Rate limit services by name.
+    pub rate_limit_services: BTreeMap<Arc<str>, RateLimitService>,
+    /// What is done when the process runs short.
+    pub overload: Overload,
 }
 
 /// Who this proxy is; used in logs, metrics and the loop check.
@@ -154,6 +170,8 @@ pub struct Listener {
     pub jwt: Option<ListenerJwt>,
     /// The authorizer that is asked; exists in [`Config::external_authorizers`].
     pub external_authorization: Option<Arc<str>>,
+    /// Rate limits of all its requests, before routing.
+    pub rate_limits: Vec<RateLimit>,
     /// Where it is written.
     pub place: Place,
 }
@@ -278,6 +296,20 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// Retries.
     pub retry: Retry,
+    /// Hedged attempts.
+    pub hedge: Option<Hedge>,
+    /// A breaker of its own, beside those of the cluster.
+    pub breaker: Option<Breaker>,
+    /// What consistent hashing goes by.
+    pub hash: Vec<HashKey>,
+    /// Sessions that stay with one endpoint.
+    pub session: Option<SessionPersistence>,
+    /// Rate limits of its requests, kept here.
+    pub rate_limits: Vec<RateLimit>,
+    /// Rate limits of its requests, asked for elsewhere.
+    pub global_rate_limits: Vec<GlobalRateLimit>,
+    /// How much its requests matter, whatever they say; `None`: what they say.
+    pub criticality: Option<Criticality>,
     /// Whether the listener's authorizer is asked (default true).
     pub external_authorization: bool,
     /// Where it is written.
@@ -391,6 +423,8 @@ pub struct BackendRef {
     pub cluster: Arc<str>,
     /// Relative share; zero gets nothing.
     pub weight: u32,
+    /// Only endpoints with these labels; empty: all.
+    pub subset: Labels,
     /// Header changes for requests that go to this backend only.
     pub filters: Vec<Filter>,
 }
@@ -406,6 +440,10 @@ pub enum Filter {
     UrlRewrite(UrlRewrite),
     /// Cross-origin resource sharing (Fetch standard).
     Cors(Arc<Cors>),
+    /// Inject faults.
+    Fault(Arc<Fault>),
+    /// Send copies elsewhere.
+    Mirror(Mirror),
 }
 
 /// Header changes, applied in the order remove, set, add. Hop-by-hop and framing headers and `host` cannot be named.
@@ -512,40 +550,6 @@ pub struct Timeouts {
     pub idle: Setting<Option<Duration>>,
 }
 
-/// Retries of a rule.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Retry {
-    /// Extra attempts beyond the first for the conditions in `on` (0 = none, at most 5).
-    pub attempts: Setting<u8>,
-    /// Conditions.
-    pub on: Vec<RetryOn>,
-    /// Also retry requests that are not idempotent and may have been executed.
-    pub non_idempotent: bool,
-    /// Full-jitter backoff base (default 25 ms).
-    pub backoff_base: Duration,
-    /// Backoff cap (default 250 ms).
-    pub backoff_max: Duration,
-}
-
-/// When an attempt is retried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum RetryOn {
-    /// The connection could not be made.
-    ConnectFailure,
-    /// The peer refused the stream without processing it (REFUSED_STREAM, or a GOAWAY below it).
-    RefusedStream,
-    /// The connection or stream ended before a response head.
-    Reset,
-    /// 502, 503, 504.
-    GatewayError,
-    /// Any 5xx.
-    ServerError,
-    /// This status.
-    Status(u16),
-    /// This gRPC status code (in headers or trailers-only).
-    Grpc(u8),
-}
-
 /// An upstream cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
@@ -554,11 +558,21 @@ pub struct Cluster {
     /// What is spoken to its endpoints.
     pub protocol: ClusterProtocol,
     /// How an endpoint is chosen.
-    pub balance: BalancePolicy,
+    pub balance: Balance,
     /// Endpoints. At least one where they are written; none where discovery has none yet: requests are answered 503.
     pub endpoints: Vec<Endpoint>,
     /// Ceilings (DESIGN section 6).
     pub ceilings: Ceilings,
+    /// Ceilings of each endpoint.
+    pub endpoint_ceilings: EndpointCeilings,
+    /// Breakers with three states.
+    pub breakers: Breakers,
+    /// Active health checks.
+    pub health_check: Option<HealthCheck>,
+    /// Ejection by what came of requests.
+    pub outlier_detection: Option<OutlierDetection>,
+    /// How requests are let in when it is busy.
+    pub admission: Admission,
     /// How much of the traffic retries may add.
     pub retry_budget: RetryBudget,
     /// Connection options.
@@ -582,19 +596,6 @@ pub enum ClusterProtocol {
     Auto,
 }
 
-/// How an endpoint is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BalancePolicy {
-    /// In turn, by weight.
-    RoundRobin,
-    /// The less loaded of two random ones (default).
-    LeastRequest,
-    /// The lower of two random ones by peak EWMA of latency times load.
-    PeakEwma,
-    /// By weight, at random.
-    Random,
-}
-
 /// An endpoint as written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
@@ -604,6 +605,20 @@ pub struct Endpoint {
     pub weight: u32,
     /// Its zone.
     pub zone: Option<Arc<str>>,
+    /// 0 is used first; the next one as far as what is healthy before it is not enough (default 0).
+    pub priority: u8,
+    /// Its labels.
+    pub labels: Labels,
+    /// What is said of it.
+    pub condition: Condition,
+}
+
+impl Endpoint {
+    /// An endpoint of which nothing is said but where it is.
+    #[must_use]
+    pub fn at(target: Target) -> Self {
+        Self { target, weight: 1, zone: None, priority: 0, labels: Labels::new(), condition: Condition::Healthy }
+    }
 }
 
 /// Where an endpoint is.

@@ -261,7 +261,7 @@ fn backend(
     head: &RequestHead,
     prefix_len: usize,
 ) -> Backend {
-    let BackendRef { cluster, weight, filters } = backend;
+    let BackendRef { cluster, weight, subset: _, filters } = backend;
     let sent = preview::upstream_head(head, [&rule.filters, filters], prefix_len);
     let known = config.clusters.get(cluster);
     Backend {
@@ -269,7 +269,7 @@ fn backend(
         weight: *weight,
         share_percent: if total == 0 { 0.0 } else { f64::from(*weight) * 100.0 / total as f64 },
         protocol: known.map(|c| dump::cluster_protocol(c.protocol)).unwrap_or_default(),
-        policy: known.map(|c| dump::balance_policy(c.balance)).unwrap_or_default(),
+        policy: known.map(|c| dump::balance_policy(c.balance.policy)).unwrap_or_default(),
         sends_path: sent.path.to_string(),
         sends_authority: sent.authority.map(|authority| authority.to_string()).unwrap_or_default(),
         filters: filters.iter().map(describe).collect(),

@@ -28,6 +28,8 @@ pub(super) fn config(config: &model::Config, assigned: impl Fn(&str) -> Option<A
         authorization,
         jwt_providers,
         external_authorizers,
+        rate_limit_services: _,
+        overload: _,
     } = config;
     let model::Node { id, service, zone } = node;
     let model::Admin { address } = admin;
@@ -81,6 +83,7 @@ fn listener(listener: &model::Listener) -> Value {
         authorization,
         jwt,
         external_authorization,
+        rate_limits: _,
         place: _,
     } = listener;
     // Where nothing is decrypted there are no requests to say anything about.
@@ -169,7 +172,23 @@ pub(crate) fn host_pattern(pattern: &model::HostPattern) -> String {
 
 /// `unnamed` is the name of a rule without one, which follows from its position.
 fn rule(rule: &model::Rule, unnamed: &str) -> Value {
-    let model::Rule { name, matches, filters, action, timeouts, retry, external_authorization, place: _ } = rule;
+    let model::Rule {
+        name,
+        matches,
+        filters,
+        action,
+        timeouts,
+        retry,
+        hedge: _,
+        breaker: _,
+        hash: _,
+        session: _,
+        rate_limits: _,
+        global_rate_limits: _,
+        criticality: _,
+        external_authorization,
+        place: _,
+    } = rule;
     let mut filters: Vec<Value> = filters.iter().map(filter).collect();
     let mut backends = Value::Null;
     match action {
@@ -190,7 +209,7 @@ fn rule(rule: &model::Rule, unnamed: &str) -> Value {
     let request = if request.place.is_some() { off_or(request.value) } else { Value::Null };
     let timeouts =
         some([("request", request), ("backendRequest", off_or(backend_request.value)), ("idle", off_or(idle.value))]);
-    let model::Retry { attempts, on, non_idempotent, backoff_base, backoff_max } = retry;
+    let model::Retry { attempts, on, non_idempotent, backoff_base, backoff_max, .. } = retry;
     let retry = json!({
         "attempts": attempts.value,
         "on": on.iter().map(retry_on).collect::<Vec<_>>(),
@@ -291,6 +310,7 @@ pub(crate) fn filter(filter: &model::Filter) -> Value {
                 ("path", path.as_ref().map_or(Value::Null, path_rewrite)),
             ]) })
         }
+        model::Filter::Fault(_) | model::Filter::Mirror(_) => Value::Null,
         model::Filter::Cors(cors) => {
             let model::Cors { allow_origins, allow_methods, allow_headers, expose_headers, allow_credentials, max_age } =
                 &**cors;
@@ -341,7 +361,7 @@ fn redirect(redirect: &model::Redirect) -> Value {
 }
 
 fn backend_ref(backend: &model::BackendRef) -> Value {
-    let model::BackendRef { cluster, weight, filters } = backend;
+    let model::BackendRef { cluster, weight, subset: _, filters } = backend;
     json!({ "cluster": cluster, "weight": weight, "filters": filters.iter().map(filter).collect::<Vec<_>>() })
 }
 
@@ -390,6 +410,11 @@ fn cluster(cluster: &model::Cluster, assigned: Option<&Vec<model::Endpoint>>) ->
         connection,
         tls,
         dns,
+        endpoint_ceilings: _,
+        breakers: _,
+        health_check: _,
+        outlier_detection: _,
+        admission: _,
         place: _,
     } = cluster;
     let model::Ceilings { max_requests, max_pending, max_retries, max_connections } = ceilings;
@@ -419,7 +444,7 @@ fn cluster(cluster: &model::Cluster, assigned: Option<&Vec<model::Endpoint>>) ->
     });
     some([
         ("protocol", json!(cluster_protocol(*protocol))),
-        ("loadBalancing", json!({ "policy": balance_policy(*balance) })),
+        ("loadBalancing", json!({ "policy": balance_policy(balance.policy) })),
         ("circuitBreaker", breaker),
         ("retryBudget", json!({ "percent": percent, "minPerSecond": min_per_second })),
         ("connection", connection),
@@ -445,11 +470,13 @@ pub(crate) fn balance_policy(policy: model::BalancePolicy) -> &'static str {
         model::BalancePolicy::LeastRequest => "leastRequest",
         model::BalancePolicy::PeakEwma => "peakEwma",
         model::BalancePolicy::Random => "random",
+        model::BalancePolicy::RingHash => "ringHash",
+        model::BalancePolicy::Maglev => "maglev",
     }
 }
 
 fn endpoint(endpoint: &model::Endpoint) -> Value {
-    let model::Endpoint { target, weight, zone } = endpoint;
+    let model::Endpoint { target, weight, zone, priority: _, labels: _, condition: _ } = endpoint;
     let address = match target {
         model::Target::Address(address) => address.to_string(),
         model::Target::Name { host, port } => format!("{host}:{port}"),

@@ -16,7 +16,7 @@ pub(super) fn apply_to_request(filters: &[Filter], head: &mut RequestHead, prefi
         match filter {
             Filter::RequestHeaders(edit) => apply_edit(edit, &mut head.headers),
             Filter::UrlRewrite(rewrite) => apply_rewrite(rewrite, head, prefix_len),
-            Filter::ResponseHeaders(_) | Filter::Cors(_) => {}
+            Filter::ResponseHeaders(_) | Filter::Cors(_) | Filter::Fault(_) | Filter::Mirror(_) => {}
         }
     }
 }
@@ -26,7 +26,11 @@ pub(super) fn apply_to_response(filters: &[Filter], headers: &mut HeaderMap) {
     for filter in filters {
         match filter {
             Filter::ResponseHeaders(edit) => apply_edit(edit, headers),
-            Filter::RequestHeaders(_) | Filter::UrlRewrite(_) | Filter::Cors(_) => {}
+            Filter::RequestHeaders(_)
+            | Filter::UrlRewrite(_)
+            | Filter::Cors(_)
+            | Filter::Fault(_)
+            | Filter::Mirror(_) => {}
         }
     }
 }

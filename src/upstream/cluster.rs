@@ -72,7 +72,7 @@ impl Cluster {
         registry: Weak<Registry>,
         names: &Names,
     ) -> Arc<Self> {
-        let empty = EndpointSet::new(Vec::new(), config.balance, 0);
+        let empty = EndpointSet::new(Vec::new(), config.balance.policy, 0);
         let cluster = Arc::new(Self { config, tls, state, registry, endpoints: ArcSwap::from_pointee(empty) });
         cluster.rebuild(names);
         cluster
@@ -236,7 +236,7 @@ impl Cluster {
                 }
             })
             .collect();
-        let set = EndpointSet::new(members, self.config.balance, registry.balancer_start());
+        let set = EndpointSet::new(members, self.config.balance.policy, registry.balancer_start());
         self.endpoints.store(Arc::new(set));
     }
 }

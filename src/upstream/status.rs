@@ -93,7 +93,7 @@ impl ClusterStatus {
         let state = cluster.state();
         Self {
             name: state.name.to_string(),
-            policy: format!("{:?}", cluster.config().balance),
+            policy: format!("{:?}", cluster.config().balance.policy),
             in_flight: state.in_flight.get(),
             pending: state.pending.get(),
             retries: state.retries.get(),

@@ -10,8 +10,23 @@ use crate::model::{
 use crate::validate::{self, Wrong};
 
 pub(super) fn cluster(subject: &Subject<'_>, cluster: &Cluster) {
-    let Cluster { name: _, protocol: _, balance: _, endpoints, ceilings, retry_budget, connection, tls, dns, place: _ } =
-        cluster;
+    let Cluster {
+        name: _,
+        protocol: _,
+        balance: _,
+        endpoints,
+        ceilings,
+        endpoint_ceilings: _,
+        breakers: _,
+        health_check: _,
+        outlier_detection: _,
+        admission: _,
+        retry_budget,
+        connection,
+        tls,
+        dns,
+        place: _,
+    } = cluster;
     self::endpoints(subject, endpoints);
     let Ceilings { max_requests, max_pending, max_retries, max_connections } = ceilings;
     subject.number("ceilings.max_requests", u64::from(*max_requests), limits::MAX_REQUESTS);
@@ -49,7 +64,7 @@ pub(super) fn cluster(subject: &Subject<'_>, cluster: &Cluster) {
 fn endpoints(subject: &Subject<'_>, list: &[Endpoint]) {
     subject.at_most("endpoints", list.len(), limits::MAX_ENDPOINTS);
     let mut seen = HashSet::with_capacity(list.len());
-    for (at, Endpoint { target, weight, zone }) in list.iter().enumerate() {
+    for (at, Endpoint { target, weight, zone, priority: _, labels: _, condition: _ }) in list.iter().enumerate() {
         let field = || format!("endpoints[{at}]");
         let text = match target {
             Target::Address(address) => address.to_string(),

@@ -56,6 +56,7 @@ pub(super) fn listener(subject: &Subject<'_>, listener: &Listener) {
         authorization,
         jwt,
         external_authorization,
+        rate_limits: _,
         place: _,
     } = listener;
     let config = subject.config;

@@ -46,7 +46,23 @@ pub(super) fn table(subject: &Subject<'_>, table: &RouteTable) {
 }
 
 fn rule(subject: &Subject<'_>, here: &str, rule: &Rule) {
-    let Rule { name: _, matches, filters, action, timeouts, retry, external_authorization: _, place: _ } = rule;
+    let Rule {
+        name: _,
+        matches,
+        filters,
+        action,
+        timeouts,
+        retry,
+        hedge: _,
+        breaker: _,
+        hash: _,
+        session: _,
+        rate_limits: _,
+        global_rate_limits: _,
+        criticality: _,
+        external_authorization: _,
+        place: _,
+    } = rule;
     subject.at_most(&format!("{here}.matches"), matches.len(), MAX_MATCHES);
     for (at, one) in matches.iter().enumerate() {
         self::one_match(subject, &format!("{here}.matches[{at}]"), one);
@@ -105,6 +121,7 @@ fn filters(subject: &Subject<'_>, here: &str, (list, matches): (&[Filter], &[Mat
                 cors += 1;
                 self::cors(subject, &here, policy);
             }
+            Filter::Fault(_) | Filter::Mirror(_) => {}
         }
     }
     if rewrites > 1 || cors > 1 {
@@ -178,7 +195,7 @@ fn backends(subject: &Subject<'_>, here: &str, list: &[BackendRef]) {
             let here = format!("{here}[{number}]");
             match filter {
                 Filter::RequestHeaders(edit) | Filter::ResponseHeaders(edit) => self::edit(subject, &here, edit),
-                Filter::UrlRewrite(_) | Filter::Cors(_) => {
+                Filter::UrlRewrite(_) | Filter::Cors(_) | Filter::Fault(_) | Filter::Mirror(_) => {
                     subject.say(here, "a backend takes only changes of headers", "move this filter to the rule");
                 }
             }
@@ -190,7 +207,7 @@ fn backends(subject: &Subject<'_>, here: &str, list: &[BackendRef]) {
 pub(super) fn weighted(subject: &Subject<'_>, here: &str, list: &[BackendRef]) {
     subject.at_most(here, list.len(), MAX_BACKENDS);
     let mut seen = HashSet::new();
-    for (at, BackendRef { cluster, weight, filters: _ }) in list.iter().enumerate() {
+    for (at, BackendRef { cluster, weight, subset: _, filters: _ }) in list.iter().enumerate() {
         let field = format!("{here}[{at}]");
         subject.number(&format!("{field}.weight"), u64::from(*weight), limits::BACKEND_WEIGHT);
         subject.refers(&format!("{field}.cluster"), cluster, &subject.config.clusters, "cluster");
@@ -282,7 +299,18 @@ fn cors(subject: &Subject<'_>, here: &str, cors: &Cors) {
 }
 
 fn retry(subject: &Subject<'_>, here: &str, retry: &Retry) {
-    let Retry { attempts, on, non_idempotent: _, backoff_base, backoff_max } = retry;
+    let Retry {
+        attempts,
+        on,
+        on_headers: _,
+        non_idempotent: _,
+        idempotency_key: _,
+        backoff_base,
+        backoff_max,
+        max_pushback: _,
+        other_locality: _,
+        buffer: _,
+    } = retry;
     subject.number(&format!("{here}.attempts"), u64::from(attempts.value), limits::RETRY_ATTEMPTS);
     subject.at_most(&format!("{here}.on"), on.len(), MAX_RETRY_CONDITIONS);
     for (at, condition) in on.iter().enumerate() {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::{Check, names, small, tls};
 use crate::limits;
 use crate::model::{
-    BalancePolicy, Ceilings, Cluster, ClusterProtocol, ConnectionOptions, DnsOptions, Endpoint, RetryBudget, Target,
+    Admission, Balance, BalancePolicy, Breakers, Ceilings, Cluster, ClusterProtocol, ConnectionOptions, DnsOptions,
+    Endpoint, EndpointCeilings, RetryBudget, Target,
 };
 use crate::raw;
 use crate::read::{Entries, Field, Key, List};
@@ -34,12 +35,20 @@ fn one(check: &Check<'_, '_>, (key, name): (&Key, Arc<str>), raw: &raw::Cluster)
             Some(raw::ClusterProtocol::Http2) => ClusterProtocol::Http2,
             Some(raw::ClusterProtocol::Auto) => ClusterProtocol::Auto,
         },
-        balance: match load_balancing.get().and_then(|raw::LoadBalancing { policy }| policy.get()) {
-            None | Some(raw::Policy::LeastRequest) => BalancePolicy::LeastRequest,
-            Some(raw::Policy::RoundRobin) => BalancePolicy::RoundRobin,
-            Some(raw::Policy::PeakEwma) => BalancePolicy::PeakEwma,
-            Some(raw::Policy::Random) => BalancePolicy::Random,
+        balance: Balance {
+            policy: match load_balancing.get().and_then(|raw::LoadBalancing { policy }| policy.get()) {
+                None | Some(raw::Policy::LeastRequest) => BalancePolicy::LeastRequest,
+                Some(raw::Policy::RoundRobin) => BalancePolicy::RoundRobin,
+                Some(raw::Policy::PeakEwma) => BalancePolicy::PeakEwma,
+                Some(raw::Policy::Random) => BalancePolicy::Random,
+            },
+            ..Balance::default()
         },
+        endpoint_ceilings: EndpointCeilings::default(),
+        breakers: Breakers::default(),
+        health_check: None,
+        outlier_detection: None,
+        admission: Admission::default(),
         endpoints: self::endpoints(check, key, endpoints),
         ceilings: ceilings(check, circuit_breaker),
         retry_budget: budget(check, retry_budget),
@@ -79,7 +88,7 @@ fn endpoints(check: &Check<'_, '_>, key: &Key, field: &Field<List<raw::Endpoint>
             continue;
         }
         seen.insert(target.clone(), at);
-        out.push(Endpoint { target, weight: small(weight), zone });
+        out.push(Endpoint { weight: small(weight), zone, ..Endpoint::at(target) });
     }
     out
 }

@@ -130,6 +130,7 @@ fn listener(
             Some(raw::ListenerProtocol::Http1) => ListenerProtocol::Http1,
             Some(raw::ListenerProtocol::Http2) => ListenerProtocol::Http2,
         },
+        rate_limits: Vec::new(),
         routes,
         direction,
         trust,

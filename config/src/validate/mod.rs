@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits::{self, Bounds};
-use crate::model::{Config, ControlPlane, Place, Setting};
+use crate::model::{Config, ControlPlane, Overload, Place, Setting};
 use crate::raw::{self, DurationText, SizeText};
 use crate::read::{Entries, Field, Key, List};
 use crate::sink::Sink;
@@ -100,6 +100,8 @@ pub(crate) fn validate(
             authorization: BTreeMap::new(),
             jwt_providers: BTreeMap::new(),
             external_authorizers: BTreeMap::new(),
+            rate_limit_services: BTreeMap::new(),
+            overload: Overload::default(),
         };
         return (config, control_plane::control_plane(&check, control_plane, identity.span()));
     }
@@ -128,6 +130,8 @@ pub(crate) fn validate(
         authorization,
         jwt_providers,
         external_authorizers,
+        rate_limit_services: BTreeMap::new(),
+        overload: Overload::default(),
     };
     (config, None)
 }

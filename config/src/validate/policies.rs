@@ -36,13 +36,7 @@ pub(super) fn timeouts(check: &Check<'_, '_>, field: &Field<raw::Timeouts>) -> T
 pub(super) fn retry(check: &Check<'_, '_>, field: &Field<raw::Retry>) -> Retry {
     let (base, max) = (Duration::from_millis(25), Duration::from_millis(250));
     let Some((raw::Retry { attempts, on, backoff, non_idempotent }, span)) = field.here() else {
-        return Retry {
-            attempts: Setting { value: 0, place: None },
-            on: Vec::new(),
-            non_idempotent: false,
-            backoff_base: base,
-            backoff_max: max,
-        };
+        return Retry::default();
     };
     let number: u8 = small(check.number(attempts, 1, limits::RETRY_ATTEMPTS));
     let (backoff_base, backoff_max) = self::backoff(check, backoff, (base, max));
@@ -52,6 +46,7 @@ pub(super) fn retry(check: &Check<'_, '_>, field: &Field<raw::Retry>) -> Retry {
         non_idempotent: check.flag(non_idempotent, false),
         backoff_base,
         backoff_max,
+        ..Retry::default()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Check, Names, filters, good, matches, names, policies, reach, small};
 use crate::limits;
-use crate::model::{Action, BackendRef, Filter, HostPattern, Listener, RouteTable, Rule, VirtualHost};
+use crate::model::{Action, BackendRef, Filter, HostPattern, Labels, Listener, RouteTable, Rule, VirtualHost};
 use crate::raw;
 use crate::read::{Entries, Field, Key, List};
 use crate::source::Span;
@@ -198,6 +198,13 @@ impl Table<'_, '_, '_> {
             action,
             timeouts: policies::timeouts(check, timeouts),
             retry: policies::retry(check, retry),
+            hedge: None,
+            breaker: None,
+            hash: Vec::new(),
+            session: None,
+            rate_limits: Vec::new(),
+            global_rate_limits: Vec::new(),
+            criticality: None,
             external_authorization: ask,
             place: check.place(span),
         }
@@ -240,7 +247,7 @@ pub(super) fn backends(
             continue;
         }
         seen.insert(name, at);
-        out.push(BackendRef { cluster: Arc::from(name.as_str()), weight, filters });
+        out.push(BackendRef { cluster: Arc::from(name.as_str()), weight, subset: Labels::new(), filters });
     }
     let readable = good(field).count() == field.entries().len();
     if let (true, false, Some(span)) = (readable, out.is_empty(), field.span())

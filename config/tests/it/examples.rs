@@ -169,6 +169,8 @@ fn the_full_example_says_what_it_means() {
         authorization: _,
         jwt_providers: _,
         external_authorizers: _,
+        rate_limit_services: _,
+        overload: _,
     } = &*loaded.config;
     assert_eq!(
         (&*node.id, node.service.as_deref(), node.zone.as_deref()),

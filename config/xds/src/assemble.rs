@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use outrigger_config::model::{
     AccessLog, Action, Admin, Authorization, Cluster, Config, Drain, Endpoint, ExternalAuthorizer, Identity,
-    JwtProvider, Listener, Node, Place, RouteTable,
+    JwtProvider, Listener, Node, Overload, Place, RouteTable,
 };
 
 use crate::Kind;
@@ -134,6 +134,8 @@ pub fn assemble(settings: &Settings, parts: &Parts) -> Result<Assembled, Vec<Ref
         authorization,
         jwt_providers,
         external_authorizers,
+        rate_limit_services: BTreeMap::new(),
+        overload: Overload::default(),
     };
     Ok(Assembled { config, waiting: waiting.into_iter().collect() })
 }

@@ -25,18 +25,19 @@ pub(crate) fn retry(policy: Option<&route::RetryPolicy>) -> Option<Retry> {
         [only] if *only == idempotent() => false,
         _ => return None,
     };
-    Some(Retry { attempts: Setting { value: attempts, place: None }, on, non_idempotent, backoff_base, backoff_max })
+    Some(Retry {
+        attempts: Setting { value: attempts, place: None },
+        on,
+        non_idempotent,
+        backoff_base,
+        backoff_max,
+        ..Retry::default()
+    })
 }
 
 /// No retries.
 pub(crate) fn none() -> Retry {
-    Retry {
-        attempts: Setting { value: 0, place: None },
-        on: Vec::new(),
-        non_idempotent: false,
-        backoff_base: BASE,
-        backoff_max: BASE * 10,
-    }
+    Retry::default()
 }
 
 /// Envoy's default, and ours.

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use outrigger_config::model::{Cluster, ClusterProtocol, ClusterTls, ClusterTlsMode, Endpoint, Target, TlsVersion};
+use outrigger_config::model::{
+    Admission, Balance, Breakers, Cluster, ClusterProtocol, ClusterTls, ClusterTlsMode, Endpoint, EndpointCeilings,
+    Target, TlsVersion,
+};
 use outrigger_config::spiffe::IdentityPattern;
 
 use super::parts::{EndpointList, Inputs, Part, same_or_new};
@@ -262,9 +265,9 @@ impl Found {
             };
             let inside = cluster((&name, ClusterProtocol::Http2, Some(mutual)), traffic, port.place.clone());
             let endpoints = self.mesh.into_iter().map(|((zone, address), weight)| Endpoint {
-                target: Target::Address(address),
                 weight,
                 zone,
+                ..Endpoint::at(Target::Address(address))
             });
             out.push((inside, EndpointList { cluster: Arc::clone(&name), endpoints: endpoints.collect() }));
         }
@@ -272,7 +275,7 @@ impl Found {
             let name = if out.is_empty() { name } else { format!("{name}@outside").into() };
             let mut outside = cluster((&name, protocol, tls), traffic, port.place.clone());
             let endpoints: Vec<Endpoint> =
-                self.outside.into_iter().map(|((zone, _), target)| Endpoint { target, weight: 1, zone }).collect();
+                self.outside.into_iter().map(|((zone, _), target)| Endpoint { zone, ..Endpoint::at(target) }).collect();
             if endpoints.iter().any(|endpoint| matches!(endpoint.target, Target::Name { .. })) {
                 outside.endpoints.clone_from(&endpoints);
             }
@@ -291,7 +294,12 @@ pub(super) fn cluster(
     Cluster {
         name: name.into(),
         protocol,
-        balance: settings::balance(traffic),
+        balance: Balance { policy: settings::balance(traffic), ..Balance::default() },
+        endpoint_ceilings: EndpointCeilings::default(),
+        breakers: Breakers::default(),
+        health_check: None,
+        outlier_detection: None,
+        admission: Admission::default(),
         endpoints: Vec::new(),
         ceilings: settings::ceilings(traffic),
         retry_budget: settings::budget(traffic),

@@ -10,6 +10,7 @@ use outrigger_config::model::{
 
 pub(super) fn outbound(name: &str, bind: SocketAddr, protocol: ListenerProtocol, place: Place) -> Listener {
     Listener {
+        rate_limits: Vec::new(),
         name: name.into(),
         bind,
         protocol,
@@ -29,6 +30,7 @@ pub(super) fn outbound(name: &str, bind: SocketAddr, protocol: ListenerProtocol,
 
 pub(super) fn inbound(name: &str, bind: SocketAddr, place: Place) -> Listener {
     Listener {
+        rate_limits: Vec::new(),
         direction: Direction::Inbound,
         trust: Trust::None,
         ..outbound(name, bind, ListenerProtocol::Auto, place)

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use outrigger_config::model::{
     Access, AccessAction, AccessRule, Action, Authorization, BackendRef, ClientCertHeader, ClientCertificate,
-    ClientTrust, Cluster, Endpoint, HostPattern, JwtProvider, ListenerJwt, ListenerTls, Place, RouteTable, Rule,
-    Target, TlsMode, TlsVersion, Trust, VirtualHost,
+    ClientTrust, Cluster, Endpoint, HostPattern, JwtProvider, Labels, ListenerJwt, ListenerTls, Place, RouteTable,
+    Rule, Target, TlsMode, TlsVersion, Trust, VirtualHost,
 };
 
 use super::backends::cluster;
@@ -138,8 +138,16 @@ impl Guards {
             ListenerPart { listener, authorization: authorization.collect(), jwt_providers: self.providers.clone() };
 
         let target: Arc<str> = format!("application:{}", port.port).into();
-        let backend = BackendRef { cluster: Arc::clone(&target), weight: 1, filters: Vec::new() };
+        let backend =
+            BackendRef { cluster: Arc::clone(&target), weight: 1, subset: Labels::new(), filters: Vec::new() };
         let rule = Rule {
+            hedge: None,
+            breaker: None,
+            hash: Vec::new(),
+            session: None,
+            rate_limits: Vec::new(),
+            global_rate_limits: Vec::new(),
+            criticality: None,
             name: Arc::clone(&name),
             matches: Vec::new(),
             filters: Vec::new(),
@@ -153,7 +161,7 @@ impl Guards {
         let host = VirtualHost { hostnames: vec![HostPattern::Any], rules: vec![rule], place: place.clone() };
         let routes = RouteTable { name, hosts: vec![host] };
         let cluster = cluster((&target, port.protocol, None), &Traffic::default(), place);
-        let application = Endpoint { target: Target::Address(port.application), weight: 1, zone: None };
+        let application = Endpoint::at(Target::Address(port.application));
         let endpoints = EndpointList { cluster: target, endpoints: vec![application] };
         let (a, b, c, d) = match earlier {
             Some(PortParts { listener, routes, cluster, endpoints }) => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use outrigger_config::model::{AccessLog, Admin, Config, Drain, Identity, Node};
+use outrigger_config::model::{AccessLog, Admin, Config, Drain, Identity, Node, Overload};
 
 use super::ProxyConfig;
 
@@ -29,6 +29,8 @@ impl ProxyConfig {
         }
         let service = Some(workload.name.clone());
         Config {
+            rate_limit_services: BTreeMap::new(),
+            overload: Overload::default(),
             node: Node { id: workload.to_string().into(), service, zone: zone.clone() },
             admin: Admin { address: None },
             access_log: AccessLog::Stdout,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 use outrigger_config::limits::{MAX_MATCHES, MAX_NAME_BYTES};
-use outrigger_config::model::{Action, BackendRef, DirectResponse, Match, Place, Rule};
+use outrigger_config::model::{Action, BackendRef, DirectResponse, Labels, Match, Place, Rule};
 use sha2::{Digest as _, Sha256};
 
 use super::backends::{Backends, INVALID_BACKEND, PortKey, Share};
@@ -38,6 +38,13 @@ impl Maker<'_> {
         };
         let backends = weighted(&[Resolved { shares: &port.shares, weight: 1, filters: Vec::new() }]);
         let rule = Rule {
+            hedge: None,
+            breaker: None,
+            hash: Vec::new(),
+            session: None,
+            rate_limits: Vec::new(),
+            global_rate_limits: Vec::new(),
+            criticality: None,
             name: bounded(self.at()),
             matches: Vec::new(),
             filters: Vec::new(),
@@ -94,6 +101,13 @@ impl Maker<'_> {
             ..traffic
         };
         Rule {
+            hedge: None,
+            breaker: None,
+            hash: Vec::new(),
+            session: None,
+            rate_limits: Vec::new(),
+            global_rate_limits: Vec::new(),
+            criticality: None,
             name,
             matches: vec![condition],
             filters: rule.filters.clone(),
@@ -170,7 +184,12 @@ fn weighted(backends: &[Resolved<'_>]) -> Vec<BackendRef> {
             match out.iter_mut().find(|other: &&mut BackendRef| other.cluster == share.cluster) {
                 Some(other) => other.weight = other.weight.saturating_add(weight).min(MOST),
                 None => {
-                    out.push(BackendRef { cluster: Arc::clone(&share.cluster), weight, filters: filters.clone() });
+                    out.push(BackendRef {
+                        cluster: Arc::clone(&share.cluster),
+                        weight,
+                        subset: Labels::new(),
+                        filters: filters.clone(),
+                    });
                 }
             }
         }

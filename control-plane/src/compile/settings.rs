@@ -98,5 +98,6 @@ pub(super) fn retry(traffic: &Traffic) -> Retry {
         non_idempotent: or(&traffic.non_idempotent, false),
         backoff_base: base,
         backoff_max: max,
+        ..Retry::default()
     }
 }

@@ -406,7 +406,7 @@ fn decide(config: &Config, listener: &Listener, rule: &Rule) -> Decision {
 }
 
 fn backend(config: &Config, backend: &BackendRef) -> BackendStory {
-    let BackendRef { cluster, weight, filters } = backend;
+    let BackendRef { cluster, weight, subset: _, filters } = backend;
     let known = config.clusters.get(cluster);
     let endpoints = known.into_iter().flat_map(|cluster| &cluster.endpoints);
     BackendStory {
@@ -473,6 +473,8 @@ fn describe(filter: &Filter) -> String {
             });
             format!("rewrite: {}", host.into_iter().chain(path).collect::<Vec<_>>().join(", "))
         }
+        Filter::Fault(_) => "faults are injected".to_owned(),
+        Filter::Mirror(mirror) => format!("copies go to {}", mirror.cluster),
         Filter::Cors(cors) => format!("cross-origin requests of {}", cors.allow_origins.join(", ")),
     }
 }

@@ -147,7 +147,7 @@ pub(super) fn place(place: &Place) -> String {
 
 impl Endpoint {
     pub(super) fn of(endpoint: &model::Endpoint) -> Self {
-        let model::Endpoint { target, weight, zone } = endpoint;
+        let model::Endpoint { target, weight, zone, .. } = endpoint;
         let (address, resolved) = match target {
             Target::Address(address) => (address.to_string(), false),
             Target::Name { host, port } => (format!("{host}:{port}"), true),
@@ -172,7 +172,7 @@ impl Limit {
 
 impl Retries {
     pub(super) fn of(retry: &Retry, method: &Method) -> Self {
-        let Retry { attempts, on, non_idempotent, backoff_base, backoff_max } = retry;
+        let Retry { attempts, on, non_idempotent, backoff_base, backoff_max, .. } = retry;
         let idempotent = Idempotency::of(method) == Idempotency::Idempotent;
         let why = match (idempotent, non_idempotent) {
             (true, _) => "the method is idempotent",

@@ -56,7 +56,8 @@ impl Balancer {
     pub fn new(policy: BalancePolicy, weights: impl IntoIterator<Item = u32>, seed: u64) -> Self {
         let policy = match policy {
             BalancePolicy::RoundRobin => Policy::RoundRobin(AtomicU64::new(seed)),
-            BalancePolicy::Random => Policy::Random,
+            // Consistent hashing falls back to this for requests without a key.
+            BalancePolicy::Random | BalancePolicy::RingHash | BalancePolicy::Maglev => Policy::Random,
             BalancePolicy::LeastRequest => Policy::LeastRequest,
             BalancePolicy::PeakEwma => Policy::PeakEwma,
         };

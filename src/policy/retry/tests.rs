@@ -48,6 +48,7 @@ fn policy(attempts: u8, on: &[RetryOn]) -> Retry {
         non_idempotent: false,
         backoff_base: Duration::from_millis(25),
         backoff_max: Duration::from_millis(250),
+        ..Retry::default()
     }
 }
 

@@ -24,6 +24,13 @@ fn setting<T>(value: T) -> Setting<T> {
 
 fn rule(name: &str, matches: Vec<Match>) -> Rule {
     Rule {
+        hedge: None,
+        breaker: None,
+        hash: Vec::new(),
+        session: None,
+        rate_limits: Vec::new(),
+        global_rate_limits: Vec::new(),
+        criticality: None,
         name: name.into(),
         matches,
         filters: Vec::new(),
@@ -35,6 +42,7 @@ fn rule(name: &str, matches: Vec<Match>) -> Rule {
             non_idempotent: false,
             backoff_base: Duration::ZERO,
             backoff_max: Duration::ZERO,
+            ..Retry::default()
         },
         external_authorization: true,
         place: place(),

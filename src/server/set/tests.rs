@@ -111,6 +111,7 @@ fn wait_for(condition: impl Fn() -> bool) {
 
 fn listener(name: &str) -> Listener {
     Listener {
+        rate_limits: Vec::new(),
         name: name.into(),
         bind: ([127, 0, 0, 1], 0).into(),
         protocol: ListenerProtocol::Auto,

@@ -60,7 +60,7 @@ fn state_and_pools_are_found_again_by_their_key() {
 
 fn endpoint(address: &str) -> outrigger_config::model::Endpoint {
     let target = outrigger_config::model::Target::Address(address.parse().expect("an address"));
-    outrigger_config::model::Endpoint { target, weight: 1, zone: None }
+    outrigger_config::model::Endpoint::at(target)
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode};
 use outrigger_config::limits::RETRY_ATTEMPTS;
 use outrigger_config::model::{
-    Action, BackendRef, DirectResponse, Filter, PathMatch, PathRewrite, Redirect, Retry, RetryOn, Setting, Timeouts,
-    UrlRewrite,
+    Action, BackendRef, DirectResponse, Filter, Labels, PathMatch, PathRewrite, Redirect, Retry, RetryOn, Setting,
+    Timeouts, UrlRewrite,
 };
 use outrigger_config::{grammar, pattern};
 
@@ -120,6 +120,7 @@ fn own_retry(at: &At<'_>, own: &RouteExtension, read: Retry) -> Retry {
         non_idempotent: *non_idempotent,
         backoff_base: duration(backoff_base).unwrap_or(read.backoff_base),
         backoff_max: duration(backoff_max).unwrap_or(read.backoff_max),
+        ..read
     }
 }
 
@@ -256,7 +257,7 @@ fn clusters(
     match specifier {
         Some(ClusterSpecifier::Cluster(name)) => {
             let cluster = at.field("cluster").held(grammar::name(name))?;
-            Some(vec![BackendRef { cluster, weight: 1, filters: Vec::new() }])
+            Some(vec![BackendRef { cluster, weight: 1, subset: Labels::new(), filters: Vec::new() }])
         }
         Some(ClusterSpecifier::WeightedClusters(message)) => {
             let at = at.field("weighted_clusters");
@@ -311,7 +312,12 @@ fn weighted(
         }
     };
     let cluster = at.field("name").held(grammar::name(name))?;
-    Some(BackendRef { cluster, weight: weight.as_ref().map_or(0, |weight| weight.value), filters })
+    Some(BackendRef {
+        cluster,
+        weight: weight.as_ref().map_or(0, |weight| weight.value),
+        subset: Labels::new(),
+        filters,
+    })
 }
 
 /// A retry policy; the limit of one attempt goes to where ours keeps it.

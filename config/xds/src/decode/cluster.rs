@@ -6,7 +6,8 @@ use std::time::Duration;
 use outrigger_config::grammar;
 use outrigger_config::limits::{MAX_RETRIES, RETRIES_PER_SECOND};
 use outrigger_config::model::{
-    BalancePolicy, Ceilings, Cluster, ClusterProtocol, ConnectionOptions, DnsOptions, RetryBudget,
+    Admission, Balance, BalancePolicy, Breakers, Ceilings, Cluster, ClusterProtocol, ConnectionOptions, DnsOptions,
+    EndpointCeilings, RetryBudget,
 };
 
 use super::endpoint::{self, Names};
@@ -146,10 +147,18 @@ pub(super) fn cluster(at: &At<'_>, message: &cluster::Cluster) -> Option<Decoded
     common_balance(at, common_lb_config.as_ref());
     let cluster = Cluster {
         protocol,
-        balance: match &own {
-            Some(own) if own.peak_ewma => BalancePolicy::PeakEwma,
-            _ => balance(at, *lb_policy, (lb_config.as_ref(), load_balancing_policy.as_ref())),
+        balance: Balance {
+            policy: match &own {
+                Some(own) if own.peak_ewma => BalancePolicy::PeakEwma,
+                _ => balance(at, *lb_policy, (lb_config.as_ref(), load_balancing_policy.as_ref())),
+            },
+            ..Balance::default()
         },
+        endpoint_ceilings: EndpointCeilings::default(),
+        breakers: Breakers::default(),
+        health_check: None,
+        outlier_detection: None,
+        admission: Admission::default(),
         endpoints,
         ceilings,
         retry_budget,

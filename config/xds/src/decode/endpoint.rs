@@ -126,7 +126,7 @@ fn one(at: &At<'_>, message: &endpoint::LbEndpoint, (names, zone): (Names, Optio
             return None;
         }
     };
-    Some(Endpoint { target, weight, zone })
+    Some(Endpoint { weight, zone, ..Endpoint::at(target) })
 }
 
 /// Host and port.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use outrigger_config::grammar;
 use outrigger_config::model::{
-    BackendRef, ClientCertHeader, ClientCertificate, ClientTrust, Direction, EscapedSlashes, HostPattern, Listener,
-    ListenerLimits, ListenerProtocol, ListenerTls, Passthrough, PathOptions, RouteTable, TlsMode, TlsVersion, Trust,
+    BackendRef, ClientCertHeader, ClientCertificate, ClientTrust, Direction, EscapedSlashes, HostPattern, Labels,
+    Listener, ListenerLimits, ListenerProtocol, ListenerTls, Passthrough, PathOptions, RouteTable, TlsMode, TlsVersion,
+    Trust,
 };
 use prost::Message as _;
 
@@ -150,6 +151,7 @@ pub(super) fn listener(at: &At<'_>, message: &listener::Listener) -> Option<Deco
         http.routes.map(|table| Arc::new(RouteTable { name: format!("{name}/routes").into(), ..table }));
     let (jwt, jwt_providers) = tokens.map_or((None, Vec::new()), |tokens| (Some(tokens.listener), tokens.providers));
     let mut listener = Listener {
+        rate_limits: Vec::new(),
         bind,
         protocol: http.protocol,
         routes: routes.as_ref().map(|table| table.name.clone()).or(http.rds),
@@ -353,7 +355,12 @@ impl Chains {
         });
         self.idle = at.duration("idle_timeout", idle_timeout.as_ref()).or(self.idle);
         let one = |at: &At<'_>, name: &str, weight: u32| {
-            at.held(grammar::name(name)).map(|cluster| BackendRef { cluster, weight, filters: Vec::new() })
+            at.held(grammar::name(name)).map(|cluster| BackendRef {
+                cluster,
+                weight,
+                subset: Labels::new(),
+                filters: Vec::new(),
+            })
         };
         match cluster_specifier {
             Some(ClusterSpecifier::Cluster(name)) => one(&at.field("cluster"), name, 1).into_iter().collect(),
@@ -463,6 +470,7 @@ impl Chains {
                 let one = |backend: &crate::extensions::WeightedBackend| BackendRef {
                     cluster: backend.cluster.as_str().into(),
                     weight: backend.weight,
+                    subset: Labels::new(),
                     filters: Vec::new(),
                 };
                 backends = own.backends.iter().map(one).collect();

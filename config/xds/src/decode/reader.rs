@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use outrigger_config::built;
 use outrigger_config::model::{
-    AccessLog, Action, Admin, BalancePolicy, Ceilings, CertificateFiles, Cluster, ClusterProtocol, Config,
-    ConnectionOptions, DnsOptions, Drain, Identity, Node, Place, RetryBudget, RouteTable,
+    AccessLog, Action, Admin, Admission, Balance, Breakers, Ceilings, CertificateFiles, Cluster, ClusterProtocol,
+    Config, ConnectionOptions, DnsOptions, Drain, EndpointCeilings, Identity, Node, Overload, Place, RetryBudget,
+    RouteTable,
 };
 use prost::{Message, Name};
 use sha2::{Digest as _, Sha256};
@@ -184,6 +185,8 @@ fn empty(place: &Place) -> Config {
         authorization: BTreeMap::new(),
         jwt_providers: BTreeMap::new(),
         external_authorizers: BTreeMap::new(),
+        rate_limit_services: BTreeMap::new(),
+        overload: Overload::default(),
     }
 }
 
@@ -193,7 +196,12 @@ pub(crate) fn placeholder(name: Arc<str>, place: &Place) -> Cluster {
         name,
         // Authorizers are asked over it.
         protocol: ClusterProtocol::Http2,
-        balance: BalancePolicy::LeastRequest,
+        balance: Balance::default(),
+        endpoint_ceilings: EndpointCeilings::default(),
+        breakers: Breakers::default(),
+        health_check: None,
+        outlier_detection: None,
+        admission: Admission::default(),
         endpoints: Vec::new(),
         ceilings: Ceilings { max_requests: 1024, max_pending: 256, max_retries: 64, max_connections: 1024 },
         retry_budget: RetryBudget { percent: 20, min_per_second: 3 },

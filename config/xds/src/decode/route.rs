@@ -271,6 +271,13 @@ fn route(at: &At<'_>, message: &route::Route, levels: &Levels<'_>) -> Option<Rou
         action,
         timeouts,
         retry,
+        hedge: None,
+        breaker: None,
+        hash: Vec::new(),
+        session: None,
+        rate_limits: Vec::new(),
+        global_rate_limits: Vec::new(),
+        criticality: None,
         external_authorization: !per_route.unasked,
         place: at.place_of(own.and_then(|own| own.place.as_ref())),
     })))

@@ -33,6 +33,11 @@ fn message(config: &Cluster, form: Form) -> cluster::Cluster {
         balance,
         endpoints,
         ceilings,
+        endpoint_ceilings: _,
+        breakers: _,
+        health_check: _,
+        outlier_detection: _,
+        admission: _,
         retry_budget,
         connection,
         tls: secured,
@@ -47,10 +52,12 @@ fn message(config: &Cluster, form: Form) -> cluster::Cluster {
     };
     // gRPC takes one name for each cluster (gRFC A37).
     let inline = if form == Form::Grpc { &endpoints[..endpoints.len().min(1)] } else { &endpoints[..] };
-    let policy = match (balance, form) {
+    let policy = match (balance.policy, form) {
         (_, Form::Grpc) | (BalancePolicy::RoundRobin, _) => LbPolicy::RoundRobin,
         (BalancePolicy::LeastRequest | BalancePolicy::PeakEwma, _) => LbPolicy::LeastRequest,
         (BalancePolicy::Random, _) => LbPolicy::Random,
+        (BalancePolicy::RingHash, _) => LbPolicy::RingHash,
+        (BalancePolicy::Maglev, _) => LbPolicy::Maglev,
     };
     let plain = cluster::Cluster {
         name: name.to_string(),
@@ -167,7 +174,7 @@ fn extension(config: &Cluster) -> ClusterExtension {
     let unsaid = config.protocol == ClusterProtocol::Http1 || connection.keepalive_interval.is_zero();
     ClusterExtension {
         place: wire::place(&config.place),
-        peak_ewma: config.balance == BalancePolicy::PeakEwma,
+        peak_ewma: config.balance.policy == BalancePolicy::PeakEwma,
         connection: unsaid.then(|| ConnectionExtension {
             keepalive_interval: wire::own_duration(connection.keepalive_interval),
             keepalive_timeout: wire::own_duration(connection.keepalive_timeout),
@@ -198,7 +205,7 @@ pub fn keys_cluster(provider: &JwtProvider) -> Option<Resource> {
         Target::Address(_) => DiscoveryType::Static,
         Target::Name { .. } => DiscoveryType::StrictDns,
     };
-    let endpoint = outrigger_config::model::Endpoint { target, weight: 1, zone: None };
+    let endpoint = outrigger_config::model::Endpoint::at(target);
     let message = cluster::Cluster {
         name: name.clone(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind as i32)),

@@ -47,7 +47,7 @@ fn locality(group: &[&Endpoint]) -> endpoint::LocalityLbEndpoints {
     }
 }
 
-fn one(Endpoint { target, weight, zone: _ }: &Endpoint) -> endpoint::LbEndpoint {
+fn one(Endpoint { target, weight, zone: _, priority: _, labels: _, condition: _ }: &Endpoint) -> endpoint::LbEndpoint {
     let (address, hostname) = match target {
         Target::Address(address) => (wire::address(&address.ip().to_string(), address.port()), String::new()),
         // The name is what is asked for in TLS.

@@ -188,6 +188,7 @@ impl<'a> Parts<'a> {
                     cors = Some(&**one);
                     (step::Kind::Cors, &nothing)
                 }
+                Filter::Fault(_) | Filter::Mirror(_) => continue,
             };
             let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
             steps.push(Step {
@@ -216,7 +217,7 @@ fn forward(
 ) -> route::RouteAction {
     use route::route_action::{ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration};
     let single = match list {
-        [BackendRef { cluster, weight: 1, filters }] if filters.is_empty() => Some(cluster),
+        [BackendRef { cluster, weight: 1, subset: _, filters }] if filters.is_empty() => Some(cluster),
         _ => None,
     };
     let destination = match single {
@@ -270,7 +271,7 @@ fn timeout(request: &Setting<Option<std::time::Duration>>, one: Option<&Match>, 
 }
 
 fn weighted(backend: &BackendRef, form: Form) -> route::weighted_cluster::ClusterWeight {
-    let BackendRef { cluster, weight, filters } = backend;
+    let BackendRef { cluster, weight, subset: _, filters } = backend;
     let headers = if form == Form::Grpc { Headers::default() } else { Parts::of(filters).headers };
     route::weighted_cluster::ClusterWeight {
         name: cluster.to_string(),
@@ -387,7 +388,7 @@ pub(crate) fn cors(cors: &Cors) -> http_cors::CorsPolicy {
 
 /// Retries, with the limit of one attempt, which Envoy keeps there.
 pub(crate) fn retry_policy(retry: &Retry, timeouts: &Timeouts) -> Option<route::RetryPolicy> {
-    let Retry { attempts, on, non_idempotent, backoff_base, backoff_max } = retry;
+    let Retry { attempts, on, non_idempotent, backoff_base, backoff_max, .. } = retry;
     let limit = timeouts.backend_request.value;
     if attempts.value == 0 && limit.is_none() {
         return None;
@@ -452,7 +453,7 @@ fn extension(rule: &Rule, one: Option<&Match>) -> RouteExtension {
     let read = canonical::retry(retry_policy(&rule.retry, &rule.timeouts).as_ref());
     let same = forwards
         && read.is_some_and(|read| {
-            let Retry { attempts, on, non_idempotent, backoff_base, backoff_max } = &rule.retry;
+            let Retry { attempts, on, non_idempotent, backoff_base, backoff_max, .. } = &rule.retry;
             (read.attempts.value, &read.on, read.non_idempotent, &read.backoff_base, &read.backoff_max)
                 == (attempts.value, on, *non_idempotent, backoff_base, backoff_max)
         });
@@ -524,7 +525,7 @@ fn text_of(value: &HeaderValue) -> String {
 }
 
 fn retry_extension(retry: &Retry) -> RetryExtension {
-    let Retry { attempts, on, non_idempotent, backoff_base, backoff_max } = retry;
+    let Retry { attempts, on, non_idempotent, backoff_base, backoff_max, .. } = retry;
     RetryExtension {
         attempts: u32::from(attempts.value),
         on: on

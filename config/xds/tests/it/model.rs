@@ -1,5 +1,6 @@
 //! Configurations made at random: every variant of every type, every reference leading somewhere.
 
+use outrigger_config::model::{Admission, Balance, Breakers, EndpointCeilings, Overload};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -162,7 +163,12 @@ fn backends(filters: bool) -> impl Strategy<Value = Vec<BackendRef>> {
     let list = subsequence(CLUSTERS.to_vec(), 1..=3);
     let filters = if filters { vec(header_filter(), 0..3).boxed() } else { Just(Vec::new()).boxed() };
     (list, vec((0..4_u32, filters), 4)).prop_map(|(names, rest)| {
-        let one = |(name, (weight, filters)): (&str, _)| BackendRef { cluster: name.into(), weight, filters };
+        let one = |(name, (weight, filters)): (&str, _)| BackendRef {
+            cluster: name.into(),
+            weight,
+            subset: BTreeMap::new(),
+            filters,
+        };
         let mut list: Vec<BackendRef> = names.into_iter().zip(rest).map(one).collect();
         if list.iter().all(|backend| backend.weight == 0) {
             list[0].weight = 1;
@@ -225,6 +231,7 @@ fn retry() -> impl Strategy<Value = Retry> {
         non_idempotent,
         backoff_base: base,
         backoff_max: base * 10,
+        ..Retry::default()
     })
 }
 
@@ -246,6 +253,14 @@ fn rule() -> impl Strategy<Value = Rule> {
             place(),
         )
             .prop_map(|(matches, filters, action, timeouts, retry, external_authorization, place)| Rule {
+                hedge: None,
+                breaker: None,
+                hash: Vec::new(),
+                session: None,
+                rate_limits: Vec::new(),
+                global_rate_limits: Vec::new(),
+                criticality: None,
+
                 name: Arc::from(""),
                 matches,
                 filters,
@@ -321,7 +336,11 @@ fn endpoints() -> impl Strategy<Value = Vec<Endpoint>> {
     ];
     let one = (1..=1000_u32, of(text(&["eu-1a", "eu-1b"])));
     (subsequence(targets, 0..=4).prop_shuffle(), vec(one, 4)).prop_map(|(targets, rest)| {
-        targets.into_iter().zip(rest).map(|(target, (weight, zone))| Endpoint { target, weight, zone }).collect()
+        targets
+            .into_iter()
+            .zip(rest)
+            .map(|(target, (weight, zone))| Endpoint { weight, zone, ..Endpoint::at(target) })
+            .collect()
     })
 }
 
@@ -347,7 +366,13 @@ fn cluster(name: &'static str) -> impl Strategy<Value = Cluster> {
             name: name.into(),
             // Authorizers are asked over the first one, and TLS is handed on to the last.
             protocol: if name == CLUSTERS[0] { ClusterProtocol::Http2 } else { protocol },
-            balance,
+            balance: Balance { policy: balance, ..Balance::default() },
+            endpoint_ceilings: EndpointCeilings::default(),
+            breakers: Breakers::default(),
+            health_check: None,
+            outlier_detection: None,
+            admission: Admission::default(),
+
             endpoints,
             ceilings: Ceilings {
                 max_requests: ceilings.0,
@@ -381,7 +406,12 @@ fn passthrough() -> impl Strategy<Value = Vec<Passthrough>> {
         let (first, second) = patterns.split_at(split);
         let one = |(names, (weight, place)): (&[HostPattern], (u32, Place))| Passthrough {
             hostnames: names.to_vec(),
-            backends: vec![BackendRef { cluster: "plain".into(), weight, filters: Vec::new() }],
+            backends: vec![BackendRef {
+                cluster: "plain".into(),
+                weight,
+                subset: BTreeMap::new(),
+                filters: Vec::new(),
+            }],
             place,
         };
         [first, second].into_iter().zip(rest).map(one).collect()
@@ -404,7 +434,12 @@ fn listener_tls() -> impl Strategy<Value = ListenerTls> {
             let only = || {
                 vec![Passthrough {
                     hostnames: vec![HostPattern::Any],
-                    backends: vec![BackendRef { cluster: "plain".into(), weight: 1, filters: Vec::new() }],
+                    backends: vec![BackendRef {
+                        cluster: "plain".into(),
+                        weight: 1,
+                        subset: BTreeMap::new(),
+                        filters: Vec::new(),
+                    }],
                     place: place.clone(),
                 }]
             };
@@ -448,6 +483,7 @@ fn listener(name: &'static str, port: u16) -> impl Strategy<Value = Listener> {
             let (authorized, jwt, external) = guards;
             let guarded = !handed_on;
             Listener {
+                rate_limits: Vec::new(),
                 name: name.into(),
                 bind: SocketAddr::new(ip.parse().expect("an address"), port),
                 protocol,
@@ -697,6 +733,8 @@ pub(crate) fn empty(place: &Place) -> Config {
         place: place.clone(),
     };
     Config {
+        rate_limit_services: BTreeMap::new(),
+        overload: Overload::default(),
         node: Node { id: "proxy-1".into(), service: None, zone: None },
         admin: Admin { address: None },
         access_log: AccessLog::Off,

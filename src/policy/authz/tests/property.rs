@@ -14,6 +14,13 @@ fn table(host: HostPattern, path: PathMatch) -> RouteTable {
         Setting { value, place: None }
     }
     let rule = Rule {
+        hedge: None,
+        breaker: None,
+        hash: Vec::new(),
+        session: None,
+        rate_limits: Vec::new(),
+        global_rate_limits: Vec::new(),
+        criticality: None,
         name: "r".into(),
         matches: vec![Match { path, method: None, headers: Vec::new(), query: Vec::new(), grpc: false }],
         filters: Vec::new(),
@@ -25,6 +32,7 @@ fn table(host: HostPattern, path: PathMatch) -> RouteTable {
             non_idempotent: false,
             backoff_base: std::time::Duration::ZERO,
             backoff_max: std::time::Duration::ZERO,
+            ..Retry::default()
         },
         external_authorization: true,
         place: place(),

@@ -107,7 +107,8 @@ impl World<'_> {
         for cluster in sorted(&self.cell.load()) {
             let room = self.ledger.in_flight(&cluster) < cluster.config().ceilings.max_requests;
             let set = cluster.endpoints();
-            if cluster.config().balance != model::BalancePolicy::RoundRobin || !room || set.members().is_empty() {
+            if cluster.config().balance.policy != model::BalancePolicy::RoundRobin || !room || set.members().is_empty()
+            {
                 continue;
             }
             let weights: BTreeMap<SocketAddr, u32> =
