@@ -23,7 +23,7 @@ use crate::policy::retry::{
 };
 use crate::telemetry::metrics::AttemptOutcome;
 use crate::upstream::pool::Preference;
-use crate::upstream::{Cluster, Lease, LeaseError, Outcome, Overflow, Permit, PickError};
+use crate::upstream::{Cluster, Lease, LeaseError, Outcome, Overflow, Permit, PickError, PickHint};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
@@ -117,9 +117,10 @@ async fn attempt_all(
         if late || !forward_deadline(exchange, head, now) {
             return Err(if record.attempts == 0 { Reason::Deadline } else { Reason::Timeout }.into());
         }
-        let permit = match with_random(|random| cluster.pick(&tried, random, now)) {
+        let hint = PickHint { tried: &tried, ..PickHint::default() };
+        let permit = match with_random(|random| cluster.pick(&hint, random, now)) {
             Ok(permit) => permit,
-            Err(PickError::NoEndpoint) => return Err(Reason::NoEndpoint.into()),
+            Err(PickError::NoEndpoint | PickError::Open { .. }) => return Err(Reason::NoEndpoint.into()),
             Err(PickError::Overflow) => {
                 cluster.state().metrics.overflowed(Overflow::Requests);
                 return Err(Reason::Overflow.into());

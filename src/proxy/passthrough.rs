@@ -15,7 +15,7 @@ use crate::telemetry::AccessLog;
 use crate::telemetry::access_log::StreamEntry;
 use crate::telemetry::metrics::AttemptOutcome;
 use crate::upstream::pool::Tunnel;
-use crate::upstream::{Cluster, LeaseError, Outcome, Permit, PickError};
+use crate::upstream::{Cluster, LeaseError, Outcome, Permit, PickError, PickHint};
 
 /// Where a connection is handed on to.
 #[derive(Debug)]
@@ -77,9 +77,12 @@ impl Passage {
         let metrics = &self.cluster.state().metrics;
         let mut tried: SmallVec<[SocketAddr; ATTEMPTS]> = SmallVec::new();
         loop {
-            let permit = with_random(|random| self.cluster.pick(&tried, random, Instant::now()));
+            let permit = with_random(|random| {
+                let hint = PickHint { tried: &tried, ..PickHint::default() };
+                self.cluster.pick(&hint, random, Instant::now())
+            });
             let permit = permit.map_err(|error| match error {
-                PickError::NoEndpoint => (Reason::NoEndpoint, None),
+                PickError::NoEndpoint | PickError::Open { .. } => (Reason::NoEndpoint, None),
                 PickError::Overflow => (Reason::Overflow, None),
             })?;
             let address = permit.member().state.address;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::Version;
@@ -12,6 +12,7 @@ use outrigger_config::model::{self, ClusterProtocol, Target};
 use thiserror::Error;
 
 use super::dns::Names;
+use super::fitness::Fit;
 use super::lease::{Lease, LeaseError};
 use super::permit::Permit;
 use super::pool::{Ceilings, Pool, PoolKey, Preference, Terms, Tunnel, Wire};
@@ -50,8 +51,29 @@ pub struct Member {
     pub weight: u32,
     /// Its zone.
     pub zone: Option<Arc<str>>,
+    /// 0 is used first.
+    pub priority: u8,
+    /// Its labels.
+    pub labels: Arc<model::Labels>,
+    /// What is said of it.
+    pub condition: model::Condition,
     /// The name it was resolved from.
     pub hostname: Option<Arc<str>>,
+}
+
+/// What bears on the choice for one attempt.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PickHint<'a> {
+    /// Endpoints of earlier attempts: passed over as long as there is another.
+    pub tried: &'a [SocketAddr],
+    /// What consistent hashing goes by; `None`: chance.
+    pub hash: Option<u64>,
+    /// The endpoint that the session is bound to.
+    pub bound: Option<SocketAddr>,
+    /// Labels that the endpoint must have.
+    pub subset: Option<&'a model::Labels>,
+    /// Zones other than those of `tried` are preferred.
+    pub other_zone: bool,
 }
 
 /// Why no endpoint was chosen.
@@ -63,6 +85,12 @@ pub enum PickError {
     /// As many requests as may be are in flight.
     #[error("the cluster has as many requests in flight as it may")]
     Overflow,
+    /// Breakers are open.
+    #[error("the circuit breaker is open")]
+    Open {
+        /// When the first of them lets a request through.
+        retry_after: Duration,
+    },
 }
 
 impl Cluster {
@@ -102,17 +130,16 @@ impl Cluster {
         self.endpoints.load_full()
     }
 
-    /// Chooses an endpoint for one attempt and counts it in. Endpoints in `tried` are passed over as long as
-    /// there is another.
+    /// Chooses an endpoint for one attempt and counts it in.
     ///
     /// # Errors
     /// See [`PickError`]; nothing is counted then.
-    pub fn pick(&self, tried: &[SocketAddr], rng: &mut Rng, now: Instant) -> Result<Permit, PickError> {
+    pub fn pick(&self, hint: &PickHint<'_>, rng: &mut Rng, now: Instant) -> Result<Permit, PickError> {
         if !self.state.in_flight.try_acquire(self.config.ceilings.max_requests) {
             return Err(PickError::Overflow);
         }
         let set = self.endpoints.load();
-        match set.pick(tried, rng, now) {
+        match set.pick(hint, rng, now) {
             Some(member) => Ok(Permit::new(Arc::clone(&self.state), member.clone(), now)),
             None => {
                 self.state.in_flight.release();
@@ -214,6 +241,7 @@ impl Cluster {
         }
         let addresses: Vec<SocketAddr> = places.iter().map(|(address, ..)| *address).collect();
         let states = registry.endpoints(&self.config.name, &addresses);
+        let unlabelled = Arc::new(model::Labels::new());
         let members = places
             .into_iter()
             .zip(states)
@@ -232,6 +260,13 @@ impl Cluster {
                     pool,
                     weight: endpoint.weight,
                     zone: endpoint.zone.clone(),
+                    priority: endpoint.priority,
+                    labels: if endpoint.labels.is_empty() {
+                        Arc::clone(&unlabelled)
+                    } else {
+                        Arc::new(endpoint.labels.clone())
+                    },
+                    condition: endpoint.condition,
                     hostname: hostname.cloned(),
                 }
             })
@@ -259,8 +294,8 @@ impl EndpointSet {
         self.balancer.score(&View { members: &self.members, tried: &[], now }, index)
     }
 
-    fn pick(&self, tried: &[SocketAddr], rng: &mut Rng, now: Instant) -> Option<&Member> {
-        let view = View { members: &self.members, tried, now };
+    fn pick(&self, hint: &PickHint<'_>, rng: &mut Rng, now: Instant) -> Option<&Member> {
+        let view = View { members: &self.members, tried: hint.tried, now };
         self.balancer.pick(&view, rng).and_then(|at| self.members.get(at))
     }
 }
@@ -282,6 +317,7 @@ impl Candidates for View<'_> {
     }
 
     fn eligible(&self, index: usize) -> bool {
-        !self.tried.contains(&self.members[index].state.address)
+        let member = &self.members[index];
+        Fit::of(member, self.now) == Fit::Fit && !self.tried.contains(&member.state.address)
     }
 }

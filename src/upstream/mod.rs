@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod dns;
+pub mod fitness;
 mod guards;
 pub mod keys;
 pub mod lease;
@@ -12,7 +13,8 @@ pub mod registry;
 pub mod state;
 pub mod status;
 
-pub use cluster::{Cluster, EndpointSet, Member, PickError};
+pub use cluster::{Cluster, EndpointSet, Member, PickError, PickHint};
+pub use fitness::Fit;
 pub use keys::{KeySlot, KeyStore};
 pub use lease::{Lease, LeaseError, Overflow};
 pub use permit::{Outcome, Permit};

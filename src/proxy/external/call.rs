@@ -23,7 +23,7 @@ use crate::proxy::tracked::is_server_failure;
 use crate::proxy::with_random;
 use crate::telemetry::metrics::AttemptOutcome;
 use crate::upstream::pool::Preference;
-use crate::upstream::{Cluster, LeaseError, Outcome, Overflow, Permit};
+use crate::upstream::{Cluster, LeaseError, Outcome, Overflow, Permit, PickHint};
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,8 @@ pub(super) async fn check(cluster: &Cluster, message: Bytes, limit: Duration) ->
     let mut timer = Deadline::default();
     let mut tried: SmallVec<[SocketAddr; 2]> = SmallVec::new();
     loop {
-        let picked = with_random(|random| cluster.pick(&tried, random, Instant::now()));
+        let hint = PickHint { tried: &tried, ..PickHint::default() };
+        let picked = with_random(|random| cluster.pick(&hint, random, Instant::now()));
         let Ok(permit) = picked else { return Err(CallError::Failed) };
         tried.push(permit.member().state.address);
         let ended = {

@@ -12,7 +12,7 @@ use super::requests::Phase;
 use super::world::World;
 use crate::net::tls::TlsSet;
 use crate::snapshot::Snapshot;
-use crate::upstream::Cluster;
+use crate::upstream::{Cluster, PickHint};
 
 impl World<'_> {
     pub(super) fn reload(&mut self) {
@@ -117,7 +117,7 @@ impl World<'_> {
             let share = |weight: u32| if equal { ROUNDS } else { ROUNDS * weight };
             let mut turns: BTreeMap<SocketAddr, u32> = BTreeMap::new();
             for _ in 0..weights.values().map(|weight| share(*weight)).sum() {
-                let permit = cluster.pick(&[], &mut self.picks, now).expect("there is room");
+                let permit = cluster.pick(&PickHint::default(), &mut self.picks, now).expect("there is room");
                 self.ledger.picked(&cluster, &permit, now);
                 self.ledger.ended(&cluster, &permit, now);
                 *turns.entry(permit.member().state.address).or_default() += 1;

@@ -20,7 +20,7 @@ use crate::proxy::local::Caller;
 use crate::proxy::pipeline::time_limits;
 use crate::proxy::tracked::Limits;
 use crate::snapshot::{Action, Listener, Rule};
-use crate::upstream::{Cluster, EndpointSet, Permit, PickError};
+use crate::upstream::{Cluster, EndpointSet, Permit, PickError, PickHint};
 
 /// A request under way.
 pub(super) struct Request {
@@ -166,14 +166,15 @@ impl World<'_> {
         let set = request.cluster.endpoints();
         let scores: Vec<Option<f64>> = (0..set.members().len()).map(|index| set.score(index, now)).collect();
         let full = self.ledger.in_flight(&request.cluster) >= request.cluster.config().ceilings.max_requests;
-        let permit = match request.cluster.pick(&request.tried, &mut self.picks, now) {
+        let hint = PickHint { tried: &request.tried, ..PickHint::default() };
+        let permit = match request.cluster.pick(&hint, &mut self.picks, now) {
             Ok(permit) => permit,
             Err(PickError::Overflow) => {
                 assert!(full, "refused below the ceiling");
                 self.trace.counts.over_the_ceiling += 1;
                 return self.finish(id, request, "overflow");
             }
-            Err(PickError::NoEndpoint) => {
+            Err(PickError::NoEndpoint | PickError::Open { .. }) => {
                 assert!(set.members().is_empty(), "no endpoint was picked of {}", set.members().len());
                 self.trace.counts.without_endpoint += 1;
                 return self.finish(id, request, "no endpoint");
