@@ -11,6 +11,7 @@
 //! * [`cors`]: what scripts of other origins may do
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
+//! * [`queue`]: who waits for a place among the requests of a cluster, and whose turn it is
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
 //!
@@ -27,6 +28,7 @@ pub mod host;
 pub mod jwt;
 pub mod path;
 pub mod query;
+pub mod queue;
 pub mod retry;
 pub mod rng;
 pub mod route;
