@@ -150,6 +150,11 @@ impl Concurrency {
         self.baseline.map(Duration::from_secs_f64)
     }
 
+    /// Keeps the limit within other bounds.
+    pub fn bound(&mut self, settings: &AdaptiveConcurrency) {
+        self.limit = self.limit.clamp(settings.min.into(), settings.max.into());
+    }
+
     /// An attempt ended. `pressed`: somebody was refused or had to wait because of the limit since the last sample.
     /// True when the limit has changed.
     pub fn observe(&mut self, settings: &AdaptiveConcurrency, sample: Sample, pressed: bool, now: Instant) -> bool {
@@ -175,7 +180,7 @@ impl Concurrency {
         }
         let before = self.limit();
         self.conclude(settings, now);
-        self.limit = self.limit.clamp(settings.min.into(), settings.max.into());
+        self.bound(settings);
         self.limit() != before
     }
 

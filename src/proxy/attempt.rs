@@ -129,6 +129,9 @@ async fn attempt_all(
         record.attempts += 1;
         record.upstream_host = Some(permit.member().state.address);
         tried.push(permit.member().state.address);
+        if replay.is_some() {
+            permit.uploads();
+        }
         let body = replay.map_or(Body::Empty, Replay::attempt);
         let mut patience = Patience::new(exchange, replay, now);
         let uncounted = Uncounted(cluster);
@@ -353,7 +356,7 @@ fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Caller, latency
         },
         // Our own limit: no failure is counted, but the time is real, and a slow endpoint must look slow.
         Try::TimedOut => {
-            permit.member().state.latency.observe(latency, now);
+            permit.unanswered(latency, now);
             AttemptOutcome::Timeout
         }
         Try::Stalled => AttemptOutcome::Timeout,
