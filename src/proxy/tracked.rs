@@ -86,7 +86,7 @@ impl TrackedBody {
             BodyError::Reset(_) => Reason::UpstreamReset,
             BodyError::Malformed(_) => Reason::UpstreamProtocol,
             BodyError::Incomplete | BodyError::Io(_) => Reason::UpstreamClosed,
-            BodyError::Abandoned => Reason::RequestBody,
+            BodyError::Abandoned | BodyError::Outrun => Reason::RequestBody,
         };
         self.record.reason = Some(reason);
         let permit = self.permit.take();
