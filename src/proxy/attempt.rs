@@ -42,11 +42,13 @@ pub(super) struct Exchange<'a> {
 pub(super) struct Failure {
     pub(super) reason: Reason,
     pub(super) details: &'static str,
+    /// When it is worth asking again.
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Self { reason, details: "" }
+        Self { reason, details: "", retry_after: None }
     }
 }
 
@@ -120,7 +122,11 @@ async fn attempt_all(
         let hint = PickHint { tried: &tried, ..PickHint::default() };
         let permit = match with_random(|random| cluster.pick(&hint, random, now)) {
             Ok(permit) => permit,
-            Err(PickError::NoEndpoint | PickError::Open { .. }) => return Err(Reason::NoEndpoint.into()),
+            Err(PickError::NoEndpoint) => return Err(Reason::NoEndpoint.into()),
+            Err(PickError::Open { retry_after }) => {
+                let open = Failure { retry_after: Some(retry_after), ..Reason::BreakerOpen.into() };
+                return Err(Failure { details: "breaker_endpoint", ..open });
+            }
             Err(PickError::Overflow) => {
                 cluster.state().metrics.overflowed(Overflow::Requests);
                 return Err(Reason::Overflow.into());
@@ -463,7 +469,7 @@ fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>, Failure> {
         Try::Lease(LeaseError::Overflow(_)) => Reason::Overflow,
         Try::Lease(LeaseError::Connect(SendErrorKind::Handshake { code, .. }))
         | Try::Send(SendError { kind: SendErrorKind::Handshake { code, .. }, .. }) => {
-            return Err(Failure { reason: Reason::ConnectFailure, details: code });
+            return Err(Failure { details: code, ..Reason::ConnectFailure.into() });
         }
         Try::Lease(LeaseError::Connect(_) | LeaseError::Retired) => Reason::ConnectFailure,
         Try::Send(error) => match error.kind {
@@ -472,7 +478,7 @@ fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>, Failure> {
             SendErrorKind::Refused | SendErrorKind::Reset(_) => Reason::UpstreamReset,
             SendErrorKind::Closed | SendErrorKind::Io(_) => Reason::UpstreamClosed,
             SendErrorKind::BadResponse(details) => {
-                return Err(Failure { reason: Reason::UpstreamProtocol, details });
+                return Err(Failure { details, ..Reason::UpstreamProtocol.into() });
             }
             SendErrorKind::RequestBody(_) => Reason::RequestBody,
         },
@@ -482,7 +488,7 @@ fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>, Failure> {
         (Reason::Timeout, false) => "backend_request_timeout",
         _ => "",
     };
-    Err(Failure { reason, details })
+    Err(Failure { details, ..reason.into() })
 }
 
 #[cfg(test)]
