@@ -313,11 +313,13 @@ fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Caller, latency
                 Caller::Http => None,
             };
             let failed = status >= 500 || grpc.is_some_and(is_server_failure);
-            if failed || status == 429 {
-                permit.report(Outcome::Failure, now);
-            } else {
-                permit.report(Outcome::Success(latency), now);
-            }
+            let evidence = match (caller, grpc) {
+                (_, Some(grpc)) => Outcome::of_grpc_failure(grpc).unwrap_or(Outcome::Success(latency)),
+                // A call that has only begun: its trailers say how it went.
+                (Caller::Grpc, None) if status == 200 && !response.body.is_end() => Outcome::Answering(latency),
+                _ => Outcome::of_status(status, latency),
+            };
+            permit.report(evidence, now);
             if failed { AttemptOutcome::ServerError } else { AttemptOutcome::Success }
         }
         Try::Lease(LeaseError::Overflow(kind)) => {
