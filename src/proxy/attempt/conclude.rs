@@ -16,7 +16,7 @@ pub(super) fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>,
         Try::Lease(LeaseError::Overflow(_)) => Reason::Overflow,
         Try::Lease(LeaseError::Connect(SendErrorKind::Handshake { code, .. }))
         | Try::Send(SendError { kind: SendErrorKind::Handshake { code, .. }, .. }) => {
-            return Err(Failure { reason: Reason::ConnectFailure, details: code });
+            return Err(Failure { details: code, ..Reason::ConnectFailure.into() });
         }
         Try::Lease(LeaseError::Connect(_) | LeaseError::Retired) => Reason::ConnectFailure,
         Try::Send(error) => match error.kind {
@@ -25,7 +25,7 @@ pub(super) fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>,
             SendErrorKind::Refused | SendErrorKind::Reset(_) => Reason::UpstreamReset,
             SendErrorKind::Closed | SendErrorKind::Io(_) => Reason::UpstreamClosed,
             SendErrorKind::BadResponse(details) => {
-                return Err(Failure { reason: Reason::UpstreamProtocol, details });
+                return Err(Failure { details, ..Reason::UpstreamProtocol.into() });
             }
             SendErrorKind::RequestBody(_) => Reason::RequestBody,
         },
@@ -35,5 +35,5 @@ pub(super) fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>,
         (Reason::Timeout, false) => "backend_request_timeout",
         _ => "",
     };
-    Err(Failure { reason, details })
+    Err(Failure { details, ..reason.into() })
 }

@@ -52,11 +52,13 @@ pub(super) struct Exchange<'a> {
 pub(super) struct Failure {
     pub(super) reason: Reason,
     pub(super) details: &'static str,
+    /// When it is worth asking again.
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Self { reason, details: "" }
+        Self { reason, details: "", retry_after: None }
     }
 }
 
