@@ -13,6 +13,7 @@
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
+//! * [`quantile`]: what answers took lately
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
 //!
 //! [`rng`] is the random number generator that each worker keeps.
@@ -27,6 +28,7 @@ pub mod forwarding;
 pub mod host;
 pub mod jwt;
 pub mod path;
+pub mod quantile;
 pub mod query;
 pub mod rate;
 pub mod retry;

@@ -11,12 +11,10 @@ use std::hash::{Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use outrigger_config::model::{RateKey as By, Trust};
 
-use super::local::Caller;
 use super::origin::Origin;
-use super::with_random;
 use crate::codec::RequestHead;
 use crate::policy::forwarding;
 use crate::policy::rate::{Standing, Verdict};
@@ -114,17 +112,6 @@ impl OverLimit {
     fn max(self, other: Self) -> Self {
         if other.after > self.after { other } else { self }
     }
-
-    /// What a caller is told about when to come back.
-    pub(super) fn fields(self, caller: Caller) -> HeaderMap {
-        let mut fields = HeaderMap::with_capacity(1);
-        let (name, value) = match caller {
-            Caller::Http => (RETRY_AFTER, with_random(|random| spread(whole(self.after, SECOND), random))),
-            Caller::Grpc => (PUSHBACK, with_random(|random| spread(whole(self.after, MILLISECOND), random))),
-        };
-        fields.insert(name, HeaderValue::from(value));
-        fields
-    }
 }
 
 impl RateFields {
@@ -148,7 +135,7 @@ impl RateFields {
         let Standing { remaining, full_after } = standing;
         let mut text = String::with_capacity(limit.quoted.len() + 16);
         // A string takes whatever is written to it.
-        let _ = write!(text, "{};r={remaining};t={}", limit.quoted, whole(full_after, SECOND));
+        let _ = write!(text, "{};r={remaining};t={}", limit.quoted, seconds_up(full_after));
         if let Ok(mut value) = HeaderValue::from_maybe_shared(Bytes::from(text)) {
             // Each is different: not for HPACK's table.
             value.set_sensitive(true);
@@ -163,6 +150,12 @@ pub(super) fn client(asking: Asking<'_>) -> std::net::IpAddr {
     let Asking { head, origin, trust } = asking;
     let lines = head.headers.get_all(FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
     forwarding::client(trust, origin.peer, lines)
+}
+
+/// As much or up to a quarter more, so that those who were refused together do not come back together.
+pub(super) fn spread(time: Duration, random: &mut Rng) -> Duration {
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    time.saturating_add(Duration::from_nanos(random.below(nanos / 4)))
 }
 
 /// Counts a refusal and tells of it.
@@ -222,19 +215,10 @@ fn key(limit: &LocalLimit, asking: Asking<'_>) -> Option<Option<RateKey>> {
     whole.then_some(Some(key))
 }
 
-/// Rounded up, and at least 1.
-fn whole(time: Duration, unit: Duration) -> u64 {
-    u64::try_from(time.as_nanos().div_ceil(unit.as_nanos()).max(1)).unwrap_or(u64::MAX)
+fn seconds_up(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
-/// As much or up to a quarter more, so that those who were refused together do not come back together.
-fn spread(time: u64, random: &mut Rng) -> u64 {
-    time.saturating_add(random.below(time / 4 + 2))
-}
-
-const SECOND: Duration = Duration::from_secs(1);
-const MILLISECOND: Duration = Duration::from_millis(1);
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");

@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use super::attempt::{self, Exchange, Failure};
 use super::authorize::{authorize, authorize_preflight, claims};
 use super::external::{Denied, Passed, Refused, Surroundings};
-use super::limiting::{Asking, OverLimit, Rates};
+use super::limiting::{Asking, OverLimit, Rates, spread};
 use super::local::{self, Caller};
 use super::prepare::{self, Unfit};
 use super::reason::Reason;
@@ -38,13 +38,15 @@ struct Answer {
 }
 
 /// An answer that the proxy makes because it cannot do better.
-struct Local {
-    reason: Reason,
-    status: StatusCode,
-    sentence: &'static str,
-    code: &'static str,
-    /// Fields of the answer.
-    fields: Option<Box<HeaderMap>>,
+pub(super) struct Local {
+    pub(super) reason: Reason,
+    pub(super) status: StatusCode,
+    pub(super) sentence: &'static str,
+    pub(super) code: &'static str,
+    /// A field of the answer.
+    pub(super) field: Option<Box<(HeaderName, HeaderValue)>>,
+    /// When it is worth asking again.
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl Local {
@@ -57,27 +59,27 @@ impl Local {
         Self {
             sentence: refusal.sentence(),
             code: refusal.code(),
-            fields: authn::challenge(head, refusal).map(|field| Box::new(HeaderMap::from_iter([field]))),
+            field: authn::challenge(head, refusal).map(Box::new),
             ..reason.into()
         }
     }
 
     /// A request that is over a rate limit.
-    fn over_limit(over: OverLimit, caller: Caller) -> Self {
-        Self { fields: Some(Box::new(over.fields(caller))), ..Reason::RateLimited.into() }
+    fn over_limit(OverLimit { after }: OverLimit) -> Self {
+        Self { retry_after: Some(with_random(|random| spread(after, random))), ..Reason::RateLimited.into() }
     }
 }
 
 impl From<Reason> for Local {
     fn from(reason: Reason) -> Self {
-        Self { reason, status: reason.status(), sentence: reason.sentence(), code: "", fields: None }
+        Self { reason, status: reason.status(), sentence: reason.sentence(), code: "", field: None, retry_after: None }
     }
 }
 
 impl From<Refusal> for Local {
     fn from(refusal: Refusal) -> Self {
         let Refusal { status, code, detail } = refusal;
-        Self { reason: Reason::DownstreamProtocol, status, sentence: detail, code, fields: None }
+        Self { reason: Reason::DownstreamProtocol, status, sentence: detail, code, field: None, retry_after: None }
     }
 }
 
@@ -132,8 +134,7 @@ impl ConnectionHandler {
         authn::remove_forged(listener, &mut head.headers);
         record.note_head(head);
         let mut rates = Rates::default();
-        self.limit(&listener.rate_limits, listener, head, &mut rates, record)
-            .map_err(|over| Local::over_limit(over, caller))?;
+        self.limit(&listener.rate_limits, listener, head, &mut rates, record).map_err(Local::over_limit)?;
         let token = authn::authenticate(listener, head).map_err(|refusal| Local::unauthenticated(refusal, head))?;
         let (hit, cors) = {
             // Routing and authorization see one request, because there is only this one.
@@ -183,7 +184,7 @@ impl ConnectionHandler {
             _ => (body, None),
         };
         let passed = match &rule.gates {
-            Some(gates) => self.pass(gates, listener, head, &mut rates, record, caller),
+            Some(gates) => self.pass(gates, listener, head, &mut rates, record),
             None => Ok(()),
         };
         let mut answer = match &rule.action {
@@ -256,9 +257,8 @@ impl ConnectionHandler {
         head: &RequestHead,
         rates: &mut Rates<'a>,
         record: &mut Record,
-        caller: Caller,
     ) -> Result<(), Local> {
-        self.limit(&gates.local, listener, head, rates, record).map_err(|over| Local::over_limit(over, caller))
+        self.limit(&gates.local, listener, head, rates, record).map_err(Local::over_limit)
     }
 
     /// Asks an external authorizer, and changes the request as it says.
@@ -303,16 +303,16 @@ impl ConnectionHandler {
                 filters::apply_to_response(&backend.filters, &mut response.head.headers);
                 Ok(Answer { response, permit: Some(permit), limits })
             }
-            Err(Failure { reason, details }) => {
+            Err(Failure { reason, details, retry_after }) => {
                 record.details = details;
-                Err(reason.into())
+                Err(Local { retry_after, ..reason.into() })
             }
         }
     }
 
     /// A local answer, noted in the record.
     fn local(&self, listener: &Listener, local: &Local, caller: Caller, record: &mut Record) -> Answer {
-        let Local { reason, status, sentence, code, ref fields } = *local;
+        let Local { reason, status, sentence, code, ref field, retry_after } = *local;
         record.reason = Some(reason);
         if !code.is_empty() {
             record.details = code;
@@ -322,8 +322,12 @@ impl ConnectionHandler {
             record.grpc_status = Some(reason.grpc_status());
         }
         let mut response = local::answer(caller, reason, status, sentence);
-        for (name, value) in fields.iter().flat_map(|fields| &**fields) {
+        if let Some(field) = field {
+            let (name, value) = &**field;
             response.head.headers.insert(name, value.clone());
+        }
+        if let Some(after) = retry_after {
+            local::come_back(&mut response.head.headers, caller, after);
         }
         Answer { response, permit: None, limits: Limits::default() }
     }

@@ -22,6 +22,8 @@ pub enum Reason {
     ConnectFailure,
     /// A ceiling of the cluster is reached.
     Overflow,
+    /// A circuit breaker is open.
+    BreakerOpen,
     /// The upstream did not answer in time.
     Timeout,
     /// The upstream closed the connection before or within its answer.
@@ -62,6 +64,7 @@ impl Reason {
             Self::NoEndpoint => "UH",
             Self::ConnectFailure => "UF",
             Self::Overflow => "UO",
+            Self::BreakerOpen => "CB",
             Self::Timeout => "UT",
             Self::UpstreamClosed => "UC",
             Self::UpstreamReset => "UR",
@@ -87,9 +90,12 @@ impl Reason {
             Self::Denied | Self::ExternallyDenied => StatusCode::FORBIDDEN,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::RateLimitService => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoKeys | Self::NoEndpoint | Self::ConnectFailure | Self::Overflow | Self::Fault => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoKeys
+            | Self::NoEndpoint
+            | Self::ConnectFailure
+            | Self::Overflow
+            | Self::BreakerOpen
+            | Self::Fault => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout | Self::Idle | Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Self::UpstreamClosed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
             Self::DownstreamProtocol | Self::RequestBody | Self::Cancelled => StatusCode::BAD_REQUEST,
@@ -111,6 +117,7 @@ impl Reason {
             | Self::NoEndpoint
             | Self::ConnectFailure
             | Self::Overflow
+            | Self::BreakerOpen
             | Self::UpstreamClosed
             | Self::UpstreamReset => GRPC_UNAVAILABLE,
             Self::Timeout | Self::Idle | Self::Deadline => GRPC_DEADLINE_EXCEEDED,
@@ -131,6 +138,7 @@ impl Reason {
             Self::NoEndpoint => "The cluster has no endpoint to send this request to.",
             Self::ConnectFailure => "The proxy could not connect to the upstream.",
             Self::Overflow => "The cluster is at its limit; the request was not sent.",
+            Self::BreakerOpen => "A circuit breaker is open after failures; the request was not sent.",
             Self::Timeout => "The upstream did not answer in time.",
             Self::UpstreamClosed => "The upstream closed the connection before it had answered.",
             Self::UpstreamReset => "The upstream reset the request.",

@@ -11,6 +11,7 @@ pub mod permit;
 pub mod pool;
 pub mod rates;
 pub mod registry;
+pub mod standing;
 pub mod state;
 pub mod status;
 
