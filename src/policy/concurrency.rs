@@ -226,7 +226,13 @@ impl Concurrency {
     }
 
     /// What an eased limit has shown.
-    fn compare_eased(&mut self, (limit, before): (f64, f64), latency: f64, settings: &AdaptiveConcurrency, now: Instant) {
+    fn compare_eased(
+        &mut self,
+        (limit, before): (f64, f64),
+        latency: f64,
+        settings: &AdaptiveConcurrency,
+        now: Instant,
+    ) {
         let answers = (latency / before).ln() / (self.limit / limit).ln();
         let baseline = self.baseline.unwrap_or(latency);
         self.since = now;

@@ -10,7 +10,9 @@ pub mod keys;
 pub mod lease;
 pub mod permit;
 pub mod pool;
+pub mod rates;
 pub mod registry;
+pub mod standing;
 pub mod state;
 pub mod status;
 
@@ -20,5 +22,6 @@ pub use fitness::Fit;
 pub use keys::{KeySlot, KeyStore};
 pub use lease::{Lease, LeaseError, Overflow};
 pub use permit::{Outcome, Permit};
+pub use rates::{RateKey, RateState};
 pub use registry::Registry;
 pub use state::{ClusterState, EndpointState};
