@@ -1,12 +1,14 @@
 //! Layer 6: the request pipeline. One [`ConnectionHandler`] serves one downstream connection; what happens to
-//! a request reads top to bottom in `pipeline.rs`, and what happens to an attempt in `attempt.rs`.
+//! a request reads top to bottom in `pipeline.rs`, and what happens to an attempt in `attempt`.
 
 mod attempt;
 mod authn;
 mod authorize;
 mod client_cert;
+mod criticality;
 mod external;
 mod filters;
+mod limiting;
 mod local;
 mod origin;
 mod passthrough;

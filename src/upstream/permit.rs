@@ -1,21 +1,62 @@
 //! The right to send one attempt to one endpoint, and the duty to say how it went.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::admission::Place;
 use super::cluster::Member;
 use super::state::ClusterState;
+use crate::policy::concurrency::Sample;
 
-/// How an attempt ended, as evidence about its endpoint.
+/// How an attempt ended, as evidence about its endpoint. One attempt gives one of them, or [`Outcome::Answering`] and
+/// then one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It answered; the time is to the response head.
     Success(Duration),
-    /// It answered with an overload or server error (429, 5xx): counts as slow, so that failing fast attracts nothing.
-    Failure,
-    /// It did not answer, or broke off.
+    /// Its response head came, after this time, and says nothing yet of how it goes (gRPC): the rest follows.
+    Answering(Duration),
+    /// What began with [`Outcome::Answering`] ended well.
+    Done,
+    /// It answered that it has too much to do (429, RESOURCE_EXHAUSTED): counts as slow, so that refusing fast attracts
+    /// nothing, and is no error.
+    Busy,
+    /// It answered with an error of its own (5xx, INTERNAL, DATA_LOSS); counts as slow.
+    ServerError,
+    /// It answered that it cannot serve now (502, 503, 504, UNAVAILABLE); counts as slow.
+    GatewayError,
+    /// It did not answer, or broke off: connect, reset, protocol.
     Broken,
+}
+
+impl Outcome {
+    /// What a status of HTTP says, `latency` after the request.
+    #[must_use]
+    pub fn of_status(status: u16, latency: Duration) -> Self {
+        match status {
+            429 => Self::Busy,
+            502..=504 => Self::GatewayError,
+            500.. => Self::ServerError,
+            _ => Self::Success(latency),
+        }
+    }
+
+    /// What a status of gRPC says against the server; `None` when it says nothing against it: the call may have failed,
+    /// and the server did its part.
+    #[must_use]
+    pub fn of_grpc_failure(status: u8) -> Option<Self> {
+        const RESOURCE_EXHAUSTED: u8 = 8;
+        const INTERNAL: u8 = 13;
+        const UNAVAILABLE: u8 = 14;
+        const DATA_LOSS: u8 = 15;
+        match status {
+            RESOURCE_EXHAUSTED => Some(Self::Busy),
+            INTERNAL | DATA_LOSS => Some(Self::ServerError),
+            UNAVAILABLE => Some(Self::GatewayError),
+            _ => None,
+        }
+    }
 }
 
 /// An in-flight slot of a cluster and an endpoint. [`Permit::report`] says how the attempt went; dropping it
@@ -25,6 +66,12 @@ pub struct Permit {
     cluster: Arc<ClusterState>,
     member: Member,
     started: Instant,
+    /// Whether the times of its answers say how busy the upstream is.
+    timed: bool,
+    /// Evidence was given, or its end without an answer is none.
+    reported: AtomicBool,
+    /// The place of the request, once this is its last attempt.
+    place: Option<Place>,
 }
 
 impl Permit {
@@ -32,7 +79,7 @@ impl Permit {
     pub(super) fn new(cluster: Arc<ClusterState>, member: Member, now: Instant) -> Self {
         member.state.in_flight.fetch_add(1, Ordering::Relaxed);
         member.state.requests.fetch_add(1, Ordering::Relaxed);
-        Self { cluster, member, started: now }
+        Self { cluster, member, started: now, timed: true, reported: AtomicBool::new(false), place: None }
     }
 
     /// The endpoint.
@@ -47,16 +94,59 @@ impl Permit {
         self.started
     }
 
+    /// Keeps the place of the request until this ends.
+    #[must_use]
+    pub fn holding(mut self, place: Option<Place>) -> Self {
+        self.place = place;
+        self
+    }
+
+    /// What is sent are not requests: its times say nothing of how busy the upstream is.
+    #[must_use]
+    pub fn untimed(mut self) -> Self {
+        self.timed = false;
+        self
+    }
+
+    /// The caller sends a body. An end without an answer says nothing then: the time may have been the caller's.
+    pub fn uploads(&self) {
+        self.reported.store(true, Ordering::Relaxed);
+    }
+
+    /// It was given up after it had waited for an answer for this long.
+    pub fn unanswered(&self, waited: Duration, now: Instant) {
+        self.member.state.latency.observe(waited, now);
+        self.sample(Sample::Unanswered(waited), now);
+    }
+
+    fn sample(&self, sample: Sample, now: Instant) {
+        self.reported.store(true, Ordering::Relaxed);
+        if self.timed {
+            self.cluster.observe(sample, now);
+        }
+    }
+
     /// Records evidence. The slot stays taken until the permit is dropped: a response that is still streaming
     /// is load.
     pub fn report(&self, outcome: Outcome, now: Instant) {
+        self.reported.store(true, Ordering::Relaxed);
+        match outcome {
+            Outcome::Success(latency) | Outcome::Answering(latency) => self.sample(Sample::Answered(latency), now),
+            Outcome::Busy | Outcome::GatewayError | Outcome::Broken => {
+                self.sample(Sample::Overloaded(now.saturating_duration_since(self.started)), now);
+            }
+            // Its own errors say nothing of how much it has to do.
+            Outcome::ServerError | Outcome::Done => {}
+        }
         let state = &self.member.state;
         match outcome {
             Outcome::Success(latency) => {
                 state.consecutive_failures.store(0, Ordering::Relaxed);
                 state.latency.observe(latency, now);
             }
-            Outcome::Failure | Outcome::Broken => {
+            Outcome::Answering(latency) => state.latency.observe(latency, now),
+            Outcome::Done => state.consecutive_failures.store(0, Ordering::Relaxed),
+            Outcome::Busy | Outcome::ServerError | Outcome::GatewayError | Outcome::Broken => {
                 state.failures.fetch_add(1, Ordering::Relaxed);
                 state.consecutive_failures.fetch_add(1, Ordering::Relaxed);
                 state.latency.observe_failure(now);
@@ -70,5 +160,39 @@ impl Drop for Permit {
         let before = self.member.state.in_flight.fetch_sub(1, Ordering::Relaxed);
         debug_assert!(before > 0, "an endpoint had fewer requests in flight than ended");
         self.cluster.in_flight.release();
+        if !*self.reported.get_mut() {
+            // The caller left. How long it had waited says something all the same.
+            let now = Instant::now();
+            self.sample(Sample::Unanswered(now.saturating_duration_since(self.started)), now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOOK: Duration = Duration::from_millis(7);
+
+    #[test]
+    fn what_a_status_says() {
+        for status in [200, 204, 301, 404, 428, 499] {
+            assert_eq!(Outcome::of_status(status, TOOK), Outcome::Success(TOOK), "{status}");
+        }
+        assert_eq!(Outcome::of_status(429, TOOK), Outcome::Busy);
+        for status in [500, 501, 505, 599] {
+            assert_eq!(Outcome::of_status(status, TOOK), Outcome::ServerError, "{status}");
+        }
+        for status in 502..=504 {
+            assert_eq!(Outcome::of_status(status, TOOK), Outcome::GatewayError, "{status}");
+        }
+    }
+
+    #[test]
+    fn what_a_status_of_grpc_says_against_the_server() {
+        let failures: Vec<_> =
+            (0..=16).filter_map(|status| Some((status, Outcome::of_grpc_failure(status)?))).collect();
+        let (busy, error, gateway) = (Outcome::Busy, Outcome::ServerError, Outcome::GatewayError);
+        assert_eq!(failures, [(8, busy), (13, error), (14, gateway), (15, error)]);
     }
 }

@@ -9,6 +9,8 @@ use std::time::Instant;
 use arc_swap::ArcSwapOption;
 use outrigger_config::model;
 
+use super::admission::Admission;
+use super::standing::{HealthEpoch, Standing};
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
 use crate::policy::ewma::AtomicEwma;
@@ -29,12 +31,16 @@ pub struct ClusterState {
     pub connections: Usage,
     /// Requests and retries of the last ten seconds.
     pub budget: BudgetUsage,
+    /// Places for requests, where there is a queue or an adaptive limit.
+    pub admission: Admission,
     /// Its metric handles.
     pub metrics: Arc<ClusterMetrics>,
     /// What was logged of failed handshakes.
     pub refusals: Refusals,
     /// Endpoints that came after the configuration in effect, and replace those in it.
     pub assigned: ArcSwapOption<Vec<model::Endpoint>>,
+    /// Moves when what health says of any endpoint changes.
+    pub health_epoch: HealthEpoch,
     /// TLS as the newest configuration has it: a request that began under an older one must not connect under
     /// trust that is gone.
     pub tls: ArcSwapOption<ClientTls>,
@@ -51,9 +57,11 @@ impl ClusterState {
             retries: Usage::default(),
             connections: Usage::default(),
             budget: BudgetUsage::new(now),
+            admission: Admission::new(now),
             metrics,
             refusals: Refusals::default(),
             assigned: ArcSwapOption::empty(),
+            health_epoch: HealthEpoch::default(),
             tls: ArcSwapOption::empty(),
         }
     }
@@ -76,6 +84,8 @@ pub struct EndpointState {
     pub consecutive_failures: AtomicU32,
     /// Open connections of all workers.
     pub connections: AtomicU32,
+    /// What health says of it.
+    pub standing: Standing,
 }
 
 impl EndpointState {
@@ -91,6 +101,7 @@ impl EndpointState {
             failures: AtomicU64::new(0),
             consecutive_failures: AtomicU32::new(0),
             connections: AtomicU32::new(0),
+            standing: Standing::default(),
         }
     }
 }
