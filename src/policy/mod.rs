@@ -11,6 +11,7 @@
 //! * [`cors`]: what scripts of other origins may do
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
+//! * [`hash`]: what draws it to an endpoint
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
 //!
@@ -23,6 +24,7 @@ pub mod cors;
 pub mod deadline;
 pub mod ewma;
 pub mod forwarding;
+pub mod hash;
 pub mod host;
 pub mod jwt;
 pub mod path;
