@@ -1,9 +1,11 @@
 //! Answers that the proxy makes itself: a status, a stable reason, one plain sentence; for gRPC callers the
 //! trailers-only form, which clients read as a status of the call.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
 use super::reason::Reason;
 use crate::codec::{Body, Response, ResponseHead};
@@ -12,6 +14,7 @@ use crate::codec::{Body, Response, ResponseHead};
 pub const REASON: HeaderName = HeaderName::from_static("x-outrigger-reason");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// What kind of caller is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,21 @@ pub(super) fn answer(caller: Caller, reason: Reason, status: StatusCode, sentenc
         }
     };
     Response { head: ResponseHead { status, headers }, body }
+}
+
+/// Says in a local answer when it is worth asking again: for HTTP in whole seconds, rounded up and at least one
+/// (RFC 9110, 10.2.3), for gRPC in milliseconds (gRFC A6).
+pub(super) fn come_back(headers: &mut HeaderMap, caller: Caller, after: Duration) {
+    match caller {
+        Caller::Http => {
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        Caller::Grpc => {
+            let millis = after.as_nanos().div_ceil(1_000_000).clamp(1, i32::MAX.unsigned_abs().into());
+            headers.insert(GRPC_PUSHBACK, HeaderValue::from(millis as u32));
+        }
+    }
 }
 
 /// Makes the headers of an answer those of a gRPC call that ended with a status and a message.
@@ -99,4 +117,29 @@ fn line(sentence: &'static str) -> Bytes {
     text.push_str(sentence);
     text.push('\n');
     Bytes::from(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(caller: Caller, millis: u64) -> Vec<(String, String)> {
+        let mut headers = HeaderMap::new();
+        come_back(&mut headers, caller, Duration::from_millis(millis));
+        headers.iter().map(|(name, value)| (name.to_string(), value.to_str().expect("digits").to_owned())).collect()
+    }
+
+    #[test]
+    fn http_is_told_whole_seconds_rounded_up_and_at_least_one() {
+        for (millis, seconds) in [(0, "1"), (1, "1"), (1_000, "1"), (1_001, "2"), (29_500, "30")] {
+            assert_eq!(said(Caller::Http, millis), [("retry-after".to_owned(), seconds.to_owned())]);
+        }
+    }
+
+    #[test]
+    fn grpc_is_told_milliseconds() {
+        for (millis, told) in [(0, "1"), (29_500, "29500"), (u64::MAX / 2, "2147483647")] {
+            assert_eq!(said(Caller::Grpc, millis), [("grpc-retry-pushback-ms".to_owned(), told.to_owned())]);
+        }
+    }
 }

@@ -37,13 +37,15 @@ struct Answer {
 }
 
 /// An answer that the proxy makes because it cannot do better.
-struct Local {
-    reason: Reason,
-    status: StatusCode,
-    sentence: &'static str,
-    code: &'static str,
+pub(super) struct Local {
+    pub(super) reason: Reason,
+    pub(super) status: StatusCode,
+    pub(super) sentence: &'static str,
+    pub(super) code: &'static str,
     /// A field of the answer.
-    field: Option<Box<(HeaderName, HeaderValue)>>,
+    pub(super) field: Option<Box<(HeaderName, HeaderValue)>>,
+    /// When it is worth asking again.
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl Local {
@@ -64,14 +66,14 @@ impl Local {
 
 impl From<Reason> for Local {
     fn from(reason: Reason) -> Self {
-        Self { reason, status: reason.status(), sentence: reason.sentence(), code: "", field: None }
+        Self { reason, status: reason.status(), sentence: reason.sentence(), code: "", field: None, retry_after: None }
     }
 }
 
 impl From<Refusal> for Local {
     fn from(refusal: Refusal) -> Self {
         let Refusal { status, code, detail } = refusal;
-        Self { reason: Reason::DownstreamProtocol, status, sentence: detail, code, field: None }
+        Self { reason: Reason::DownstreamProtocol, status, sentence: detail, code, field: None, retry_after: None }
     }
 }
 
@@ -253,16 +255,16 @@ impl ConnectionHandler {
                 filters::apply_to_response(&backend.filters, &mut response.head.headers);
                 Ok(Answer { response, permit: Some(permit), limits })
             }
-            Err(Failure { reason, details }) => {
+            Err(Failure { reason, details, retry_after }) => {
                 record.details = details;
-                Err(reason.into())
+                Err(Local { retry_after, ..reason.into() })
             }
         }
     }
 
     /// A local answer, noted in the record.
     fn local(&self, listener: &Listener, local: &Local, caller: Caller, record: &mut Record) -> Answer {
-        let Local { reason, status, sentence, code, ref field } = *local;
+        let Local { reason, status, sentence, code, ref field, retry_after } = *local;
         record.reason = Some(reason);
         if !code.is_empty() {
             record.details = code;
@@ -275,6 +277,9 @@ impl ConnectionHandler {
         if let Some(field) = field {
             let (name, value) = &**field;
             response.head.headers.insert(name, value.clone());
+        }
+        if let Some(after) = retry_after {
+            local::come_back(&mut response.head.headers, caller, after);
         }
         Answer { response, permit: None, limits: Limits::default() }
     }

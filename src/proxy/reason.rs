@@ -22,6 +22,8 @@ pub enum Reason {
     ConnectFailure,
     /// A ceiling of the cluster is reached.
     Overflow,
+    /// A circuit breaker is open.
+    BreakerOpen,
     /// The upstream did not answer in time.
     Timeout,
     /// The upstream closed the connection before or within its answer.
@@ -56,6 +58,7 @@ impl Reason {
             Self::NoEndpoint => "UH",
             Self::ConnectFailure => "UF",
             Self::Overflow => "UO",
+            Self::BreakerOpen => "CB",
             Self::Timeout => "UT",
             Self::UpstreamClosed => "UC",
             Self::UpstreamReset => "UR",
@@ -76,7 +79,9 @@ impl Reason {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::Denied | Self::ExternallyDenied => StatusCode::FORBIDDEN,
-            Self::NoKeys | Self::NoEndpoint | Self::ConnectFailure | Self::Overflow => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoKeys | Self::NoEndpoint | Self::ConnectFailure | Self::Overflow | Self::BreakerOpen => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Timeout | Self::Idle | Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Self::UpstreamClosed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
             Self::DownstreamProtocol | Self::RequestBody | Self::Cancelled => StatusCode::BAD_REQUEST,
@@ -95,6 +100,7 @@ impl Reason {
             | Self::NoEndpoint
             | Self::ConnectFailure
             | Self::Overflow
+            | Self::BreakerOpen
             | Self::UpstreamClosed
             | Self::UpstreamReset => GRPC_UNAVAILABLE,
             Self::Timeout | Self::Idle | Self::Deadline => GRPC_DEADLINE_EXCEEDED,
@@ -115,6 +121,7 @@ impl Reason {
             Self::NoEndpoint => "The cluster has no endpoint to send this request to.",
             Self::ConnectFailure => "The proxy could not connect to the upstream.",
             Self::Overflow => "The cluster is at its limit; the request was not sent.",
+            Self::BreakerOpen => "A circuit breaker is open after failures; the request was not sent.",
             Self::Timeout => "The upstream did not answer in time.",
             Self::UpstreamClosed => "The upstream closed the connection before it had answered.",
             Self::UpstreamReset => "The upstream reset the request.",

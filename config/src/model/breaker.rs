@@ -5,18 +5,12 @@ use std::time::Duration;
 use super::Setting;
 
 /// The breakers of a cluster.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Breakers {
     /// One for each endpoint. On by default; a threshold of zero is off.
     pub endpoint: Breaker,
     /// One for all endpoints together.
     pub cluster: Option<Breaker>,
-}
-
-impl Default for Breakers {
-    fn default() -> Self {
-        Self { endpoint: Breaker::default(), cluster: None }
-    }
 }
 
 /// A breaker: closed, open after too many failures, half-open after a time with one request that decides.
