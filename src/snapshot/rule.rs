@@ -1,6 +1,6 @@
 //! A routing rule ready to run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use outrigger_config::model;
@@ -65,6 +65,20 @@ impl Rule {
         });
         Self { config: rule.clone(), action, cors, metrics: OnceLock::new() }
     }
+}
+
+/// The subsets that backends ask for, by cluster.
+pub(super) fn subsets(config: &model::Config) -> BTreeMap<&Arc<str>, BTreeSet<&model::Labels>> {
+    let mut subsets = BTreeMap::<_, BTreeSet<_>>::new();
+    let rules = config.routes.values().flat_map(|table| &table.hosts).flat_map(|host| &host.rules);
+    for rule in rules {
+        if let model::Action::Forward(backends) = &rule.action {
+            for backend in backends.iter().filter(|backend| !backend.subset.is_empty()) {
+                subsets.entry(&backend.cluster).or_default().insert(&backend.subset);
+            }
+        }
+    }
+    subsets
 }
 
 impl Backends {

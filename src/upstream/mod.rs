@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod dns;
+pub mod endpoints;
 pub mod fitness;
 mod guards;
 pub mod keys;
@@ -14,8 +15,9 @@ pub mod standing;
 pub mod state;
 pub mod status;
 
-pub use cluster::{Cluster, EndpointSet, Member, PickError, PickHint};
-pub use fitness::Fit;
+pub use cluster::{Cluster, Member, PickError, PickHint};
+pub use endpoints::{EndpointSet, Placement};
+pub use fitness::{Closed, Fit};
 pub use keys::{KeySlot, KeyStore};
 pub use lease::{Lease, LeaseError, Overflow};
 pub use permit::{Outcome, Permit};

@@ -9,6 +9,7 @@ use std::time::Instant;
 use arc_swap::ArcSwapOption;
 use outrigger_config::model;
 
+use super::endpoints::Tables;
 use super::standing::{HealthEpoch, Standing};
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
@@ -38,6 +39,8 @@ pub struct ClusterState {
     pub assigned: ArcSwapOption<Vec<model::Endpoint>>,
     /// Moves when what health says of any endpoint changes.
     pub health_epoch: HealthEpoch,
+    /// Tables for consistent hashing that are in use.
+    pub tables: Tables,
     /// TLS as the newest configuration has it: a request that began under an older one must not connect under
     /// trust that is gone.
     pub tls: ArcSwapOption<ClientTls>,
@@ -58,6 +61,7 @@ impl ClusterState {
             refusals: Refusals::default(),
             assigned: ArcSwapOption::empty(),
             health_epoch: HealthEpoch::default(),
+            tables: Tables::default(),
             tls: ArcSwapOption::empty(),
         }
     }
@@ -82,6 +86,8 @@ pub struct EndpointState {
     pub connections: AtomicU32,
     /// What health says of it.
     pub standing: Standing,
+    /// Since when it is there, if the cluster had others before.
+    pub newcomer: Option<Instant>,
 }
 
 impl EndpointState {
@@ -98,6 +104,7 @@ impl EndpointState {
             consecutive_failures: AtomicU32::new(0),
             connections: AtomicU32::new(0),
             standing: Standing::default(),
+            newcomer: None,
         }
     }
 }

@@ -29,6 +29,12 @@ pub struct Bound {
 }
 
 impl Table {
+    /// Whether a policy hashes.
+    #[must_use]
+    pub fn is_for(policy: BalancePolicy) -> bool {
+        matches!(policy, BalancePolicy::RingHash | BalancePolicy::Maglev)
+    }
+
     /// `None` for policies that do not hash. Takes milliseconds for many endpoints: not for a worker.
     #[must_use]
     pub fn new(policy: BalancePolicy, endpoints: &[(SocketAddr, u32)]) -> Option<Self> {
