@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::one::Try;
-use crate::codec::SendErrorKind;
+use crate::codec::{PollBody, SendErrorKind};
 use crate::proxy::local::{Caller, grpc_status};
 use crate::proxy::tracked::is_server_failure;
 use crate::telemetry::metrics::AttemptOutcome;
