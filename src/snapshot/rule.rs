@@ -50,6 +50,8 @@ pub struct Backend {
     pub cluster: Arc<Cluster>,
     /// Its share.
     pub weight: u32,
+    /// Only endpoints with these labels.
+    pub subset: Option<model::Labels>,
     /// Applied to requests that go there.
     pub filters: Vec<model::Filter>,
     pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
@@ -96,6 +98,7 @@ impl Backends {
             .map(|backend| Backend {
                 cluster: Arc::clone(&clusters[&backend.cluster]),
                 weight: backend.weight,
+                subset: (!backend.subset.is_empty()).then(|| backend.subset.clone()),
                 filters: backend.filters.clone(),
                 metrics: OnceLock::new(),
             })

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use outrigger_config::model::{self, Condition, SubsetFallback};
 
-use self::group::{Bar, Group, Scene};
 pub use self::group::LevelStatus;
+use self::group::{Bar, Group, Scene};
 pub(super) use self::tables::Tables;
 use super::cluster::{Member, PickError, PickHint};
 use super::fitness::{Closed, Fit};
@@ -91,6 +91,26 @@ impl EndpointSet {
     /// The priorities as they are now.
     pub(super) fn levels(&self, moment: Moment<'_>) -> Vec<LevelStatus> {
         self.everything.levels(&self.scene(&PickHint::default(), moment.now), moment)
+    }
+
+    /// Why an endpoint is not picked for a request of no session and no subset; `None`: it may be.
+    pub(super) fn why_not(&self, index: usize, moment: Moment<'_>) -> Option<&'static str> {
+        let member = &self.members[index];
+        let panics = || self.everything.panics(member.priority, &self.scene(&PickHint::default(), moment.now), moment);
+        match Fit::of(member, moment.now) {
+            Fit::Closed(Closed::Breaker { .. }) => Some("breakerOpen"),
+            Fit::Closed(Closed::Ceiling) => Some("atItsCeiling"),
+            Fit::Draining => Some("draining"),
+            _ if !takes_new(member) => Some("draining"),
+            Fit::Unwell if !panics() => Some("unwell"),
+            Fit::Unchecked if !panics() => Some("unchecked"),
+            Fit::Fit | Fit::Unwell | Fit::Unchecked => {
+                match self.levels(moment).iter().find(|level| level.priority == member.priority) {
+                    Some(level) if level.percent == 0 => Some("otherPriority"),
+                    _ => None,
+                }
+            }
+        }
     }
 
     /// Chooses a member.
@@ -184,3 +204,6 @@ fn takes_new(member: &Member) -> bool {
         Condition::Draining => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -280,8 +280,7 @@ impl Registry {
         addresses
             .iter()
             .map(|address| {
-                let new =
-                    || Kept::new(EndpointState { newcomer, ..EndpointState::new(*address, expected, now) });
+                let new = || Kept::new(EndpointState { newcomer, ..EndpointState::new(*address, expected, now) });
                 endpoints.entry(key(address)).or_insert_with(new).share()
             })
             .collect()

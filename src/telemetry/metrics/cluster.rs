@@ -217,7 +217,11 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
     for cluster in &used {
         text.sample(&cluster.labels, gauge(cluster.series.sum(|s| &s.connections)));
     }
-    text.family("outrigger_upstream_panic", Kind::Gauge, "Priorities in which too few endpoints are well, so that all are used.");
+    text.family(
+        "outrigger_upstream_panic",
+        Kind::Gauge,
+        "Priorities in which too few endpoints are well, so that all are used.",
+    );
     for cluster in &used {
         text.sample(&cluster.labels, cluster.panicking.load(Ordering::Relaxed));
     }

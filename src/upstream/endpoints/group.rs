@@ -216,7 +216,8 @@ impl Level {
     fn new(priority: u8, members: &[Member], places: Vec<u32>, plan: &Plan<'_>) -> Self {
         let policy = plan.balance.policy;
         let keyed = |place: &u32| (members[*place as usize].state.address, members[*place as usize].weight);
-        let table = Table::is_for(policy).then(|| plan.tables.get(policy, places.iter().map(keyed).collect())).flatten();
+        let table =
+            Table::is_for(policy).then(|| plan.tables.get(policy, places.iter().map(keyed).collect())).flatten();
         let zone = |place: &u32| members[*place as usize].zone.clone();
         let zones = match (plan.balance.locality, &plan.placement.zone) {
             (Locality::PreferZone, Some(own)) => {
