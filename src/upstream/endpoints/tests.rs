@@ -291,8 +291,8 @@ fn keys_stay_where_they_are_and_move_from_the_unfit_only() {
         let mut fixture = Fixture::new(balance, (1..=5).map(endpoint).collect());
         let keys: Vec<u64> = (0..200_u64).map(|n| crate::policy::hash::xxh64(&n.to_le_bytes(), 3)).collect();
         let of = |fixture: &mut Fixture| -> Vec<u16> {
-            let mut pick = |key: &u64| fixture.pick(&PickHint { hash: Some(*key), ..ANY }).expect("one");
-            keys.iter().map(|key| pick(key)).collect()
+            let pick = |key: &u64| fixture.pick(&PickHint { hash: Some(*key), ..ANY }).expect("one");
+            keys.iter().map(pick).collect()
         };
         let before = of(&mut fixture);
         assert_eq!(of(&mut fixture), before);
