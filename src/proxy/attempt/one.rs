@@ -75,8 +75,7 @@ impl<'a> One<'a> {
         now: Instant,
     ) -> Result<Self, Failure> {
         let cluster = exchange.cluster;
-        let other_zone = exchange.rule.retry.other_locality && !tried.is_empty();
-        let hint = PickHint { tried, other_zone, ..PickHint::default() };
+        let hint = PickHint { tried, other_zone: exchange.rule.retry.other_locality, ..exchange.hint };
         let permit = match with_random(|random| cluster.pick(&hint, random, now)) {
             Ok(permit) => permit,
             Err(PickError::NoEndpoint) => return Err(Reason::NoEndpoint.into()),
