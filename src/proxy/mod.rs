@@ -7,6 +7,7 @@ mod authorize;
 mod client_cert;
 mod external;
 mod filters;
+mod gates;
 mod limiting;
 mod local;
 mod origin;
@@ -17,7 +18,9 @@ pub mod preview;
 mod random;
 mod reason;
 mod record;
+mod rls;
 mod tracked;
+mod unary;
 mod watch;
 
 use std::sync::Arc;
