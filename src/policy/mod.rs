@@ -12,6 +12,7 @@
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
+//! * [`health`] and [`outlier`]: which endpoints are passed over
 //! * [`quantile`]: what answers took lately
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
 //!
@@ -24,8 +25,10 @@ pub mod cors;
 pub mod deadline;
 pub mod ewma;
 pub mod forwarding;
+pub mod health;
 pub mod host;
 pub mod jwt;
+pub mod outlier;
 pub mod path;
 pub mod quantile;
 pub mod query;
