@@ -102,7 +102,7 @@ impl Cluster {
     ) -> Arc<Self> {
         let empty = EndpointSet::new(Vec::new(), config.balance.policy, 0);
         let cluster = Arc::new(Self { config, tls, state, registry, endpoints: ArcSwap::from_pointee(empty) });
-        cluster.rebuild(names);
+        cluster.fill(names);
         cluster
     }
 
@@ -213,9 +213,17 @@ impl Cluster {
         })
     }
 
+    /// As [`Cluster::fill`], for a cluster in use.
+    pub(super) fn rebuild(&self, names: &Names) {
+        self.fill(names);
+        if let Some(registry) = self.registry.upgrade() {
+            registry.members_changed(self);
+        }
+    }
+
     /// Makes the endpoints anew from what is configured and what the names mean now. State and pools of
     /// endpoints that stay are found again.
-    pub(super) fn rebuild(&self, names: &Names) {
+    fn fill(&self, names: &Names) {
         let Some(registry) = self.registry.upgrade() else { return };
         let assigned = self.state.assigned.load_full();
         let endpoints = assigned.as_deref().unwrap_or(&self.config.endpoints);
@@ -240,7 +248,7 @@ impl Cluster {
             }
         }
         let addresses: Vec<SocketAddr> = places.iter().map(|(address, ..)| *address).collect();
-        let states = registry.endpoints(&self.config.name, &addresses);
+        let states = registry.endpoints(&self.config, &addresses);
         let unlabelled = Arc::new(model::Labels::new());
         let members = places
             .into_iter()

@@ -9,6 +9,8 @@ use std::time::Instant;
 use arc_swap::ArcSwapOption;
 use outrigger_config::model;
 
+use super::health::{CheckRecord, News, Traffic};
+use super::outlier::{OutlierRecord, Outliers};
 use super::standing::{HealthEpoch, Standing};
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
@@ -38,6 +40,12 @@ pub struct ClusterState {
     pub assigned: ArcSwapOption<Vec<model::Endpoint>>,
     /// Moves when what health says of any endpoint changes.
     pub health_epoch: HealthEpoch,
+    /// When it had its last request.
+    pub traffic: Traffic,
+    /// Who is ejected.
+    pub outliers: Outliers,
+    /// What was logged of changes of health.
+    pub health_news: News,
     /// TLS as the newest configuration has it: a request that began under an older one must not connect under
     /// trust that is gone.
     pub tls: ArcSwapOption<ClientTls>,
@@ -48,6 +56,7 @@ impl ClusterState {
     #[must_use]
     pub fn new(name: Arc<str>, metrics: Arc<ClusterMetrics>, now: Instant) -> Self {
         Self {
+            outliers: Outliers::new(&name),
             name,
             in_flight: Usage::default(),
             pending: Usage::default(),
@@ -58,6 +67,8 @@ impl ClusterState {
             refusals: Refusals::default(),
             assigned: ArcSwapOption::empty(),
             health_epoch: HealthEpoch::default(),
+            traffic: Traffic::new(now),
+            health_news: News::default(),
             tls: ArcSwapOption::empty(),
         }
     }
@@ -82,6 +93,10 @@ pub struct EndpointState {
     pub connections: AtomicU32,
     /// What health says of it.
     pub standing: Standing,
+    /// What its checks said.
+    pub checked: CheckRecord,
+    /// What it did, and its ejections.
+    pub outlier: OutlierRecord,
 }
 
 impl EndpointState {
@@ -98,6 +113,8 @@ impl EndpointState {
             consecutive_failures: AtomicU32::new(0),
             connections: AtomicU32::new(0),
             standing: Standing::default(),
+            checked: CheckRecord::default(),
+            outlier: OutlierRecord::default(),
         }
     }
 }
