@@ -12,6 +12,9 @@
 //! * [`cors`]: what scripts of other origins may do
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
+//! * [`hash`]: what draws it to an endpoint
+//! * [`concurrency`], [`queue`], [`overload`]: how many requests a cluster is given at a time, whose turn it is, and what is
+//!   given up first
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
 //! * [`health`] and [`outlier`]: which endpoints are passed over
 //! * [`quantile`]: what answers took lately
@@ -22,17 +25,21 @@
 pub mod authz;
 pub mod balance;
 pub mod budget;
+pub mod concurrency;
 pub mod cors;
 pub mod deadline;
 pub mod ewma;
 pub mod forwarding;
+pub mod hash;
 pub mod health;
 pub mod host;
 pub mod jwt;
 pub mod outlier;
+pub mod overload;
 pub mod path;
 pub mod quantile;
 pub mod query;
+pub mod queue;
 pub mod rate;
 pub mod retry;
 pub mod rng;

@@ -1,8 +1,10 @@
 //! Layer 4: endpoints with their live state, connection pools, name resolution, and the registry of what
 //! outlives a configuration.
 
+pub mod admission;
 pub mod cluster;
 pub mod dns;
+pub mod endpoints;
 pub mod fitness;
 mod guards;
 pub mod health;
@@ -17,8 +19,10 @@ pub mod standing;
 pub mod state;
 pub mod status;
 
-pub use cluster::{Cluster, EndpointSet, Member, PickError, PickHint};
-pub use fitness::Fit;
+pub use admission::{Applicant, Place, Shed};
+pub use cluster::{Cluster, Member, PickError, PickHint};
+pub use endpoints::{EndpointSet, Placement};
+pub use fitness::{Closed, Fit};
 pub use keys::{KeySlot, KeyStore};
 pub use lease::{Lease, LeaseError, Overflow};
 pub use permit::{Outcome, Permit};

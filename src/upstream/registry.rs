@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::cluster::Cluster;
 use super::dns::{Answer, Names, Resolve};
+use super::endpoints::Placement;
 use super::health::HealthKeeper;
 use super::keys::KeyStore;
 use super::pool::{Pool, PoolKey};
@@ -136,8 +137,19 @@ impl Registry {
     /// Compiles a cluster: state and pools that are known are found again.
     #[must_use]
     pub fn cluster(self: &Arc<Self>, config: &model::Cluster, tls: Option<&Arc<ClientTls>>) -> Arc<Cluster> {
+        self.placed(config, tls, Placement::default())
+    }
+
+    /// The same, for a proxy in a zone and backends that ask for subsets.
+    #[must_use]
+    pub fn placed(
+        self: &Arc<Self>,
+        config: &model::Cluster,
+        tls: Option<&Arc<ClientTls>>,
+        placement: Placement,
+    ) -> Arc<Cluster> {
         let state = self.state(&config.name);
-        Cluster::new((config.clone(), tls.cloned()), state, Arc::downgrade(self), &self.names)
+        Cluster::new((config.clone(), tls.cloned(), placement), state, Arc::downgrade(self), &self.names)
     }
 
     /// Makes `clusters` the ones in use: their names are kept fresh and they are shown. What others left is
@@ -146,6 +158,8 @@ impl Registry {
         *self.active.lock() = clusters.iter().map(Arc::downgrade).collect();
         for cluster in clusters {
             cluster.state().tls.store(cluster.tls().cloned());
+            let model::Cluster { admission, ceilings, .. } = cluster.config();
+            cluster.state().configure_admission(admission, ceilings.max_requests, now);
         }
         self.retire_pools(clusters);
         self.names.want(names_of(config), now);
@@ -299,12 +313,14 @@ impl Registry {
             .filter_map(|address| endpoints.get(&key(address)))
             .map(|kept| kept.value.latency.read(now))
             .collect();
+        // Where nobody was before, nobody is new: it is this proxy that is.
+        let newcomer = (!known.is_empty()).then_some(now);
         let expected = ewma::median_cost(known);
         addresses
             .iter()
             .map(|address| {
                 let new = || {
-                    let state = EndpointState::new(*address, expected, now);
+                    let state = EndpointState { newcomer, ..EndpointState::new(*address, expected, now) };
                     if cluster.health_check.is_some() {
                         state.standing.set(Against::Unchecked);
                     }

@@ -9,6 +9,8 @@ use std::time::Instant;
 use arc_swap::ArcSwapOption;
 use outrigger_config::model;
 
+use super::admission::Admission;
+use super::endpoints::Tables;
 use super::health::{CheckRecord, News, Traffic};
 use super::outlier::{OutlierRecord, Outliers};
 use super::standing::{HealthEpoch, Standing};
@@ -32,6 +34,8 @@ pub struct ClusterState {
     pub connections: Usage,
     /// Requests and retries of the last ten seconds.
     pub budget: BudgetUsage,
+    /// Places for requests, where there is a queue or an adaptive limit.
+    pub admission: Admission,
     /// Its metric handles.
     pub metrics: Arc<ClusterMetrics>,
     /// What was logged of failed handshakes.
@@ -46,6 +50,8 @@ pub struct ClusterState {
     pub outliers: Outliers,
     /// What was logged of changes of health.
     pub health_news: News,
+    /// Tables for consistent hashing that are in use.
+    pub tables: Tables,
     /// TLS as the newest configuration has it: a request that began under an older one must not connect under
     /// trust that is gone.
     pub tls: ArcSwapOption<ClientTls>,
@@ -63,12 +69,14 @@ impl ClusterState {
             retries: Usage::default(),
             connections: Usage::default(),
             budget: BudgetUsage::new(now),
+            admission: Admission::new(now),
             metrics,
             refusals: Refusals::default(),
             assigned: ArcSwapOption::empty(),
             health_epoch: HealthEpoch::default(),
             traffic: Traffic::new(now),
             health_news: News::default(),
+            tables: Tables::default(),
             tls: ArcSwapOption::empty(),
         }
     }
@@ -97,6 +105,8 @@ pub struct EndpointState {
     pub checked: CheckRecord,
     /// What it did, and its ejections.
     pub outlier: OutlierRecord,
+    /// Since when it is there, if the cluster had others before.
+    pub newcomer: Option<Instant>,
 }
 
 impl EndpointState {
@@ -115,6 +125,7 @@ impl EndpointState {
             standing: Standing::default(),
             checked: CheckRecord::default(),
             outlier: OutlierRecord::default(),
+            newcomer: None,
         }
     }
 }

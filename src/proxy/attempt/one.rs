@@ -54,7 +54,7 @@ impl<'a> One<'a> {
         now: Instant,
     ) -> Result<Self, Failure> {
         let cluster = exchange.cluster;
-        let hint = PickHint { tried, ..PickHint::default() };
+        let hint = PickHint { tried, ..exchange.hint };
         let permit = match with_random(|random| cluster.pick(&hint, random, now)) {
             Ok(permit) => permit,
             Err(PickError::NoEndpoint) => return Err(Reason::NoEndpoint.into()),
@@ -67,6 +67,9 @@ impl<'a> One<'a> {
                 return Err(Reason::Overflow.into());
             }
         };
+        if replay.is_some() {
+            permit.uploads();
+        }
         record.attempts += 1;
         record.upstream_host = Some(permit.member().state.address);
         // What went wrong with one kept connection may be wrong with the others.
