@@ -10,8 +10,10 @@
 //! * [`authz`]: whether its caller may make it
 //! * [`rate`]: whether too many of its kind came already
 //! * [`cors`]: what scripts of other origins may do
+//! * [`fault`]: what is done to it on purpose
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
+//! * [`hash`]: what draws it to an endpoint
 //! * [`concurrency`], [`queue`], [`overload`]: how many requests a cluster is given at a time, whose turn it is, and what is
 //!   given up first
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
@@ -27,7 +29,9 @@ pub mod concurrency;
 pub mod cors;
 pub mod deadline;
 pub mod ewma;
+pub mod fault;
 pub mod forwarding;
+pub mod hash;
 pub mod host;
 pub mod jwt;
 pub mod overload;

@@ -7,10 +7,12 @@ mod authorize;
 mod client_cert;
 mod criticality;
 mod external;
+mod faults;
 mod filters;
 mod gates;
 mod limiting;
 mod local;
+mod mirror;
 mod origin;
 mod passthrough;
 mod pipeline;
@@ -31,6 +33,7 @@ pub use passthrough::Passage;
 pub use reason::Reason;
 pub use tracked::TrackedBody;
 
+use self::faults::HeldUp;
 use self::origin::Origin;
 use self::random::with_random;
 use self::watch::Book;
@@ -44,6 +47,7 @@ pub struct Proxy {
     cell: Arc<SnapshotCell>,
     log: Arc<AccessLog>,
     book: Arc<Book>,
+    held_up: Arc<HeldUp>,
 }
 
 impl Proxy {
@@ -52,7 +56,7 @@ impl Proxy {
     pub fn new(cell: Arc<SnapshotCell>, log: Arc<AccessLog>) -> Self {
         let book = Arc::new(Book::default());
         cell.tell(Arc::clone(&book) as Arc<dyn Published>);
-        Self { cell, log, book }
+        Self { cell, log, book, held_up: Arc::default() }
     }
 
     /// A listener as the published configuration has it.

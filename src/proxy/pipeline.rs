@@ -14,6 +14,7 @@ use super::external::{Denied, Passed, Refused, Surroundings};
 use super::gates::Arrival;
 use super::limiting::{OverLimit, Rates, spread};
 use super::local::{self, Caller};
+use super::mirror;
 use super::prepare::{self, Unfit};
 use super::reason::Reason;
 use super::record::Record;
@@ -29,7 +30,7 @@ use crate::policy::rng::Rng;
 use crate::policy::route::RouteQuery;
 use crate::snapshot::{Action, Backend, External, Listener, Rule};
 use crate::upstream::admission::Cause;
-use crate::upstream::{Applicant, Permit, Shed};
+use crate::upstream::{Applicant, Permit, PickHint, Shed};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -38,6 +39,14 @@ pub(super) struct Answer {
     pub(super) response: Response<Body>,
     permit: Option<Permit>,
     limits: Limits,
+}
+
+impl Answer {
+    /// Makes a local answer to a gRPC call one with another status.
+    pub(super) fn set_grpc_status(&mut self, status: u8, record: &mut Record) {
+        record.grpc_status = Some(status);
+        local::set_grpc_status(&mut self.response.head.headers, status);
+    }
 }
 
 /// An answer that the proxy makes because it cannot do better.
@@ -201,7 +210,7 @@ impl ConnectionHandler {
         record.note_route(rule, listener.route_metrics(rule, backend), cluster);
         let passed = match &rule.gates {
             Some(gates) => {
-                let arrival = Arrival { listener, cluster: cluster.map(|name| &**name), caller };
+                let arrival = Arrival { listener, rule, cluster: cluster.map(|name| &**name), caller };
                 self.pass(gates, arrival, head, &mut rates, record).await
             }
             None => Ok(()),
@@ -220,6 +229,7 @@ impl ConnectionHandler {
                 record.watch.before_filters(&config.filters, &head.headers);
                 record.watch.before_filters(&backend.filters, &head.headers);
                 filters::apply_to_request(&config.filters, head, prefix_len);
+                let body = mirror::send_copies(&rule.mirrors, head, body, self.origin.caller);
                 filters::apply_to_request(&backend.filters, head, prefix_len);
                 let class = criticality::settle(&mut head.headers, claimed, config.criticality);
                 match self.forward(listener, rule, backend, class, head, body, interim, record, caller).await {
@@ -271,9 +281,10 @@ impl ConnectionHandler {
         caller: Caller,
     ) -> Result<Answer, Local> {
         let (limits, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
+        let hint = PickHint { subset: backend.subset.as_ref(), ..PickHint::default() };
         let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.deadline };
         let place = backend.cluster.admit(applicant, Instant::now()).await.map_err(Local::shed)?;
-        let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, attempt_limit, caller };
+        let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, attempt_limit, caller, hint };
         match attempt::run(&exchange, head, body, interim, record).await {
             Ok((mut response, permit)) => {
                 strip_hop_by_hop(&mut response.head.headers);

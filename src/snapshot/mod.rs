@@ -5,6 +5,7 @@ mod authorization;
 mod cell;
 mod external;
 mod gates;
+mod mirroring;
 mod passthrough;
 mod rule;
 mod tokens;
@@ -22,6 +23,7 @@ pub use authorization::Authorization;
 pub use cell::{Published, SnapshotCell, Tie};
 pub use external::External;
 pub use gates::{Gates, GlobalLimits, LocalLimit, RateService};
+pub use mirroring::Mirroring;
 pub use passthrough::Passthrough;
 pub use rule::{Action, Backend, Backends, Rule};
 pub use tokens::Tokens;
@@ -31,7 +33,7 @@ use crate::policy::authz::Policy;
 use crate::policy::route::RouteTable;
 use crate::telemetry::metrics::RouteLabels;
 use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
-use crate::upstream::{Cluster, Registry};
+use crate::upstream::{Cluster, Placement, Registry};
 
 /// A compiled configuration.
 #[derive(Debug)]
@@ -86,8 +88,16 @@ impl Snapshot {
         generation: u64,
     ) -> Self {
         let config = &loaded.config;
-        let clusters: HashMap<&Arc<str>, Arc<Cluster>> =
-            config.clusters.iter().map(|(name, cluster)| (name, registry.cluster(cluster, tls.client(name)))).collect();
+        let mut subsets = rule::subsets(config);
+        let clusters: HashMap<&Arc<str>, Arc<Cluster>> = config
+            .clusters
+            .iter()
+            .map(|(name, cluster)| {
+                let subsets = subsets.remove(name).unwrap_or_default().into_iter().cloned().collect();
+                let placement = Placement { zone: config.node.zone.clone(), subsets };
+                (name, registry.placed(cluster, tls.client(name), placement))
+            })
+            .collect();
         let policies: HashMap<&Arc<str>, Arc<Policy>> =
             config.authorization.iter().map(|(name, policy)| (name, Arc::new(Policy::compile(policy)))).collect();
         let services = RateServices::compile(config, &clusters, metrics);
@@ -105,7 +115,11 @@ impl Snapshot {
                         .hosts
                         .iter()
                         .flat_map(|host| &host.rules)
-                        .map(|rule| Arc::new(Rule::compile(rule, &clusters, Gates::compile(rule, registry, &services))))
+                        .map(|rule| {
+                            let gates = Gates::compile(rule, registry, &services);
+                            let mirrors = Mirroring::all(rule, &clusters, metrics);
+                            Arc::new(Rule::compile(rule, &clusters, gates, mirrors))
+                        })
                         .collect(),
                     authorization: listener
                         .authorization

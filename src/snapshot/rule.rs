@@ -1,11 +1,11 @@
 //! A routing rule ready to run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use outrigger_config::model;
 
-use super::Gates;
+use super::{Gates, Mirroring};
 use crate::policy::cors::CorsPolicy;
 use crate::policy::weighted::Split;
 use crate::telemetry::RouteMetrics;
@@ -22,6 +22,8 @@ pub struct Rule {
     pub cors: Option<CorsPolicy>,
     /// What its requests must pass before anything is done with them.
     pub gates: Option<Box<Gates>>,
+    /// Where copies of them go.
+    pub mirrors: Vec<Mirroring>,
     pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
 }
 
@@ -50,6 +52,8 @@ pub struct Backend {
     pub cluster: Arc<Cluster>,
     /// Its share.
     pub weight: u32,
+    /// Only endpoints with these labels.
+    pub subset: Option<model::Labels>,
     /// Applied to requests that go there.
     pub filters: Vec<model::Filter>,
     pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
@@ -60,6 +64,7 @@ impl Rule {
         rule: &model::Rule,
         clusters: &HashMap<&Arc<str>, Arc<Cluster>>,
         gates: Option<Box<Gates>>,
+        mirrors: Vec<Mirroring>,
     ) -> Self {
         let action = match &rule.action {
             model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
@@ -70,7 +75,7 @@ impl Rule {
             model::Filter::Cors(cors) => Some(CorsPolicy::compile(cors)),
             _ => None,
         });
-        Self { config: rule.clone(), action, cors, gates, metrics: OnceLock::new() }
+        Self { config: rule.clone(), action, cors, gates, mirrors, metrics: OnceLock::new() }
     }
 }
 
@@ -85,6 +90,20 @@ impl Action {
     }
 }
 
+/// The subsets that backends ask for, by cluster.
+pub(super) fn subsets(config: &model::Config) -> BTreeMap<&Arc<str>, BTreeSet<&model::Labels>> {
+    let mut subsets = BTreeMap::<_, BTreeSet<_>>::new();
+    let rules = config.routes.values().flat_map(|table| &table.hosts).flat_map(|host| &host.rules);
+    for rule in rules {
+        if let model::Action::Forward(backends) = &rule.action {
+            for backend in backends.iter().filter(|backend| !backend.subset.is_empty()) {
+                subsets.entry(&backend.cluster).or_default().insert(&backend.subset);
+            }
+        }
+    }
+    subsets
+}
+
 impl Backends {
     pub(super) fn compile(refs: &[model::BackendRef], clusters: &HashMap<&Arc<str>, Arc<Cluster>>) -> Self {
         let all: Vec<Backend> = refs
@@ -93,6 +112,7 @@ impl Backends {
             .map(|backend| Backend {
                 cluster: Arc::clone(&clusters[&backend.cluster]),
                 weight: backend.weight,
+                subset: (!backend.subset.is_empty()).then(|| backend.subset.clone()),
                 filters: backend.filters.clone(),
                 metrics: OnceLock::new(),
             })

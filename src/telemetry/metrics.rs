@@ -23,6 +23,7 @@ mod cluster;
 mod control;
 mod handshakes;
 mod listener;
+mod mirrors;
 mod process;
 mod proxy;
 mod rate_limits;
@@ -35,9 +36,10 @@ pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};
 pub use control::ControlMetrics;
 pub use handshakes::Handshake;
 pub use listener::{Detected, ListenerMetrics};
+pub use mirrors::{MirrorMetrics, Mirrored};
 pub use proxy::ProxyMetrics;
 pub use rate_limits::{Limited, RateLimitMetrics, RateLimitServiceMetrics, ServiceAnswer};
-pub use route::{Finished, RouteLabels, RouteMetrics};
+pub use route::{Finished, Injected, RouteLabels, RouteMetrics};
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = expose::CONTENT_TYPE;
@@ -61,6 +63,7 @@ pub struct Metrics {
     authorizers: Mutex<HashMap<Arc<str>, Kept<AuthorizerMetrics>>>,
     rate_limits: Mutex<HashMap<Arc<str>, Kept<RateLimitMetrics>>>,
     rate_limit_services: Mutex<HashMap<Arc<str>, Kept<RateLimitServiceMetrics>>>,
+    mirrors: Mutex<HashMap<Arc<str>, Kept<MirrorMetrics>>>,
     other_route: Arc<RouteMetrics>,
     other_cluster: Arc<ClusterMetrics>,
     other_access: Arc<AccessMetrics>,
@@ -99,6 +102,7 @@ impl Metrics {
             authorizers: Mutex::default(),
             rate_limits: Mutex::default(),
             rate_limit_services: Mutex::default(),
+            mirrors: Mutex::default(),
             other_route: Arc::new(RouteMetrics::other()),
             other_cluster: Arc::new(ClusterMetrics::other()),
             other_access: Arc::new(AccessMetrics::other()),
@@ -159,6 +163,12 @@ impl Metrics {
         keep(&self.rate_limit_services, name, || RateLimitServiceMetrics::new(name))
     }
 
+    /// The handle of a cluster that gets copies of requests.
+    #[must_use]
+    pub fn mirror(&self, cluster: &Arc<str>) -> Arc<MirrorMetrics> {
+        keep(&self.mirrors, cluster, || MirrorMetrics::new(cluster))
+    }
+
     /// Forgets what nobody has held for [`limits::METRIC_LINGER`]. Called now and then by the control thread.
     pub fn sweep(&self, now: Instant) {
         forget(&self.routes, now);
@@ -170,6 +180,7 @@ impl Metrics {
         forget(&self.authorizers, now);
         forget(&self.rate_limits, now);
         forget(&self.rate_limit_services, now);
+        forget(&self.mirrors, now);
     }
 
     /// Everything in the Prometheus text format ([`CONTENT_TYPE`]). Label sets that were never used are left out.
@@ -197,6 +208,7 @@ impl Metrics {
         limits.push(Arc::clone(&self.other_rate_limit));
         rate_limits::encode(&limits, &mut text);
         rate_limits::encode_services(&handles(&self.rate_limit_services), &mut text);
+        mirrors::encode(&handles(&self.mirrors), &mut text);
         text.finish()
     }
 }

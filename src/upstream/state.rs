@@ -10,7 +10,10 @@ use arc_swap::ArcSwapOption;
 use outrigger_config::model;
 
 use super::admission::Admission;
+use super::endpoints::Tables;
 use super::standing::{HealthEpoch, Standing};
+use crate::base::limits;
+use crate::codec::tee::CopyRoom;
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
 use crate::policy::ewma::AtomicEwma;
@@ -35,12 +38,16 @@ pub struct ClusterState {
     pub admission: Admission,
     /// Its metric handles.
     pub metrics: Arc<ClusterMetrics>,
+    /// Copies of requests that it gets.
+    pub mirrors: Mirrors,
     /// What was logged of failed handshakes.
     pub refusals: Refusals,
     /// Endpoints that came after the configuration in effect, and replace those in it.
     pub assigned: ArcSwapOption<Vec<model::Endpoint>>,
     /// Moves when what health says of any endpoint changes.
     pub health_epoch: HealthEpoch,
+    /// Tables for consistent hashing that are in use.
+    pub tables: Tables,
     /// TLS as the newest configuration has it: a request that began under an older one must not connect under
     /// trust that is gone.
     pub tls: ArcSwapOption<ClientTls>,
@@ -59,11 +66,28 @@ impl ClusterState {
             budget: BudgetUsage::new(now),
             admission: Admission::new(now),
             metrics,
+            mirrors: Mirrors::default(),
             refusals: Refusals::default(),
             assigned: ArcSwapOption::empty(),
             health_epoch: HealthEpoch::default(),
+            tables: Tables::default(),
             tls: ArcSwapOption::empty(),
         }
+    }
+}
+
+/// Copies of requests on the way to a cluster.
+#[derive(Debug)]
+pub struct Mirrors {
+    /// How many.
+    pub in_flight: Usage,
+    /// What their bodies may be behind the originals.
+    pub room: Arc<CopyRoom>,
+}
+
+impl Default for Mirrors {
+    fn default() -> Self {
+        Self { in_flight: Usage::default(), room: CopyRoom::new(limits::MIRROR_BUFFERS, limits::MIRROR_BUFFER) }
     }
 }
 
@@ -86,6 +110,8 @@ pub struct EndpointState {
     pub connections: AtomicU32,
     /// What health says of it.
     pub standing: Standing,
+    /// Since when it is there, if the cluster had others before.
+    pub newcomer: Option<Instant>,
 }
 
 impl EndpointState {
@@ -102,6 +128,7 @@ impl EndpointState {
             consecutive_failures: AtomicU32::new(0),
             connections: AtomicU32::new(0),
             standing: Standing::default(),
+            newcomer: None,
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use http::HeaderName;
 use http::header::HOST;
+use http::{HeaderMap, HeaderName};
 use outrigger_config::model::{Match, PathMatch, ValueMatch};
 
 use super::RouteQuery;
@@ -50,7 +50,12 @@ pub(in crate::policy) fn header<'a>(request: &RouteQuery<'a>, name: &HeaderName)
     if name == HOST {
         return (!request.host.is_empty()).then_some(Cow::Borrowed(request.host.as_bytes()));
     }
-    let mut lines = request.headers.get_all(name).iter();
+    lines(request.headers, name)
+}
+
+/// The lines of a header, joined.
+pub(in crate::policy) fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut lines = headers.get_all(name).iter();
     let mut value = Cow::Borrowed(lines.next()?.as_bytes());
     for line in lines {
         let joined = value.to_mut();
