@@ -6,7 +6,7 @@ use http::header::{HOST, HeaderMap};
 use outrigger_config::model::{Abort, Fault, HeaderMatch, Share};
 
 use super::rng::Rng;
-use super::route::{lines, value_holds};
+use super::route::{lines_hold, value_holds};
 
 /// What is done to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,11 +43,10 @@ pub fn falls_into(share: Share, random: &mut Rng) -> bool {
 }
 
 fn holds(condition: &HeaderMatch, headers: &HeaderMap, host: &str) -> bool {
-    let HeaderMatch { name, value } = condition;
-    if name == HOST {
-        return value_holds(value, (!host.is_empty()).then_some(host.as_bytes()));
+    if condition.name == HOST {
+        return value_holds(&condition.value, (!host.is_empty()).then_some(host.as_bytes()));
     }
-    value_holds(value, lines(headers, name).as_deref())
+    lines_hold(condition, headers)
 }
 
 /// A share of all.

@@ -8,6 +8,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use outrigger_config::model::Criticality;
 
+use super::attempt::marks::Spent;
 use super::attempt::{self, Exchange, Failure};
 use super::authorize::{authorize, authorize_preflight, claims};
 use super::external::{Denied, Passed, Refused, Surroundings};
@@ -59,6 +60,8 @@ pub(super) struct Local {
     pub(super) field: Option<Box<(HeaderName, HeaderValue)>>,
     /// When it is worth asking again.
     pub(super) retry_after: Option<Duration>,
+    /// It was tried again, or could not be.
+    pub(super) retried: Option<Spent>,
 }
 
 impl Local {
@@ -93,14 +96,30 @@ impl Local {
 
 impl From<Reason> for Local {
     fn from(reason: Reason) -> Self {
-        Self { reason, status: reason.status(), sentence: reason.sentence(), code: "", field: None, retry_after: None }
+        Self {
+            reason,
+            status: reason.status(),
+            sentence: reason.sentence(),
+            code: "",
+            field: None,
+            retry_after: None,
+            retried: None,
+        }
     }
 }
 
 impl From<Refusal> for Local {
     fn from(refusal: Refusal) -> Self {
         let Refusal { status, code, detail } = refusal;
-        Self { reason: Reason::DownstreamProtocol, status, sentence: detail, code, field: None, retry_after: None }
+        Self {
+            reason: Reason::DownstreamProtocol,
+            status,
+            sentence: detail,
+            code,
+            field: None,
+            retry_after: None,
+            retried: None,
+        }
     }
 }
 
@@ -295,16 +314,18 @@ impl ConnectionHandler {
                 filters::apply_to_response(&backend.filters, &mut response.head.headers);
                 Ok(Answer { response, permit: Some(permit.holding(place)), limits })
             }
-            Err(Failure { reason, details, retry_after }) => {
-                record.details = details;
-                Err(Local { retry_after, ..reason.into() })
+            Err(Failure { reason, details, retry_after, retried }) => {
+                if !details.is_empty() {
+                    record.details = details;
+                }
+                Err(Local { retry_after, retried, ..reason.into() })
             }
         }
     }
 
     /// A local answer, noted in the record.
     pub(super) fn local(&self, listener: &Listener, local: &Local, caller: Caller, record: &mut Record) -> Answer {
-        let Local { reason, status, sentence, code, ref field, retry_after } = *local;
+        let Local { reason, status, sentence, code, ref field, retry_after, retried } = *local;
         record.reason = Some(reason);
         if !code.is_empty() {
             record.details = code;
@@ -320,6 +341,9 @@ impl ConnectionHandler {
         }
         if let Some(after) = retry_after {
             local::come_back(&mut response.head.headers, caller, after);
+        }
+        if let Some(spent) = retried {
+            attempt::marks::mark(&mut response.head.headers, spent);
         }
         Answer { response, permit: None, limits: Limits::default() }
     }

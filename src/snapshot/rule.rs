@@ -79,17 +79,6 @@ impl Rule {
     }
 }
 
-impl Action {
-    /// The backend that a uniformly random number falls to; `None` where nothing is sent, or to nobody.
-    #[must_use]
-    pub fn choose(&self, random: u64) -> Option<&Backend> {
-        match self {
-            Self::Forward(backends) => backends.choose(random),
-            Self::Redirect(_) | Self::Direct(_) => None,
-        }
-    }
-}
-
 /// The subsets that backends ask for, by cluster.
 pub(super) fn subsets(config: &model::Config) -> BTreeMap<&Arc<str>, BTreeSet<&model::Labels>> {
     let mut subsets = BTreeMap::<_, BTreeSet<_>>::new();
@@ -102,6 +91,17 @@ pub(super) fn subsets(config: &model::Config) -> BTreeMap<&Arc<str>, BTreeSet<&m
         }
     }
     subsets
+}
+
+impl Action {
+    /// The backend that a uniformly random number falls to; `None` where nothing is sent, or to nobody.
+    #[must_use]
+    pub fn choose(&self, random: u64) -> Option<&Backend> {
+        match self {
+            Self::Forward(backends) => backends.choose(random),
+            Self::Redirect(_) | Self::Direct(_) => None,
+        }
+    }
 }
 
 impl Backends {

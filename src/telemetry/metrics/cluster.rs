@@ -1,6 +1,7 @@
 //! Attempts, connections and ceilings by cluster.
 
 use super::handshakes::{self, Handshakes, Handshaking, Names};
+use super::health::{self, Health, States};
 use super::{Arc, AtomicU64, Kind, Labels, Ordering, Series, Slots, Text, add, gauge};
 
 /// How one attempt to an upstream ended.
@@ -39,20 +40,33 @@ pub enum Overflow {
     Connections,
 }
 
+/// Why a retry that the rule would have made was not made, other than for the budget and the ceiling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenUp {
+    /// The request's body outgrew what is kept of it.
+    Body,
+    /// The server asked for more time than the rule allows.
+    Pushback,
+    /// The request's time would have been over.
+    Deadline,
+}
+
 /// The numbers of one cluster.
 #[derive(Debug)]
 pub struct ClusterMetrics {
-    labels: Labels,
-    series: Arc<Series<Shard>>,
+    pub(super) labels: Labels,
+    pub(super) series: Arc<Series<Shard>>,
+    pub(super) states: States,
     /// Priorities in a panic now.
     panicking: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Shard {
+pub(super) struct Shard {
     attempts: [AtomicU64; OUTCOMES.len()],
     retries: AtomicU64,
     budget_exhausted: AtomicU64,
+    given_up: [AtomicU64; GIVEN_UP.len()],
     connects: AtomicU64,
     connect_failures: AtomicU64,
     connections: AtomicU64,
@@ -61,6 +75,7 @@ struct Shard {
     resolve_failures: AtomicU64,
     panic_picks: AtomicU64,
     handshakes: Handshakes,
+    pub(super) health: Health,
 }
 
 const OUTCOMES: [(AttemptOutcome, &str); 9] = [
@@ -82,15 +97,34 @@ const OVERFLOWS: [(Overflow, &str); 4] = [
     (Overflow::Connections, "connections"),
 ];
 
+const GIVEN_UP: [(GivenUp, &str); 3] =
+    [(GivenUp::Body, "body"), (GivenUp::Pushback, "pushback"), (GivenUp::Deadline, "deadline")];
+
 impl ClusterMetrics {
     pub(super) fn bounded(name: &str, slots: &Arc<Slots>, other: &Arc<Self>) -> Self {
         let series = Arc::new(Series::bounded(slots, &other.series));
-        Self { labels: Labels::new(&[("cluster", name)]), series, panicking: AtomicU64::new(0) }
+        Self {
+            labels: Labels::new(&[("cluster", name)]),
+            series,
+            states: States::default(),
+            panicking: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn other() -> Self {
         let series = Arc::new(Series::unbounded());
-        Self { labels: Labels::new(&[("cluster", "other")]), series, panicking: AtomicU64::new(0) }
+        Self {
+            labels: Labels::new(&[("cluster", "other")]),
+            series,
+            states: States::default(),
+            panicking: AtomicU64::new(0),
+        }
+    }
+
+    /// Numbers that are never shown: of connections that carry no traffic.
+    #[must_use]
+    pub fn unseen() -> Arc<Self> {
+        Arc::new(Self::other())
     }
 
     /// An attempt ended.
@@ -106,6 +140,11 @@ impl ClusterMetrics {
     /// A retry was wanted and the budget did not allow it.
     pub fn retry_budget_exhausted(&self) {
         add(&self.series.local().budget_exhausted, 1);
+    }
+
+    /// A retry was wanted and could not be made.
+    pub fn gave_up_retry(&self, why: GivenUp) {
+        add(&self.series.local().given_up[why as usize], 1);
     }
 
     /// A connection was made. Followed by one [`Self::disconnected`].
@@ -213,6 +252,16 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
             text.sample(&cluster.labels, cluster.series.sum(read));
         }
     }
+    text.family(
+        "outrigger_upstream_retries_given_up_total",
+        Kind::Counter,
+        "Retries that the rule asks for and that could not be made, by cause.",
+    );
+    for cluster in &used {
+        for (why, name) in GIVEN_UP {
+            text.sample(&cluster.labels.with("cause", name), cluster.series.sum(|s| &s.given_up[why as usize]));
+        }
+    }
     text.family("outrigger_upstream_connections", Kind::Gauge, "Open connections.");
     for cluster in &used {
         text.sample(&cluster.labels, gauge(cluster.series.sum(|s| &s.connections)));
@@ -237,4 +286,5 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
     }
     let series: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series)).collect();
     handshakes::encode(&NAMES, &series, |shard| &shard.handshakes, text);
+    health::encode(&used, text);
 }
