@@ -150,7 +150,8 @@ async fn a_grpc_caller_is_told_in_its_own_way() {
     let (backend, service) = (H2Backend::ok().await, Service::start().await);
     let proxy = Proxy::start(&config(backend.addr, service.addr, "onFailure: deny, timeout: 10s")).await;
     let client = H2Client::connect(proxy.addr()).await;
-    for (how, status, pushback) in [("over", "8", Some("6500")), ("over with a page", "8", None), ("abort", "14", None)] {
+    for (how, status, pushback) in [("over", "8", Some("6500")), ("over with a page", "8", None), ("abort", "14", None)]
+    {
         let request = Request::post("http://a.example/a.B/C")
             .header("content-type", "application/grpc")
             .header("x-ask", how)
