@@ -17,6 +17,7 @@ use super::series::{Histogram, Series, Slots, encode_histogram};
 use crate::base::limits;
 
 mod access;
+mod admission;
 mod authorization;
 mod certificates;
 mod cluster;
@@ -29,6 +30,7 @@ mod rate_limits;
 mod route;
 
 pub use access::{Asked, AuthorizerMetrics, KeyMetrics};
+pub use admission::ShedCause;
 pub use authorization::{AccessDecision, AccessLabels, AccessMetrics};
 pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
 pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};

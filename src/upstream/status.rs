@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::admission::Occupation;
 use super::cluster::Cluster;
 use super::dns::Names;
 
@@ -24,11 +25,29 @@ pub struct ClusterStatus {
     pub retries: u32,
     /// Open connections.
     pub connections: u32,
+    /// Places for requests, where a queue or the latency limits them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admission: Option<AdmissionStatus>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
     /// Names whose last query failed, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resolution_errors: Vec<String>,
+}
+
+/// Places for the requests of a cluster.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AdmissionStatus {
+    /// Taken.
+    pub taken: u32,
+    /// There are.
+    pub limit: u32,
+    /// Requests that wait for one.
+    pub waiting: u32,
+    /// What an answer takes when nothing waits in the upstream, where that is known, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline_ms: Option<f64>,
 }
 
 /// An endpoint.
@@ -62,6 +81,13 @@ pub struct EndpointStatus {
     pub consecutive_failures: u32,
     /// Open connections.
     pub connections: u32,
+}
+
+impl From<Occupation> for AdmissionStatus {
+    fn from(occupation: Occupation) -> Self {
+        let Occupation { taken, limit, waiting, baseline } = occupation;
+        Self { taken, limit, waiting, baseline_ms: baseline.map(|baseline| baseline.as_secs_f64() * 1e3) }
+    }
 }
 
 impl ClusterStatus {
@@ -98,6 +124,7 @@ impl ClusterStatus {
             pending: state.pending.get(),
             retries: state.retries.get(),
             connections: state.connections.get(),
+            admission: cluster.occupation().map(AdmissionStatus::from),
             endpoints,
             resolution_errors: cluster
                 .names()

@@ -1,5 +1,10 @@
 //! Attempts, connections and ceilings by cluster.
 
+use std::time::Duration;
+
+use outrigger_config::model::Criticality;
+
+use super::admission::{self, Admissions, Places, ShedCause};
 use super::handshakes::{self, Handshakes, Handshaking, Names};
 use super::{Arc, AtomicU64, Kind, Labels, Ordering, Series, Slots, Text, add, gauge};
 
@@ -44,6 +49,7 @@ pub enum Overflow {
 pub struct ClusterMetrics {
     labels: Labels,
     series: Arc<Series<Shard>>,
+    places: Places,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +64,7 @@ struct Shard {
     overflows: [AtomicU64; OVERFLOWS.len()],
     resolve_failures: AtomicU64,
     handshakes: Handshakes,
+    admissions: Admissions,
 }
 
 const OUTCOMES: [(AttemptOutcome, &str); 9] = [
@@ -82,11 +89,15 @@ const OVERFLOWS: [(Overflow, &str); 4] = [
 impl ClusterMetrics {
     pub(super) fn bounded(name: &str, slots: &Arc<Slots>, other: &Arc<Self>) -> Self {
         let series = Arc::new(Series::bounded(slots, &other.series));
-        Self { labels: Labels::new(&[("cluster", name)]), series }
+        Self { labels: Labels::new(&[("cluster", name)]), series, places: Places::default() }
     }
 
     pub(super) fn other() -> Self {
-        Self { labels: Labels::new(&[("cluster", "other")]), series: Arc::new(Series::unbounded()) }
+        Self {
+            labels: Labels::new(&[("cluster", "other")]),
+            series: Arc::new(Series::unbounded()),
+            places: Places::default(),
+        }
     }
 
     /// An attempt ended.
@@ -139,6 +150,26 @@ impl ClusterMetrics {
     /// A ceiling was reached.
     pub fn overflowed(&self, kind: Overflow) {
         add(&self.series.local().overflows[kind as usize], 1);
+    }
+
+    /// A request got no place.
+    pub fn shed(&self, cause: ShedCause, class: Criticality) {
+        self.series.local().admissions.shed(cause, class);
+    }
+
+    /// A request has waited for a place, whatever came of it.
+    pub fn queued(&self, waited: Duration) {
+        self.series.local().admissions.queued(waited);
+    }
+
+    /// There are so many places; zero: as many as the ceilings allow.
+    pub fn places(&self, places: u32) {
+        self.places.are(places);
+    }
+
+    /// So many requests wait for a place.
+    pub fn waiting(&self, waiting: u32) {
+        self.places.awaited(waiting);
     }
 
     /// A name could not be resolved; the last known addresses stay in use.
@@ -208,6 +239,8 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
             text.sample(&cluster.labels.with("kind", name), cluster.series.sum(|s| &s.overflows[kind as usize]));
         }
     }
+    let numbers: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series, &cluster.places)).collect();
+    admission::encode(&numbers, |shard| &shard.admissions, text);
     let series: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series)).collect();
     handshakes::encode(&NAMES, &series, |shard| &shard.handshakes, text);
 }
