@@ -24,6 +24,7 @@ mod cluster;
 mod control;
 mod handshakes;
 mod listener;
+mod overload;
 mod process;
 mod proxy;
 mod rate_limits;
@@ -37,6 +38,8 @@ pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};
 pub use control::ControlMetrics;
 pub use handshakes::Handshake;
 pub use listener::{Detected, ListenerMetrics};
+pub use overload::OverloadMetrics;
+pub use process::resident_bytes;
 pub use proxy::ProxyMetrics;
 pub use rate_limits::{Limited, RateLimitMetrics, RateLimitServiceMetrics, ServiceAnswer};
 pub use route::{Finished, RouteLabels, RouteMetrics};
@@ -53,6 +56,8 @@ pub struct Metrics {
     pub certificates: CertificateMetrics,
     /// The control plane.
     pub control: ControlMetrics,
+    /// Shortage of memory.
+    pub overload: OverloadMetrics,
     /// Who would be refused by a stricter listener.
     pub rehearsals: Rehearsals,
     routes: Mutex<HashMap<RouteLabels, Kept<RouteMetrics>>>,
@@ -92,6 +97,7 @@ impl Metrics {
             proxy: ProxyMetrics::default(),
             certificates: CertificateMetrics::default(),
             control: ControlMetrics::default(),
+            overload: OverloadMetrics::default(),
             rehearsals: Rehearsals::default(),
             routes: Mutex::default(),
             clusters: Mutex::default(),
@@ -182,6 +188,7 @@ impl Metrics {
         self.certificates.encode(&mut text);
         self.control.encode(&mut text, SystemTime::now());
         process::encode(&mut text);
+        self.overload.encode(&mut text);
         listener::encode(&handles(&self.listeners), &mut text);
         self.rehearsals.encode(&mut text, Instant::now());
         let mut routes = handles(&self.routes);
