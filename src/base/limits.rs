@@ -111,7 +111,7 @@ pub const JWT_TOKENS: usize = 4;
 pub const JWT_CACHE: usize = 512;
 /// After a token with an unknown key its provider is asked again, at most this often.
 pub const JWKS_EARLY: Duration = Duration::from_secs(5);
-/// An answer of an external authorizer: bytes.
+/// An answer of an external authorizer or a rate limit service: bytes.
 pub const EXTERNAL_ANSWER: usize = 256 * 1024;
 /// Keys of one rate limit that are remembered; those that have used the least of their burst are given up for others.
 pub const RATE_KEYS: usize = 65_536;

@@ -50,6 +50,8 @@ pub struct ClusterMetrics {
     labels: Labels,
     series: Arc<Series<Shard>>,
     places: Places,
+    /// Priorities in a panic now.
+    panicking: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +65,7 @@ struct Shard {
     pending: AtomicU64,
     overflows: [AtomicU64; OVERFLOWS.len()],
     resolve_failures: AtomicU64,
+    panic_picks: AtomicU64,
     handshakes: Handshakes,
     admissions: Admissions,
 }
@@ -89,13 +92,20 @@ const OVERFLOWS: [(Overflow, &str); 4] = [
 impl ClusterMetrics {
     pub(super) fn bounded(name: &str, slots: &Arc<Slots>, other: &Arc<Self>) -> Self {
         let series = Arc::new(Series::bounded(slots, &other.series));
-        Self { labels: Labels::new(&[("cluster", name)]), series, places: Places::default() }
+        Self {
+            labels: Labels::new(&[("cluster", name)]),
+            series,
+            panicking: AtomicU64::new(0),
+            places: Places::default(),
+        }
     }
 
     pub(super) fn other() -> Self {
+        let series = Arc::new(Series::unbounded());
         Self {
             labels: Labels::new(&[("cluster", "other")]),
-            series: Arc::new(Series::unbounded()),
+            series,
+            panicking: AtomicU64::new(0),
             places: Places::default(),
         }
     }
@@ -172,6 +182,16 @@ impl ClusterMetrics {
         self.places.awaited(waiting);
     }
 
+    /// An endpoint was picked out of all because too few are well.
+    pub fn picked_in_panic(&self) {
+        add(&self.series.local().panic_picks, 1);
+    }
+
+    /// So many priorities are in a panic now.
+    pub fn panicking(&self, priorities: u64) {
+        self.panicking.store(priorities, Ordering::Relaxed);
+    }
+
     /// A name could not be resolved; the last known addresses stay in use.
     pub fn resolve_failed(&self) {
         add(&self.series.local().resolve_failures, 1);
@@ -208,7 +228,7 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
             }
         }
     }
-    let counters: [Counter; 5] = [
+    let counters: [Counter; 6] = [
         ("outrigger_upstream_retries_total", "Attempts beyond the first of a request.", |s| &s.retries),
         (
             "outrigger_upstream_retry_budget_exhausted_total",
@@ -218,6 +238,11 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
         ("outrigger_upstream_connects_total", "Connections made.", |s| &s.connects),
         ("outrigger_upstream_connect_failures_total", "Connections that could not be made.", |s| &s.connect_failures),
         ("outrigger_upstream_resolve_failures_total", "Name look-ups that failed.", |s| &s.resolve_failures),
+        (
+            "outrigger_upstream_panic_picks_total",
+            "Endpoints picked out of all, because too few of their priority are well.",
+            |s| &s.panic_picks,
+        ),
     ];
     for (name, help, read) in counters {
         text.family(name, Kind::Counter, help);
@@ -228,6 +253,14 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
     text.family("outrigger_upstream_connections", Kind::Gauge, "Open connections.");
     for cluster in &used {
         text.sample(&cluster.labels, gauge(cluster.series.sum(|s| &s.connections)));
+    }
+    text.family(
+        "outrigger_upstream_panic",
+        Kind::Gauge,
+        "Priorities in which too few endpoints are well, so that all are used.",
+    );
+    for cluster in &used {
+        text.sample(&cluster.labels, cluster.panicking.load(Ordering::Relaxed));
     }
     text.family("outrigger_upstream_pending_requests", Kind::Gauge, "Requests waiting for a connection.");
     for cluster in &used {
