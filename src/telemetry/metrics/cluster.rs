@@ -1,5 +1,10 @@
 //! Attempts, connections and ceilings by cluster.
 
+use std::time::Duration;
+
+use outrigger_config::model::Criticality;
+
+use super::admission::{self, Admissions, Places, ShedCause};
 use super::handshakes::{self, Handshakes, Handshaking, Names};
 use super::health::{self, Health, States};
 use super::{Arc, AtomicU64, Kind, Labels, Ordering, Series, Slots, Text, add, gauge};
@@ -57,6 +62,7 @@ pub struct ClusterMetrics {
     pub(super) labels: Labels,
     pub(super) series: Arc<Series<Shard>>,
     pub(super) states: States,
+    places: Places,
     /// Priorities in a panic now.
     panicking: AtomicU64,
 }
@@ -76,6 +82,7 @@ pub(super) struct Shard {
     panic_picks: AtomicU64,
     handshakes: Handshakes,
     pub(super) health: Health,
+    admissions: Admissions,
 }
 
 const OUTCOMES: [(AttemptOutcome, &str); 9] = [
@@ -108,6 +115,7 @@ impl ClusterMetrics {
             series,
             states: States::default(),
             panicking: AtomicU64::new(0),
+            places: Places::default(),
         }
     }
 
@@ -118,6 +126,7 @@ impl ClusterMetrics {
             series,
             states: States::default(),
             panicking: AtomicU64::new(0),
+            places: Places::default(),
         }
     }
 
@@ -182,6 +191,26 @@ impl ClusterMetrics {
     /// A ceiling was reached.
     pub fn overflowed(&self, kind: Overflow) {
         add(&self.series.local().overflows[kind as usize], 1);
+    }
+
+    /// A request got no place.
+    pub fn shed(&self, cause: ShedCause, class: Criticality) {
+        self.series.local().admissions.shed(cause, class);
+    }
+
+    /// A request has waited for a place, whatever came of it.
+    pub fn queued(&self, waited: Duration) {
+        self.series.local().admissions.queued(waited);
+    }
+
+    /// There are so many places; zero: as many as the ceilings allow.
+    pub fn places(&self, places: u32) {
+        self.places.are(places);
+    }
+
+    /// So many requests wait for a place.
+    pub fn waiting(&self, waiting: u32) {
+        self.places.awaited(waiting);
     }
 
     /// An endpoint was picked out of all because too few are well.
@@ -284,6 +313,8 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
             text.sample(&cluster.labels.with("kind", name), cluster.series.sum(|s| &s.overflows[kind as usize]));
         }
     }
+    let numbers: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series, &cluster.places)).collect();
+    admission::encode(&numbers, |shard| &shard.admissions, text);
     let series: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series)).collect();
     handshakes::encode(&NAMES, &series, |shard| &shard.handshakes, text);
     health::encode(&used, text);
