@@ -33,10 +33,27 @@ pub struct TrackedBody {
 pub(super) struct Limits {
     /// The end of the whole request.
     pub(super) deadline: Option<Instant>,
+    /// The caller waits for a response head until then.
+    pub(super) answer_by: Option<Instant>,
     /// From the end of the upload to the response head: the default, which does not cut a long transfer.
     pub(super) answer: Option<Duration>,
     /// Nothing may be still for longer.
     pub(super) idle: Option<Duration>,
+}
+
+impl Limits {
+    /// Nobody waits for a response head any more.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.answer_until().is_some_and(|until| until <= now)
+    }
+
+    /// Until when a response head is waited for, over all attempts.
+    pub(super) fn answer_until(&self) -> Option<Instant> {
+        match (self.deadline, self.answer_by) {
+            (Some(deadline), Some(answer_by)) => Some(deadline.min(answer_by)),
+            (deadline, answer_by) => deadline.or(answer_by),
+        }
+    }
 }
 
 impl TrackedBody {

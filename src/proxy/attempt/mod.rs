@@ -4,6 +4,7 @@
 
 mod classify;
 mod conclude;
+mod forward;
 mod judge;
 mod one;
 mod patience;
@@ -16,12 +17,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::header::HeaderName;
 use outrigger_config::model;
 use smallvec::SmallVec;
 
 use self::classify::classify;
 use self::conclude::conclude;
+pub(super) use self::forward::{DEADLINE, EXPECTED, GRPC_TIMEOUT};
+use self::forward::{before_forwarding, forward_deadline};
 use self::one::{One, Try};
 use self::patience::Patience;
 use self::slot::RetrySlot;
@@ -32,11 +34,8 @@ use super::tracked::Limits;
 use super::with_random;
 use crate::base::timer::Deadline;
 use crate::codec::{Body, Interim, PollBody, Replay, RequestHead, Response};
-use crate::policy::deadline::{self, Forwarded};
 use crate::policy::retry::{self, Attempts, Idempotency, Repeatable, Verdict};
 use crate::upstream::{Cluster, Permit};
-
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// What stays the same over all attempts.
 pub(super) struct Exchange<'a> {
@@ -100,11 +99,8 @@ async fn attempt_all(
     cluster.state().budget.deposit(Instant::now());
     loop {
         let now = Instant::now();
-        if exchange.caller == Caller::Grpc && exchange.limits.deadline.is_some() {
-            record.watch.before_edit(&GRPC_TIMEOUT, &head.headers);
-        }
-        let late = exchange.limits.deadline.is_some_and(|deadline| deadline <= now);
-        if late || !forward_deadline(exchange, head, now) {
+        before_forwarding(exchange, &head.headers, record);
+        if !forward_deadline(exchange, &mut head.headers, now) {
             return Err(if record.attempts == 0 { Reason::Deadline } else { Reason::Timeout }.into());
         }
         let mut one = One::begin(exchange, replay, &tried, record, now)?;
@@ -120,7 +116,7 @@ async fn attempt_all(
         };
         let now = Instant::now();
         let permit = one.end(exchange, &tried_once, record, now);
-        let overall_over = exchange.limits.deadline.is_some_and(|deadline| deadline <= now);
+        let overall_over = exchange.limits.is_late(now);
         let verdict = match classify(&tried_once, exchange.caller) {
             Some(outcome) if !overall_over => {
                 let kept = match replay.is_none_or(Replay::is_whole) {
@@ -167,23 +163,6 @@ fn poll_limits(
             }
             None => return timer.poll_opt(cx, until).map(|()| patience.over()),
         }
-    }
-}
-
-/// Tells the next hop how much time is left of a gRPC call; false when none is.
-fn forward_deadline(exchange: &Exchange<'_>, head: &mut RequestHead, now: Instant) -> bool {
-    if exchange.caller == Caller::Http {
-        return true;
-    }
-    match deadline::forward(exchange.limits.deadline, now) {
-        Forwarded::Unlimited => true,
-        Forwarded::Timeout(mut value) => {
-            // Each is different: not for HPACK's table.
-            value.set_sensitive(true);
-            head.headers.insert(GRPC_TIMEOUT, value);
-            true
-        }
-        Forwarded::Expired => false,
     }
 }
 
