@@ -8,6 +8,7 @@
 //! * [`jwt`]: whether its tokens are believed; [`query`]: where they may be as well
 //! * [`route`]: which rule a request belongs to
 //! * [`authz`]: whether its caller may make it
+//! * [`rate`]: whether too many of its kind came already
 //! * [`cors`]: what scripts of other origins may do
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
@@ -29,6 +30,7 @@ pub mod jwt;
 pub mod path;
 pub mod quantile;
 pub mod query;
+pub mod rate;
 pub mod retry;
 pub mod rng;
 pub mod route;

@@ -7,6 +7,7 @@ mod authorize;
 mod client_cert;
 mod external;
 mod filters;
+mod limiting;
 mod local;
 mod origin;
 mod passthrough;

@@ -1,5 +1,5 @@
-//! What happens to a request, top to bottom: prepare, authenticate, find its rule, authorize, filter, set the deadline,
-//! attempt, answer.
+//! What happens to a request, top to bottom: prepare, limit, authenticate, find its rule, authorize, limit, filter, set
+//! the deadline, attempt, answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 use super::attempt::{self, DEADLINE, EXPECTED, Exchange, Failure, GRPC_TIMEOUT};
 use super::authorize::{authorize, authorize_preflight, claims};
 use super::external::{Denied, Passed, Refused, Surroundings};
+use super::limiting::{Asking, OverLimit, Rates, spread};
 use super::local::{self, Caller};
 use super::prepare::{self, Unfit};
 use super::reason::Reason;
@@ -24,7 +25,7 @@ use crate::policy::jwt;
 use crate::policy::path;
 use crate::policy::rng::Rng;
 use crate::policy::route::RouteQuery;
-use crate::snapshot::{Action, Backend, External, Listener, Rule};
+use crate::snapshot::{Action, Backend, External, Gates, Listener, LocalLimit, Rule};
 use crate::upstream::Permit;
 
 /// An answer before it is tracked: made here, or an upstream's.
@@ -59,6 +60,11 @@ impl Local {
             field: authn::challenge(head, refusal).map(Box::new),
             ..reason.into()
         }
+    }
+
+    /// A request that is over a rate limit.
+    fn over_limit(OverLimit { after }: OverLimit) -> Self {
+        Self { retry_after: Some(with_random(|random| spread(after, random))), ..Reason::RateLimited.into() }
     }
 }
 
@@ -125,6 +131,8 @@ impl ConnectionHandler {
         with_random(|random| prepare::set_forwarding(head, listener, &self.origin, random))?;
         authn::remove_forged(listener, &mut head.headers);
         record.note_head(head);
+        let mut rates = Rates::default();
+        self.limit(&listener.rate_limits, listener, head, &mut rates, record).map_err(Local::over_limit)?;
         let token = authn::authenticate(listener, head).map_err(|refusal| Local::unauthenticated(refusal, head))?;
         let (hit, cors) = {
             // Routing and authorization see one request, because there is only this one.
@@ -173,7 +181,15 @@ impl ConnectionHandler {
             }
             _ => (body, None),
         };
+        let passed = match &rule.gates {
+            Some(gates) => self.pass(gates, listener, head, &mut rates, record),
+            None => Ok(()),
+        };
         let mut answer = match &rule.action {
+            _ if let Err(local) = &passed => {
+                record.note_route(rule, listener.route_metrics(rule, None), None);
+                self.local(listener, local, caller, record)
+            }
             Action::Redirect(redirect) => {
                 record.note_route(rule, listener.route_metrics(rule, None), None);
                 let response = filters::redirect(redirect, head, prefix_len);
@@ -209,6 +225,38 @@ impl ConnectionHandler {
             changes.apply_to_response(headers);
         }
         Ok(answer)
+    }
+
+    /// Takes a request from rate limits that are kept here.
+    fn limit<'a>(
+        &self,
+        limits: &'a [LocalLimit],
+        listener: &Listener,
+        head: &RequestHead,
+        rates: &mut Rates<'a>,
+        record: &mut Record,
+    ) -> Result<(), OverLimit> {
+        if limits.is_empty() {
+            return Ok(());
+        }
+        let asking = Asking { head, origin: &self.origin, trust: listener.config.trust };
+        let limited = rates.take(limits, asking, Instant::now(), &mut record.rate_fields);
+        if limited.is_err() {
+            record.details = "local_rate_limit";
+        }
+        limited
+    }
+
+    /// What a request must pass before it is sent.
+    fn pass<'a>(
+        &self,
+        gates: &'a Gates,
+        listener: &Listener,
+        head: &RequestHead,
+        rates: &mut Rates<'a>,
+        record: &mut Record,
+    ) -> Result<(), Local> {
+        self.limit(&gates.local, listener, head, rates, record).map_err(Local::over_limit)
     }
 
     /// Asks an external authorizer, and changes the request as it says.
@@ -284,8 +332,11 @@ impl ConnectionHandler {
 }
 
 fn finish(answer: Answer, asked_head: bool, caller: Caller, mut record: Record) -> Response<TrackedBody> {
-    let Answer { response: Response { head, body }, permit, limits } = answer;
+    let Answer { response: Response { mut head, body }, permit, limits } = answer;
     record.status = head.status.as_u16();
+    if !record.rate_fields.is_empty() {
+        std::mem::take(&mut record.rate_fields).apply(&mut head.headers);
+    }
     let bodiless = asked_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     Response { head, body: TrackedBody::new(body, bodiless, caller, permit, record, limits) }
 }
