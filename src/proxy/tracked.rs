@@ -9,6 +9,7 @@ use super::reason::Reason;
 use super::record::Record;
 use crate::base::timer::Deadline;
 use crate::codec::{Body, BodyError, Frame, PollBody};
+use crate::telemetry::metrics::Waste;
 use crate::upstream::{Outcome, Permit};
 
 /// A response body that is counted, limited in time, and reported at its end, error or drop, exactly once.
@@ -107,6 +108,9 @@ impl TrackedBody {
         };
         self.record.reason = Some(reason);
         let permit = self.permit.take();
+        if let (Some(permit), BodyError::Timeout(LATE)) = (&permit, error) {
+            permit.cluster().metrics.wasted(Waste::Deadline, permit.started().elapsed());
+        }
         // Our own time limits and the caller's mistakes are no evidence against the endpoint.
         if let (Some(permit), Reason::UpstreamReset | Reason::UpstreamProtocol | Reason::UpstreamClosed) =
             (permit, reason)

@@ -80,6 +80,12 @@ impl Permit {
         &self.member
     }
 
+    /// The state of its cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterState {
+        &self.cluster
+    }
+
     /// When the attempt began.
     #[must_use]
     pub fn started(&self) -> Instant {

@@ -41,7 +41,7 @@ pub(super) fn classify(tried: &Try, caller: Caller) -> Option<retry::Outcome> {
             (_, Sent::Maybe) => Some(retry::Outcome::MaybeSent(MaybeSent::Reset)),
         },
         Try::TimedOut => Some(retry::Outcome::MaybeSent(MaybeSent::Timeout)),
-        Try::Stalled | Try::Denied => None,
+        Try::Late | Try::Stalled | Try::Denied => None,
     }
 }
 

@@ -11,6 +11,7 @@ pub(super) fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>,
     let reason = match tried {
         Try::Answered(response) => return Ok(response),
         Try::TimedOut => Reason::Timeout,
+        Try::Late => Reason::Deadline,
         Try::Stalled => Reason::Idle,
         Try::Denied => Reason::Denied,
         Try::Lease(LeaseError::Overflow(_)) => Reason::Overflow,

@@ -67,10 +67,10 @@ pub(super) fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Call
         },
         // Our own limit: no failure is counted, but the time is real, and a slow endpoint must look slow.
         Try::TimedOut => {
-            permit.member().state.latency.observe(latency, now);
+            permit.member().state.latency.observe_at_least(latency, now);
             AttemptOutcome::Timeout
         }
-        Try::Stalled => AttemptOutcome::Timeout,
+        Try::Late | Try::Stalled => AttemptOutcome::Timeout,
         Try::Denied => AttemptOutcome::Cancelled,
     };
     cluster.state().metrics.attempted(counted);

@@ -104,10 +104,10 @@ async fn attempt_all(
             return Err(if record.attempts == 0 { Reason::Deadline } else { Reason::Timeout }.into());
         }
         let mut one = One::begin(exchange, replay, &tried, record, now)?;
-        tried.push(one.permit.member().state.address);
+        tried.push(one.address());
         let body = replay.map_or(Body::Empty, Replay::attempt);
         let tried_once = {
-            let mut sending = pin!(one::send(exchange, (&one.permit, one.preference), head, body, interim));
+            let mut sending = pin!(one::send(exchange, &one.way, head, body, interim));
             poll_fn(|cx| match sending.as_mut().poll(cx) {
                 Poll::Ready(end) => Poll::Ready(end),
                 Poll::Pending => poll_limits(cx, &mut one.patience, &mut timer, record, head),
@@ -116,6 +116,10 @@ async fn attempt_all(
         };
         let now = Instant::now();
         let permit = one.end(exchange, &tried_once, record, now);
+        let tried_once = match tried_once {
+            Try::Late if record.attempts > 1 => Try::TimedOut,
+            ended => ended,
+        };
         let overall_over = exchange.limits.is_late(now);
         let verdict = match classify(&tried_once, exchange.caller) {
             Some(outcome) if !overall_over => {

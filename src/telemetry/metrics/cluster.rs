@@ -1,5 +1,6 @@
 //! Attempts, connections and ceilings by cluster.
 
+use super::effort::{self, Effort};
 use super::handshakes::{self, Handshakes, Handshaking, Names};
 use super::{Arc, AtomicU64, Kind, Labels, Ordering, Series, Slots, Text, add, gauge};
 
@@ -58,6 +59,7 @@ struct Shard {
     overflows: [AtomicU64; OVERFLOWS.len()],
     resolve_failures: AtomicU64,
     handshakes: Handshakes,
+    effort: Effort,
 }
 
 const OUTCOMES: [(AttemptOutcome, &str); 9] = [
@@ -87,6 +89,18 @@ impl ClusterMetrics {
 
     pub(super) fn other() -> Self {
         Self { labels: Labels::new(&[("cluster", "other")]), series: Arc::new(Series::unbounded()) }
+    }
+
+    pub(super) fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    pub(super) fn effort(&self) -> &Effort {
+        &self.series.local().effort
+    }
+
+    pub(super) fn sum_effort(&self, read: impl Fn(&Effort) -> &AtomicU64) -> u64 {
+        self.series.sum(|shard| read(&shard.effort))
     }
 
     /// An attempt ended.
@@ -208,6 +222,7 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
             text.sample(&cluster.labels.with("kind", name), cluster.series.sum(|s| &s.overflows[kind as usize]));
         }
     }
+    effort::encode(&used, text);
     let series: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series)).collect();
     handshakes::encode(&NAMES, &series, |shard| &shard.handshakes, text);
 }
