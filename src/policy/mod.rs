@@ -12,6 +12,8 @@
 //! * [`cors`]: what scripts of other origins may do
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
+//! * [`concurrency`], [`queue`], [`overload`]: how many requests a cluster is given at a time, whose turn it is, and what is
+//!   given up first
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
 //! * [`quantile`]: what answers took lately
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
@@ -21,15 +23,18 @@
 pub mod authz;
 pub mod balance;
 pub mod budget;
+pub mod concurrency;
 pub mod cors;
 pub mod deadline;
 pub mod ewma;
 pub mod forwarding;
 pub mod host;
 pub mod jwt;
+pub mod overload;
 pub mod path;
 pub mod quantile;
 pub mod query;
+pub mod queue;
 pub mod rate;
 pub mod retry;
 pub mod rng;

@@ -5,6 +5,7 @@ mod attempt;
 mod authn;
 mod authorize;
 mod client_cert;
+mod criticality;
 mod external;
 mod filters;
 mod limiting;

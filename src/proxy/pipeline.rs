@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use outrigger_config::model::Criticality;
 
 use super::attempt::{self, DEADLINE, EXPECTED, Exchange, Failure, GRPC_TIMEOUT};
 use super::authorize::{authorize, authorize_preflight, claims};
@@ -16,7 +17,7 @@ use super::prepare::{self, Unfit};
 use super::reason::Reason;
 use super::record::Record;
 use super::tracked::{Limits, TrackedBody};
-use super::{ConnectionHandler, authn, external, filters, with_random};
+use super::{ConnectionHandler, authn, criticality, external, filters, with_random};
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response, ResponseHead};
 use crate::policy::cors::CorsDecision;
@@ -26,7 +27,8 @@ use crate::policy::path;
 use crate::policy::rng::Rng;
 use crate::policy::route::RouteQuery;
 use crate::snapshot::{Action, Backend, External, Gates, Listener, LocalLimit, Rule};
-use crate::upstream::Permit;
+use crate::upstream::admission::Cause;
+use crate::upstream::{Applicant, Permit, Shed};
 
 /// An answer before it is tracked: made here, or an upstream's.
 struct Answer {
@@ -65,6 +67,15 @@ impl Local {
     /// A request that is over a rate limit.
     fn over_limit(OverLimit { after }: OverLimit) -> Self {
         Self { retry_after: Some(with_random(|random| spread(after, random))), ..Reason::RateLimited.into() }
+    }
+
+    /// A request for which its cluster had no place.
+    fn shed(shed: Shed) -> Self {
+        let reason = match shed.cause {
+            Cause::Deadline => Reason::Deadline,
+            Cause::Limit | Cause::Class | Cause::QueueFull | Cause::QueueTimeout => Reason::Shed,
+        };
+        Self { code: shed.cause.code(), retry_after: Some(shed.retry_after), ..reason.into() }
     }
 }
 
@@ -128,6 +139,7 @@ impl ConnectionHandler {
         caller: Caller,
     ) -> Result<Answer, Local> {
         prepare::normalise_path(head, listener)?;
+        let claimed = criticality::claimed(&head.headers, listener.config.trust, &self.origin);
         with_random(|random| prepare::set_forwarding(head, listener, &self.origin, random))?;
         authn::remove_forged(listener, &mut head.headers);
         record.note_head(head);
@@ -210,7 +222,8 @@ impl ConnectionHandler {
                 record.watch.before_filters(&backend.filters, &head.headers);
                 filters::apply_to_request(&config.filters, head, prefix_len);
                 filters::apply_to_request(&backend.filters, head, prefix_len);
-                match self.forward(listener, rule, backend, head, body, interim, record, caller).await {
+                let class = criticality::settle(&mut head.headers, claimed, config.criticality);
+                match self.forward(listener, rule, backend, class, head, body, interim, record, caller).await {
                     Ok(answer) => answer,
                     Err(local) => self.local(listener, &local, caller, record),
                 }
@@ -283,6 +296,7 @@ impl ConnectionHandler {
         listener: &Listener,
         rule: &Rule,
         backend: &Backend,
+        class: Criticality,
         head: &mut RequestHead,
         body: Body,
         interim: &dyn Interim,
@@ -290,6 +304,8 @@ impl ConnectionHandler {
         caller: Caller,
     ) -> Result<Answer, Local> {
         let (limits, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
+        let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.deadline };
+        let place = backend.cluster.admit(applicant, Instant::now()).await.map_err(Local::shed)?;
         let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, attempt_limit, caller };
         match attempt::run(&exchange, head, body, interim, record).await {
             Ok((mut response, permit)) => {
@@ -299,7 +315,7 @@ impl ConnectionHandler {
                     Caller::Http => None,
                 };
                 filters::apply_to_response(&backend.filters, &mut response.head.headers);
-                Ok(Answer { response, permit: Some(permit), limits })
+                Ok(Answer { response, permit: Some(permit.holding(place)), limits })
             }
             Err(Failure { reason, details, retry_after }) => {
                 record.details = details;

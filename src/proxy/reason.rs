@@ -22,6 +22,8 @@ pub enum Reason {
     ConnectFailure,
     /// A ceiling of the cluster is reached.
     Overflow,
+    /// There was no place for a request of its class in time.
+    Shed,
     /// A circuit breaker is open.
     BreakerOpen,
     /// The upstream did not answer in time.
@@ -64,6 +66,7 @@ impl Reason {
             Self::NoEndpoint => "UH",
             Self::ConnectFailure => "UF",
             Self::Overflow => "UO",
+            Self::Shed => "SHED",
             Self::BreakerOpen => "CB",
             Self::Timeout => "UT",
             Self::UpstreamClosed => "UC",
@@ -94,6 +97,7 @@ impl Reason {
             | Self::NoEndpoint
             | Self::ConnectFailure
             | Self::Overflow
+            | Self::Shed
             | Self::BreakerOpen
             | Self::Fault => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout | Self::Idle | Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
@@ -117,6 +121,7 @@ impl Reason {
             | Self::NoEndpoint
             | Self::ConnectFailure
             | Self::Overflow
+            | Self::Shed
             | Self::BreakerOpen
             | Self::UpstreamClosed
             | Self::UpstreamReset => GRPC_UNAVAILABLE,
@@ -138,6 +143,7 @@ impl Reason {
             Self::NoEndpoint => "The cluster has no endpoint to send this request to.",
             Self::ConnectFailure => "The proxy could not connect to the upstream.",
             Self::Overflow => "The cluster is at its limit; the request was not sent.",
+            Self::Shed => "The upstream has as much to do as it can; the request was not sent.",
             Self::BreakerOpen => "A circuit breaker is open after failures; the request was not sent.",
             Self::Timeout => "The upstream did not answer in time.",
             Self::UpstreamClosed => "The upstream closed the connection before it had answered.",

@@ -1,6 +1,7 @@
 //! Layer 4: endpoints with their live state, connection pools, name resolution, and the registry of what
 //! outlives a configuration.
 
+pub mod admission;
 pub mod cluster;
 pub mod dns;
 pub mod fitness;
@@ -15,6 +16,7 @@ pub mod standing;
 pub mod state;
 pub mod status;
 
+pub use admission::{Applicant, Place, Shed};
 pub use cluster::{Cluster, EndpointSet, Member, PickError, PickHint};
 pub use fitness::Fit;
 pub use keys::{KeySlot, KeyStore};

@@ -142,6 +142,8 @@ impl Registry {
         *self.active.lock() = clusters.iter().map(Arc::downgrade).collect();
         for cluster in clusters {
             cluster.state().tls.store(cluster.tls().cloned());
+            let model::Cluster { admission, ceilings, .. } = cluster.config();
+            cluster.state().configure_admission(admission, ceilings.max_requests, now);
         }
         self.retire_pools(clusters);
         self.names.want(names_of(config), now);

@@ -111,7 +111,7 @@ impl Drop for One<'_> {
         metrics.wasted(cause, spent);
         if cause == Waste::HedgeLost {
             // It was too slow, and that is all that is known of it.
-            permit.member().state.latency.observe_at_least(self.patience.answered_after(now), now);
+            permit.unanswered(self.patience.answered_after(now), now);
         }
     }
 }
@@ -151,6 +151,9 @@ impl<'a> One<'a> {
         (exchange, replay, now): (&Exchange<'a>, Option<&'a Replay>, Instant),
         record: &mut Record,
     ) -> Self {
+        if replay.is_some() {
+            permit.uploads();
+        }
         record.attempts += 1;
         record.upstream_host = Some(permit.member().state.address);
         Self {
@@ -172,7 +175,7 @@ impl<'a> One<'a> {
         let permit = self.way.permit.take().expect("an attempt ends once");
         record.upstream_host = Some(permit.member().state.address);
         record.upstream_time = Some(now.saturating_duration_since(permit.started()));
-        // Waiting for a connection is no answer that takes long.
+        // Zero: nothing was sent.
         let latency = if spent.is_some() { self.patience.answered_after(now) } else { Duration::ZERO };
         judge::note(exchange.cluster, &permit, tried, exchange.caller, latency, now);
         if let (Try::TimedOut, Some(spent)) = (tried, spent) {
