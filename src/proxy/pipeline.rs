@@ -28,7 +28,7 @@ use crate::policy::rng::Rng;
 use crate::policy::route::RouteQuery;
 use crate::snapshot::{Action, Backend, External, Gates, Listener, LocalLimit, Rule};
 use crate::upstream::admission::Cause;
-use crate::upstream::{Applicant, Permit, Shed};
+use crate::upstream::{Applicant, Permit, PickHint, Shed};
 
 /// An answer before it is tracked: made here, or an upstream's.
 struct Answer {
@@ -304,9 +304,10 @@ impl ConnectionHandler {
         caller: Caller,
     ) -> Result<Answer, Local> {
         let (limits, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
+        let hint = PickHint { subset: backend.subset.as_ref(), ..PickHint::default() };
         let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.deadline };
         let place = backend.cluster.admit(applicant, Instant::now()).await.map_err(Local::shed)?;
-        let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, attempt_limit, caller };
+        let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, attempt_limit, caller, hint };
         match attempt::run(&exchange, head, body, interim, record).await {
             Ok((mut response, permit)) => {
                 strip_hop_by_hop(&mut response.head.headers);

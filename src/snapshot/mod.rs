@@ -30,7 +30,7 @@ use crate::policy::authz::Policy;
 use crate::policy::route::RouteTable;
 use crate::telemetry::metrics::RouteLabels;
 use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
-use crate::upstream::{Cluster, Registry};
+use crate::upstream::{Cluster, Placement, Registry};
 
 /// A compiled configuration.
 #[derive(Debug)]
@@ -85,8 +85,16 @@ impl Snapshot {
         generation: u64,
     ) -> Self {
         let config = &loaded.config;
-        let clusters: HashMap<&Arc<str>, Arc<Cluster>> =
-            config.clusters.iter().map(|(name, cluster)| (name, registry.cluster(cluster, tls.client(name)))).collect();
+        let mut subsets = rule::subsets(config);
+        let clusters: HashMap<&Arc<str>, Arc<Cluster>> = config
+            .clusters
+            .iter()
+            .map(|(name, cluster)| {
+                let subsets = subsets.remove(name).unwrap_or_default().into_iter().cloned().collect();
+                let placement = Placement { zone: config.node.zone.clone(), subsets };
+                (name, registry.placed(cluster, tls.client(name), placement))
+            })
+            .collect();
         let policies: HashMap<&Arc<str>, Arc<Policy>> =
             config.authorization.iter().map(|(name, policy)| (name, Arc::new(Policy::compile(policy)))).collect();
         let nothing = model::RouteTable { name: Arc::from("-"), hosts: Vec::new() };

@@ -10,6 +10,7 @@ use arc_swap::ArcSwapOption;
 use outrigger_config::model;
 
 use super::admission::Admission;
+use super::endpoints::Tables;
 use super::standing::{HealthEpoch, Standing};
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
@@ -41,6 +42,8 @@ pub struct ClusterState {
     pub assigned: ArcSwapOption<Vec<model::Endpoint>>,
     /// Moves when what health says of any endpoint changes.
     pub health_epoch: HealthEpoch,
+    /// Tables for consistent hashing that are in use.
+    pub tables: Tables,
     /// TLS as the newest configuration has it: a request that began under an older one must not connect under
     /// trust that is gone.
     pub tls: ArcSwapOption<ClientTls>,
@@ -62,6 +65,7 @@ impl ClusterState {
             refusals: Refusals::default(),
             assigned: ArcSwapOption::empty(),
             health_epoch: HealthEpoch::default(),
+            tables: Tables::default(),
             tls: ArcSwapOption::empty(),
         }
     }
@@ -86,6 +90,8 @@ pub struct EndpointState {
     pub connections: AtomicU32,
     /// What health says of it.
     pub standing: Standing,
+    /// Since when it is there, if the cluster had others before.
+    pub newcomer: Option<Instant>,
 }
 
 impl EndpointState {
@@ -102,6 +108,7 @@ impl EndpointState {
             consecutive_failures: AtomicU32::new(0),
             connections: AtomicU32::new(0),
             standing: Standing::default(),
+            newcomer: None,
         }
     }
 }

@@ -35,7 +35,7 @@ use super::with_random;
 use crate::base::timer::Deadline;
 use crate::codec::{Body, Interim, PollBody, Replay, RequestHead, Response};
 use crate::policy::retry::{self, Attempts, Idempotency, Repeatable, Verdict};
-use crate::upstream::{Cluster, Permit};
+use crate::upstream::{Cluster, Permit, PickHint};
 
 /// What stays the same over all attempts.
 pub(super) struct Exchange<'a> {
@@ -45,6 +45,8 @@ pub(super) struct Exchange<'a> {
     /// Of one attempt, to its response head.
     pub(super) attempt_limit: Option<Duration>,
     pub(super) caller: Caller,
+    /// What bears on the choice of an endpoint, beside the attempts before.
+    pub(super) hint: PickHint<'a>,
 }
 
 /// No answer could be had.

@@ -126,7 +126,7 @@ impl<'a> One<'a> {
         now: Instant,
     ) -> Result<Self, Failure> {
         let cluster = exchange.cluster;
-        let hint = PickHint { tried, ..PickHint::default() };
+        let hint = PickHint { tried, ..exchange.hint };
         let permit = match with_random(|random| cluster.pick(&hint, random, now)) {
             Ok(permit) => permit,
             Err(PickError::NoEndpoint) => return Err(Reason::NoEndpoint.into()),

@@ -45,6 +45,8 @@ pub enum Overflow {
 pub struct ClusterMetrics {
     labels: Labels,
     series: Arc<Series<Shard>>,
+    /// Priorities in a panic now.
+    panicking: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +60,7 @@ struct Shard {
     pending: AtomicU64,
     overflows: [AtomicU64; OVERFLOWS.len()],
     resolve_failures: AtomicU64,
+    panic_picks: AtomicU64,
     handshakes: Handshakes,
     effort: Effort,
 }
@@ -84,11 +87,12 @@ const OVERFLOWS: [(Overflow, &str); 4] = [
 impl ClusterMetrics {
     pub(super) fn bounded(name: &str, slots: &Arc<Slots>, other: &Arc<Self>) -> Self {
         let series = Arc::new(Series::bounded(slots, &other.series));
-        Self { labels: Labels::new(&[("cluster", name)]), series }
+        Self { labels: Labels::new(&[("cluster", name)]), series, panicking: AtomicU64::new(0) }
     }
 
     pub(super) fn other() -> Self {
-        Self { labels: Labels::new(&[("cluster", "other")]), series: Arc::new(Series::unbounded()) }
+        let series = Arc::new(Series::unbounded());
+        Self { labels: Labels::new(&[("cluster", "other")]), series, panicking: AtomicU64::new(0) }
     }
 
     pub(super) fn labels(&self) -> &Labels {
@@ -155,6 +159,16 @@ impl ClusterMetrics {
         add(&self.series.local().overflows[kind as usize], 1);
     }
 
+    /// An endpoint was picked out of all because too few are well.
+    pub fn picked_in_panic(&self) {
+        add(&self.series.local().panic_picks, 1);
+    }
+
+    /// So many priorities are in a panic now.
+    pub fn panicking(&self, priorities: u64) {
+        self.panicking.store(priorities, Ordering::Relaxed);
+    }
+
     /// A name could not be resolved; the last known addresses stay in use.
     pub fn resolve_failed(&self) {
         add(&self.series.local().resolve_failures, 1);
@@ -191,7 +205,7 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
             }
         }
     }
-    let counters: [Counter; 5] = [
+    let counters: [Counter; 6] = [
         ("outrigger_upstream_retries_total", "Attempts beyond the first of a request.", |s| &s.retries),
         (
             "outrigger_upstream_retry_budget_exhausted_total",
@@ -201,6 +215,11 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
         ("outrigger_upstream_connects_total", "Connections made.", |s| &s.connects),
         ("outrigger_upstream_connect_failures_total", "Connections that could not be made.", |s| &s.connect_failures),
         ("outrigger_upstream_resolve_failures_total", "Name look-ups that failed.", |s| &s.resolve_failures),
+        (
+            "outrigger_upstream_panic_picks_total",
+            "Endpoints picked out of all, because too few of their priority are well.",
+            |s| &s.panic_picks,
+        ),
     ];
     for (name, help, read) in counters {
         text.family(name, Kind::Counter, help);
@@ -211,6 +230,14 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
     text.family("outrigger_upstream_connections", Kind::Gauge, "Open connections.");
     for cluster in &used {
         text.sample(&cluster.labels, gauge(cluster.series.sum(|s| &s.connections)));
+    }
+    text.family(
+        "outrigger_upstream_panic",
+        Kind::Gauge,
+        "Priorities in which too few endpoints are well, so that all are used.",
+    );
+    for cluster in &used {
+        text.sample(&cluster.labels, cluster.panicking.load(Ordering::Relaxed));
     }
     text.family("outrigger_upstream_pending_requests", Kind::Gauge, "Requests waiting for a connection.");
     for cluster in &used {

@@ -66,6 +66,7 @@ impl Request {
             limits: self.limits,
             attempt_limit: self.attempt_limit,
             caller: self.caller,
+            hint: PickHint::default(),
         }
     }
 
