@@ -2,10 +2,11 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::hold::{self, Ended};
 use super::patience::Patience;
 use super::{Exchange, Failure, judge};
 use crate::codec::{Body, Interim, Replay, RequestHead, Response, SendError};
@@ -19,6 +20,8 @@ use crate::upstream::{Cluster, Lease, LeaseError, Overflow, Permit, PickError, P
 /// How one attempt ended.
 pub(super) enum Try {
     Answered(Response<Body>),
+    /// The head of the answer was held, and trailers came before any message.
+    Ended(Box<Ended>),
     Lease(LeaseError),
     Send(SendError),
     /// The limit of one attempt, or of the request, ran out.
@@ -33,19 +36,39 @@ pub(super) enum Try {
 
 /// An attempt under way. Dropping it means that it is given up: it is counted as cancelled, and is no evidence.
 pub(super) struct One<'a> {
-    pub(super) way: Way,
+    pub(super) sending: Sending<'a>,
     pub(super) patience: Patience<'a>,
     cluster: &'a Cluster,
     /// Why it is given up, if it is.
     pub(super) in_vain: InVain,
 }
 
-/// Where an attempt goes, and whether it has gone.
-pub(super) struct Way {
+/// What sending it needs.
+pub(super) struct Sending<'a> {
     /// Until the attempt has ended.
     permit: Option<Permit>,
+    replay: Option<&'a Replay>,
     preference: Preference,
+    /// The head of a gRPC answer is held until its first frame.
+    hold: bool,
     sent: Sent,
+    /// When the head came that is held.
+    came: OnceLock<Instant>,
+}
+
+impl Sending<'_> {
+    /// Whether a head came and is held.
+    pub(super) fn is_held(&self) -> bool {
+        self.hold && self.came.get().is_some()
+    }
+
+    fn permit(&self) -> &Permit {
+        self.permit.as_ref().expect("it is taken when the attempt ends, and then the attempt is gone")
+    }
+
+    fn under_way(&self, now: Instant) -> Option<Duration> {
+        self.permit.as_ref().and_then(|permit| self.sent.since(permit.started(), now))
+    }
 }
 
 /// When an attempt had a connection and its request was sent: microseconds after its begin, one higher, zero before.
@@ -90,23 +113,13 @@ impl Sent {
     }
 }
 
-impl Way {
-    fn permit(&self) -> &Permit {
-        self.permit.as_ref().expect("it is taken when the attempt ends, and then the attempt is gone")
-    }
-
-    fn under_way(&self, now: Instant) -> Option<Duration> {
-        self.permit.as_ref().and_then(|permit| self.sent.since(permit.started(), now))
-    }
-}
-
 impl Drop for One<'_> {
     fn drop(&mut self) {
-        let Some(permit) = &self.way.permit else { return };
+        let Some(permit) = &self.sending.permit else { return };
         let now = Instant::now();
         let metrics = &self.cluster.state().metrics;
         metrics.attempted(AttemptOutcome::Cancelled);
-        let Some(spent) = self.way.under_way(now) else { return };
+        let Some(spent) = self.sending.under_way(now) else { return };
         let cause = self.in_vain.cause();
         metrics.wasted(cause, spent);
         if cause == Waste::HedgeLost {
@@ -120,13 +133,13 @@ impl<'a> One<'a> {
     /// Picks an endpoint, and notes in the record that it is tried.
     pub(super) fn begin(
         exchange: &Exchange<'a>,
-        replay: Option<&'a Replay>,
+        (replay, hold): (Option<&'a Replay>, bool),
         tried: &[SocketAddr],
         record: &mut Record,
         now: Instant,
     ) -> Result<Self, Failure> {
         let cluster = exchange.cluster;
-        let hint = PickHint { tried, ..exchange.hint };
+        let hint = PickHint { tried, other_zone: exchange.rule.retry.other_locality, ..exchange.hint };
         let permit = match with_random(|random| cluster.pick(&hint, random, now)) {
             Ok(permit) => permit,
             Err(PickError::NoEndpoint) => return Err(Reason::NoEndpoint.into()),
@@ -141,23 +154,25 @@ impl<'a> One<'a> {
         };
         // What went wrong with one kept connection may be wrong with the others.
         let preference = if record.attempts > 0 { Preference::Young } else { Preference::Any };
-        Ok(Self::on(permit, preference, (exchange, replay, now), record))
+        Ok(Self::on(exchange, (permit, preference), (replay, hold), record, now))
     }
 
-    /// To an endpoint that was picked already.
+    /// To an endpoint that was picked.
     pub(super) fn on(
-        permit: Permit,
-        preference: Preference,
-        (exchange, replay, now): (&Exchange<'a>, Option<&'a Replay>, Instant),
+        exchange: &Exchange<'a>,
+        (permit, preference): (Permit, Preference),
+        (replay, hold): (Option<&'a Replay>, bool),
         record: &mut Record,
+        now: Instant,
     ) -> Self {
         if replay.is_some() {
             permit.uploads();
         }
         record.attempts += 1;
         record.upstream_host = Some(permit.member().state.address);
+        let (sent, came) = (Sent::default(), OnceLock::new());
         Self {
-            way: Way { permit: Some(permit), preference, sent: Sent::default() },
+            sending: Sending { permit: Some(permit), replay, preference, hold, sent, came },
             patience: Patience::new(exchange, replay, now),
             cluster: exchange.cluster,
             in_vain: InVain::default(),
@@ -166,22 +181,24 @@ impl<'a> One<'a> {
 
     /// The endpoint.
     pub(super) fn address(&self) -> SocketAddr {
-        self.way.permit().member().state.address
+        self.sending.permit().member().state.address
     }
 
     /// It ended like this: evidence, and the cluster's numbers.
     pub(super) fn end(mut self, exchange: &Exchange<'_>, tried: &Try, record: &mut Record, now: Instant) -> Permit {
-        let spent = self.way.under_way(now);
-        let permit = self.way.permit.take().expect("an attempt ends once");
+        let spent = self.sending.under_way(now);
+        let permit = self.sending.permit.take().expect("an attempt ends once");
+        if let (Try::TimedOut, Some(spent)) = (tried, spent) {
+            let waste = if exchange.limits.is_late(now) { Waste::Deadline } else { Waste::AttemptLimit };
+            self.cluster.state().metrics.wasted(waste, spent);
+        }
+        // Not from when it was let go: holding it is our time.
+        let now = self.sending.came.get().copied().unwrap_or(now);
         record.upstream_host = Some(permit.member().state.address);
         record.upstream_time = Some(now.saturating_duration_since(permit.started()));
         // Zero: nothing was sent.
         let latency = if spent.is_some() { self.patience.answered_after(now) } else { Duration::ZERO };
         judge::note(exchange.cluster, &permit, tried, exchange.caller, latency, now);
-        if let (Try::TimedOut, Some(spent)) = (tried, spent) {
-            let waste = if exchange.limits.is_late(now) { Waste::Deadline } else { Waste::AttemptLimit };
-            exchange.cluster.state().metrics.wasted(waste, spent);
-        }
         permit
     }
 }
@@ -189,34 +206,37 @@ impl<'a> One<'a> {
 /// Sends the request on a connection to the endpoint that was picked. Dropping the future cancels what is under way.
 pub(super) fn send<'f>(
     exchange: &'f Exchange<'f>,
-    way: &'f Way,
+    sending: &'f Sending<'f>,
     head: &'f RequestHead,
     body: Body,
     interim: &'f dyn Interim,
 ) -> impl Future<Output = Try> + 'f {
-    let leasing = exchange.cluster.lease(way.permit().member(), head.version, way.preference);
-    send_once(leasing, (exchange, way), head, body, interim)
+    let leasing = exchange.cluster.lease(sending.permit().member(), head.version, sending.preference);
+    send_once(leasing, (exchange, sending), head, body, interim)
 }
 
 async fn send_once(
     leasing: impl Future<Output = Result<Lease, LeaseError>>,
-    (exchange, way): (&Exchange<'_>, &Way),
+    (exchange, sending): (&Exchange<'_>, &Sending<'_>),
     head: &RequestHead,
     body: Body,
     interim: &dyn Interim,
 ) -> Try {
-    match leasing.await {
-        Err(error) => Try::Lease(error),
-        Ok(lease) => {
-            let now = Instant::now();
-            if exchange.limits.is_late(now) {
-                return Try::Late;
-            }
-            way.sent.note(way.permit().started(), now);
-            match lease.send(head, body, interim).await {
-                Ok(response) => Try::Answered(response),
-                Err(error) => Try::Send(error),
-            }
+    let lease = match leasing.await {
+        Err(error) => return Try::Lease(error),
+        Ok(lease) => lease,
+    };
+    let now = Instant::now();
+    if exchange.limits.is_late(now) {
+        return Try::Late;
+    }
+    sending.sent.note(sending.permit().started(), now);
+    match lease.send(head, body, interim).await {
+        Ok(response) if sending.hold && hold::is_open(&response) => {
+            sending.came.get_or_init(Instant::now);
+            Box::pin(hold::first_frame(response, sending.replay)).await
         }
+        Ok(response) => Try::Answered(response),
+        Err(error) => Try::Send(error),
     }
 }
