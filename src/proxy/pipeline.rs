@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use outrigger_config::model::Criticality;
 
 use super::attempt::marks::Spent;
-use super::attempt::{self, Exchange, Failure};
+use super::attempt::{self, DEADLINE, EXPECTED, Exchange, Failure, GRPC_TIMEOUT};
 use super::authorize::{authorize, authorize_preflight, claims};
 use super::external::{Denied, Passed, Refused, Surroundings};
 use super::gates::Arrival;
@@ -23,7 +23,7 @@ use super::{ConnectionHandler, authn, criticality, external, filters, with_rando
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response, ResponseHead};
 use crate::policy::cors::CorsDecision;
-use crate::policy::deadline;
+use crate::policy::deadline::{self, parse_grpc_timeout};
 use crate::policy::jwt;
 use crate::policy::overload;
 use crate::policy::path;
@@ -404,27 +404,35 @@ pub(super) fn time_limits(
     caller: Caller,
     started: Instant,
 ) -> (Limits, Option<Duration>) {
-    let exchange = exchange_of(caller, &head.headers);
-    let limits = deadline::limits(&rule.config.timeouts, exchange, listener.config.limits.stream_idle_timeout);
-    let (whole, answer) = match limits.request.source {
-        deadline::Source::Default => (None, limits.request.value),
-        _ => (limits.request.value, None),
-    };
+    let (exchange, says) = exchange_of(caller, &head.headers);
+    let limits = deadline::limits(&rule.config.timeouts, exchange, says, listener.config.limits.stream_idle_timeout);
     // A caller may name a time so long that it is none.
-    let deadline = whole.and_then(|limit| started.checked_add(limit));
-    (Limits { deadline, answer, idle: limits.idle.value }, limits.attempt.value)
+    let at = |limit: Option<Duration>| limit.and_then(|limit| started.checked_add(limit));
+    let whole = Limits {
+        deadline: at(limits.whole()),
+        answer_by: at(limits.answer),
+        answer: limits.default_answer(),
+        idle: limits.idle.value,
+    };
+    (whole, limits.attempt.value)
 }
 
-/// What its time limits depend on.
-pub(super) fn exchange_of(caller: Caller, headers: &HeaderMap) -> deadline::Exchange {
-    match caller {
-        // What is not a timeout is ignored, as gRPC servers do.
-        Caller::Grpc => deadline::Exchange::Grpc(
-            headers.get(GRPC_TIMEOUT).and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()).ok()),
-        ),
+/// What its time limits depend on, and what the caller says of them. What cannot be read is ignored, as gRPC servers
+/// do.
+pub(super) fn exchange_of(caller: Caller, headers: &HeaderMap) -> (deadline::Exchange, deadline::Patience) {
+    let exchange = match caller {
+        Caller::Grpc => deadline::Exchange::Grpc,
         Caller::Http if accepts_events(headers) => deadline::Exchange::EventStream,
         Caller::Http => deadline::Exchange::Plain,
-    }
+    };
+    let millis = |name| headers.get(name).and_then(|value| deadline::parse_millis(value.as_bytes()));
+    let grpc = match caller {
+        Caller::Grpc => headers.get(GRPC_TIMEOUT).and_then(|value| parse_grpc_timeout(value.as_bytes()).ok()),
+        Caller::Http => None,
+    };
+    // Envoy writes no limit as none, or as zero.
+    let answer = millis(EXPECTED).filter(|limit| !limit.is_zero());
+    (exchange, deadline::Patience { grpc, deadline: millis(DEADLINE), answer })
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {

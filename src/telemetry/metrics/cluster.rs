@@ -5,6 +5,7 @@ use std::time::Duration;
 use outrigger_config::model::Criticality;
 
 use super::admission::{self, Admissions, Places, ShedCause};
+use super::effort::{self, Effort};
 use super::handshakes::{self, Handshakes, Handshaking, Names};
 use super::health::{self, Health, States};
 use super::{Arc, AtomicU64, Kind, Labels, Ordering, Series, Slots, Text, add, gauge};
@@ -83,6 +84,7 @@ pub(super) struct Shard {
     handshakes: Handshakes,
     pub(super) health: Health,
     admissions: Admissions,
+    effort: Effort,
 }
 
 const OUTCOMES: [(AttemptOutcome, &str); 9] = [
@@ -134,6 +136,18 @@ impl ClusterMetrics {
     #[must_use]
     pub fn unseen() -> Arc<Self> {
         Arc::new(Self::other())
+    }
+
+    pub(super) fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    pub(super) fn effort(&self) -> &Effort {
+        &self.series.local().effort
+    }
+
+    pub(super) fn sum_effort(&self, read: impl Fn(&Effort) -> &AtomicU64) -> u64 {
+        self.series.sum(|shard| read(&shard.effort))
     }
 
     /// An attempt ended.
@@ -315,6 +329,7 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
     }
     let numbers: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series, &cluster.places)).collect();
     admission::encode(&numbers, |shard| &shard.admissions, text);
+    effort::encode(&used, text);
     let series: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series)).collect();
     handshakes::encode(&NAMES, &series, |shard| &shard.handshakes, text);
     health::encode(&used, text);
