@@ -37,6 +37,7 @@ use self::faults::HeldUp;
 use self::origin::Origin;
 use self::random::with_random;
 use self::watch::Book;
+use crate::base::pressure::Pressure;
 use crate::net::ConnInfo;
 use crate::snapshot::{Listener, Published, SnapshotCell, Tie};
 use crate::telemetry::AccessLog;
@@ -48,6 +49,7 @@ pub struct Proxy {
     log: Arc<AccessLog>,
     book: Arc<Book>,
     held_up: Arc<HeldUp>,
+    pressure: Arc<Pressure>,
 }
 
 impl Proxy {
@@ -56,7 +58,13 @@ impl Proxy {
     pub fn new(cell: Arc<SnapshotCell>, log: Arc<AccessLog>) -> Self {
         let book = Arc::new(Book::default());
         cell.tell(Arc::clone(&book) as Arc<dyn Published>);
-        Self { cell, log, book, held_up: Arc::default() }
+        Self { cell, log, book, held_up: Arc::default(), pressure: Arc::default() }
+    }
+
+    /// How short the process is of what it needs: set by whoever watches that.
+    #[must_use]
+    pub fn pressure(&self) -> &Arc<Pressure> {
+        &self.pressure
     }
 
     /// A listener as the published configuration has it.

@@ -73,7 +73,7 @@ impl ClusterState {
             retries: Usage::default(),
             connections: Usage::default(),
             budget: BudgetUsage::new(now),
-            admission: Admission::new(now),
+            admission: Admission::new(Arc::clone(&metrics), now),
             metrics,
             mirrors: Mirrors::default(),
             refusals: Refusals::default(),

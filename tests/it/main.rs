@@ -47,6 +47,7 @@ mod rate_limits;
 mod rehearsal;
 mod reload;
 mod retries;
+mod retry_rules;
 mod retry_storm;
 mod rotation;
 mod routing;
