@@ -7,10 +7,12 @@ mod authorize;
 mod client_cert;
 mod criticality;
 mod external;
+mod faults;
 mod filters;
 mod gates;
 mod limiting;
 mod local;
+mod mirror;
 mod origin;
 mod passthrough;
 mod pipeline;
@@ -31,9 +33,11 @@ pub use passthrough::Passage;
 pub use reason::Reason;
 pub use tracked::TrackedBody;
 
+use self::faults::HeldUp;
 use self::origin::Origin;
 use self::random::with_random;
 use self::watch::Book;
+use crate::base::pressure::Pressure;
 use crate::net::ConnInfo;
 use crate::snapshot::{Listener, Published, SnapshotCell, Tie};
 use crate::telemetry::AccessLog;
@@ -44,6 +48,8 @@ pub struct Proxy {
     cell: Arc<SnapshotCell>,
     log: Arc<AccessLog>,
     book: Arc<Book>,
+    held_up: Arc<HeldUp>,
+    pressure: Arc<Pressure>,
 }
 
 impl Proxy {
@@ -52,7 +58,13 @@ impl Proxy {
     pub fn new(cell: Arc<SnapshotCell>, log: Arc<AccessLog>) -> Self {
         let book = Arc::new(Book::default());
         cell.tell(Arc::clone(&book) as Arc<dyn Published>);
-        Self { cell, log, book }
+        Self { cell, log, book, held_up: Arc::default(), pressure: Arc::default() }
+    }
+
+    /// How short the process is of what it needs: set by whoever watches that.
+    #[must_use]
+    pub fn pressure(&self) -> &Arc<Pressure> {
+        &self.pressure
     }
 
     /// A listener as the published configuration has it.

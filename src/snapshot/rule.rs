@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use outrigger_config::model;
 
-use super::Gates;
+use super::{Gates, Mirroring};
 use crate::policy::cors::CorsPolicy;
 use crate::policy::weighted::Split;
 use crate::telemetry::RouteMetrics;
@@ -22,6 +22,8 @@ pub struct Rule {
     pub cors: Option<CorsPolicy>,
     /// What its requests must pass before anything is done with them.
     pub gates: Option<Box<Gates>>,
+    /// Where copies of them go.
+    pub mirrors: Vec<Mirroring>,
     pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
 }
 
@@ -62,6 +64,7 @@ impl Rule {
         rule: &model::Rule,
         clusters: &HashMap<&Arc<str>, Arc<Cluster>>,
         gates: Option<Box<Gates>>,
+        mirrors: Vec<Mirroring>,
     ) -> Self {
         let action = match &rule.action {
             model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
@@ -72,7 +75,7 @@ impl Rule {
             model::Filter::Cors(cors) => Some(CorsPolicy::compile(cors)),
             _ => None,
         });
-        Self { config: rule.clone(), action, cors, gates, metrics: OnceLock::new() }
+        Self { config: rule.clone(), action, cors, gates, mirrors, metrics: OnceLock::new() }
     }
 }
 
