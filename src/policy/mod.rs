@@ -12,7 +12,7 @@
 //! * [`cors`]: what scripts of other origins may do
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
-//! * [`hash`]: what draws it to an endpoint
+//! * [`session`] and [`hash`]: what binds it to an endpoint, by [`cookie`]s and other things
 //! * [`concurrency`], [`queue`], [`overload`]: how many requests a cluster is given at a time, whose turn it is, and what is
 //!   given up first
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
@@ -25,6 +25,7 @@ pub mod authz;
 pub mod balance;
 pub mod budget;
 pub mod concurrency;
+pub mod cookie;
 pub mod cors;
 pub mod deadline;
 pub mod ewma;
@@ -41,4 +42,5 @@ pub mod rate;
 pub mod retry;
 pub mod rng;
 pub mod route;
+pub mod session;
 pub mod weighted;

@@ -8,6 +8,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use outrigger_config::model::Criticality;
 
+use super::affinity::Affinity;
 use super::attempt::{self, Exchange, Failure};
 use super::authorize::{authorize, authorize_preflight, claims};
 use super::external::{Denied, Passed, Refused, Surroundings};
@@ -214,7 +215,10 @@ impl ConnectionHandler {
                 Answer { response: filters::direct(direct), permit: None, limits: Limits::default() }
             }
             Action::Forward(backends) => {
-                let backend = backends.choose(with_random(Rng::next_u64)).ok_or(Reason::NoEndpoint)?;
+                let affinity = Affinity::of(rule, head, listener.config.trust, &self.origin);
+                let bound = affinity.as_ref().and_then(|affinity| affinity.backend(backends));
+                let chosen = bound.or_else(|| backends.choose(with_random(Rng::next_u64)));
+                let backend = chosen.ok_or(Reason::NoEndpoint)?;
                 record.note_route(
                     rule,
                     listener.route_metrics(rule, Some(backend)),
@@ -225,7 +229,10 @@ impl ConnectionHandler {
                 filters::apply_to_request(&config.filters, head, prefix_len);
                 filters::apply_to_request(&backend.filters, head, prefix_len);
                 let class = criticality::settle(&mut head.headers, claimed, config.criticality);
-                match self.forward(listener, rule, backend, class, head, body, interim, record, caller).await {
+                match self
+                    .forward(listener, rule, (backend, affinity.as_deref()), class, head, body, interim, record, caller)
+                    .await
+                {
                     Ok(answer) => answer,
                     Err(local) => self.local(listener, &local, caller, record),
                 }
@@ -297,7 +304,7 @@ impl ConnectionHandler {
         &self,
         listener: &Listener,
         rule: &Rule,
-        backend: &Backend,
+        (backend, affinity): (&Backend, Option<&Affinity<'_>>),
         class: Criticality,
         head: &mut RequestHead,
         body: Body,
@@ -306,7 +313,8 @@ impl ConnectionHandler {
         caller: Caller,
     ) -> Result<Answer, Local> {
         let (limits, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
-        let hint = PickHint { subset: backend.subset.as_ref(), ..PickHint::default() };
+        let hint = affinity.map_or_else(PickHint::default, |affinity| affinity.hint(backend));
+        let hint = PickHint { subset: backend.subset.as_ref(), ..hint };
         let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.deadline };
         let place = backend.cluster.admit(applicant, Instant::now()).await.map_err(Local::shed)?;
         let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, attempt_limit, caller, hint };
@@ -318,6 +326,9 @@ impl ConnectionHandler {
                     Caller::Http => None,
                 };
                 filters::apply_to_response(&backend.filters, &mut response.head.headers);
+                if let Some(affinity) = affinity {
+                    affinity.tell(&permit, backend, &mut response.head.headers);
+                }
                 Ok(Answer { response, permit: Some(permit.holding(place)), limits })
             }
             Err(Failure { reason, details, retry_after }) => {

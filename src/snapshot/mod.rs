@@ -111,7 +111,7 @@ impl Snapshot {
                         .hosts
                         .iter()
                         .flat_map(|host| &host.rules)
-                        .map(|rule| Arc::new(Rule::compile(rule, &clusters, Gates::compile(rule, registry))))
+                        .map(|rule| Arc::new(Rule::compile(rule, &clusters, Gates::compile(rule, registry), tls)))
                         .collect(),
                     authorization: listener
                         .authorization
