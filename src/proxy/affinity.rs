@@ -17,7 +17,7 @@ use crate::policy::hash::{self, Subject};
 use crate::policy::path;
 use crate::policy::rng::Rng;
 use crate::policy::session::{Namer, Session};
-use crate::snapshot::{Backend, Backends, Rule};
+use crate::snapshot::{Action, Backend, Rule};
 use crate::upstream::{Permit, PickHint};
 
 /// What ties one request.
@@ -63,9 +63,12 @@ impl<'a> Affinity<'a> {
     }
 
     /// The backend that the session belongs to, if it is still one of these.
-    pub(super) fn backend<'b>(&self, backends: &'b Backends) -> Option<&'b Backend> {
+    pub(super) fn backend<'b>(&self, action: &'b Action) -> Option<&'b Backend> {
         let Session { backend, .. } = self.session.as_ref()?.kept?;
-        backends.all().iter().find(|known| known.mark == backend)
+        match action {
+            Action::Forward(backends) => backends.all().iter().find(|known| known.mark == backend),
+            Action::Redirect(_) | Action::Direct(_) => None,
+        }
     }
 
     /// What bears on the choice of an endpoint of this backend.

@@ -9,6 +9,7 @@ mod client_cert;
 mod criticality;
 mod external;
 mod filters;
+mod gates;
 mod limiting;
 mod local;
 mod origin;
@@ -19,7 +20,9 @@ pub mod preview;
 mod random;
 mod reason;
 mod record;
+mod rls;
 mod tracked;
+mod unary;
 mod watch;
 
 use std::sync::Arc;

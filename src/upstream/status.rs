@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use outrigger_config::model::{self, Condition};
+use outrigger_config::model;
 use serde::Serialize;
 
 use super::cluster::Cluster;
@@ -95,7 +95,7 @@ impl ClusterStatus {
                     zone: member.zone.as_deref().map(str::to_owned),
                     priority: member.priority,
                     labels: (*member.labels).clone(),
-                    condition: condition(member.condition),
+                    condition: member.condition.word(),
                     not_picked: set.why_not(index, Moment { state: cluster.state(), now }),
                     health: if consecutive_failures == 0 { "healthy" } else { "failing" },
                     in_flight: state.in_flight.load(Ordering::Relaxed),
@@ -123,13 +123,5 @@ impl ClusterStatus {
                 .filter_map(|host| names.error(host).map(|error| format!("{host}: {error}")))
                 .collect(),
         }
-    }
-}
-
-fn condition(condition: Condition) -> &'static str {
-    match condition {
-        Condition::Healthy => "healthy",
-        Condition::Draining => "draining",
-        Condition::Unhealthy => "unhealthy",
     }
 }

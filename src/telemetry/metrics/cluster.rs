@@ -39,6 +39,17 @@ pub enum Overflow {
     Connections,
 }
 
+/// Why a retry that the rule would have made was not made, other than for the budget and the ceiling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenUp {
+    /// The request's body outgrew what is kept of it.
+    Body,
+    /// The server asked for more time than the rule allows.
+    Pushback,
+    /// The request's time would have been over.
+    Deadline,
+}
+
 /// The numbers of one cluster.
 #[derive(Debug)]
 pub struct ClusterMetrics {
@@ -53,6 +64,7 @@ struct Shard {
     attempts: [AtomicU64; OUTCOMES.len()],
     retries: AtomicU64,
     budget_exhausted: AtomicU64,
+    given_up: [AtomicU64; GIVEN_UP.len()],
     connects: AtomicU64,
     connect_failures: AtomicU64,
     connections: AtomicU64,
@@ -82,6 +94,9 @@ const OVERFLOWS: [(Overflow, &str); 4] = [
     (Overflow::Connections, "connections"),
 ];
 
+const GIVEN_UP: [(GivenUp, &str); 3] =
+    [(GivenUp::Body, "body"), (GivenUp::Pushback, "pushback"), (GivenUp::Deadline, "deadline")];
+
 impl ClusterMetrics {
     pub(super) fn bounded(name: &str, slots: &Arc<Slots>, other: &Arc<Self>) -> Self {
         let series = Arc::new(Series::bounded(slots, &other.series));
@@ -106,6 +121,11 @@ impl ClusterMetrics {
     /// A retry was wanted and the budget did not allow it.
     pub fn retry_budget_exhausted(&self) {
         add(&self.series.local().budget_exhausted, 1);
+    }
+
+    /// A retry was wanted and could not be made.
+    pub fn gave_up_retry(&self, why: GivenUp) {
+        add(&self.series.local().given_up[why as usize], 1);
     }
 
     /// A connection was made. Followed by one [`Self::disconnected`].
@@ -211,6 +231,16 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
         text.family(name, Kind::Counter, help);
         for cluster in &used {
             text.sample(&cluster.labels, cluster.series.sum(read));
+        }
+    }
+    text.family(
+        "outrigger_upstream_retries_given_up_total",
+        Kind::Counter,
+        "Retries that the rule asks for and that could not be made, by cause.",
+    );
+    for cluster in &used {
+        for (why, name) in GIVEN_UP {
+            text.sample(&cluster.labels.with("cause", name), cluster.series.sum(|s| &s.given_up[why as usize]));
         }
     }
     text.family("outrigger_upstream_connections", Kind::Gauge, "Open connections.");
