@@ -113,7 +113,9 @@ impl Snapshot {
                         .hosts
                         .iter()
                         .flat_map(|host| &host.rules)
-                        .map(|rule| Arc::new(Rule::compile(rule, &clusters, Gates::compile(rule, registry, &services), tls))))
+                        .map(|rule| {
+                            Arc::new(Rule::compile(rule, &clusters, Gates::compile(rule, registry, &services), tls))
+                        })
                         .collect(),
                     authorization: listener
                         .authorization

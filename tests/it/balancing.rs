@@ -69,7 +69,7 @@ impl Browser {
         let cookies = if cookies.is_empty() { String::new() } else { format!("cookie: {}\r\n", cookies.join("; ")) };
         let reply = self.client.exchange(format!("GET / HTTP/1.1\r\nhost: x\r\n{cookies}\r\n")).await;
         assert_eq!(reply.status, 200, "{reply:?}");
-        for line in reply.all("set-cookie") {
+        for line in reply.head.all("set-cookie") {
             let (name, value) = line.split(';').next().and_then(|pair| pair.split_once('=')).expect("a cookie");
             self.cookies.insert(name.to_owned(), value.to_owned());
         }
@@ -179,7 +179,7 @@ async fn forged_and_foreign_names_begin_a_new_session() {
     let mut client = H1Client::connect(proxy.addr()).await;
     let mut ask = async |cookie: &str| {
         let reply = client.exchange(format!("GET / HTTP/1.1\r\nhost: x\r\ncookie: {cookie}\r\n\r\n")).await;
-        (reply.text(), reply.get("set-cookie").map(str::to_owned))
+        (reply.text(), reply.head.get("set-cookie").map(str::to_owned))
     };
     assert_eq!(ask(&format!("sid={good}")).await, (home.clone(), None));
     assert_eq!(
@@ -238,12 +238,12 @@ async fn a_strict_session_is_answered_503_when_its_endpoint_is_gone() {
     let proxy = Proxy::start(&config("", &plain(&fleet), &rule)).await;
     let mut client = H1Client::connect(proxy.addr()).await;
     let first = client.get("/").await;
-    let name = first.get("x-session").expect("the session is named").to_owned();
+    let name = first.head.get("x-session").expect("the session is named").to_owned();
     let request = format!("GET / HTTP/1.1\r\nhost: x\r\nx-session: {name}\r\n\r\n");
     for _ in 0..5 {
         let reply = client.exchange(&request).await;
         assert_eq!(reply.text(), first.text());
-        assert!(reply.has("x-session"));
+        assert!(reply.head.has("x-session"));
     }
     let left: Vec<_> = plain(&fleet)
         .into_iter()
@@ -321,7 +321,7 @@ async fn a_cookie_is_made_for_who_has_none_and_leads_back() {
     let rule = "hash: [{ cookie: { name: shard, ttl: 1h, path: /shop } }]";
     let proxy = Proxy::start(&config("loadBalancing: { policy: maglev }", &plain(&fleet), rule)).await;
     let first = h1_client::get(proxy.addr(), "/").await;
-    let made = first.get("set-cookie").expect("a cookie").to_owned();
+    let made = first.head.get("set-cookie").expect("a cookie").to_owned();
     assert!(made.ends_with("; Path=/shop; Max-Age=3600; HttpOnly; SameSite=Lax"), "{made}");
     let cookie = made.split(';').next().expect("a pair");
     let counts = spread(&proxy, &format!("cookie: {cookie}\r\n"), 20).await;
