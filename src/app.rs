@@ -200,6 +200,8 @@ impl App {
         *app.following.lock() = Some(task::spawn("follow-configuration", following.run(watch, asked)));
         let registry = Arc::clone(&shared.registry);
         app.tasks.push(task::spawn("keep-keys", jwks::keep(Arc::clone(&registry))));
+        let checked = Arc::clone(&registry);
+        app.tasks.push(task::spawn("keep-health", async move { checked.keep_health().await }));
         app.tasks.push(task::spawn("resolve-names", async move { registry.run().await }));
         app.tasks.push(task::spawn("watch-expiry", watch_expiry(Arc::clone(&shared.status.material))));
         app.tasks.push(task::spawn("sweep", sweep(Arc::clone(&shared), cell)));
@@ -345,6 +347,7 @@ impl admin::Subject for Shared {
     }
 
     fn metrics(&self) -> (String, &'static str) {
+        self.registry.count_endpoints();
         (self.metrics.encode(), metrics::CONTENT_TYPE)
     }
 

@@ -16,6 +16,7 @@
 //! * [`concurrency`], [`queue`], [`overload`]: how many requests a cluster is given at a time, whose turn it is, and what is
 //!   given up first
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
+//! * [`health`] and [`outlier`]: which endpoints are passed over
 //! * [`quantile`]: what answers took lately
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
 //!
@@ -31,8 +32,10 @@ pub mod deadline;
 pub mod ewma;
 pub mod forwarding;
 pub mod hash;
+pub mod health;
 pub mod host;
 pub mod jwt;
+pub mod outlier;
 pub mod overload;
 pub mod path;
 pub mod quantile;

@@ -1,6 +1,7 @@
 //! Attempts, connections and ceilings by cluster.
 
 use super::handshakes::{self, Handshakes, Handshaking, Names};
+use super::health::{self, Health, States};
 use super::{Arc, AtomicU64, Kind, Labels, Ordering, Series, Slots, Text, add, gauge};
 
 /// How one attempt to an upstream ended.
@@ -53,14 +54,15 @@ pub enum GivenUp {
 /// The numbers of one cluster.
 #[derive(Debug)]
 pub struct ClusterMetrics {
-    labels: Labels,
-    series: Arc<Series<Shard>>,
+    pub(super) labels: Labels,
+    pub(super) series: Arc<Series<Shard>>,
+    pub(super) states: States,
     /// Priorities in a panic now.
     panicking: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Shard {
+pub(super) struct Shard {
     attempts: [AtomicU64; OUTCOMES.len()],
     retries: AtomicU64,
     budget_exhausted: AtomicU64,
@@ -73,6 +75,7 @@ struct Shard {
     resolve_failures: AtomicU64,
     panic_picks: AtomicU64,
     handshakes: Handshakes,
+    pub(super) health: Health,
 }
 
 const OUTCOMES: [(AttemptOutcome, &str); 9] = [
@@ -100,12 +103,28 @@ const GIVEN_UP: [(GivenUp, &str); 3] =
 impl ClusterMetrics {
     pub(super) fn bounded(name: &str, slots: &Arc<Slots>, other: &Arc<Self>) -> Self {
         let series = Arc::new(Series::bounded(slots, &other.series));
-        Self { labels: Labels::new(&[("cluster", name)]), series, panicking: AtomicU64::new(0) }
+        Self {
+            labels: Labels::new(&[("cluster", name)]),
+            series,
+            states: States::default(),
+            panicking: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn other() -> Self {
         let series = Arc::new(Series::unbounded());
-        Self { labels: Labels::new(&[("cluster", "other")]), series, panicking: AtomicU64::new(0) }
+        Self {
+            labels: Labels::new(&[("cluster", "other")]),
+            series,
+            states: States::default(),
+            panicking: AtomicU64::new(0),
+        }
+    }
+
+    /// Numbers that are never shown: of connections that carry no traffic.
+    #[must_use]
+    pub fn unseen() -> Arc<Self> {
+        Arc::new(Self::other())
     }
 
     /// An attempt ended.
@@ -267,4 +286,5 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
     }
     let series: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series)).collect();
     handshakes::encode(&NAMES, &series, |shard| &shard.handshakes, text);
+    health::encode(&used, text);
 }
