@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use outrigger_config::model;
+use outrigger_config::model::{self, Condition};
 use serde::Serialize;
 
 use super::cluster::{Cluster, Member};
