@@ -85,6 +85,10 @@ pub const DRAIN_STEP: Duration = Duration::from_millis(10);
 pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(5);
 /// A connection that is told to finish may be about to ask: it is closed unasked only after this much silence.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// How long a connection may be idle while memory is short.
+pub const PRESSURE_IDLE: Duration = Duration::from_secs(1);
+/// How often memory is looked at.
+pub const PRESSURE_LOOK: Duration = Duration::from_millis(250);
 /// A record of TLS and a little more: read from a socket at once.
 pub const TLS_READ: usize = 16 * 1024 + 512;
 /// A ClientHello that is read without being answered: bytes.

@@ -10,7 +10,7 @@ use outrigger_config::model::Criticality;
 
 use super::affinity::Affinity;
 use super::attempt::marks::Spent;
-use super::attempt::{self, Exchange, Failure};
+use super::attempt::{self, DEADLINE, EXPECTED, Exchange, Failure, GRPC_TIMEOUT};
 use super::authorize::{authorize, authorize_preflight, claims};
 use super::external::{Denied, Passed, Refused, Surroundings};
 use super::gates::Arrival;
@@ -24,8 +24,9 @@ use super::{ConnectionHandler, authn, criticality, external, filters, with_rando
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response, ResponseHead};
 use crate::policy::cors::CorsDecision;
-use crate::policy::deadline;
+use crate::policy::deadline::{self, parse_grpc_timeout};
 use crate::policy::jwt;
+use crate::policy::overload;
 use crate::policy::path;
 use crate::policy::rng::Rng;
 use crate::policy::route::RouteQuery;
@@ -33,7 +34,8 @@ use crate::snapshot::{Action, Backend, External, Listener, Rule};
 use crate::upstream::admission::Cause;
 use crate::upstream::{Applicant, Permit, PickHint, Shed};
 
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// Memory is not freed sooner than connections are closed.
+const OUT_OF_MEMORY_RETRY: Duration = Duration::from_secs(2);
 
 /// An answer before it is tracked: made here, or an upstream's.
 pub(super) struct Answer {
@@ -74,6 +76,12 @@ impl Local {
     /// A request that is over a rate limit.
     pub(super) fn over_limit(OverLimit { after }: OverLimit) -> Self {
         Self { retry_after: Some(with_random(|random| spread(after, random))), ..Reason::RateLimited.into() }
+    }
+
+    /// Any request that is not critical, while memory is short.
+    fn out_of_memory() -> Self {
+        let random = with_random(Rng::next_u64);
+        Self { retry_after: Some(overload::spread(OUT_OF_MEMORY_RETRY, random)), ..Reason::OutOfMemory.into() }
     }
 
     /// A request for which its cluster had no place.
@@ -194,6 +202,10 @@ impl ConnectionHandler {
             (hit, cors)
         };
         let (rule, prefix_len) = hit.ok_or(Reason::NoRoute)?;
+        let class = criticality::effective(claimed, rule.config.criticality);
+        if self.origin.proxy.pressure().refuses() && class != Criticality::Critical {
+            return Err(Local::out_of_memory());
+        }
         record.watch.admit(head, token, record.started());
         let config = &rule.config;
         let grant = match cors {
@@ -243,7 +255,7 @@ impl ConnectionHandler {
                 record.watch.before_filters(&backend.filters, &head.headers);
                 filters::apply_to_request(&config.filters, head, prefix_len);
                 filters::apply_to_request(&backend.filters, head, prefix_len);
-                let class = criticality::settle(&mut head.headers, claimed, config.criticality);
+                criticality::tell(&mut head.headers, claimed.or(config.criticality).and(Some(class)));
                 match self
                     .forward(listener, rule, (backend, affinity.as_deref()), class, head, body, interim, record, caller)
                     .await
@@ -401,27 +413,35 @@ pub(super) fn time_limits(
     caller: Caller,
     started: Instant,
 ) -> (Limits, Option<Duration>) {
-    let exchange = exchange_of(caller, &head.headers);
-    let limits = deadline::limits(&rule.config.timeouts, exchange, listener.config.limits.stream_idle_timeout);
-    let (whole, answer) = match limits.request.source {
-        deadline::Source::Default => (None, limits.request.value),
-        _ => (limits.request.value, None),
-    };
+    let (exchange, says) = exchange_of(caller, &head.headers);
+    let limits = deadline::limits(&rule.config.timeouts, exchange, says, listener.config.limits.stream_idle_timeout);
     // A caller may name a time so long that it is none.
-    let deadline = whole.and_then(|limit| started.checked_add(limit));
-    (Limits { deadline, answer, idle: limits.idle.value }, limits.attempt.value)
+    let at = |limit: Option<Duration>| limit.and_then(|limit| started.checked_add(limit));
+    let whole = Limits {
+        deadline: at(limits.whole()),
+        answer_by: at(limits.answer),
+        answer: limits.default_answer(),
+        idle: limits.idle.value,
+    };
+    (whole, limits.attempt.value)
 }
 
-/// What its time limits depend on.
-pub(super) fn exchange_of(caller: Caller, headers: &HeaderMap) -> deadline::Exchange {
-    match caller {
-        // What is not a timeout is ignored, as gRPC servers do.
-        Caller::Grpc => deadline::Exchange::Grpc(
-            headers.get(GRPC_TIMEOUT).and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()).ok()),
-        ),
+/// What its time limits depend on, and what the caller says of them. What cannot be read is ignored, as gRPC servers
+/// do.
+pub(super) fn exchange_of(caller: Caller, headers: &HeaderMap) -> (deadline::Exchange, deadline::Patience) {
+    let exchange = match caller {
+        Caller::Grpc => deadline::Exchange::Grpc,
         Caller::Http if accepts_events(headers) => deadline::Exchange::EventStream,
         Caller::Http => deadline::Exchange::Plain,
-    }
+    };
+    let millis = |name| headers.get(name).and_then(|value| deadline::parse_millis(value.as_bytes()));
+    let grpc = match caller {
+        Caller::Grpc => headers.get(GRPC_TIMEOUT).and_then(|value| parse_grpc_timeout(value.as_bytes()).ok()),
+        Caller::Http => None,
+    };
+    // Envoy writes no limit as none, or as zero.
+    let answer = millis(EXPECTED).filter(|limit| !limit.is_zero());
+    (exchange, deadline::Patience { grpc, deadline: millis(DEADLINE), answer })
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {

@@ -32,7 +32,7 @@ fn indented(yaml: &str) -> String {
     yaml.lines().map(|line| format!("      {line}\n")).collect()
 }
 
-fn plain<'a>(fleet: &'a [H1Backend]) -> Vec<(&'a H1Backend, &'static str)> {
+fn plain(fleet: &[H1Backend]) -> Vec<(&H1Backend, &'static str)> {
     fleet.iter().map(|backend| (backend, "")).collect()
 }
 

@@ -44,6 +44,7 @@ mod nginx;
 mod rehearsal;
 mod reload;
 mod retries;
+mod retry_rules;
 mod retry_storm;
 mod rotation;
 mod routing;

@@ -1,5 +1,11 @@
 //! Attempts, connections and ceilings by cluster.
 
+use std::time::Duration;
+
+use outrigger_config::model::Criticality;
+
+use super::admission::{self, Admissions, Places, ShedCause};
+use super::effort::{self, Effort};
 use super::handshakes::{self, Handshakes, Handshaking, Names};
 use super::health::{self, Health, States};
 use super::{Arc, AtomicU64, Kind, Labels, Ordering, Series, Slots, Text, add, gauge};
@@ -57,6 +63,7 @@ pub struct ClusterMetrics {
     pub(super) labels: Labels,
     pub(super) series: Arc<Series<Shard>>,
     pub(super) states: States,
+    places: Places,
     /// Priorities in a panic now.
     panicking: AtomicU64,
 }
@@ -76,6 +83,8 @@ pub(super) struct Shard {
     panic_picks: AtomicU64,
     handshakes: Handshakes,
     pub(super) health: Health,
+    admissions: Admissions,
+    effort: Effort,
 }
 
 const OUTCOMES: [(AttemptOutcome, &str); 9] = [
@@ -108,6 +117,7 @@ impl ClusterMetrics {
             series,
             states: States::default(),
             panicking: AtomicU64::new(0),
+            places: Places::default(),
         }
     }
 
@@ -118,6 +128,7 @@ impl ClusterMetrics {
             series,
             states: States::default(),
             panicking: AtomicU64::new(0),
+            places: Places::default(),
         }
     }
 
@@ -125,6 +136,18 @@ impl ClusterMetrics {
     #[must_use]
     pub fn unseen() -> Arc<Self> {
         Arc::new(Self::other())
+    }
+
+    pub(super) fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    pub(super) fn effort(&self) -> &Effort {
+        &self.series.local().effort
+    }
+
+    pub(super) fn sum_effort(&self, read: impl Fn(&Effort) -> &AtomicU64) -> u64 {
+        self.series.sum(|shard| read(&shard.effort))
     }
 
     /// An attempt ended.
@@ -182,6 +205,26 @@ impl ClusterMetrics {
     /// A ceiling was reached.
     pub fn overflowed(&self, kind: Overflow) {
         add(&self.series.local().overflows[kind as usize], 1);
+    }
+
+    /// A request got no place.
+    pub fn shed(&self, cause: ShedCause, class: Criticality) {
+        self.series.local().admissions.shed(cause, class);
+    }
+
+    /// A request has waited for a place, whatever came of it.
+    pub fn queued(&self, waited: Duration) {
+        self.series.local().admissions.queued(waited);
+    }
+
+    /// There are so many places; zero: as many as the ceilings allow.
+    pub fn places(&self, places: u32) {
+        self.places.are(places);
+    }
+
+    /// So many requests wait for a place.
+    pub fn waiting(&self, waiting: u32) {
+        self.places.awaited(waiting);
     }
 
     /// An endpoint was picked out of all because too few are well.
@@ -284,6 +327,9 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
             text.sample(&cluster.labels.with("kind", name), cluster.series.sum(|s| &s.overflows[kind as usize]));
         }
     }
+    let numbers: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series, &cluster.places)).collect();
+    admission::encode(&numbers, |shard| &shard.admissions, text);
+    effort::encode(&used, text);
     let series: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series)).collect();
     handshakes::encode(&NAMES, &series, |shard| &shard.handshakes, text);
     health::encode(&used, text);
