@@ -30,6 +30,7 @@ mod floods;
 mod forwarding;
 mod grpc;
 mod h2_conformance;
+mod health;
 mod http1;
 mod http2;
 mod interop;
