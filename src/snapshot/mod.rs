@@ -17,10 +17,11 @@ use outrigger_config::Loaded;
 use outrigger_config::model;
 use sha2::{Digest, Sha256};
 
+use self::gates::RateServices;
 pub use authorization::Authorization;
 pub use cell::{Published, SnapshotCell, Tie};
 pub use external::External;
-pub use gates::{Gates, LocalLimit};
+pub use gates::{Gates, GlobalLimits, LocalLimit, RateService};
 pub use passthrough::Passthrough;
 pub use rule::{Action, Backend, Backends, Rule};
 pub use tokens::Tokens;
@@ -97,6 +98,7 @@ impl Snapshot {
             .collect();
         let policies: HashMap<&Arc<str>, Arc<Policy>> =
             config.authorization.iter().map(|(name, policy)| (name, Arc::new(Policy::compile(policy)))).collect();
+        let services = RateServices::compile(config, &clusters, metrics);
         let nothing = model::RouteTable { name: Arc::from("-"), hosts: Vec::new() };
         let listeners = config
             .listeners
@@ -111,7 +113,7 @@ impl Snapshot {
                         .hosts
                         .iter()
                         .flat_map(|host| &host.rules)
-                        .map(|rule| Arc::new(Rule::compile(rule, &clusters, Gates::compile(rule, registry))))
+                        .map(|rule| Arc::new(Rule::compile(rule, &clusters, Gates::compile(rule, registry, &services))))
                         .collect(),
                     authorization: listener
                         .authorization

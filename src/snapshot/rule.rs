@@ -90,6 +90,17 @@ pub(super) fn subsets(config: &model::Config) -> BTreeMap<&Arc<str>, BTreeSet<&m
     subsets
 }
 
+impl Action {
+    /// The backend that a uniformly random number falls to; `None` where nothing is sent, or to nobody.
+    #[must_use]
+    pub fn choose(&self, random: u64) -> Option<&Backend> {
+        match self {
+            Self::Forward(backends) => backends.choose(random),
+            Self::Redirect(_) | Self::Direct(_) => None,
+        }
+    }
+}
+
 impl Backends {
     pub(super) fn compile(refs: &[model::BackendRef], clusters: &HashMap<&Arc<str>, Arc<Cluster>>) -> Self {
         let all: Vec<Backend> = refs

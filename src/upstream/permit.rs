@@ -89,6 +89,12 @@ impl Permit {
         &self.member
     }
 
+    /// The state of its cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterState {
+        &self.cluster
+    }
+
     /// When the attempt began.
     #[must_use]
     pub fn started(&self) -> Instant {
@@ -114,9 +120,9 @@ impl Permit {
         self.reported.store(true, Ordering::Relaxed);
     }
 
-    /// It was given up after it had waited for an answer for this long.
+    /// It was given up after it had waited for an answer for this long: at least so long it would have taken.
     pub fn unanswered(&self, waited: Duration, now: Instant) {
-        self.member.state.latency.observe(waited, now);
+        self.member.state.latency.observe_at_least(waited, now);
         self.sample(Sample::Unanswered(waited), now);
     }
 

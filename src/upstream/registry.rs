@@ -215,6 +215,14 @@ impl Registry {
         }
     }
 
+    /// Closes connections that nobody uses, because memory is short.
+    pub fn close_idle(&self) {
+        let pools: Vec<Arc<Pool>> = self.pools.lock().values().filter_map(Weak::upgrade).collect();
+        for pool in pools {
+            pool.close_idle();
+        }
+    }
+
     /// Keeps names fresh for ever; run once, on the control thread.
     pub async fn run(&self) {
         let Surroundings { resolver, clock, seed: _ } = &self.surroundings;

@@ -69,7 +69,7 @@ impl ClusterState {
             retries: Usage::default(),
             connections: Usage::default(),
             budget: BudgetUsage::new(now),
-            admission: Admission::new(now),
+            admission: Admission::new(Arc::clone(&metrics), now),
             metrics,
             refusals: Refusals::default(),
             assigned: ArcSwapOption::empty(),

@@ -6,6 +6,7 @@ use std::time::Instant;
 use outrigger_config::model::{self, Condition};
 use serde::Serialize;
 
+use super::admission::Occupation;
 use super::cluster::{Cluster, Member};
 use super::dns::Names;
 use super::endpoints::{LevelStatus, Moment};
@@ -29,6 +30,9 @@ pub struct ClusterStatus {
     pub retries: u32,
     /// Open connections.
     pub connections: u32,
+    /// Places for requests, where a queue or the latency limits them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admission: Option<AdmissionStatus>,
     /// Its priorities, and how its traffic is divided among them.
     pub priorities: Vec<LevelStatus>,
     /// Its endpoints.
@@ -36,6 +40,21 @@ pub struct ClusterStatus {
     /// Names whose last query failed, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resolution_errors: Vec<String>,
+}
+
+/// Places for the requests of a cluster.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AdmissionStatus {
+    /// Taken.
+    pub taken: u32,
+    /// There are.
+    pub limit: u32,
+    /// Requests that wait for one.
+    pub waiting: u32,
+    /// What an answer takes when nothing waits in the upstream, where that is known, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline_ms: Option<f64>,
 }
 
 /// An endpoint.
@@ -158,6 +177,13 @@ fn reason_of(member: &Member, health: EndpointHealth, last: Option<&LastCheck>, 
     }
 }
 
+impl From<Occupation> for AdmissionStatus {
+    fn from(occupation: Occupation) -> Self {
+        let Occupation { taken, limit, waiting, baseline } = occupation;
+        Self { taken, limit, waiting, baseline_ms: baseline.map(|baseline| baseline.as_secs_f64() * 1e3) }
+    }
+}
+
 impl ClusterStatus {
     pub(super) fn of(cluster: &Cluster, names: &Names, now: Instant) -> Self {
         let set = cluster.endpoints();
@@ -212,6 +238,7 @@ impl ClusterStatus {
             pending: state.pending.get(),
             retries: state.retries.get(),
             connections: state.connections.get(),
+            admission: cluster.occupation().map(AdmissionStatus::from),
             priorities: set.levels(Moment { state, now }),
             endpoints,
             resolution_errors: cluster
