@@ -37,14 +37,19 @@ impl World {
         let mut config: model::Config = (*outrigger_config::load("test.yaml", text).expect("valid").config).clone();
         change(config.clusters.get_mut("c").expect("a cluster"));
         let cluster = registry.cluster(&config.clusters["c"], None);
-        registry.activate(&config, &[Arc::clone(&cluster)], *clock.lock());
-        Self { registry, cluster, config, clock }
+        let world = Self { registry, cluster, config, clock };
+        world.activate();
+        world
     }
 
     /// A new configuration.
     pub(super) fn apply(&mut self, change: impl FnOnce(&mut model::Cluster)) {
         change(self.config.clusters.get_mut("c").expect("a cluster"));
         self.cluster = self.registry.cluster(&self.config.clusters["c"], None);
+        self.activate();
+    }
+
+    fn activate(&self) {
         self.registry.activate(&self.config, &[Arc::clone(&self.cluster)], self.now());
     }
 
