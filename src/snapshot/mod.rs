@@ -118,7 +118,7 @@ impl Snapshot {
                         .map(|rule| {
                             let gates = Gates::compile(rule, registry, &services);
                             let mirrors = Mirroring::all(rule, &clusters, metrics);
-                            Arc::new(Rule::compile(rule, &clusters, gates, mirrors))
+                            Arc::new(Rule::compile(rule, &clusters, (gates, mirrors), tls))
                         })
                         .collect(),
                     authorization: listener

@@ -16,6 +16,7 @@ mod admin;
 mod authorization;
 mod backends;
 mod balance;
+mod balancing;
 mod cancel;
 mod cli;
 #[cfg(feature = "dev")]
