@@ -12,12 +12,14 @@
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
+//! * [`breaker`]: whether it is asked at all
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
 //!
 //! [`rng`] is the random number generator that each worker keeps.
 
 pub mod authz;
 pub mod balance;
+pub mod breaker;
 pub mod budget;
 pub mod cors;
 pub mod deadline;
