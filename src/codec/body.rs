@@ -44,6 +44,9 @@ pub enum BodyError {
     /// The other direction of the exchange failed.
     #[error("the exchange was given up")]
     Abandoned,
+    /// Another attempt at the same request has read on, and what this one would have read next is no longer kept.
+    #[error("the body is no longer kept for this attempt")]
+    Outrun,
 }
 
 /// A source of frames, polled by a codec that writes them out.

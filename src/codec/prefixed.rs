@@ -66,6 +66,14 @@ impl PrefixedBody {
     }
 }
 
+#[cfg(test)]
+impl PrefixedBody {
+    /// A body of these pieces.
+    pub(super) fn of(pieces: impl IntoIterator<Item = Bytes>, trailers: Option<HeaderMap>) -> Body {
+        Body::Prefixed(Box::new(Self { front: pieces.into_iter().collect(), trailers, rest: Body::Empty }))
+    }
+}
+
 impl PollBody for PrefixedBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
         if let Some(data) = self.front.pop_front() {

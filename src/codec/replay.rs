@@ -1,5 +1,9 @@
 //! A request body that can be sent again. What an attempt has read is kept, up to a limit; the next attempt
 //! reads it from the start and then goes on with what the caller still sends.
+//!
+//! Several attempts may read it at once, as long as one task polls them all (each is woken as the last that was
+//! polled). Should the body outgrow the limit meanwhile, the one that reads on keeps the body and the others fail with
+//! [`BodyError::Outrun`].
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -8,6 +12,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use super::body::{Body, BodyError, Frame, PollBody};
 use crate::base::limits;
@@ -23,30 +28,42 @@ pub struct Replay(Arc<Mutex<State>>);
 struct State {
     source: Body,
     kept: Vec<Bytes>,
-    /// Small chunks that the present attempt has read, joined: each would keep the whole block that it was read
-    /// into. They become a chunk of their own when the next attempt begins.
+    /// Small chunks that were read, joined: each would keep the whole block that it was read into. They become a
+    /// chunk of their own when an attempt reads them again.
     tail: BytesMut,
     kept_bytes: usize,
     trailers: Option<HeaderMap>,
     source_ended: bool,
     ended_at: Option<Instant>,
+    /// What the caller's body broke off with.
+    failed: Option<BodyError>,
     keeping: bool,
     /// Something was read that is no longer kept.
     lost: bool,
     length: Option<u64>,
     received: u64,
-    /// Kept chunks that the present attempt has read.
-    read: usize,
-    /// The body of an attempt is alive.
-    in_use: bool,
-    /// The present attempt is the last.
+    /// The attempts whose bodies are alive.
+    readers: SmallVec<[Reader; 1]>,
+    /// There will be no further attempt.
     committed: bool,
+}
+
+/// How far an attempt has read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// No attempt: a place for the next one.
+    Gone,
+    /// Up to this byte of this kept chunk; the tail counts as the last chunk.
+    At { chunk: usize, offset: usize },
+    /// What it would read next is gone.
+    Outrun,
 }
 
 /// The body of one attempt.
 #[derive(Debug)]
 pub struct ReplayBody {
     state: Arc<Mutex<State>>,
+    reader: usize,
     left: Option<u64>,
     ended: bool,
 }
@@ -65,30 +82,28 @@ impl Replay {
             trailers: None,
             source_ended,
             ended_at: source_ended.then(Instant::now),
+            failed: None,
             keeping: true,
             lost: false,
             length,
             received: 0,
-            read: 0,
-            in_use: false,
+            readers: SmallVec::new(),
             committed: false,
         })))
     }
 
-    /// The body for the next attempt. The one before must have been dropped.
+    /// The body for a further attempt, from its start. It fails at once unless the body is whole
+    /// ([`Replay::is_whole`]).
     #[must_use]
     pub fn attempt(&self) -> Body {
         let mut state = self.0.lock();
-        debug_assert!(!state.in_use, "two attempts at once");
-        state.seal();
-        state.read = 0;
-        if state.source_ended && state.kept.is_empty() && state.trailers.is_none() {
+        if state.source_ended && state.is_exhausted() && state.failed.is_none() && !state.lost {
             return Body::Empty;
         }
-        state.in_use = true;
+        let reader = state.enter();
         let left = state.length;
         drop(state);
-        Body::Replay(Box::new(ReplayBody { state: Arc::clone(&self.0), left, ended: false }))
+        Body::Replay(Box::new(ReplayBody { state: Arc::clone(&self.0), reader, left, ended: false }))
     }
 
     /// Whether another attempt would see the whole body.
@@ -115,22 +130,42 @@ impl Replay {
         let mut state = self.0.lock();
         state.keeping = false;
         state.committed = true;
-        if !state.in_use {
+        if !state.in_use() {
             let source = state.release();
             drop(state);
             drop(source);
             return;
         }
-        let read = state.read;
-        for chunk in &mut state.kept[..read] {
-            *chunk = Bytes::new();
-        }
-        state.tail = BytesMut::new();
+        state.give_back();
     }
 }
 
 impl State {
-    fn keep(&mut self, data: &Bytes) {
+    fn in_use(&self) -> bool {
+        self.readers.iter().any(|reader| *reader != Reader::Gone)
+    }
+
+    /// Nothing is kept, neither data nor trailers.
+    fn is_exhausted(&self) -> bool {
+        self.kept.is_empty() && self.tail.is_empty() && self.trailers.is_none()
+    }
+
+    fn enter(&mut self) -> usize {
+        let start = if self.lost { Reader::Outrun } else { Reader::At { chunk: 0, offset: 0 } };
+        match self.readers.iter().position(|reader| *reader == Reader::Gone) {
+            Some(place) => {
+                self.readers[place] = start;
+                place
+            }
+            None => {
+                self.readers.push(start);
+                self.readers.len() - 1
+            }
+        }
+    }
+
+    /// Keeps what `reader` has read from the source.
+    fn keep(&mut self, data: &Bytes, reader: usize) {
         if self.keeping && self.kept_bytes + data.len() <= limits::REPLAY_BYTES {
             self.kept_bytes += data.len();
             if data.len() >= JOIN_BELOW || self.kept.len() < SHARED_CHUNKS {
@@ -145,8 +180,9 @@ impl State {
             self.kept = Vec::new();
             self.tail = BytesMut::new();
             self.kept_bytes = 0;
+            self.readers.iter_mut().filter(|other| **other != Reader::Gone).for_each(|other| *other = Reader::Outrun);
         }
-        self.read = self.kept.len();
+        self.readers[reader] = Reader::At { chunk: self.kept.len(), offset: self.tail.len() };
     }
 
     fn seal(&mut self) {
@@ -155,10 +191,61 @@ impl State {
         }
     }
 
-    fn next_kept(&mut self) -> Option<Bytes> {
-        let chunk = self.kept.get_mut(self.read)?;
-        self.read += 1;
-        Some(if self.committed { std::mem::take(chunk) } else { chunk.clone() })
+    /// What is kept and `reader` has not read yet.
+    fn next_kept(&mut self, reader: usize) -> Option<Bytes> {
+        loop {
+            let Reader::At { chunk, offset } = self.readers[reader] else { return None };
+            if chunk == self.kept.len() {
+                if offset == self.tail.len() {
+                    return None;
+                }
+                self.seal();
+            }
+            self.readers[reader] = Reader::At { chunk: chunk + 1, offset: 0 };
+            let data = self.kept[chunk].slice(offset..);
+            if self.committed {
+                self.give_back();
+            }
+            if !data.is_empty() {
+                return Some(data);
+            }
+        }
+    }
+
+    /// Whether `reader` has read all that is kept.
+    fn is_ahead(&self, reader: usize) -> bool {
+        let rest = |chunk: usize, offset: usize| match self.kept.get(chunk..) {
+            Some([first, rest @ ..]) => {
+                first.len() - offset + rest.iter().map(Bytes::len).sum::<usize>() + self.tail.len()
+            }
+            _ => self.tail.len() - offset,
+        };
+        match self.readers[reader] {
+            Reader::At { chunk, offset } => rest(chunk, offset) == 0,
+            Reader::Gone | Reader::Outrun => true,
+        }
+    }
+
+    /// Empties the chunks that all attempts have read.
+    fn give_back(&mut self) {
+        let (mut whole, mut tail_read) = (self.kept.len(), true);
+        for reader in &self.readers {
+            if let Reader::At { chunk, offset } = *reader {
+                whole = whole.min(chunk);
+                tail_read &= chunk == self.kept.len() && offset == self.tail.len();
+            }
+        }
+        for chunk in &mut self.kept[..whole] {
+            *chunk = Bytes::new();
+        }
+        if tail_read && !self.tail.is_empty() {
+            self.tail = BytesMut::new();
+            let end = Reader::At { chunk: self.kept.len(), offset: 0 };
+            self.readers
+                .iter_mut()
+                .filter(|reader| matches!(reader, Reader::At { .. }))
+                .for_each(|reader| *reader = end);
+        }
     }
 
     /// Gives everything back; the source must be dropped without the lock.
@@ -166,8 +253,36 @@ impl State {
         self.lost = true;
         self.kept = Vec::new();
         self.tail = BytesMut::new();
-        self.read = 0;
         std::mem::replace(&mut self.source, Body::Empty)
+    }
+
+    fn poll_source(&mut self, cx: &mut Context<'_>, reader: usize) -> Poll<Option<Result<Frame, BodyError>>> {
+        let polled = self.source.poll_frame(cx);
+        match &polled {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Some(Ok(Frame::Data(data)))) => {
+                self.received += data.len() as u64;
+                self.keep(data, reader);
+                self.source_ended = self.source.is_end();
+            }
+            Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
+                self.trailers = Some(trailers.clone());
+                self.source_ended = true;
+            }
+            Poll::Ready(None) => self.source_ended = true,
+            Poll::Ready(Some(Err(error))) => {
+                self.lost = true;
+                self.failed = Some(*error);
+            }
+        }
+        if self.source_ended && self.ended_at.is_none() {
+            self.ended_at = Some(Instant::now());
+        }
+        if self.readers.len() > 1 {
+            // Another attempt may have been waiting for this, and is polled by the same task.
+            cx.waker().wake_by_ref();
+        }
+        polled
     }
 }
 
@@ -176,50 +291,25 @@ impl PollBody for ReplayBody {
         if self.ended {
             return Poll::Ready(None);
         }
-        let shared = Arc::clone(&self.state);
-        let mut state = shared.lock();
-        let state = &mut *state;
-        if let Some(data) = state.next_kept() {
-            self.note(data.len());
-            return Poll::Ready(Some(Ok(Frame::Data(data))));
-        }
-        if state.source_ended {
-            self.ended = true;
-            return Poll::Ready(state.trailers.clone().map(|trailers| Ok(Frame::Trailers(trailers))));
-        }
-        let polled = state.source.poll_frame(cx);
+        let polled = self.poll_shared(cx);
         match &polled {
-            Poll::Pending => {}
             Poll::Ready(Some(Ok(Frame::Data(data)))) => {
-                state.received += data.len() as u64;
-                state.keep(data);
-                state.source_ended = state.source.is_end();
-                let n = data.len();
-                self.note(n);
+                if let Some(left) = &mut self.left {
+                    *left = left.saturating_sub(data.len() as u64);
+                }
             }
-            Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
-                state.trailers = Some(trailers.clone());
-                state.source_ended = true;
-                self.ended = true;
-            }
-            Poll::Ready(None) => {
-                state.source_ended = true;
-                self.ended = true;
-            }
-            Poll::Ready(Some(Err(_))) => {
-                state.lost = true;
-                self.ended = true;
-            }
-        }
-        if state.source_ended && state.ended_at.is_none() {
-            state.ended_at = Some(Instant::now());
+            Poll::Ready(_) => self.ended = true,
+            Poll::Pending => {}
         }
         polled
     }
 
     fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         let mut state = self.state.lock();
-        if state.source_ended || state.read < state.kept.len() {
+        if state.readers[self.reader] == Reader::Outrun {
+            return Err(BodyError::Outrun);
+        }
+        if state.source_ended || !state.is_ahead(self.reader) {
             return Ok(());
         }
         state.source.poll_progress(cx)
@@ -230,7 +320,10 @@ impl PollBody for ReplayBody {
             return true;
         }
         let state = self.state.lock();
-        state.source_ended && state.trailers.is_none() && state.read >= state.kept.len()
+        state.source_ended
+            && state.trailers.is_none()
+            && state.readers[self.reader] != Reader::Outrun
+            && state.is_ahead(self.reader)
     }
 
     fn exact_len(&self) -> Option<u64> {
@@ -241,8 +334,8 @@ impl PollBody for ReplayBody {
 impl Drop for ReplayBody {
     fn drop(&mut self) {
         let mut state = self.state.lock();
-        state.in_use = false;
-        if state.committed {
+        state.readers[self.reader] = Reader::Gone;
+        if state.committed && !state.in_use() {
             let source = state.release();
             drop(state);
             drop(source);
@@ -251,10 +344,21 @@ impl Drop for ReplayBody {
 }
 
 impl ReplayBody {
-    fn note(&mut self, n: usize) {
-        if let Some(left) = &mut self.left {
-            *left = left.saturating_sub(n as u64);
+    fn poll_shared(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        let mut state = self.state.lock();
+        if state.readers[self.reader] == Reader::Outrun {
+            return Poll::Ready(Some(Err(BodyError::Outrun)));
         }
+        if let Some(data) = state.next_kept(self.reader) {
+            return Poll::Ready(Some(Ok(Frame::Data(data))));
+        }
+        if let Some(error) = state.failed {
+            return Poll::Ready(Some(Err(error)));
+        }
+        if state.source_ended {
+            return Poll::Ready(state.trailers.clone().map(|trailers| Ok(Frame::Trailers(trailers))));
+        }
+        state.poll_source(cx, self.reader)
     }
 }
 
@@ -262,105 +366,4 @@ impl ReplayBody {
 const JOIN_BELOW: usize = 4 * 1024;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::task::Waker;
-
-    fn read(body: &mut Body) -> Option<Bytes> {
-        match body.poll_frame(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Some(Ok(Frame::Data(data)))) => Some(data),
-            Poll::Ready(None) => None,
-            other => panic!("unexpected {other:?}"),
-        }
-    }
-
-    #[test]
-    fn small_chunks_of_a_long_body_do_not_pin_their_buffers() {
-        let mut state = Replay::new(Body::Empty);
-        let state = Arc::get_mut(&mut state.0).expect("one owner").get_mut();
-        let buffer = Bytes::from(vec![7; 64 * 1024]);
-        for n in 0..10 {
-            state.keep(&buffer.slice(n..n + 5));
-        }
-        assert_eq!(state.kept_bytes, 50);
-        let shared = state.kept.iter().filter(|kept| buffer.as_ptr_range().contains(&kept.as_ptr())).count();
-        assert_eq!(shared, SHARED_CHUNKS);
-        state.keep(&buffer.slice(..JOIN_BELOW));
-        assert!(buffer.as_ptr_range().contains(&state.kept[5].as_ptr()), "a large one is shared");
-        assert_eq!(state.kept[4].len(), 6 * 5, "those before it were joined");
-    }
-
-    #[test]
-    fn a_second_attempt_reads_the_same_bytes() {
-        let replay = Replay::new(Body::Full(Bytes::from_static(b"pay once")));
-        for _ in 0..3 {
-            let mut attempt = replay.attempt();
-            assert_eq!(attempt.exact_len(), Some(8));
-            assert_eq!(read(&mut attempt).as_deref(), Some(&b"pay once"[..]));
-            assert!(attempt.is_end());
-            assert_eq!(read(&mut attempt), None);
-        }
-        assert!(replay.is_whole());
-    }
-
-    #[test]
-    fn a_body_over_the_limit_is_not_whole_once_read() {
-        let replay = Replay::new(Body::Full(Bytes::from(vec![0; limits::REPLAY_BYTES + 1])));
-        assert!(replay.is_whole(), "nothing was read yet");
-        let mut attempt = replay.attempt();
-        assert!(read(&mut attempt).is_some());
-        assert!(!replay.is_whole());
-    }
-
-    #[test]
-    fn an_empty_body_stays_empty() {
-        assert!(matches!(Replay::new(Body::Empty).attempt(), Body::Empty));
-    }
-
-    #[test]
-    fn chunks_of_a_byte_do_not_keep_a_block_each() {
-        let replay = Replay::new(Body::Full(Bytes::from_static(b"x")));
-        let mut state = replay.0.lock();
-        for _ in 0..1000 {
-            state.keep(&Bytes::from(vec![7; 8192]).slice(..1));
-        }
-        assert_eq!((state.kept.len(), state.tail.len()), (SHARED_CHUNKS, 1000 - SHARED_CHUNKS));
-        state.keep(&Bytes::from(vec![8; JOIN_BELOW]));
-        state.keep(&Bytes::from_static(&[9]));
-        drop(state);
-        drop(replay.attempt());
-        let sizes: Vec<usize> = replay.0.lock().kept.iter().map(Bytes::len).collect();
-        assert_eq!(sizes, [1, 1, 1, 1, 996, JOIN_BELOW, 1]);
-    }
-
-    #[test]
-    fn what_was_kept_goes_with_the_last_attempt() {
-        let replay = Replay::new(Body::Full(Bytes::from(vec![1; 10_000])));
-        let mut attempt = replay.attempt();
-        assert!(read(&mut attempt).is_some());
-        drop(attempt);
-        let mut last = replay.attempt();
-        replay.commit();
-        assert_eq!(read(&mut last).map(|data| data.len()), Some(10_000), "a retry still reads what was kept");
-        assert!(replay.0.lock().kept.iter().all(Bytes::is_empty), "and gives it back");
-        drop(last);
-        assert_eq!(replay.received(), 10_000);
-    }
-
-    #[test]
-    fn the_callers_body_is_given_back_when_nobody_reads_it() {
-        for committed_first in [true, false] {
-            let replay = Replay::new(Body::Full(Bytes::from(vec![1; 10])));
-            let attempt = replay.attempt();
-            if committed_first {
-                replay.commit();
-                drop(attempt);
-            } else {
-                drop(attempt);
-                assert!(matches!(replay.0.lock().source, Body::Full(_)), "another attempt may need it");
-                replay.commit();
-            }
-            assert!(matches!(replay.0.lock().source, Body::Empty));
-        }
-    }
-}
+mod tests;

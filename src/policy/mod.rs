@@ -13,6 +13,7 @@
 //! * [`deadline`]: its time limits
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
 //! * [`breaker`]: whether it is asked at all
+//! * [`quantile`]: what answers took lately
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
 //!
 //! [`rng`] is the random number generator that each worker keeps.
@@ -28,6 +29,7 @@ pub mod forwarding;
 pub mod host;
 pub mod jwt;
 pub mod path;
+pub mod quantile;
 pub mod query;
 pub mod retry;
 pub mod rng;

@@ -86,7 +86,7 @@ impl TrackedBody {
             BodyError::Reset(_) => Reason::UpstreamReset,
             BodyError::Malformed(_) => Reason::UpstreamProtocol,
             BodyError::Incomplete | BodyError::Io(_) => Reason::UpstreamClosed,
-            BodyError::Abandoned => Reason::RequestBody,
+            BodyError::Abandoned | BodyError::Outrun => Reason::RequestBody,
         };
         self.record.reason = Some(reason);
         let permit = self.permit.take();
@@ -142,10 +142,8 @@ impl TrackedBody {
             return;
         }
         self.record.grpc_status = status.or(self.record.grpc_status);
-        if let (Some(permit), Some(status)) = (&self.permit, status)
-            && is_server_failure(status)
-        {
-            permit.report(Outcome::Failure, Instant::now());
+        if let (Some(permit), Some(status)) = (&self.permit, status) {
+            permit.report(Outcome::of_grpc_failure(status).unwrap_or(Outcome::Done), Instant::now());
         }
     }
 }
@@ -208,11 +206,7 @@ impl PollBody for TrackedBody {
 
 /// gRPC statuses that say that the server, not the call, is in trouble.
 pub(super) fn is_server_failure(grpc_status: u8) -> bool {
-    const RESOURCE_EXHAUSTED: u8 = 8;
-    const INTERNAL: u8 = 13;
-    const UNAVAILABLE: u8 = 14;
-    const DATA_LOSS: u8 = 15;
-    matches!(grpc_status, RESOURCE_EXHAUSTED | INTERNAL | UNAVAILABLE | DATA_LOSS)
+    Outcome::of_grpc_failure(grpc_status).is_some()
 }
 
 const IDLE: &str = "nothing moved on the stream for too long";

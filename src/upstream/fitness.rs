@@ -14,6 +14,9 @@ pub enum Fit {
     Fit,
     /// Its health: overruled in a panic, when too few are left.
     Unwell,
+    /// It is checked, and its first check has not ended: passed over while another is fit. It is no sign of a panic:
+    /// where it is asked how many are well, it counts neither way.
+    Unchecked,
     /// It goes away: only for sessions that are bound to it.
     Draining,
     /// Its breaker is open or its ceilings are reached: never overruled.
@@ -24,10 +27,14 @@ impl Fit {
     /// Of a member now.
     #[must_use]
     pub fn of(member: &Member, _now: Instant) -> Self {
+        let standing = &member.state.standing;
         match member.condition {
-            Condition::Healthy => Self::Fit,
-            Condition::Draining => Self::Draining,
             Condition::Unhealthy => Self::Unwell,
+            Condition::Healthy if standing.is_good() => Self::Fit,
+            // Its sessions go elsewhere too when it is unwell, as those of any.
+            Condition::Healthy | Condition::Draining if standing.is_bad() => Self::Unwell,
+            Condition::Healthy => Self::Unchecked,
+            Condition::Draining => Self::Draining,
         }
     }
 }

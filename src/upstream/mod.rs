@@ -10,6 +10,7 @@ pub mod lease;
 pub mod permit;
 pub mod pool;
 pub mod registry;
+pub mod standing;
 pub mod state;
 pub mod status;
 

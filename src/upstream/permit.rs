@@ -7,15 +7,54 @@ use std::time::{Duration, Instant};
 use super::cluster::Member;
 use super::state::ClusterState;
 
-/// How an attempt ended, as evidence about its endpoint.
+/// How an attempt ended, as evidence about its endpoint. One attempt gives one of them, or [`Outcome::Answering`] and
+/// then one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It answered; the time is to the response head.
     Success(Duration),
-    /// It answered with an overload or server error (429, 5xx): counts as slow, so that failing fast attracts nothing.
-    Failure,
-    /// It did not answer, or broke off.
+    /// Its response head came, after this time, and says nothing yet of how it goes (gRPC): the rest follows.
+    Answering(Duration),
+    /// What began with [`Outcome::Answering`] ended well.
+    Done,
+    /// It answered that it has too much to do (429, RESOURCE_EXHAUSTED): counts as slow, so that refusing fast attracts
+    /// nothing, and is no error.
+    Busy,
+    /// It answered with an error of its own (5xx, INTERNAL, DATA_LOSS); counts as slow.
+    ServerError,
+    /// It answered that it cannot serve now (502, 503, 504, UNAVAILABLE); counts as slow.
+    GatewayError,
+    /// It did not answer, or broke off: connect, reset, protocol.
     Broken,
+}
+
+impl Outcome {
+    /// What a status of HTTP says, `latency` after the request.
+    #[must_use]
+    pub fn of_status(status: u16, latency: Duration) -> Self {
+        match status {
+            429 => Self::Busy,
+            502..=504 => Self::GatewayError,
+            500.. => Self::ServerError,
+            _ => Self::Success(latency),
+        }
+    }
+
+    /// What a status of gRPC says against the server; `None` when it says nothing against it: the call may have failed,
+    /// and the server did its part.
+    #[must_use]
+    pub fn of_grpc_failure(status: u8) -> Option<Self> {
+        const RESOURCE_EXHAUSTED: u8 = 8;
+        const INTERNAL: u8 = 13;
+        const UNAVAILABLE: u8 = 14;
+        const DATA_LOSS: u8 = 15;
+        match status {
+            RESOURCE_EXHAUSTED => Some(Self::Busy),
+            INTERNAL | DATA_LOSS => Some(Self::ServerError),
+            UNAVAILABLE => Some(Self::GatewayError),
+            _ => None,
+        }
+    }
 }
 
 /// An in-flight slot of a cluster and an endpoint. [`Permit::report`] says how the attempt went; dropping it
@@ -56,7 +95,9 @@ impl Permit {
                 state.consecutive_failures.store(0, Ordering::Relaxed);
                 state.latency.observe(latency, now);
             }
-            Outcome::Failure | Outcome::Broken => {
+            Outcome::Answering(latency) => state.latency.observe(latency, now),
+            Outcome::Done => state.consecutive_failures.store(0, Ordering::Relaxed),
+            Outcome::Busy | Outcome::ServerError | Outcome::GatewayError | Outcome::Broken => {
                 state.failures.fetch_add(1, Ordering::Relaxed);
                 state.consecutive_failures.fetch_add(1, Ordering::Relaxed);
                 state.latency.observe_failure(now);
@@ -70,5 +111,34 @@ impl Drop for Permit {
         let before = self.member.state.in_flight.fetch_sub(1, Ordering::Relaxed);
         debug_assert!(before > 0, "an endpoint had fewer requests in flight than ended");
         self.cluster.in_flight.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOOK: Duration = Duration::from_millis(7);
+
+    #[test]
+    fn what_a_status_says() {
+        for status in [200, 204, 301, 404, 428, 499] {
+            assert_eq!(Outcome::of_status(status, TOOK), Outcome::Success(TOOK), "{status}");
+        }
+        assert_eq!(Outcome::of_status(429, TOOK), Outcome::Busy);
+        for status in [500, 501, 505, 599] {
+            assert_eq!(Outcome::of_status(status, TOOK), Outcome::ServerError, "{status}");
+        }
+        for status in 502..=504 {
+            assert_eq!(Outcome::of_status(status, TOOK), Outcome::GatewayError, "{status}");
+        }
+    }
+
+    #[test]
+    fn what_a_status_of_grpc_says_against_the_server() {
+        let failures: Vec<_> =
+            (0..=16).filter_map(|status| Some((status, Outcome::of_grpc_failure(status)?))).collect();
+        let (busy, error, gateway) = (Outcome::Busy, Outcome::ServerError, Outcome::GatewayError);
+        assert_eq!(failures, [(8, busy), (13, error), (14, gateway), (15, error)]);
     }
 }

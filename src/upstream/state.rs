@@ -9,6 +9,7 @@ use std::time::Instant;
 use arc_swap::ArcSwapOption;
 use outrigger_config::model;
 
+use super::standing::{HealthEpoch, Standing};
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
 use crate::policy::ewma::AtomicEwma;
@@ -35,6 +36,8 @@ pub struct ClusterState {
     pub refusals: Refusals,
     /// Endpoints that came after the configuration in effect, and replace those in it.
     pub assigned: ArcSwapOption<Vec<model::Endpoint>>,
+    /// Moves when what health says of any endpoint changes.
+    pub health_epoch: HealthEpoch,
     /// TLS as the newest configuration has it: a request that began under an older one must not connect under
     /// trust that is gone.
     pub tls: ArcSwapOption<ClientTls>,
@@ -54,6 +57,7 @@ impl ClusterState {
             metrics,
             refusals: Refusals::default(),
             assigned: ArcSwapOption::empty(),
+            health_epoch: HealthEpoch::default(),
             tls: ArcSwapOption::empty(),
         }
     }
@@ -76,6 +80,8 @@ pub struct EndpointState {
     pub consecutive_failures: AtomicU32,
     /// Open connections of all workers.
     pub connections: AtomicU32,
+    /// What health says of it.
+    pub standing: Standing,
 }
 
 impl EndpointState {
@@ -91,6 +97,7 @@ impl EndpointState {
             failures: AtomicU64::new(0),
             consecutive_failures: AtomicU32::new(0),
             connections: AtomicU32::new(0),
+            standing: Standing::default(),
         }
     }
 }

@@ -31,6 +31,6 @@ pub(super) fn reset_for(error: BodyError) -> Reason {
         BodyError::Reset(_) | BodyError::Incomplete | BodyError::Malformed(_) | BodyError::Io(_) => {
             Reason::INTERNAL_ERROR
         }
-        BodyError::Timeout(_) | BodyError::Denied | BodyError::Abandoned => Reason::CANCEL,
+        BodyError::Timeout(_) | BodyError::Denied | BodyError::Abandoned | BodyError::Outrun => Reason::CANCEL,
     }
 }

@@ -19,7 +19,6 @@ use crate::base::limits;
 use crate::base::timer::Deadline;
 use crate::codec::{Body, Frame, Interim, PollBody as _, RequestHead, SendError, SendErrorKind, Sent};
 use crate::proxy::local::{Caller, grpc_status};
-use crate::proxy::tracked::is_server_failure;
 use crate::proxy::with_random;
 use crate::telemetry::metrics::AttemptOutcome;
 use crate::upstream::pool::Preference;
@@ -104,10 +103,10 @@ fn note(cluster: &Cluster, permit: &Permit, ended: &Result<CheckResponse, Fault>
     let latency = now.saturating_duration_since(permit.started());
     let (evidence, outcome) = match ended {
         Ok(_) => (Some(Outcome::Success(latency)), AttemptOutcome::Success),
-        Err(Fault::Status(status)) if is_server_failure(*status) => {
-            (Some(Outcome::Failure), AttemptOutcome::ServerError)
-        }
-        Err(Fault::Status(_)) => (Some(Outcome::Success(latency)), AttemptOutcome::Success),
+        Err(Fault::Status(status)) => match Outcome::of_grpc_failure(*status) {
+            Some(failure) => (Some(failure), AttemptOutcome::ServerError),
+            None => (Some(Outcome::Success(latency)), AttemptOutcome::Success),
+        },
         Err(Fault::Overflow(kind)) => {
             cluster.state().metrics.overflowed(*kind);
             return None;

@@ -300,8 +300,8 @@ async fn a_listener_that_becomes_strict_lets_go_of_plaintext_connections_and_say
     assert_eq!(leaving, [Leaving { listener: "a".into(), connections: 3 }], "the silent one may yet speak TLS");
     // At once: who says nothing for long is closed for that.
     for mut plaintext in [silent, Client::connect(address)] {
-        plaintext.send("/").expect("sent");
-        assert!(plaintext.receive().is_err(), "closed without an answer");
+        // It may be closed at the first bytes, before all are sent.
+        assert!(plaintext.send("/").is_err() || plaintext.receive().is_err(), "closed without an answer");
     }
     for client in &mut clients {
         // Each is told at a moment of its own, and answered until then.

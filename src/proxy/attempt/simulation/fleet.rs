@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::super::Try;
+use super::super::one::Try;
 use crate::codec::{Body, Response, ResponseHead, SendError, SendErrorKind, Sent};
 use crate::policy::rng::Rng;
 use crate::proxy::local::Caller;

@@ -7,7 +7,11 @@ use std::time::Duration;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
-use super::super::{Exchange, GRPC_TIMEOUT, Patience, RetrySlot, classify, forward_deadline, note};
+use super::super::classify::classify;
+use super::super::judge::note;
+use super::super::patience::Patience;
+use super::super::slot::RetrySlot;
+use super::super::{Exchange, GRPC_TIMEOUT, forward_deadline};
 use super::fleet::{Ending, exponential};
 use super::ledger::{Room, Wish};
 use super::plan;
@@ -65,7 +69,7 @@ impl Request {
     }
 
     fn holds_retry_place(&self) -> bool {
-        matches!(self.retrying, Some(RetrySlot(Some(_))))
+        self.retrying.as_ref().is_some_and(RetrySlot::is_counted)
     }
 
     fn idempotency(&self) -> Idempotency {

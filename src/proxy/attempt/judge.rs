@@ -1,0 +1,77 @@
+//! What the end of an attempt says about its endpoint, and what is counted of it.
+
+use std::time::{Duration, Instant};
+
+use super::one::Try;
+use crate::codec::{PollBody, SendErrorKind};
+use crate::proxy::local::{Caller, grpc_status};
+use crate::proxy::tracked::is_server_failure;
+use crate::telemetry::metrics::AttemptOutcome;
+use crate::upstream::{Cluster, LeaseError, Outcome, Permit};
+
+/// Evidence about the endpoint, and the cluster's numbers. Our own limits and the caller's faults are none.
+pub(super) fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Caller, latency: Duration, now: Instant) {
+    let counted = match tried {
+        Try::Answered(response) => {
+            let status = response.head.status.as_u16();
+            let grpc = match caller {
+                Caller::Grpc => grpc_status(&response.head.headers),
+                Caller::Http => None,
+            };
+            let failed = status >= 500 || grpc.is_some_and(is_server_failure);
+            let evidence = match (caller, grpc) {
+                (_, Some(grpc)) => Outcome::of_grpc_failure(grpc).unwrap_or(Outcome::Success(latency)),
+                // A call that has only begun: its trailers say how it went.
+                (Caller::Grpc, None) if status == 200 && !response.body.is_end() => Outcome::Answering(latency),
+                _ => Outcome::of_status(status, latency),
+            };
+            permit.report(evidence, now);
+            if failed { AttemptOutcome::ServerError } else { AttemptOutcome::Success }
+        }
+        Try::Lease(LeaseError::Overflow(kind)) => {
+            cluster.state().metrics.overflowed(*kind);
+            return;
+        }
+        Try::Lease(LeaseError::Connect(SendErrorKind::ConnectTimeout)) => {
+            permit.report(Outcome::Broken, now);
+            AttemptOutcome::ConnectTimeout
+        }
+        Try::Lease(LeaseError::Connect(_) | LeaseError::Retired) => {
+            permit.report(Outcome::Broken, now);
+            AttemptOutcome::ConnectFailure
+        }
+        Try::Send(error) => match &error.kind {
+            SendErrorKind::RequestBody(_) => AttemptOutcome::Cancelled,
+            SendErrorKind::Refused => AttemptOutcome::Refused,
+            SendErrorKind::BadResponse(_) => {
+                permit.report(Outcome::Broken, now);
+                AttemptOutcome::Invalid
+            }
+            SendErrorKind::Handshake { code, detail } => {
+                permit.report(Outcome::Broken, now);
+                // Found out by the request itself: the pool does not know.
+                cluster.refused_by(permit.member(), code, detail);
+                AttemptOutcome::ConnectFailure
+            }
+            SendErrorKind::Connect(_) | SendErrorKind::ConnectTimeout => {
+                permit.report(Outcome::Broken, now);
+                AttemptOutcome::ConnectFailure
+            }
+            SendErrorKind::Reset(_) | SendErrorKind::Closed | SendErrorKind::Io(_) => {
+                // A kept connection that the server closed meanwhile says nothing about the server.
+                if !error.reused {
+                    permit.report(Outcome::Broken, now);
+                }
+                AttemptOutcome::Reset
+            }
+        },
+        // Our own limit: no failure is counted, but the time is real, and a slow endpoint must look slow.
+        Try::TimedOut => {
+            permit.member().state.latency.observe(latency, now);
+            AttemptOutcome::Timeout
+        }
+        Try::Stalled => AttemptOutcome::Timeout,
+        Try::Denied => AttemptOutcome::Cancelled,
+    };
+    cluster.state().metrics.attempted(counted);
+}
