@@ -59,6 +59,8 @@ pub const METRIC_ROUTES: usize = 1000;
 pub const METRIC_CLUSTERS: usize = 1000;
 /// Authorization rules (listener, policy, rule) that have metrics of their own; later ones count as `other`.
 pub const METRIC_ACCESS_RULES: usize = 1000;
+/// Rate limits that have metrics of their own; later ones count as `other`.
+pub const METRIC_RATE_LIMITS: usize = 1000;
 /// Certificates, roots included, that metrics show; of more, those that end first.
 pub const METRIC_CERTIFICATES: usize = 1000;
 /// Different reason codes counted for one route or listener; later ones count as `other`.
@@ -107,6 +109,8 @@ pub const JWT_CACHE: usize = 512;
 pub const JWKS_EARLY: Duration = Duration::from_secs(5);
 /// An answer of an external authorizer: bytes.
 pub const EXTERNAL_ANSWER: usize = 256 * 1024;
+/// Keys of one rate limit that are remembered; those that have used the least of their burst are given up for others.
+pub const RATE_KEYS: usize = 65_536;
 /// Callers of one listener that the rehearsal remembers; those seen longest ago are given up and counted.
 pub const REHEARSAL_PEERS: usize = 4096;
 /// Callers that a rehearsal names one by one.

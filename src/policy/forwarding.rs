@@ -66,6 +66,15 @@ pub fn forwarded_for<'a>(trust: Trust, peer: IpAddr, lines: impl IntoIterator<It
     ForwardedFor { value, client }
 }
 
+/// Whom the trust rule takes for the client, by the lines of an `X-Forwarded-For` that [`forwarded_for`] made: as it said.
+#[must_use]
+pub fn client<'a>(trust: Trust, peer: IpAddr, made: impl DoubleEndedIterator<Item = &'a str>) -> IpAddr {
+    let Trust::Hops(hops @ 1..) = trust else { return peer };
+    // The last one is the peer.
+    let mut entries = made.rev().flat_map(|line| line.rsplit(',')).map(str::trim).filter(|entry| !entry.is_empty());
+    entries.nth(usize::from(hops)).and_then(parse_entry).unwrap_or(peer)
+}
+
 /// An address, as proxies write it: bare, in brackets, with or without a port.
 fn parse_entry(entry: &str) -> Option<IpAddr> {
     let address = match entry.strip_prefix('[') {
@@ -139,6 +148,21 @@ mod tests {
             ("::ffff:1.2.3.4", "1.2.3.4"),
         ] {
             is(&apply(Trust::Hops(1), &[entry]), &format!("{entry}, 10.0.0.9"), address);
+        }
+    }
+
+    #[test]
+    fn the_client_is_found_again_in_what_was_made() {
+        for hops in 0..5 {
+            for lines in
+                [&["6.6.6.6, 1.1.1.1", "2.2.2.2"][..], &["1.1.1.1, unknown"], &["[2001:db8::1]:443"], &[" ,"], &[]]
+            {
+                for trust in [Trust::Hops(hops), Trust::Local, Trust::None] {
+                    let peer = ip("10.0.0.9");
+                    let ForwardedFor { value, client: wanted } = forwarded_for(trust, peer, lines.iter().copied());
+                    assert_eq!(client(trust, peer, [value.as_str()].into_iter()), wanted, "{trust:?} {lines:?}");
+                }
+            }
         }
     }
 

@@ -8,9 +8,12 @@
 //! * [`jwt`]: whether its tokens are believed; [`query`]: where they may be as well
 //! * [`route`]: which rule a request belongs to
 //! * [`authz`]: whether its caller may make it
+//! * [`rate`]: whether too many of its kind came already
 //! * [`cors`]: what scripts of other origins may do
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
+//! * [`concurrency`], [`queue`], [`overload`]: how many requests a cluster is given at a time, whose turn it is, and what is
+//!   given up first
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
 //! * [`breaker`]: whether it is asked at all
 //! * [`quantile`]: what answers took lately
@@ -22,15 +25,19 @@ pub mod authz;
 pub mod balance;
 pub mod breaker;
 pub mod budget;
+pub mod concurrency;
 pub mod cors;
 pub mod deadline;
 pub mod ewma;
 pub mod forwarding;
 pub mod host;
 pub mod jwt;
+pub mod overload;
 pub mod path;
 pub mod quantile;
 pub mod query;
+pub mod queue;
+pub mod rate;
 pub mod retry;
 pub mod rng;
 pub mod route;

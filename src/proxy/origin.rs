@@ -1,5 +1,6 @@
 //! Who is at the other end of a connection: what its requests have in common, made once.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use http::HeaderValue;
@@ -22,6 +23,8 @@ pub(super) struct Origin {
     pub(super) peer: IpAddr,
     /// The same as a field value.
     pub(super) peer_value: HeaderValue,
+    /// Tells callers apart where they take turns: by identity, or by address.
+    pub(super) caller: u64,
     /// Its verified certificate, as an element of `x-forwarded-client-cert`.
     pub(super) certificate: Option<HeaderValue>,
 }
@@ -33,6 +36,7 @@ impl Origin {
             proxy,
             peer,
             peer_value: HeaderValue::try_from(peer.to_string()).unwrap_or(HeaderValue::from_static("unknown")),
+            caller: caller(peer, info.tls.as_deref()),
             certificate: info.tls.as_deref().and_then(certificate),
             info,
         }
@@ -50,6 +54,18 @@ impl Origin {
             TlsVersion::V1_3 => "TLSv1.3",
         })
     }
+}
+
+/// Two callers with one number share their turns, and no more.
+fn caller(peer: IpAddr, tls: Option<&TlsInfo>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match (tls.and_then(|tls| tls.peer.as_ref()?.identity.as_ref()), peer) {
+        (Some(identity), _) => identity.as_str().hash(&mut hasher),
+        // Whoever has one address of such a network has all of them.
+        (None, IpAddr::V6(address)) => address.octets()[..8].hash(&mut hasher),
+        (None, IpAddr::V4(address)) => address.hash(&mut hasher),
+    }
+    hasher.finish()
 }
 
 fn certificate(tls: &TlsInfo) -> Option<HeaderValue> {

@@ -81,7 +81,7 @@ impl Passage {
                 let hint = PickHint { tried: &tried, ..PickHint::default() };
                 self.cluster.pick(&hint, random, Instant::now())
             });
-            let permit = permit.map_err(|error| match error {
+            let permit = permit.map(Permit::untimed).map_err(|error| match error {
                 PickError::NoEndpoint | PickError::Open { .. } => (Reason::NoEndpoint, None),
                 PickError::Overflow => (Reason::Overflow, None),
             })?;

@@ -1,21 +1,23 @@
-//! What happens to a request, top to bottom: prepare, authenticate, find its rule, authorize, filter, set the deadline,
-//! attempt, answer.
+//! What happens to a request, top to bottom: prepare, limit, authenticate, find its rule, authorize, limit, filter, set
+//! the deadline, attempt, answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use outrigger_config::model::Criticality;
 
 use super::attempt::{self, Exchange, Failure};
 use super::authorize::{authorize, authorize_preflight, claims};
 use super::external::{Denied, Passed, Refused, Surroundings};
+use super::limiting::{Asking, OverLimit, Rates, spread};
 use super::local::{self, Caller};
 use super::prepare::{self, Unfit};
 use super::reason::Reason;
 use super::record::Record;
 use super::tracked::{Limits, TrackedBody};
-use super::{ConnectionHandler, authn, external, filters, with_random};
+use super::{ConnectionHandler, authn, criticality, external, filters, with_random};
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response, ResponseHead};
 use crate::policy::cors::CorsDecision;
@@ -24,8 +26,9 @@ use crate::policy::jwt;
 use crate::policy::path;
 use crate::policy::rng::Rng;
 use crate::policy::route::RouteQuery;
-use crate::snapshot::{Action, Backend, External, Listener, Rule};
-use crate::upstream::Permit;
+use crate::snapshot::{Action, Backend, External, Gates, Listener, LocalLimit, Rule};
+use crate::upstream::admission::Cause;
+use crate::upstream::{Applicant, Permit, Shed};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -61,6 +64,20 @@ impl Local {
             field: authn::challenge(head, refusal).map(Box::new),
             ..reason.into()
         }
+    }
+
+    /// A request that is over a rate limit.
+    fn over_limit(OverLimit { after }: OverLimit) -> Self {
+        Self { retry_after: Some(with_random(|random| spread(after, random))), ..Reason::RateLimited.into() }
+    }
+
+    /// A request for which its cluster had no place.
+    fn shed(shed: Shed) -> Self {
+        let reason = match shed.cause {
+            Cause::Deadline => Reason::Deadline,
+            Cause::Limit | Cause::Class | Cause::QueueFull | Cause::QueueTimeout => Reason::Shed,
+        };
+        Self { code: shed.cause.code(), retry_after: Some(shed.retry_after), ..reason.into() }
     }
 }
 
@@ -124,9 +141,12 @@ impl ConnectionHandler {
         caller: Caller,
     ) -> Result<Answer, Local> {
         prepare::normalise_path(head, listener)?;
+        let claimed = criticality::claimed(&head.headers, listener.config.trust, &self.origin);
         with_random(|random| prepare::set_forwarding(head, listener, &self.origin, random))?;
         authn::remove_forged(listener, &mut head.headers);
         record.note_head(head);
+        let mut rates = Rates::default();
+        self.limit(&listener.rate_limits, listener, head, &mut rates, record).map_err(Local::over_limit)?;
         let token = authn::authenticate(listener, head).map_err(|refusal| Local::unauthenticated(refusal, head))?;
         let (hit, cors) = {
             // Routing and authorization see one request, because there is only this one.
@@ -175,7 +195,15 @@ impl ConnectionHandler {
             }
             _ => (body, None),
         };
+        let passed = match &rule.gates {
+            Some(gates) => self.pass(gates, listener, head, &mut rates, record),
+            None => Ok(()),
+        };
         let mut answer = match &rule.action {
+            _ if let Err(local) = &passed => {
+                record.note_route(rule, listener.route_metrics(rule, None), None);
+                self.local(listener, local, caller, record)
+            }
             Action::Redirect(redirect) => {
                 record.note_route(rule, listener.route_metrics(rule, None), None);
                 let response = filters::redirect(redirect, head, prefix_len);
@@ -196,7 +224,8 @@ impl ConnectionHandler {
                 record.watch.before_filters(&backend.filters, &head.headers);
                 filters::apply_to_request(&config.filters, head, prefix_len);
                 filters::apply_to_request(&backend.filters, head, prefix_len);
-                match self.forward(listener, rule, backend, head, body, interim, record, caller).await {
+                let class = criticality::settle(&mut head.headers, claimed, config.criticality);
+                match self.forward(listener, rule, backend, class, head, body, interim, record, caller).await {
                     Ok(answer) => answer,
                     Err(local) => self.local(listener, &local, caller, record),
                 }
@@ -211,6 +240,38 @@ impl ConnectionHandler {
             changes.apply_to_response(headers);
         }
         Ok(answer)
+    }
+
+    /// Takes a request from rate limits that are kept here.
+    fn limit<'a>(
+        &self,
+        limits: &'a [LocalLimit],
+        listener: &Listener,
+        head: &RequestHead,
+        rates: &mut Rates<'a>,
+        record: &mut Record,
+    ) -> Result<(), OverLimit> {
+        if limits.is_empty() {
+            return Ok(());
+        }
+        let asking = Asking { head, origin: &self.origin, trust: listener.config.trust };
+        let limited = rates.take(limits, asking, Instant::now(), &mut record.rate_fields);
+        if limited.is_err() {
+            record.details = "local_rate_limit";
+        }
+        limited
+    }
+
+    /// What a request must pass before it is sent.
+    fn pass<'a>(
+        &self,
+        gates: &'a Gates,
+        listener: &Listener,
+        head: &RequestHead,
+        rates: &mut Rates<'a>,
+        record: &mut Record,
+    ) -> Result<(), Local> {
+        self.limit(&gates.local, listener, head, rates, record).map_err(Local::over_limit)
     }
 
     /// Asks an external authorizer, and changes the request as it says.
@@ -237,6 +298,7 @@ impl ConnectionHandler {
         listener: &Listener,
         rule: &Rule,
         backend: &Backend,
+        class: Criticality,
         head: &mut RequestHead,
         body: Body,
         interim: &dyn Interim,
@@ -244,6 +306,8 @@ impl ConnectionHandler {
         caller: Caller,
     ) -> Result<Answer, Local> {
         let (limits, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
+        let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.deadline };
+        let place = backend.cluster.admit(applicant, Instant::now()).await.map_err(Local::shed)?;
         let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, attempt_limit, caller };
         match attempt::run(&exchange, head, body, interim, record).await {
             Ok((mut response, permit)) => {
@@ -253,7 +317,7 @@ impl ConnectionHandler {
                     Caller::Http => None,
                 };
                 filters::apply_to_response(&backend.filters, &mut response.head.headers);
-                Ok(Answer { response, permit: Some(permit), limits })
+                Ok(Answer { response, permit: Some(permit.holding(place)), limits })
             }
             Err(Failure { reason, details, retry_after }) => {
                 record.details = details;
@@ -286,8 +350,11 @@ impl ConnectionHandler {
 }
 
 fn finish(answer: Answer, asked_head: bool, caller: Caller, mut record: Record) -> Response<TrackedBody> {
-    let Answer { response: Response { head, body }, permit, limits } = answer;
+    let Answer { response: Response { mut head, body }, permit, limits } = answer;
     record.status = head.status.as_u16();
+    if !record.rate_fields.is_empty() {
+        std::mem::take(&mut record.rate_fields).apply(&mut head.headers);
+    }
     let bodiless = asked_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     Response { head, body: TrackedBody::new(body, bodiless, caller, permit, record, limits) }
 }

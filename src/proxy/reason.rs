@@ -22,6 +22,8 @@ pub enum Reason {
     ConnectFailure,
     /// A ceiling of the cluster is reached.
     Overflow,
+    /// There was no place for a request of its class in time.
+    Shed,
     /// A circuit breaker is open.
     BreakerOpen,
     /// The upstream did not answer in time.
@@ -44,6 +46,12 @@ pub enum Reason {
     RequestBody,
     /// The caller's deadline had passed before the request could be sent.
     Deadline,
+    /// A rate limit is reached.
+    RateLimited,
+    /// A rate limit service could not be asked, and nothing passes then.
+    RateLimitService,
+    /// A fault that is injected on purpose.
+    Fault,
 }
 
 impl Reason {
@@ -58,6 +66,7 @@ impl Reason {
             Self::NoEndpoint => "UH",
             Self::ConnectFailure => "UF",
             Self::Overflow => "UO",
+            Self::Shed => "SHED",
             Self::BreakerOpen => "CB",
             Self::Timeout => "UT",
             Self::UpstreamClosed => "UC",
@@ -69,6 +78,9 @@ impl Reason {
             Self::Cancelled => "DC",
             Self::RequestBody => "DR",
             Self::Deadline => "DT",
+            Self::RateLimited => "RL",
+            Self::RateLimitService => "RLSE",
+            Self::Fault => "FI",
         }
     }
 
@@ -79,9 +91,15 @@ impl Reason {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::Denied | Self::ExternallyDenied => StatusCode::FORBIDDEN,
-            Self::NoKeys | Self::NoEndpoint | Self::ConnectFailure | Self::Overflow | Self::BreakerOpen => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimitService => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoKeys
+            | Self::NoEndpoint
+            | Self::ConnectFailure
+            | Self::Overflow
+            | Self::Shed
+            | Self::BreakerOpen
+            | Self::Fault => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout | Self::Idle | Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Self::UpstreamClosed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
             Self::DownstreamProtocol | Self::RequestBody | Self::Cancelled => StatusCode::BAD_REQUEST,
@@ -96,10 +114,14 @@ impl Reason {
             Self::NoRoute => GRPC_UNIMPLEMENTED,
             Self::Unauthenticated => GRPC_UNAUTHENTICATED,
             Self::Denied | Self::ExternallyDenied => GRPC_PERMISSION_DENIED,
-            Self::NoKeys
+            Self::RateLimited => GRPC_RESOURCE_EXHAUSTED,
+            Self::RateLimitService
+            | Self::Fault
+            | Self::NoKeys
             | Self::NoEndpoint
             | Self::ConnectFailure
             | Self::Overflow
+            | Self::Shed
             | Self::BreakerOpen
             | Self::UpstreamClosed
             | Self::UpstreamReset => GRPC_UNAVAILABLE,
@@ -121,6 +143,7 @@ impl Reason {
             Self::NoEndpoint => "The cluster has no endpoint to send this request to.",
             Self::ConnectFailure => "The proxy could not connect to the upstream.",
             Self::Overflow => "The cluster is at its limit; the request was not sent.",
+            Self::Shed => "The upstream has as much to do as it can; the request was not sent.",
             Self::BreakerOpen => "A circuit breaker is open after failures; the request was not sent.",
             Self::Timeout => "The upstream did not answer in time.",
             Self::UpstreamClosed => "The upstream closed the connection before it had answered.",
@@ -132,6 +155,9 @@ impl Reason {
             Self::Cancelled => "The caller left.",
             Self::RequestBody => "The request body ended early or is malformed.",
             Self::Deadline => "The caller's deadline passed before the request could be sent.",
+            Self::RateLimited => "Too many requests came: a rate limit is reached.",
+            Self::RateLimitService => "Whether the request is within its rate limit could not be found out.",
+            Self::Fault => "A fault was injected on purpose; the request was not sent.",
         }
     }
 }
@@ -139,6 +165,7 @@ impl Reason {
 const GRPC_CANCELLED: u8 = 1;
 const GRPC_DEADLINE_EXCEEDED: u8 = 4;
 const GRPC_PERMISSION_DENIED: u8 = 7;
+const GRPC_RESOURCE_EXHAUSTED: u8 = 8;
 const GRPC_UNIMPLEMENTED: u8 = 12;
 const GRPC_INTERNAL: u8 = 13;
 const GRPC_UNAVAILABLE: u8 = 14;

@@ -9,6 +9,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, Version};
 use outrigger_config::spiffe::SpiffeId;
 
+use super::limiting::RateFields;
 use super::origin::Origin;
 use super::reason::Reason;
 use super::watch::Watch;
@@ -34,6 +35,8 @@ pub(super) struct Record {
     pub(super) grpc_status: Option<u8>,
     pub(super) reason: Option<Reason>,
     pub(super) details: &'static str,
+    /// What the caller is told of rate limits.
+    pub(super) rate_fields: RateFields,
     pub(super) bytes_sent: u64,
     pub(super) attempts: u32,
     pub(super) upstream_time: Option<Duration>,
@@ -101,6 +104,7 @@ impl Record {
             grpc_status: None,
             reason: None,
             details: "",
+            rate_fields: RateFields::default(),
             bytes_sent: 0,
             attempts: 0,
             upstream_time: None,

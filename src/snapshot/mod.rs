@@ -4,6 +4,7 @@
 mod authorization;
 mod cell;
 mod external;
+mod gates;
 mod passthrough;
 mod rule;
 mod tokens;
@@ -19,6 +20,7 @@ use sha2::{Digest, Sha256};
 pub use authorization::Authorization;
 pub use cell::{Published, SnapshotCell, Tie};
 pub use external::External;
+pub use gates::{Gates, LocalLimit};
 pub use passthrough::Passthrough;
 pub use rule::{Action, Backend, Backends, Rule};
 pub use tokens::Tokens;
@@ -64,6 +66,8 @@ pub struct Listener {
     pub jwt: Option<Tokens>,
     /// The authorizer that is asked.
     pub external: Option<External>,
+    /// Rate limits of all its requests.
+    pub rate_limits: Vec<LocalLimit>,
     /// Marks requests that passed here, so that a loop is noticed.
     pub loop_mark: HeaderValue,
     all_metrics: Arc<Metrics>,
@@ -99,7 +103,7 @@ impl Snapshot {
                         .hosts
                         .iter()
                         .flat_map(|host| &host.rules)
-                        .map(|rule| Arc::new(Rule::compile(rule, &clusters)))
+                        .map(|rule| Arc::new(Rule::compile(rule, &clusters, Gates::compile(rule, registry))))
                         .collect(),
                     authorization: listener
                         .authorization
@@ -120,6 +124,7 @@ impl Snapshot {
                             metrics: metrics.authorizer(name),
                         }
                     }),
+                    rate_limits: LocalLimit::all(&listener.rate_limits, registry),
                     loop_mark: loop_mark(&config.node.id, &listener.name),
                     all_metrics: Arc::clone(metrics),
                     unrouted: OnceLock::new(),

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use outrigger_config::model;
 
+use super::Gates;
 use crate::policy::cors::CorsPolicy;
 use crate::policy::weighted::Split;
 use crate::telemetry::RouteMetrics;
@@ -19,6 +20,8 @@ pub struct Rule {
     pub action: Action,
     /// Its CORS rules.
     pub cors: Option<CorsPolicy>,
+    /// What its requests must pass before anything is done with them.
+    pub gates: Option<Box<Gates>>,
     pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
 }
 
@@ -53,7 +56,11 @@ pub struct Backend {
 }
 
 impl Rule {
-    pub(super) fn compile(rule: &model::Rule, clusters: &HashMap<&Arc<str>, Arc<Cluster>>) -> Self {
+    pub(super) fn compile(
+        rule: &model::Rule,
+        clusters: &HashMap<&Arc<str>, Arc<Cluster>>,
+        gates: Option<Box<Gates>>,
+    ) -> Self {
         let action = match &rule.action {
             model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
             model::Action::Direct(direct) => Action::Direct(direct.clone()),
@@ -63,7 +70,7 @@ impl Rule {
             model::Filter::Cors(cors) => Some(CorsPolicy::compile(cors)),
             _ => None,
         });
-        Self { config: rule.clone(), action, cors, metrics: OnceLock::new() }
+        Self { config: rule.clone(), action, cors, gates, metrics: OnceLock::new() }
     }
 }
 

@@ -25,6 +25,7 @@ mod handshakes;
 mod listener;
 mod process;
 mod proxy;
+mod rate_limits;
 mod route;
 
 pub use access::{Asked, AuthorizerMetrics, KeyMetrics};
@@ -35,6 +36,7 @@ pub use control::ControlMetrics;
 pub use handshakes::Handshake;
 pub use listener::{Detected, ListenerMetrics};
 pub use proxy::ProxyMetrics;
+pub use rate_limits::{Limited, RateLimitMetrics, RateLimitServiceMetrics, ServiceAnswer};
 pub use route::{Finished, RouteLabels, RouteMetrics};
 
 /// The content type of [`Metrics::encode`].
@@ -57,12 +59,16 @@ pub struct Metrics {
     access: Mutex<HashMap<AccessLabels, Kept<AccessMetrics>>>,
     keys: Mutex<HashMap<Arc<str>, Kept<KeyMetrics>>>,
     authorizers: Mutex<HashMap<Arc<str>, Kept<AuthorizerMetrics>>>,
+    rate_limits: Mutex<HashMap<Arc<str>, Kept<RateLimitMetrics>>>,
+    rate_limit_services: Mutex<HashMap<Arc<str>, Kept<RateLimitServiceMetrics>>>,
     other_route: Arc<RouteMetrics>,
     other_cluster: Arc<ClusterMetrics>,
     other_access: Arc<AccessMetrics>,
+    other_rate_limit: Arc<RateLimitMetrics>,
     route_slots: Arc<Slots>,
     cluster_slots: Arc<Slots>,
     access_slots: Arc<Slots>,
+    rate_limit_slots: Arc<Slots>,
 }
 
 /// A handle in the table, and since when nobody else holds it.
@@ -91,12 +97,16 @@ impl Metrics {
             access: Mutex::default(),
             keys: Mutex::default(),
             authorizers: Mutex::default(),
+            rate_limits: Mutex::default(),
+            rate_limit_services: Mutex::default(),
             other_route: Arc::new(RouteMetrics::other()),
             other_cluster: Arc::new(ClusterMetrics::other()),
             other_access: Arc::new(AccessMetrics::other()),
+            other_rate_limit: Arc::new(RateLimitMetrics::other()),
             route_slots: Slots::new(routes),
             cluster_slots: Slots::new(clusters),
             access_slots: Slots::new(limits::METRIC_ACCESS_RULES),
+            rate_limit_slots: Slots::new(limits::METRIC_RATE_LIMITS),
         }
     }
 
@@ -136,6 +146,19 @@ impl Metrics {
         keep(&self.authorizers, name, || AuthorizerMetrics::new(name))
     }
 
+    /// The handle of a rate limit.
+    #[must_use]
+    pub fn rate_limit(&self, name: &Arc<str>) -> Arc<RateLimitMetrics> {
+        let new = || RateLimitMetrics::bounded(name, &self.rate_limit_slots, &self.other_rate_limit);
+        keep(&self.rate_limits, name, new)
+    }
+
+    /// The handle of a rate limit service.
+    #[must_use]
+    pub fn rate_limit_service(&self, name: &Arc<str>) -> Arc<RateLimitServiceMetrics> {
+        keep(&self.rate_limit_services, name, || RateLimitServiceMetrics::new(name))
+    }
+
     /// Forgets what nobody has held for [`limits::METRIC_LINGER`]. Called now and then by the control thread.
     pub fn sweep(&self, now: Instant) {
         forget(&self.routes, now);
@@ -145,6 +168,8 @@ impl Metrics {
         forget(&self.access, now);
         forget(&self.keys, now);
         forget(&self.authorizers, now);
+        forget(&self.rate_limits, now);
+        forget(&self.rate_limit_services, now);
     }
 
     /// Everything in the Prometheus text format ([`CONTENT_TYPE`]). Label sets that were never used are left out.
@@ -168,6 +193,10 @@ impl Metrics {
         cluster::encode(&clusters, &mut text);
         access::encode_keys(&handles(&self.keys), &mut text);
         access::encode_authorizers(&handles(&self.authorizers), &mut text);
+        let mut limits = handles(&self.rate_limits);
+        limits.push(Arc::clone(&self.other_rate_limit));
+        rate_limits::encode(&limits, &mut text);
+        rate_limits::encode_services(&handles(&self.rate_limit_services), &mut text);
         text.finish()
     }
 }

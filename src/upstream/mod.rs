@@ -1,6 +1,7 @@
 //! Layer 4: endpoints with their live state, connection pools, name resolution, and the registry of what
 //! outlives a configuration.
 
+pub mod admission;
 pub mod cluster;
 pub mod dns;
 pub mod fitness;
@@ -9,15 +10,18 @@ pub mod keys;
 pub mod lease;
 pub mod permit;
 pub mod pool;
+pub mod rates;
 pub mod registry;
 pub mod standing;
 pub mod state;
 pub mod status;
 
+pub use admission::{Applicant, Place, Shed};
 pub use cluster::{Cluster, EndpointSet, Member, PickError, PickHint};
 pub use fitness::Fit;
 pub use keys::{KeySlot, KeyStore};
 pub use lease::{Lease, LeaseError, Overflow};
 pub use permit::{Outcome, Permit};
+pub use rates::{RateKey, RateState};
 pub use registry::Registry;
 pub use state::{ClusterState, EndpointState};

@@ -1,11 +1,13 @@
 //! The right to send one attempt to one endpoint, and the duty to say how it went.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::admission::Place;
 use super::cluster::Member;
 use super::state::ClusterState;
+use crate::policy::concurrency::Sample;
 
 /// How an attempt ended, as evidence about its endpoint. One attempt gives one of them, or [`Outcome::Answering`] and
 /// then one.
@@ -64,6 +66,12 @@ pub struct Permit {
     cluster: Arc<ClusterState>,
     member: Member,
     started: Instant,
+    /// Whether the times of its answers say how busy the upstream is.
+    timed: bool,
+    /// Evidence was given, or its end without an answer is none.
+    reported: AtomicBool,
+    /// The place of the request, once this is its last attempt.
+    place: Option<Place>,
 }
 
 impl Permit {
@@ -71,7 +79,7 @@ impl Permit {
     pub(super) fn new(cluster: Arc<ClusterState>, member: Member, now: Instant) -> Self {
         member.state.in_flight.fetch_add(1, Ordering::Relaxed);
         member.state.requests.fetch_add(1, Ordering::Relaxed);
-        Self { cluster, member, started: now }
+        Self { cluster, member, started: now, timed: true, reported: AtomicBool::new(false), place: None }
     }
 
     /// The endpoint.
@@ -86,9 +94,50 @@ impl Permit {
         self.started
     }
 
+    /// Keeps the place of the request until this ends.
+    #[must_use]
+    pub fn holding(mut self, place: Option<Place>) -> Self {
+        self.place = place;
+        self
+    }
+
+    /// What is sent are not requests: its times say nothing of how busy the upstream is.
+    #[must_use]
+    pub fn untimed(mut self) -> Self {
+        self.timed = false;
+        self
+    }
+
+    /// The caller sends a body. An end without an answer says nothing then: the time may have been the caller's.
+    pub fn uploads(&self) {
+        self.reported.store(true, Ordering::Relaxed);
+    }
+
+    /// It was given up after it had waited for an answer for this long.
+    pub fn unanswered(&self, waited: Duration, now: Instant) {
+        self.member.state.latency.observe(waited, now);
+        self.sample(Sample::Unanswered(waited), now);
+    }
+
+    fn sample(&self, sample: Sample, now: Instant) {
+        self.reported.store(true, Ordering::Relaxed);
+        if self.timed {
+            self.cluster.observe(sample, now);
+        }
+    }
+
     /// Records evidence. The slot stays taken until the permit is dropped: a response that is still streaming
     /// is load.
     pub fn report(&self, outcome: Outcome, now: Instant) {
+        self.reported.store(true, Ordering::Relaxed);
+        match outcome {
+            Outcome::Success(latency) | Outcome::Answering(latency) => self.sample(Sample::Answered(latency), now),
+            Outcome::Busy | Outcome::GatewayError | Outcome::Broken => {
+                self.sample(Sample::Overloaded(now.saturating_duration_since(self.started)), now);
+            }
+            // Its own errors say nothing of how much it has to do.
+            Outcome::ServerError | Outcome::Done => {}
+        }
         let state = &self.member.state;
         match outcome {
             Outcome::Success(latency) => {
@@ -111,6 +160,11 @@ impl Drop for Permit {
         let before = self.member.state.in_flight.fetch_sub(1, Ordering::Relaxed);
         debug_assert!(before > 0, "an endpoint had fewer requests in flight than ended");
         self.cluster.in_flight.release();
+        if !*self.reported.get_mut() {
+            // The caller left. How long it had waited says something all the same.
+            let now = Instant::now();
+            self.sample(Sample::Unanswered(now.saturating_duration_since(self.started)), now);
+        }
     }
 }
 

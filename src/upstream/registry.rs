@@ -15,6 +15,7 @@ use super::cluster::Cluster;
 use super::dns::{Answer, Names, Resolve};
 use super::keys::KeyStore;
 use super::pool::{Pool, PoolKey};
+use super::rates::RateState;
 use super::state::{ClusterState, EndpointState};
 use super::status::ClusterStatus;
 use crate::net::tls::{ClientTls, TlsKey};
@@ -29,6 +30,7 @@ pub struct Registry {
     states: Mutex<HashMap<Arc<str>, Kept<ClusterState>>>,
     endpoints: Mutex<HashMap<EndpointKey, Kept<EndpointState>>>,
     pools: Mutex<HashMap<PoolKey, Weak<Pool>>>,
+    rates: Mutex<HashMap<Arc<str>, Kept<RateState>>>,
     active: Mutex<Vec<Weak<Cluster>>>,
     names: Names,
     keys: KeyStore,
@@ -112,6 +114,7 @@ impl Registry {
             states: Mutex::default(),
             endpoints: Mutex::default(),
             pools: Mutex::default(),
+            rates: Mutex::default(),
             active: Mutex::default(),
             names: Names::default(),
             starts: Mutex::new(Rng::new(surroundings.seed)),
@@ -139,6 +142,8 @@ impl Registry {
         *self.active.lock() = clusters.iter().map(Arc::downgrade).collect();
         for cluster in clusters {
             cluster.state().tls.store(cluster.tls().cloned());
+            let model::Cluster { admission, ceilings, .. } = cluster.config();
+            cluster.state().configure_admission(admission, ceilings.max_requests, now);
         }
         self.retire_pools(clusters);
         self.names.want(names_of(config), now);
@@ -236,6 +241,13 @@ impl Registry {
         self.clusters().iter().map(|cluster| ClusterStatus::of(cluster, &self.names, now)).collect()
     }
 
+    /// What is remembered of a rate limit, old or new.
+    #[must_use]
+    pub fn rate(&self, limit: &Arc<str>) -> Arc<RateState> {
+        let new = || RateState::new(self.metrics.rate_limit(limit), (self.surroundings.clock)());
+        self.rates.lock().entry(Arc::clone(limit)).or_insert_with(|| Kept::new(new())).share()
+    }
+
     fn state(&self, name: &Arc<str>) -> Arc<ClusterState> {
         let new = || ClusterState::new(Arc::clone(name), self.metrics.cluster(name), (self.surroundings.clock)());
         self.states.lock().entry(Arc::clone(name)).or_insert_with(|| Kept::new(new())).share()
@@ -284,6 +296,11 @@ impl Registry {
         self.endpoints.lock().retain(|_, kept| kept.stays(now));
         self.states.lock().retain(|_, kept| kept.stays(now));
         self.pools.lock().retain(|_, pool| pool.strong_count() > 0);
+        self.rates.lock().retain(|_, kept| kept.stays(now));
+        let rates: Vec<Arc<RateState>> = self.rates.lock().values().map(|kept| Arc::clone(&kept.value)).collect();
+        for rate in rates {
+            rate.sweep(now);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use arc_swap::ArcSwapOption;
 use outrigger_config::model;
 
+use super::admission::Admission;
 use super::standing::{HealthEpoch, Standing};
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
@@ -30,6 +31,8 @@ pub struct ClusterState {
     pub connections: Usage,
     /// Requests and retries of the last ten seconds.
     pub budget: BudgetUsage,
+    /// Places for requests, where there is a queue or an adaptive limit.
+    pub admission: Admission,
     /// Its metric handles.
     pub metrics: Arc<ClusterMetrics>,
     /// What was logged of failed handshakes.
@@ -54,6 +57,7 @@ impl ClusterState {
             retries: Usage::default(),
             connections: Usage::default(),
             budget: BudgetUsage::new(now),
+            admission: Admission::new(now),
             metrics,
             refusals: Refusals::default(),
             assigned: ArcSwapOption::empty(),

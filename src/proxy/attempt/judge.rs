@@ -67,7 +67,7 @@ pub(super) fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Call
         },
         // Our own limit: no failure is counted, but the time is real, and a slow endpoint must look slow.
         Try::TimedOut => {
-            permit.member().state.latency.observe(latency, now);
+            permit.unanswered(latency, now);
             AttemptOutcome::Timeout
         }
         Try::Stalled => AttemptOutcome::Timeout,

@@ -67,6 +67,9 @@ impl<'a> One<'a> {
                 return Err(Reason::Overflow.into());
             }
         };
+        if replay.is_some() {
+            permit.uploads();
+        }
         record.attempts += 1;
         record.upstream_host = Some(permit.member().state.address);
         // What went wrong with one kept connection may be wrong with the others.

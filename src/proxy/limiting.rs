@@ -1,0 +1,224 @@
+//! Rate limits that this proxy keeps by itself, and what callers are told of them.
+//!
+//! A request passes all its limits or none: what it took of those it met first is given back when a later one refuses
+//! it. `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers) name each limit that a request met, and
+//! those of further hops stand beside ours. The older fields with one number for all (`X-RateLimit-Remaining` and the
+//! like) are not sent: with several limits on the way they cannot say whose they are, and servers disagree on what they
+//! mean.
+
+use std::fmt::Write as _;
+use std::hash::{Hash as _, Hasher as _};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use outrigger_config::model::{RateKey as By, Trust};
+
+use super::origin::Origin;
+use crate::codec::RequestHead;
+use crate::policy::forwarding;
+use crate::policy::rate::{Standing, Verdict};
+use crate::policy::rng::Rng;
+use crate::snapshot::LocalLimit;
+use crate::telemetry::metrics::Limited;
+use crate::upstream::RateKey;
+
+/// What limits say about one request: what it took of them, and what its caller is told.
+#[derive(Debug, Default)]
+pub(super) struct Rates<'a> {
+    taken: Vec<(&'a LocalLimit, Option<RateKey>)>,
+}
+
+/// Fields about rate limits that an answer carries.
+#[derive(Debug, Default)]
+pub(super) struct RateFields(Vec<(HeaderName, HeaderValue)>);
+
+/// A request is over a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OverLimit {
+    /// It would pass after this time.
+    pub(super) after: Duration,
+}
+
+/// Who asks what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asking<'a> {
+    pub(super) head: &'a RequestHead,
+    pub(super) origin: &'a Origin,
+    pub(super) trust: Trust,
+}
+
+impl<'a> Rates<'a> {
+    /// Takes a request from all of these limits, or from none.
+    ///
+    /// # Errors
+    /// When one of them refuses it. What it took of others, now or before, is given back.
+    pub(super) fn take(
+        &mut self,
+        limits: &'a [LocalLimit],
+        asking: Asking<'_>,
+        now: Instant,
+        fields: &mut RateFields,
+    ) -> Result<(), OverLimit> {
+        let met =
+            limits.iter().filter(|limit| !limit.config.shadow).filter_map(|limit| Some((limit, key(limit, asking)?)));
+        let first = self.taken.len();
+        self.taken.extend(met);
+        let met = &self.taken[first..];
+        // One alone is asked once.
+        let mut refusals = met.iter().filter(|_| met.len() > 1).filter_map(|(limit, key)| {
+            let verdict = limit.state.look(*key, &limit.rate, now);
+            refused(limit, verdict, fields)
+        });
+        let mut over = refusals.next().map(|first| refusals.fold(first, OverLimit::max));
+        if over.is_none() {
+            for at in first..self.taken.len() {
+                let (limit, key) = self.taken[at];
+                match limit.state.take(key, &limit.rate, now) {
+                    Verdict::Admitted(standing) => fields.tell(limit, standing),
+                    // Somebody else was faster.
+                    verdict @ Verdict::Refused { .. } => {
+                        self.taken.truncate(at);
+                        over = refused(limit, verdict, fields);
+                        break;
+                    }
+                }
+            }
+        } else {
+            self.taken.truncate(first);
+        }
+        match over {
+            Some(over) => {
+                self.give_back();
+                Err(over)
+            }
+            None => {
+                self.taken[first..].iter().for_each(|(limit, _)| limit.state.metrics.limited(Limited::Admitted));
+                count_shadows(limits, asking, now);
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives back what was taken for a request that something else refused.
+    pub(super) fn give_back(&mut self) {
+        for (limit, key) in self.taken.drain(..) {
+            limit.state.give_back(key, &limit.rate);
+        }
+    }
+}
+
+impl OverLimit {
+    fn max(self, other: Self) -> Self {
+        if other.after > self.after { other } else { self }
+    }
+}
+
+impl RateFields {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A field of somebody else's rate limit.
+    pub(super) fn push(&mut self, name: HeaderName, value: HeaderValue) {
+        self.0.push((name, value));
+    }
+
+    /// Adds them to an answer, beside those that it has.
+    pub(super) fn apply(self, headers: &mut HeaderMap) {
+        for (name, value) in self.0 {
+            headers.append(name, value);
+        }
+    }
+
+    fn tell(&mut self, limit: &LocalLimit, standing: Standing) {
+        let Standing { remaining, full_after } = standing;
+        let mut text = String::with_capacity(limit.quoted.len() + 16);
+        // A string takes whatever is written to it.
+        let _ = write!(text, "{};r={remaining};t={}", limit.quoted, seconds_up(full_after));
+        if let Ok(mut value) = HeaderValue::from_maybe_shared(Bytes::from(text)) {
+            // Each is different: not for HPACK's table.
+            value.set_sensitive(true);
+            self.0.push((POLICY, limit.policy.clone()));
+            self.0.push((RATE_LIMIT, value));
+        }
+    }
+}
+
+/// The client's address: the one that the listener's trust rule finds.
+pub(super) fn client(asking: Asking<'_>) -> std::net::IpAddr {
+    let Asking { head, origin, trust } = asking;
+    let lines = head.headers.get_all(FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
+    forwarding::client(trust, origin.peer, lines)
+}
+
+/// As much or up to a quarter more, so that those who were refused together do not come back together.
+pub(super) fn spread(time: Duration, random: &mut Rng) -> Duration {
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    time.saturating_add(Duration::from_nanos(random.below(nanos / 4)))
+}
+
+/// Counts a refusal and tells of it.
+fn refused(limit: &LocalLimit, verdict: Verdict, fields: &mut RateFields) -> Option<OverLimit> {
+    let Verdict::Refused { after, standing } = verdict else { return None };
+    limit.state.metrics.limited(Limited::Refused);
+    fields.tell(limit, standing);
+    Some(OverLimit { after })
+}
+
+/// Limits that refuse nothing are met by what passes.
+fn count_shadows(limits: &[LocalLimit], asking: Asking<'_>, now: Instant) {
+    for limit in limits.iter().filter(|limit| limit.config.shadow) {
+        if let Some(key) = key(limit, asking) {
+            limit.state.metrics.limited(match limit.state.take(key, &limit.rate, now) {
+                Verdict::Admitted(_) => Limited::Admitted,
+                Verdict::Refused { .. } => Limited::Shadowed,
+            });
+        }
+    }
+}
+
+/// The key of a request; `None` outside: it lacks a part of it and is not limited. `None` inside: all share one rate.
+#[expect(clippy::option_option, reason = "both are answers")]
+fn key(limit: &LocalLimit, asking: Asking<'_>) -> Option<Option<RateKey>> {
+    if limit.config.by.is_empty() {
+        return Some(None);
+    }
+    let mut whole = true;
+    let key = limit.state.key(|hasher| {
+        for by in &limit.config.by {
+            match by {
+                By::Header(name) => {
+                    0_u8.hash(hasher);
+                    name.as_str().hash(hasher);
+                    let mut lines = asking.head.headers.get_all(name).iter().peekable();
+                    whole &= lines.peek().is_some();
+                    // Prefixed by their lengths.
+                    lines.for_each(|line| line.as_bytes().hash(hasher));
+                }
+                By::Identity => {
+                    1_u8.hash(hasher);
+                    match asking.origin.identity() {
+                        Some(identity) => identity.as_str().hash(hasher),
+                        None => whole = false,
+                    }
+                }
+                By::Address => {
+                    2_u8.hash(hasher);
+                    client(asking).hash(hasher);
+                }
+            }
+            // Ends what may have any number of parts.
+            hasher.write_u8(u8::MAX);
+        }
+    });
+    whole.then_some(Some(key))
+}
+
+fn seconds_up(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

@@ -1,0 +1,282 @@
+//! A place among the requests of a cluster, taken once before a request's first attempt and held until its response
+//! ends: how many there are, who gets one, and who waits.
+//!
+//! Without a queue and without an adaptive limit there is nothing here: the ceilings hold, attempt by attempt. With one
+//! of them there are as many places as the ceiling of requests or the adaptive limit says, whichever is lower. While there
+//! is room and nobody waits, a place costs a few atomic operations. At the limit a lock of the cluster is taken; it is
+//! never held across an await, and nobody is woken under it.
+//!
+//! Less critical classes get a part of the places, so that there is room when a more critical request comes, but only
+//! while such requests come: a cluster whose callers do not say how much their requests matter has all its places.
+
+mod limit;
+mod waiting;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use outrigger_config::model::{Admission as Settings, Criticality};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use self::limit::Limit;
+use self::waiting::Turn;
+use super::cluster::Cluster;
+use super::state::ClusterState;
+use crate::policy::concurrency::Sample;
+use crate::policy::overload::{self, Demand};
+use crate::policy::queue::{self, Patience, Queue};
+use crate::policy::rng::Rng;
+
+/// Who asks for a place.
+#[derive(Debug, Clone, Copy)]
+pub struct Applicant {
+    /// How much the request matters.
+    pub class: Criticality,
+    /// Tells callers apart.
+    pub caller: u64,
+    /// When the request is over.
+    pub deadline: Option<Instant>,
+}
+
+/// A place among the requests of a cluster, until dropped.
+#[derive(Debug)]
+pub struct Place {
+    cluster: Arc<ClusterState>,
+}
+
+/// There was no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shed {
+    /// Why.
+    pub cause: Cause,
+    /// When it is worth asking again.
+    pub retry_after: Duration,
+}
+
+/// Why there was no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// All places are taken, and there is no queue.
+    Limit,
+    /// The places of its class are taken; what is left is for more critical requests.
+    Class,
+    /// The queue is full of requests that matter as much, or one that matters more took its place there.
+    QueueFull,
+    /// It waited as long as it may.
+    QueueTimeout,
+    /// The request's deadline came first.
+    Deadline,
+}
+
+impl Cause {
+    /// As the access log and metrics call it.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Limit => "concurrency_limit",
+            Self::Class => "class",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
+            Self::Deadline => "queue_deadline",
+        }
+    }
+}
+
+/// The places of a cluster: part of its state, which outlives configurations.
+#[derive(Debug)]
+pub struct Admission {
+    taken: AtomicU32,
+    admitted: AtomicU64,
+    limit: Limit,
+    /// Requests in the queue.
+    waiting: AtomicU32,
+    /// In which second a class last asked, from 1; 0: never.
+    asked: [AtomicU32; queue::CLASSES],
+    epoch: Instant,
+    line: Mutex<Line>,
+}
+
+/// What happens at the limit, one after another.
+#[derive(Debug)]
+struct Line {
+    queue: Queue<oneshot::Sender<Turn>>,
+    patience: Patience,
+    demand: Demand,
+    rng: Rng,
+}
+
+/// What is shown of the places of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Occupation {
+    /// Places taken.
+    pub taken: u32,
+    /// Places there are.
+    pub limit: u32,
+    /// Requests that wait for one.
+    pub waiting: u32,
+    /// What an answer takes when nothing waits in the upstream, where that is known.
+    pub baseline: Option<Duration>,
+}
+
+impl Cluster {
+    /// A place for a request; `None` where the cluster has neither a queue nor an adaptive limit. Waits as long as the
+    /// queue allows. Cancel safe: dropping the future leaves the queue, or gives the place back.
+    ///
+    /// # Errors
+    /// [`Shed`], when there is no place in time.
+    pub async fn admit(&self, applicant: Applicant, now: Instant) -> Result<Option<Place>, Shed> {
+        let Settings { queue, concurrency } = &self.config().admission;
+        if queue.is_none() && concurrency.is_none() {
+            return Ok(None);
+        }
+        let state = self.state();
+        match state.admission.try_take(applicant.class, now) {
+            Ok(()) => Ok(Some(Place { cluster: Arc::clone(state) })),
+            Err(cause) => match queue {
+                Some(queue) => Box::pin(waiting::wait(state, *queue, applicant, now)).await.map(Some),
+                None => Err(state.admission.shed(&mut state.admission.line.lock(), cause, now)),
+            },
+        }
+    }
+
+    /// The places now; `None` where there is neither a queue nor an adaptive limit.
+    #[must_use]
+    pub fn occupation(&self) -> Option<Occupation> {
+        let Settings { queue, concurrency } = &self.config().admission;
+        let admission = &self.state().admission;
+        (queue.is_some() || concurrency.is_some()).then(|| Occupation {
+            taken: admission.taken.load(Ordering::Relaxed),
+            limit: admission.limit.get(),
+            waiting: admission.waiting.load(Ordering::Relaxed),
+            baseline: admission.limit.baseline(),
+        })
+    }
+}
+
+impl ClusterState {
+    /// Puts the settings of a configuration into effect.
+    pub(super) fn configure_admission(self: &Arc<Self>, settings: &Settings, max_requests: u32, now: Instant) {
+        let admission = &self.admission;
+        if let Some(queue) = settings.queue {
+            admission.line.lock().patience = Patience::new(queue.timeout);
+        }
+        admission.limit.configure(settings.concurrency, max_requests, now);
+        self.after_more_room(now);
+    }
+
+    /// An attempt has shown how the upstream is doing.
+    pub(super) fn observe(self: &Arc<Self>, sample: Sample, now: Instant) {
+        if self.admission.limit.observe(sample, now) {
+            self.after_more_room(now);
+        }
+    }
+
+    fn after_more_room(self: &Arc<Self>, now: Instant) {
+        if self.admission.waiting.load(Ordering::SeqCst) > 0 {
+            waiting::serve(&self.admission, now);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.cluster.admission.give_back();
+        if self.cluster.admission.waiting.load(Ordering::SeqCst) > 0 {
+            waiting::serve(&self.cluster.admission, Instant::now());
+        }
+    }
+}
+
+impl Admission {
+    /// Nothing is taken, and nothing known.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        let line = Line {
+            queue: Queue::default(),
+            patience: Patience::new(Duration::ZERO),
+            demand: Demand::new(now),
+            rng: Rng::new(RandomState::new().build_hasher().finish()),
+        };
+        Self {
+            taken: AtomicU32::new(0),
+            admitted: AtomicU64::new(0),
+            limit: Limit::default(),
+            waiting: AtomicU32::new(0),
+            asked: Default::default(),
+            epoch: now,
+            line: Mutex::new(line),
+        }
+    }
+
+    /// Takes a place, unless there is none or somebody waits for it.
+    fn try_take(&self, class: Criticality, now: Instant) -> Result<(), Cause> {
+        self.note_asked(class, now);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            return Err(Cause::Limit);
+        }
+        self.take_room(class, now)
+    }
+
+    /// Takes a place, unless there is none.
+    fn take_room(&self, class: Criticality, now: Instant) -> Result<(), Cause> {
+        let limit = self.limit.get();
+        let room = self.room(limit, class, now);
+        let take = |taken| (taken < room).then(|| taken + 1);
+        match self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+            Ok(_) => {
+                self.admitted.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(taken) => {
+                self.limit.was_reached();
+                Err(if taken < limit { Cause::Class } else { Cause::Limit })
+            }
+        }
+    }
+
+    fn has_room(&self, class: Criticality, now: Instant) -> bool {
+        self.taken.load(Ordering::SeqCst) < self.room(self.limit.get(), class, now)
+    }
+
+    /// Places that a class may use.
+    fn room(&self, limit: u32, class: Criticality, now: Instant) -> u32 {
+        let second = self.second(now);
+        let asks = |asked: &AtomicU32| match asked.load(Ordering::Relaxed) {
+            0 => false,
+            last => second.saturating_sub(last) <= ASKED_LATELY,
+        };
+        let others = self.asked[queue::index(class) + 1..].iter().any(asks);
+        overload::share(limit, class, others)
+    }
+
+    fn note_asked(&self, class: Criticality, now: Instant) {
+        let (asked, second) = (&self.asked[queue::index(class)], self.second(now));
+        // Nearly always: so that the line stays shared among the workers.
+        if asked.load(Ordering::Relaxed) != second {
+            asked.store(second, Ordering::Relaxed);
+        }
+    }
+
+    fn second(&self, now: Instant) -> u32 {
+        u32::try_from(now.saturating_duration_since(self.epoch).as_secs()).unwrap_or(u32::MAX).saturating_add(1)
+    }
+
+    fn give_back(&self) {
+        let before = self.taken.fetch_sub(1, Ordering::SeqCst);
+        debug_assert!(before > 0, "more places were given back than taken");
+    }
+
+    fn shed(&self, line: &mut Line, cause: Cause, now: Instant) -> Shed {
+        let after = line.demand.refuse(line.queue.len(), self.admitted.load(Ordering::Relaxed), now);
+        Shed { cause, retry_after: overload::spread(after, line.rng.next_u64()) }
+    }
+}
+
+/// Room is kept for a class that asked within so many seconds.
+const ASKED_LATELY: u32 = 10;
+
+#[cfg(test)]
+mod tests;
