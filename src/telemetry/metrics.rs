@@ -18,6 +18,7 @@ use crate::base::limits;
 
 mod access;
 mod authorization;
+mod breakers;
 mod certificates;
 mod cluster;
 mod control;
@@ -30,6 +31,7 @@ mod route;
 
 pub use access::{Asked, AuthorizerMetrics, KeyMetrics};
 pub use authorization::{AccessDecision, AccessLabels, AccessMetrics};
+pub use breakers::{BreakerLabels, BreakerMetrics, BreakerScope, BreakerStand};
 pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
 pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};
 pub use control::ControlMetrics;
@@ -61,13 +63,16 @@ pub struct Metrics {
     authorizers: Mutex<HashMap<Arc<str>, Kept<AuthorizerMetrics>>>,
     rate_limits: Mutex<HashMap<Arc<str>, Kept<RateLimitMetrics>>>,
     rate_limit_services: Mutex<HashMap<Arc<str>, Kept<RateLimitServiceMetrics>>>,
+    breakers: Mutex<HashMap<BreakerLabels, Kept<BreakerMetrics>>>,
     other_route: Arc<RouteMetrics>,
     other_cluster: Arc<ClusterMetrics>,
     other_access: Arc<AccessMetrics>,
+    other_breakers: Arc<BreakerMetrics>,
     other_rate_limit: Arc<RateLimitMetrics>,
     route_slots: Arc<Slots>,
     cluster_slots: Arc<Slots>,
     access_slots: Arc<Slots>,
+    breaker_slots: Arc<Slots>,
     rate_limit_slots: Arc<Slots>,
 }
 
@@ -99,13 +104,16 @@ impl Metrics {
             authorizers: Mutex::default(),
             rate_limits: Mutex::default(),
             rate_limit_services: Mutex::default(),
+            breakers: Mutex::default(),
             other_route: Arc::new(RouteMetrics::other()),
             other_cluster: Arc::new(ClusterMetrics::other()),
             other_access: Arc::new(AccessMetrics::other()),
+            other_breakers: Arc::new(BreakerMetrics::other()),
             other_rate_limit: Arc::new(RateLimitMetrics::other()),
             route_slots: Slots::new(routes),
             cluster_slots: Slots::new(clusters),
             access_slots: Slots::new(limits::METRIC_ACCESS_RULES),
+            breaker_slots: Slots::new(limits::METRIC_BREAKERS),
             rate_limit_slots: Slots::new(limits::METRIC_RATE_LIMITS),
         }
     }
@@ -159,6 +167,12 @@ impl Metrics {
         keep(&self.rate_limit_services, name, || RateLimitServiceMetrics::new(name))
     }
 
+    /// The handle of breakers.
+    #[must_use]
+    pub fn breakers(&self, labels: &BreakerLabels) -> Arc<BreakerMetrics> {
+        keep(&self.breakers, labels, || BreakerMetrics::bounded(labels, &self.breaker_slots, &self.other_breakers))
+    }
+
     /// Forgets what nobody has held for [`limits::METRIC_LINGER`]. Called now and then by the control thread.
     pub fn sweep(&self, now: Instant) {
         forget(&self.routes, now);
@@ -168,6 +182,7 @@ impl Metrics {
         forget(&self.access, now);
         forget(&self.keys, now);
         forget(&self.authorizers, now);
+        forget(&self.breakers, now);
         forget(&self.rate_limits, now);
         forget(&self.rate_limit_services, now);
     }
@@ -191,6 +206,9 @@ impl Metrics {
         let mut clusters = handles(&self.clusters);
         clusters.push(Arc::clone(&self.other_cluster));
         cluster::encode(&clusters, &mut text);
+        let mut all_breakers = handles(&self.breakers);
+        all_breakers.push(Arc::clone(&self.other_breakers));
+        breakers::encode(&all_breakers, &mut text);
         access::encode_keys(&handles(&self.keys), &mut text);
         access::encode_authorizers(&handles(&self.authorizers), &mut text);
         let mut limits = handles(&self.rate_limits);

@@ -11,6 +11,7 @@ use http::Version;
 use outrigger_config::model::{self, ClusterProtocol, Target};
 use thiserror::Error;
 
+use super::breakers::{self, TurnedAway};
 use super::dns::Names;
 use super::fitness::Fit;
 use super::lease::{Lease, LeaseError};
@@ -22,6 +23,7 @@ use crate::codec::SendErrorKind;
 use crate::net::tls::ClientTls;
 use crate::policy::balance::{Balancer, Candidates};
 use crate::policy::rng::Rng;
+use crate::telemetry::metrics::BreakerScope;
 
 /// A cluster.
 #[derive(Debug)]
@@ -31,6 +33,7 @@ pub struct Cluster {
     state: Arc<ClusterState>,
     registry: Weak<Registry>,
     endpoints: ArcSwap<EndpointSet>,
+    terms: Arc<breakers::Terms>,
 }
 
 /// The endpoints of a cluster at one moment.
@@ -45,6 +48,8 @@ pub struct EndpointSet {
 pub struct Member {
     /// Its live state.
     pub state: Arc<EndpointState>,
+    /// What the cluster's configuration says of its endpoints.
+    pub terms: Arc<breakers::Terms>,
     /// Its connections.
     pub pool: Arc<Pool>,
     /// Its share.
@@ -88,6 +93,8 @@ pub enum PickError {
     /// Breakers are open.
     #[error("the circuit breaker is open")]
     Open {
+        /// Whose.
+        scope: BreakerScope,
         /// When the first of them lets a request through.
         retry_after: Duration,
     },
@@ -101,7 +108,8 @@ impl Cluster {
         names: &Names,
     ) -> Arc<Self> {
         let empty = EndpointSet::new(Vec::new(), config.balance.policy, 0);
-        let cluster = Arc::new(Self { config, tls, state, registry, endpoints: ArcSwap::from_pointee(empty) });
+        let terms = breakers::Terms::new(&config, &state);
+        let cluster = Arc::new(Self { config, tls, state, registry, endpoints: ArcSwap::from_pointee(empty), terms });
         cluster.rebuild(names);
         cluster
     }
@@ -135,17 +143,25 @@ impl Cluster {
     /// # Errors
     /// See [`PickError`]; nothing is counted then.
     pub fn pick(&self, hint: &PickHint<'_>, rng: &mut Rng, now: Instant) -> Result<Permit, PickError> {
+        let ticket = self
+            .terms
+            .enter_cluster(rng, now)
+            .map_err(|retry_after| PickError::Open { scope: BreakerScope::Cluster, retry_after })?;
         if !self.state.in_flight.try_acquire(self.config.ceilings.max_requests) {
             return Err(PickError::Overflow);
         }
         let set = self.endpoints.load();
-        match set.pick(hint, rng, now) {
-            Some(member) => Ok(Permit::new(Arc::clone(&self.state), member.clone(), now)),
-            None => {
+        match set.enter(hint, rng, now, |turned, rng| set.pick(hint, turned, rng, now)) {
+            Ok(entered) => Ok(Permit::new(entered, ticket.keep(), now)),
+            Err(error) => {
                 self.state.in_flight.release();
-                Err(PickError::NoEndpoint)
+                Err(error)
             }
         }
+    }
+
+    pub(super) fn terms(&self) -> &Arc<breakers::Terms> {
+        &self.terms
     }
 
     /// A connection, or a stream of one, for a request of `version` to a chosen endpoint. Cancel safe.
@@ -198,7 +214,11 @@ impl Cluster {
 
     fn ceilings(&self) -> Ceilings {
         let ceilings = &self.config.ceilings;
-        Ceilings { pending: ceilings.max_pending, connections: ceilings.max_connections }
+        Ceilings {
+            pending: ceilings.max_pending,
+            connections: ceilings.max_connections,
+            endpoint: self.config.endpoint_ceilings,
+        }
     }
 
     pub(super) fn has_names(&self) -> bool {
@@ -240,7 +260,7 @@ impl Cluster {
             }
         }
         let addresses: Vec<SocketAddr> = places.iter().map(|(address, ..)| *address).collect();
-        let states = registry.endpoints(&self.config.name, &addresses);
+        let states = registry.endpoints(&self.state, &addresses);
         let unlabelled = Arc::new(model::Labels::new());
         let members = places
             .into_iter()
@@ -257,6 +277,7 @@ impl Cluster {
                 let pool = registry.pool(key, &self.state, &state);
                 Member {
                     state,
+                    terms: Arc::clone(&self.terms),
                     pool,
                     weight: endpoint.weight,
                     zone: endpoint.zone.clone(),
@@ -291,19 +312,28 @@ impl EndpointSet {
     /// What the balancer compares, where it compares: lower is chosen.
     #[must_use]
     pub fn score(&self, index: usize, now: Instant) -> Option<f64> {
-        self.balancer.score(&View { members: &self.members, tried: &[], now }, index)
+        self.balancer.score(&View { members: &self.members, tried: &[], turned: &[], least: Fit::Fit, now }, index)
     }
 
-    fn pick(&self, hint: &PickHint<'_>, rng: &mut Rng, now: Instant) -> Option<&Member> {
-        let view = View { members: &self.members, tried: hint.tried, now };
-        self.balancer.pick(&view, rng).and_then(|at| self.members.get(at))
+    /// A member that may be picked, other than those that have turned the request away: one that was not tried if
+    /// there is one, and one that is unwell only when no other is left.
+    fn pick(&self, hint: &PickHint<'_>, turned: &TurnedAway, rng: &mut Rng, now: Instant) -> Option<usize> {
+        let view = View { members: &self.members, tried: hint.tried, turned, least: Fit::Fit, now };
+        let views = [view, View { tried: &[], ..view }, View { tried: &[], least: Fit::Unwell, ..view }];
+        // The balancer names another when none is eligible.
+        views.iter().find_map(|view| self.balancer.pick(view, rng).filter(|at| view.eligible(*at)))
     }
 }
 
 /// The members as the balancer sees them.
+#[derive(Clone, Copy)]
 struct View<'a> {
     members: &'a [Member],
     tried: &'a [SocketAddr],
+    /// Those that do not let the request in.
+    turned: &'a [usize],
+    /// What is good enough.
+    least: Fit,
     now: Instant,
 }
 
@@ -318,6 +348,11 @@ impl Candidates for View<'_> {
 
     fn eligible(&self, index: usize) -> bool {
         let member = &self.members[index];
-        Fit::of(member, self.now) == Fit::Fit && !self.tried.contains(&member.state.address)
+        let fit = match Fit::of(member, self.now) {
+            Fit::Fit => true,
+            Fit::Unchecked | Fit::Unwell => self.least == Fit::Unwell,
+            Fit::Draining | Fit::Closed => false,
+        };
+        fit && !self.turned.contains(&index) && !self.tried.contains(&member.state.address)
     }
 }

@@ -26,7 +26,10 @@ pub enum Fit {
 impl Fit {
     /// Of a member now.
     #[must_use]
-    pub fn of(member: &Member, _now: Instant) -> Self {
+    pub fn of(member: &Member, now: Instant) -> Self {
+        if member.is_closed(now) {
+            return Self::Closed;
+        }
         let standing = &member.state.standing;
         match member.condition {
             Condition::Unhealthy => Self::Unwell,

@@ -2,6 +2,7 @@
 //! outlives a configuration.
 
 pub mod admission;
+pub mod breakers;
 pub mod cluster;
 pub mod dns;
 pub mod fitness;
@@ -17,6 +18,7 @@ pub mod state;
 pub mod status;
 
 pub use admission::{Applicant, Place, Shed};
+pub use breakers::{Passage, RuleBreaker};
 pub use cluster::{Cluster, EndpointSet, Member, PickError, PickHint};
 pub use fitness::Fit;
 pub use keys::{KeySlot, KeyStore};

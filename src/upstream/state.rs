@@ -10,11 +10,12 @@ use arc_swap::ArcSwapOption;
 use outrigger_config::model;
 
 use super::admission::Admission;
+use super::breakers::{Board, CircuitBreaker, Owner};
 use super::standing::{HealthEpoch, Standing};
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
 use crate::policy::ewma::AtomicEwma;
-use crate::telemetry::{ClusterMetrics, Refusals};
+use crate::telemetry::{ClusterMetrics, Metrics, Refusals};
 
 /// What is known of a cluster, whatever its configuration says today.
 #[derive(Debug)]
@@ -33,6 +34,10 @@ pub struct ClusterState {
     pub budget: BudgetUsage,
     /// Places for requests, where there is a queue or an adaptive limit.
     pub admission: Admission,
+    /// Its breaker.
+    pub breaker: CircuitBreaker,
+    /// What its breaker and those of its endpoints share.
+    pub(super) board: Arc<Board>,
     /// Its metric handles.
     pub metrics: Arc<ClusterMetrics>,
     /// What was logged of failed handshakes.
@@ -49,16 +54,19 @@ pub struct ClusterState {
 impl ClusterState {
     /// A cluster nobody has used yet.
     #[must_use]
-    pub fn new(name: Arc<str>, metrics: Arc<ClusterMetrics>, now: Instant) -> Self {
+    pub fn unused(name: &Arc<str>, metrics: &Metrics, now: Instant) -> Self {
+        let board = Board::of_cluster(name, metrics, now);
         Self {
-            name,
+            name: Arc::clone(name),
             in_flight: Usage::default(),
             pending: Usage::default(),
             retries: Usage::default(),
             connections: Usage::default(),
             budget: BudgetUsage::new(now),
+            breaker: CircuitBreaker::new(Owner::Cluster, &board, now),
+            board,
             admission: Admission::new(now),
-            metrics,
+            metrics: metrics.cluster(name),
             refusals: Refusals::default(),
             assigned: ArcSwapOption::empty(),
             health_epoch: HealthEpoch::default(),
@@ -82,8 +90,14 @@ pub struct EndpointState {
     pub failures: AtomicU64,
     /// Failures since the last success.
     pub consecutive_failures: AtomicU32,
+    /// Requests waiting for a connection. Counted only where there is a ceiling.
+    pub pending: Usage,
+    /// Retries in flight. Counted only where there is a ceiling.
+    pub retries: Usage,
     /// Open connections of all workers.
     pub connections: AtomicU32,
+    /// Its breaker.
+    pub breaker: CircuitBreaker,
     /// What health says of it.
     pub standing: Standing,
 }
@@ -92,7 +106,7 @@ impl EndpointState {
     /// A new endpoint, expected to answer in so many seconds: what its peers take, so that it is neither
     /// flooded nor shunned.
     #[must_use]
-    pub fn new(address: SocketAddr, expected: f64, now: Instant) -> Self {
+    pub(super) fn new(address: SocketAddr, expected: f64, board: &Arc<Board>, now: Instant) -> Self {
         Self {
             address,
             in_flight: AtomicU32::new(0),
@@ -100,8 +114,20 @@ impl EndpointState {
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             consecutive_failures: AtomicU32::new(0),
+            pending: Usage::default(),
+            retries: Usage::default(),
             connections: AtomicU32::new(0),
+            breaker: CircuitBreaker::new(Owner::Endpoint(address), board, now),
             standing: Standing::default(),
+        }
+    }
+}
+
+impl EndpointState {
+    /// After a success. Written only when there is something to forget: all workers share the word.
+    pub(super) fn forget_failures(&self) {
+        if self.consecutive_failures.load(Ordering::Relaxed) != 0 {
+            self.consecutive_failures.store(0, Ordering::Relaxed);
         }
     }
 }

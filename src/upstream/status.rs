@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::breakers::BreakerStatus;
 use super::cluster::Cluster;
 use super::dns::Names;
 
@@ -24,6 +25,9 @@ pub struct ClusterStatus {
     pub retries: u32,
     /// Open connections.
     pub connections: u32,
+    /// Its breaker, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerStatus>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
     /// Names whose last query failed, with the reason.
@@ -62,6 +66,8 @@ pub struct EndpointStatus {
     pub consecutive_failures: u32,
     /// Open connections.
     pub connections: u32,
+    /// Its breaker.
+    pub breaker: BreakerStatus,
 }
 
 impl ClusterStatus {
@@ -87,6 +93,7 @@ impl ClusterStatus {
                     failures: state.failures.load(Ordering::Relaxed),
                     consecutive_failures,
                     connections: state.connections.load(Ordering::Relaxed),
+                    breaker: member.breaker_status(now),
                 }
             })
             .collect();
@@ -98,6 +105,7 @@ impl ClusterStatus {
             pending: state.pending.get(),
             retries: state.retries.get(),
             connections: state.connections.get(),
+            breaker: cluster.breaker_status(now),
             endpoints,
             resolution_errors: cluster
                 .names()

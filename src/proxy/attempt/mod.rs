@@ -34,6 +34,7 @@ use crate::base::timer::Deadline;
 use crate::codec::{Body, Interim, PollBody, Replay, RequestHead, Response};
 use crate::policy::deadline::{self, Forwarded};
 use crate::policy::retry::{self, Attempts, Idempotency, Repeatable, Verdict};
+use crate::telemetry::metrics::BreakerScope;
 use crate::upstream::{Cluster, Permit};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -59,6 +60,18 @@ pub(super) struct Failure {
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
         Self { reason, details: "", retry_after: None }
+    }
+}
+
+impl Failure {
+    /// A breaker is open.
+    pub(super) fn open(scope: BreakerScope, retry_after: Duration) -> Self {
+        let details = match scope {
+            BreakerScope::Endpoint => "breaker_endpoint",
+            BreakerScope::Cluster => "breaker_cluster",
+            BreakerScope::Rule => "breaker_rule",
+        };
+        Self { details, retry_after: Some(retry_after), ..Reason::BreakerOpen.into() }
     }
 }
 
