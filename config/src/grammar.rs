@@ -2,8 +2,9 @@
 //! and what would be right.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use crate::model::{Cidr, HostPattern};
+use crate::model::{Cidr, HostPattern, Share};
 use crate::validate::{self, Wrong};
 
 /// A name that becomes a label in metrics and a word in logs.
@@ -52,6 +53,32 @@ pub fn path(text: &str) -> Result<String, String> {
 /// It is none.
 pub fn cidr(text: &str) -> Result<Cidr, String> {
     validate::cidr(text).map_err(said)
+}
+
+/// A moment, as RFC 3339 writes it.
+///
+/// # Errors
+/// It is none, or one before 1970.
+pub fn moment(text: &str) -> Result<SystemTime, String> {
+    validate::timestamp(text).map_err(said)
+}
+
+/// A moment as a configuration writes it, in UTC.
+#[must_use]
+pub fn show_moment(moment: SystemTime) -> String {
+    validate::show_timestamp(moment)
+}
+
+/// A share as a configuration writes it, in percent.
+#[must_use]
+pub fn show_share(share: Share) -> String {
+    validate::show_decimal(share.0.into(), 4)
+}
+
+/// The name of a gRPC status beside OK.
+#[must_use]
+pub fn grpc_status(code: u8) -> Option<&'static str> {
+    crate::words::grpc_statuses().find(|(_, other)| *other == code).map(|(name, _)| name)
 }
 
 fn said(Wrong { message, fix }: Wrong) -> String {

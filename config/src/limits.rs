@@ -38,6 +38,22 @@ pub const MAX_BACKENDS: usize = 256;
 pub const MAX_CORS_ENTRIES: usize = 128;
 /// Conditions in `retry.on`.
 pub const MAX_RETRY_CONDITIONS: usize = 64;
+/// Labels of an endpoint or of a `subset`.
+pub const MAX_LABELS: usize = 64;
+/// Bytes of the value of a label.
+pub const MAX_LABEL_BYTES: usize = 253;
+/// Keys in `hash` of one rule.
+pub const MAX_HASH_KEYS: usize = 16;
+/// Entries in `expected` of a health check.
+pub const MAX_EXPECTED: usize = 64;
+/// Rate limits of one rule or listener, of one kind.
+pub const MAX_RATE_LIMITS: usize = 32;
+/// Keys in `by` of one rate limit.
+pub const MAX_RATE_KEYS: usize = 8;
+/// Rate limit services of one proxy.
+pub const MAX_RATE_LIMIT_SERVICES: usize = 64;
+/// Entries of one descriptor.
+pub const MAX_DESCRIPTOR_ENTRIES: usize = 16;
 
 /// Addresses of the control plane.
 pub const MAX_CONTROL_SERVERS: usize = 16;
@@ -144,6 +160,50 @@ pub const MAX_PENDING: Bounds = bounds(0, 1_000_000);
 pub const MAX_RETRIES: Bounds = bounds(0, 1_000_000);
 /// A share.
 pub const PERCENT: Bounds = bounds(0, 100);
+/// A share that cannot be nothing.
+pub const SHARE: Bounds = bounds(1, 100);
+/// Percentage of a fair share that consistent hashing keeps to.
+pub const BOUNDED_LOAD: Bounds = bounds(100, 1_000);
+/// Percentage of its share that the healthy rest may take.
+pub const OVERPROVISIONING: Bounds = bounds(100, 1_000);
+/// Priority of an endpoint.
+pub const PRIORITY: Bounds = bounds(0, 127);
+/// Tenths of `aggression` of a slow start.
+pub const AGGRESSION_TENTHS: Bounds = bounds(1, 100);
+/// Failures in a row.
+pub const FAILURES: Bounds = bounds(0, 1_000_000);
+/// Requests below which a statistic says nothing.
+pub const MIN_REQUESTS: Bounds = bounds(1, 1_000_000);
+/// Endpoints below which success rates say nothing.
+pub const RATED_HOSTS: Bounds = bounds(0, 10_000);
+/// Thousandths of the standard deviation.
+pub const STDEV_FACTOR: Bounds = bounds(0, 100_000);
+/// A quantile of latencies, in percent.
+pub const QUANTILE: Bounds = bounds(1, 99);
+/// Answers in a row that turn the health of an endpoint.
+pub const PROBES: Bounds = bounds(1, 1_000);
+/// A status that a health check may expect.
+pub const PROBE_STATUS: Bounds = bounds(100, 599);
+/// Requests in the queue of a cluster.
+pub const QUEUE: Bounds = bounds(1, 1_000_000);
+/// An adaptive limit of requests in flight.
+pub const CONCURRENCY: Bounds = bounds(1, 1_000_000);
+/// Percentage by which latency may grow.
+pub const TOLERANCE: Bounds = bounds(1, 1_000);
+/// Requests of a rate limit, and its burst.
+pub const RATE: Bounds = bounds(1, 100_000_000);
+/// Connections of all listeners; 0 is no limit.
+pub const ALL_CONNECTIONS: Bounds = bounds(0, 10_000_000);
+/// Bytes of memory that the process may use.
+pub const MEMORY: Bounds = bounds(16 * 1024 * 1024, 16 * 1024 * 1024 * 1024 * 1024);
+/// Bytes of a request's body kept for a replay.
+pub const REPLAY_BUFFER: Bounds = bounds(0, 16 * 1024 * 1024);
+/// A percentile after which a hedged attempt is started.
+pub const HEDGE_PERCENTILE: Bounds = bounds(50, 99);
+/// Hedged attempts beside the first.
+pub const HEDGES: Bounds = bounds(1, 3);
+/// Millionths of a share.
+pub const MILLIONTHS: Bounds = bounds(0, 1_000_000);
 /// Retries a second that a budget always allows.
 pub const RETRIES_PER_SECOND: Bounds = bounds(0, 100_000);
 
@@ -151,6 +211,15 @@ pub const RETRIES_PER_SECOND: Bounds = bounds(0, 100_000);
 pub const MAX_CLOCK_SKEW_SECONDS: u64 = 600;
 /// Seconds between two fetches of a provider's keys, at least: its server is somebody else's.
 pub const MIN_JWKS_REFRESH_SECONDS: u64 = 1;
+
+/// Minutes that a fault may hold a request up.
+pub const MAX_FAULT_MINUTES: u64 = 60;
+/// Milliseconds between two probes or looks at an endpoint, at least.
+pub const MIN_PROBE_MILLIS: u64 = 100;
+/// Hours in which the requests of a rate limit are counted, at most.
+pub const MAX_RATE_HOURS: u64 = 24;
+/// Seconds of the window of a breaker, at most.
+pub const MAX_WINDOW_SECONDS: u64 = 3_600;
 
 /// Longest duration that any field takes, in hours.
 pub const MAX_HOURS: u64 = 24 * 30;

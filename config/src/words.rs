@@ -27,6 +27,19 @@ pub(crate) const RETRY_CONDITIONS: [(&str, RetryOn); 21] = [
     ("unauthenticated", RetryOn::Grpc(16)),
 ];
 
+/// Names and codes of the gRPC statuses beside OK.
+pub(crate) fn grpc_statuses() -> impl Iterator<Item = (&'static str, u8)> {
+    RETRY_CONDITIONS.iter().filter_map(|(name, on)| match on {
+        RetryOn::Grpc(code) => Some((*name, *code)),
+        RetryOn::ConnectFailure
+        | RetryOn::RefusedStream
+        | RetryOn::Reset
+        | RetryOn::GatewayError
+        | RetryOn::ServerError
+        | RetryOn::Status(_) => None,
+    })
+}
+
 /// Header fields that belong to one connection or say where a message ends, and that a filter therefore cannot
 /// change (RFC 9110 section 7.6.1, RFC 9112 section 6).
 pub(crate) const CONNECTION_HEADERS: [&str; 10] = [

@@ -28,8 +28,11 @@ pub const INTERIM_RESPONSES: u32 = 32;
 pub const LINGER_BYTES: usize = 1024 * 1024;
 /// How long such a lingering close lasts.
 pub const LINGER: Duration = Duration::from_secs(2);
-/// Bytes of a request kept for a replay; over it the request is no longer retried once sent.
-pub const REPLAY_BYTES: usize = 64 * 1024;
+/// How long the head of a gRPC answer is held back on rules that retry gRPC statuses, until a message or trailers show
+/// how the call goes on. A call that fails after its head nearly always does so within a round trip or two; a stream
+/// whose first message comes later than this must not keep its caller waiting for the head, and half a second once in
+/// the life of such a stream is not noticed.
+pub const GRPC_HEAD_HOLD: Duration = Duration::from_millis(500);
 /// Proxies that one request may pass before it is taken for a loop.
 pub const MAX_HOPS: usize = 32;
 /// Lines waiting for the access-log writer; more are dropped and counted.
@@ -113,7 +116,7 @@ pub const JWT_TOKENS: usize = 4;
 pub const JWT_CACHE: usize = 512;
 /// After a token with an unknown key its provider is asked again, at most this often.
 pub const JWKS_EARLY: Duration = Duration::from_secs(5);
-/// An answer of an external authorizer: bytes.
+/// An answer of an external authorizer or a rate limit service: bytes.
 pub const EXTERNAL_ANSWER: usize = 256 * 1024;
 /// Keys of one rate limit that are remembered; those that have used the least of their burst are given up for others.
 pub const RATE_KEYS: usize = 65_536;

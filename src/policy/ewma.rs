@@ -48,10 +48,9 @@ impl AtomicEwma {
         });
     }
 
-    /// The endpoint asked to be left alone for this long (`Retry-After`, `grpc-retry-pushback-ms`), counted up to
-    /// 300 s. At least a failure.
+    /// With a failure the endpoint asked to be left alone for this long (`Retry-After`, `grpc-retry-pushback-ms`),
+    /// counted up to 300 s. The failure as such is observed beside.
     pub fn observe_pushback(&self, wait: Duration, now: Instant) {
-        self.observe_failure(now);
         let wait = wait.as_secs_f32().min(MOST);
         self.update(now, |old, kept| wait.max(old * kept));
     }
@@ -199,6 +198,7 @@ mod tests {
         let now = Instant::now();
         for (wait, expected) in [(0.0, 0.3), (2.0, 2.0), (1e6, 300.0)] {
             let ewma = AtomicEwma::new(0.03, now);
+            ewma.observe_failure(now);
             ewma.observe_pushback(secs(wait), now);
             assert!(about(ewma.read(now), expected), "{wait}");
         }

@@ -12,6 +12,7 @@
 //! * [`cors`]: what scripts of other origins may do
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
+//! * [`hash`]: what draws it to an endpoint
 //! * [`concurrency`], [`queue`], [`overload`]: how many requests a cluster is given at a time, whose turn it is, and what is
 //!   given up first
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
@@ -30,6 +31,7 @@ pub mod cors;
 pub mod deadline;
 pub mod ewma;
 pub mod forwarding;
+pub mod hash;
 pub mod host;
 pub mod jwt;
 pub mod overload;

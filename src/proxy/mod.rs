@@ -8,6 +8,7 @@ mod client_cert;
 mod criticality;
 mod external;
 mod filters;
+mod gates;
 mod limiting;
 mod local;
 mod origin;
@@ -18,7 +19,9 @@ pub mod preview;
 mod random;
 mod reason;
 mod record;
+mod rls;
 mod tracked;
+mod unary;
 mod watch;
 
 use std::sync::Arc;

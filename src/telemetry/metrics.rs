@@ -33,7 +33,7 @@ pub use access::{Asked, AuthorizerMetrics, KeyMetrics};
 pub use authorization::{AccessDecision, AccessLabels, AccessMetrics};
 pub use breakers::{BreakerLabels, BreakerMetrics, BreakerScope, BreakerStand};
 pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
-pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};
+pub use cluster::{AttemptOutcome, ClusterMetrics, GivenUp, Overflow};
 pub use control::ControlMetrics;
 pub use handshakes::Handshake;
 pub use listener::{Detected, ListenerMetrics};

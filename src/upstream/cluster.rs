@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -11,9 +10,9 @@ use http::Version;
 use outrigger_config::model::{self, ClusterProtocol, Target};
 use thiserror::Error;
 
-use super::breakers::{self, TurnedAway};
+use super::breakers;
 use super::dns::Names;
-use super::fitness::Fit;
+use super::endpoints::{EndpointSet, Moment, Placement, Plan};
 use super::lease::{Lease, LeaseError};
 use super::permit::Permit;
 use super::pool::{Ceilings, Pool, PoolKey, Preference, Terms, Tunnel, Wire};
@@ -21,7 +20,6 @@ use super::registry::Registry;
 use super::state::{ClusterState, EndpointState};
 use crate::codec::SendErrorKind;
 use crate::net::tls::ClientTls;
-use crate::policy::balance::{Balancer, Candidates};
 use crate::policy::rng::Rng;
 use crate::telemetry::metrics::BreakerScope;
 
@@ -32,15 +30,9 @@ pub struct Cluster {
     tls: Option<Arc<ClientTls>>,
     state: Arc<ClusterState>,
     registry: Weak<Registry>,
+    placement: Placement,
     endpoints: ArcSwap<EndpointSet>,
     terms: Arc<breakers::Terms>,
-}
-
-/// The endpoints of a cluster at one moment.
-#[derive(Debug)]
-pub struct EndpointSet {
-    members: Vec<Member>,
-    balancer: Balancer,
 }
 
 /// One endpoint with its share.
@@ -75,6 +67,8 @@ pub struct PickHint<'a> {
     pub hash: Option<u64>,
     /// The endpoint that the session is bound to.
     pub bound: Option<SocketAddr>,
+    /// A session that is bound goes nowhere else.
+    pub strict: bool,
     /// Labels that the endpoint must have.
     pub subset: Option<&'a model::Labels>,
     /// Zones other than those of `tried` are preferred.
@@ -84,8 +78,8 @@ pub struct PickHint<'a> {
 /// Why no endpoint was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PickError {
-    /// There is none.
-    #[error("the cluster has no endpoint")]
+    /// There is none that may be picked.
+    #[error("the cluster has no endpoint that may be picked")]
     NoEndpoint,
     /// As many requests as may be are in flight.
     #[error("the cluster has as many requests in flight as it may")]
@@ -102,14 +96,15 @@ pub enum PickError {
 
 impl Cluster {
     pub(super) fn new(
-        (config, tls): (model::Cluster, Option<Arc<ClientTls>>),
+        (config, tls, placement): (model::Cluster, Option<Arc<ClientTls>>, Placement),
         state: Arc<ClusterState>,
         registry: Weak<Registry>,
         names: &Names,
     ) -> Arc<Self> {
-        let empty = EndpointSet::new(Vec::new(), config.balance.policy, 0);
+        let plan = Plan { balance: &config.balance, placement: &placement, tables: &state.tables, start: 0 };
+        let endpoints = ArcSwap::from_pointee(EndpointSet::new(Vec::new(), &plan));
         let terms = breakers::Terms::new(&config, &state);
-        let cluster = Arc::new(Self { config, tls, state, registry, endpoints: ArcSwap::from_pointee(empty), terms });
+        let cluster = Arc::new(Self { config, tls, state, registry, placement, endpoints, terms });
         cluster.rebuild(names);
         cluster
     }
@@ -151,7 +146,8 @@ impl Cluster {
             return Err(PickError::Overflow);
         }
         let set = self.endpoints.load();
-        match set.enter(hint, rng, now, |turned, rng| set.pick(hint, turned, rng, now)) {
+        let moment = Moment { state: &self.state, now };
+        match set.enter(hint, moment, rng) {
             Ok(entered) => Ok(Permit::new(entered, ticket.keep(), now)),
             Err(error) => {
                 self.state.in_flight.release();
@@ -292,67 +288,12 @@ impl Cluster {
                 }
             })
             .collect();
-        let set = EndpointSet::new(members, self.config.balance.policy, registry.balancer_start());
-        self.endpoints.store(Arc::new(set));
-    }
-}
-
-impl EndpointSet {
-    fn new(members: Vec<Member>, policy: model::BalancePolicy, start: u64) -> Self {
-        let balancer = Balancer::new(policy, members.iter().map(|member| member.weight), start);
-        Self { members, balancer }
-    }
-
-    /// The endpoints.
-    #[must_use]
-    pub fn members(&self) -> &[Member] {
-        &self.members
-    }
-
-    /// What the balancer compares, where it compares: lower is chosen.
-    #[must_use]
-    pub fn score(&self, index: usize, now: Instant) -> Option<f64> {
-        self.balancer.score(&View { members: &self.members, tried: &[], turned: &[], least: Fit::Fit, now }, index)
-    }
-
-    /// A member that may be picked, other than those that have turned the request away: one that was not tried if
-    /// there is one, and one that is unwell only when no other is left.
-    fn pick(&self, hint: &PickHint<'_>, turned: &TurnedAway, rng: &mut Rng, now: Instant) -> Option<usize> {
-        let view = View { members: &self.members, tried: hint.tried, turned, least: Fit::Fit, now };
-        let views = [view, View { tried: &[], ..view }, View { tried: &[], least: Fit::Unwell, ..view }];
-        // The balancer names another when none is eligible.
-        views.iter().find_map(|view| self.balancer.pick(view, rng).filter(|at| view.eligible(*at)))
-    }
-}
-
-/// The members as the balancer sees them.
-#[derive(Clone, Copy)]
-struct View<'a> {
-    members: &'a [Member],
-    tried: &'a [SocketAddr],
-    /// Those that do not let the request in.
-    turned: &'a [usize],
-    /// What is good enough.
-    least: Fit,
-    now: Instant,
-}
-
-impl Candidates for View<'_> {
-    fn in_flight(&self, index: usize) -> u32 {
-        self.members[index].state.in_flight.load(Ordering::Relaxed)
-    }
-
-    fn latency(&self, index: usize) -> f64 {
-        self.members[index].state.latency.read(self.now)
-    }
-
-    fn eligible(&self, index: usize) -> bool {
-        let member = &self.members[index];
-        let fit = match Fit::of(member, self.now) {
-            Fit::Fit => true,
-            Fit::Unchecked | Fit::Unwell => self.least == Fit::Unwell,
-            Fit::Draining | Fit::Closed => false,
+        let plan = Plan {
+            balance: &self.config.balance,
+            placement: &self.placement,
+            tables: &self.state.tables,
+            start: registry.balancer_start(),
         };
-        fit && !self.turned.contains(&index) && !self.tried.contains(&member.state.address)
+        self.endpoints.store(Arc::new(EndpointSet::new(members, &plan)));
     }
 }

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::breakers::{RuleBreaker, RuleBreakers};
 use super::cluster::Cluster;
 use super::dns::{Answer, Names, Resolve};
+use super::endpoints::Placement;
 use super::keys::KeyStore;
 use super::pool::{Pool, PoolKey};
 use super::rates::RateState;
@@ -135,8 +136,19 @@ impl Registry {
     /// Compiles a cluster: state and pools that are known are found again.
     #[must_use]
     pub fn cluster(self: &Arc<Self>, config: &model::Cluster, tls: Option<&Arc<ClientTls>>) -> Arc<Cluster> {
+        self.placed(config, tls, Placement::default())
+    }
+
+    /// The same, for a proxy in a zone and backends that ask for subsets.
+    #[must_use]
+    pub fn placed(
+        self: &Arc<Self>,
+        config: &model::Cluster,
+        tls: Option<&Arc<ClientTls>>,
+        placement: Placement,
+    ) -> Arc<Cluster> {
         let state = self.state(&config.name);
-        Cluster::new((config.clone(), tls.cloned()), state, Arc::downgrade(self), &self.names)
+        Cluster::new((config.clone(), tls.cloned(), placement), state, Arc::downgrade(self), &self.names)
     }
 
     /// Makes `clusters` the ones in use: their names are kept fresh and they are shown. What others left is
@@ -277,11 +289,15 @@ impl Registry {
             .filter_map(|address| endpoints.get(&key(address)))
             .map(|kept| kept.value.latency.read(now))
             .collect();
+        // Where nobody was before, nobody is new: it is this proxy that is.
+        let newcomer = (!known.is_empty()).then_some(now);
         let expected = ewma::median_cost(known);
         addresses
             .iter()
             .map(|address| {
-                let new = || Kept::new(EndpointState::new(*address, expected, &cluster.board, now));
+                let new = || {
+                    Kept::new(EndpointState { newcomer, ..EndpointState::new(*address, expected, &cluster.board, now) })
+                };
                 endpoints.entry(key(address)).or_insert_with(new).share()
             })
             .collect()

@@ -11,6 +11,7 @@ use outrigger_config::model;
 
 use super::admission::Admission;
 use super::breakers::{Board, CircuitBreaker, Owner};
+use super::endpoints::Tables;
 use super::standing::{HealthEpoch, Standing};
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
@@ -45,7 +46,9 @@ pub struct ClusterState {
     /// Endpoints that came after the configuration in effect, and replace those in it.
     pub assigned: ArcSwapOption<Vec<model::Endpoint>>,
     /// Moves when what health says of any endpoint changes.
-    pub health_epoch: HealthEpoch,
+    pub health_epoch: Arc<HealthEpoch>,
+    /// Tables for consistent hashing that are in use.
+    pub tables: Tables,
     /// TLS as the newest configuration has it: a request that began under an older one must not connect under
     /// trust that is gone.
     pub tls: ArcSwapOption<ClientTls>,
@@ -55,7 +58,8 @@ impl ClusterState {
     /// A cluster nobody has used yet.
     #[must_use]
     pub fn unused(name: &Arc<str>, metrics: &Metrics, now: Instant) -> Self {
-        let board = Board::of_cluster(name, metrics, now);
+        let health_epoch = Arc::new(HealthEpoch::default());
+        let board = Board::of_cluster(name, &health_epoch, metrics, now);
         Self {
             name: Arc::clone(name),
             in_flight: Usage::default(),
@@ -69,7 +73,8 @@ impl ClusterState {
             metrics: metrics.cluster(name),
             refusals: Refusals::default(),
             assigned: ArcSwapOption::empty(),
-            health_epoch: HealthEpoch::default(),
+            health_epoch,
+            tables: Tables::default(),
             tls: ArcSwapOption::empty(),
         }
     }
@@ -100,6 +105,8 @@ pub struct EndpointState {
     pub breaker: CircuitBreaker,
     /// What health says of it.
     pub standing: Standing,
+    /// Since when it is there, if the cluster had others before.
+    pub newcomer: Option<Instant>,
 }
 
 impl EndpointState {
@@ -119,6 +126,7 @@ impl EndpointState {
             connections: AtomicU32::new(0),
             breaker: CircuitBreaker::new(Owner::Endpoint(address), board, now),
             standing: Standing::default(),
+            newcomer: None,
         }
     }
 }

@@ -3,11 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use outrigger_config::model::{self, Condition};
 use serde::Serialize;
 
 use super::breakers::BreakerStatus;
 use super::cluster::Cluster;
 use super::dns::Names;
+use super::endpoints::{LevelStatus, Moment};
 
 /// A cluster.
 #[derive(Debug, Serialize)]
@@ -28,6 +30,8 @@ pub struct ClusterStatus {
     /// Its breaker, where it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerStatus>,
+    /// Its priorities, and how its traffic is divided among them.
+    pub priorities: Vec<LevelStatus>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
     /// Names whose last query failed, with the reason.
@@ -49,6 +53,16 @@ pub struct EndpointStatus {
     /// Its zone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// Its priority; 0 is used first.
+    pub priority: u8,
+    /// Its labels.
+    #[serde(skip_serializing_if = "model::Labels::is_empty")]
+    pub labels: model::Labels,
+    /// What was said of it: `healthy`, `draining` or `unhealthy`.
+    pub condition: &'static str,
+    /// Why it is not picked now, where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_picked: Option<&'static str>,
     /// `healthy`, or `failing` after consecutive failures.
     pub health: &'static str,
     /// Requests in flight.
@@ -85,6 +99,10 @@ impl ClusterStatus {
                     hostname: member.hostname.as_deref().map(str::to_owned),
                     weight: member.weight,
                     zone: member.zone.as_deref().map(str::to_owned),
+                    priority: member.priority,
+                    labels: (*member.labels).clone(),
+                    condition: condition(member.condition),
+                    not_picked: set.why_not(index, Moment { state: cluster.state(), now }),
                     health: if consecutive_failures == 0 { "healthy" } else { "failing" },
                     in_flight: state.in_flight.load(Ordering::Relaxed),
                     latency_ms: state.latency.read(now) * 1e3,
@@ -106,11 +124,20 @@ impl ClusterStatus {
             retries: state.retries.get(),
             connections: state.connections.get(),
             breaker: cluster.breaker_status(now),
+            priorities: set.levels(Moment { state, now }),
             endpoints,
             resolution_errors: cluster
                 .names()
                 .filter_map(|host| names.error(host).map(|error| format!("{host}: {error}")))
                 .collect(),
         }
+    }
+}
+
+fn condition(condition: Condition) -> &'static str {
+    match condition {
+        Condition::Healthy => "healthy",
+        Condition::Draining => "draining",
+        Condition::Unhealthy => "unhealthy",
     }
 }

@@ -3,9 +3,11 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{ClusterTls, DurationText};
+use super::{
+    CircuitBreaker, ClusterTls, Concurrency, DurationText, HealthCheck, LoadBalancing, OutlierDetection, Queue,
+};
 use crate::limits;
-use crate::read::{Field, List};
+use crate::read::{Entries, Field, List};
 
 /// A group of equal endpoints.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -16,8 +18,16 @@ pub struct Cluster {
     pub protocol: Field<ClusterProtocol>,
     /// How an endpoint is chosen, for each request.
     pub load_balancing: Field<LoadBalancing>,
-    /// Ceilings; over them a request fails at once.
+    /// Ceilings, over which a request fails at once, and breakers, which open after failures.
     pub circuit_breaker: Field<CircuitBreaker>,
+    /// Endpoints are asked whether they are well. Without it: they are taken to be.
+    pub health_check: Field<HealthCheck>,
+    /// Endpoints are taken out for a time by what came of requests. Without it: only breakers are.
+    pub outlier_detection: Field<OutlierDetection>,
+    /// Requests over the limit wait for their turn. Without it: they fail at once.
+    pub queue: Field<Queue>,
+    /// A limit of requests in flight that follows the latency. Without it: only the ceilings hold.
+    pub concurrency: Field<Concurrency>,
     /// How much retries may add to the traffic.
     pub retry_budget: Field<RetryBudget>,
     /// How connections are made and kept.
@@ -26,7 +36,8 @@ pub struct Cluster {
     pub tls: Field<ClusterTls>,
     /// How names of endpoints are resolved.
     pub dns: Field<Dns>,
-    /// `IP:PORT`, `NAME:PORT` (every address of the name is an endpoint), or `{ address, weight, zone }`.
+    /// `IP:PORT`, `NAME:PORT` (every address of the name is an endpoint), or
+    /// `{ address, weight, zone, priority, labels, condition }`.
     #[schemars(extend("x-required" = true), length(min = 1))]
     pub endpoints: Field<List<Endpoint>>,
 }
@@ -41,47 +52,6 @@ pub enum ClusterProtocol {
     Http2,
     /// HTTP/2 for requests that came over HTTP/2, HTTP/1.1 for the others; over TLS, what both sides agree on.
     Auto,
-}
-
-/// How an endpoint is chosen.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub struct LoadBalancing {
-    /// The policy.
-    #[schemars(extend("default" = "leastRequest"))]
-    pub policy: Field<Policy>,
-}
-
-/// A load-balancing policy.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Policy {
-    /// In turn, by weight.
-    RoundRobin,
-    /// The less loaded of two random ones.
-    LeastRequest,
-    /// The lower of two random ones by recent latency times load.
-    PeakEwma,
-    /// At random, by weight.
-    Random,
-}
-
-/// Ceilings of a cluster.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub struct CircuitBreaker {
-    /// Requests in flight.
-    #[schemars(range(min = limits::MAX_REQUESTS.min, max = limits::MAX_REQUESTS.max), extend("default" = 1024))]
-    pub max_requests: Field<u64>,
-    /// Requests that wait for a connection.
-    #[schemars(range(min = limits::MAX_PENDING.min, max = limits::MAX_PENDING.max), extend("default" = 256))]
-    pub max_pending: Field<u64>,
-    /// Retries in flight.
-    #[schemars(range(min = limits::MAX_RETRIES.min, max = limits::MAX_RETRIES.max), extend("default" = 64))]
-    pub max_retries: Field<u64>,
-    /// Connections.
-    #[schemars(range(min = limits::CONNECTIONS.min, max = limits::CONNECTIONS.max), extend("default" = 1024))]
-    pub max_connections: Field<u64>,
 }
 
 /// How much retries may add to the traffic.
@@ -139,7 +109,7 @@ pub enum Endpoint {
     /// `IP:PORT` or `NAME:PORT`.
     #[serde(rename = "$text")]
     Text(String),
-    /// With weight and zone.
+    /// With weight, zone and more.
     #[serde(rename = "$map")]
     Map(EndpointFields),
 }
@@ -156,4 +126,24 @@ pub struct EndpointFields {
     pub weight: Field<u64>,
     /// Its zone.
     pub zone: Field<String>,
+    /// Endpoints of priority 0 are used first; the next ones as far as what is healthy before them is not enough.
+    #[schemars(range(min = limits::PRIORITY.min, max = limits::PRIORITY.max), extend("default" = 0))]
+    pub priority: Field<u64>,
+    /// Its labels, for `subset` of backends.
+    pub labels: Field<Entries<String>>,
+    /// What is said of it.
+    #[schemars(extend("default" = "healthy"))]
+    pub condition: Field<EndpointCondition>,
+}
+
+/// What is said of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum EndpointCondition {
+    /// It is used, as far as checks allow.
+    Healthy,
+    /// It goes away: only requests of sessions that are bound to it are sent there.
+    Draining,
+    /// Not used, but in a panic.
+    Unhealthy,
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::DurationText;
+use super::{DurationText, Fault, Mirror};
 use crate::limits;
 use crate::read::{Entries, Field, List};
 
@@ -19,6 +19,10 @@ pub enum Filter {
     UrlRewrite(Field<UrlRewrite>),
     /// Cross-origin resource sharing.
     Cors(Field<Cors>),
+    /// Delay or abort a share of the requests, for a time.
+    Fault(Field<Fault>),
+    /// Send copies of a share of the requests elsewhere.
+    Mirror(Field<Mirror>),
     /// Answer with a redirect. Not together with `backendRefs`.
     Redirect(Field<Redirect>),
     /// Answer with a fixed response. Not together with `backendRefs`.

@@ -3,9 +3,9 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{ClientCertHeader, DurationText, ListenerJwt, ListenerTls, SizeText};
+use super::{ClientCertHeader, DurationText, ListenerJwt, ListenerTls, RateLimit, SizeText};
 use crate::limits;
-use crate::read::Field;
+use crate::read::{Field, List};
 
 /// Where connections are accepted, and what is believed and allowed there.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -57,6 +57,9 @@ pub struct Listener {
     pub jwt: Field<ListenerJwt>,
     /// Name of the authorizer that is asked about every request. Rules can opt out.
     pub external_authorization: Field<String>,
+    /// Rate limits of all its requests, before routing.
+    #[schemars(length(min = 1))]
+    pub rate_limits: Field<List<RateLimit>>,
 }
 
 /// What is spoken on a listener.

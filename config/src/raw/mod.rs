@@ -7,21 +7,33 @@
 //! long form); all others are tagged by their key.
 
 mod access;
+mod balance;
+mod breaker;
 mod cluster;
 mod control_plane;
+mod fault;
 mod filter;
+mod health;
 mod identity;
 mod listener;
 pub(crate) mod names;
+mod overload;
 mod route;
+mod session;
 
 pub use access::*;
+pub use balance::*;
+pub use breaker::*;
 pub use cluster::*;
 pub use control_plane::*;
+pub use fault::*;
 pub use filter::*;
+pub use health::*;
 pub use identity::*;
 pub use listener::*;
+pub use overload::*;
 pub use route::*;
+pub use session::*;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -45,6 +57,8 @@ pub struct Config {
     pub workers: Field<u64>,
     /// How the process goes down.
     pub drain: Field<Drain>,
+    /// What is done when the process runs short of memory or connections.
+    pub overload: Field<Overload>,
     /// Who this proxy is to other workloads. Needed where TLS is spoken in the mesh.
     pub identity: Field<Identity>,
     /// Where connections are accepted. At least one, unless there is a `controlPlane`.
@@ -60,6 +74,8 @@ pub struct Config {
     pub jwt_providers: Field<Entries<JwtProvider>>,
     /// Authorizers outside by name. Listeners refer to them in `externalAuthorization`.
     pub external_authorizers: Field<Entries<ExternalAuthorizer>>,
+    /// Rate limit services by name. Rules refer to them in `globalRateLimits`.
+    pub rate_limit_services: Field<Entries<RateLimitService>>,
     /// The control plane that says the rest, instead of this file.
     pub control_plane: Field<ControlPlane>,
 }
@@ -164,6 +180,22 @@ impl JsonSchema for SizeText {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "pattern": "^[0-9]{1,12}(B|KiB|MiB|GiB)$", "examples": ["64KiB", "1MiB"] })
+    }
+}
+
+/// A decimal number as written: `1.5`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Decimal(pub String);
+
+impl JsonSchema for Decimal {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Decimal".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number", "minimum": 0 })
     }
 }
 

@@ -3,9 +3,12 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::{DurationText, Filter, Switch};
+use super::{
+    Breaker, Criticality, DurationText, Filter, GlobalRateLimit, HashKey, RateLimit, SessionPersistence, SizeText,
+    Switch,
+};
 use crate::limits;
-use crate::read::{Field, List};
+use crate::read::{Entries, Field, List};
 
 /// Hostnames and the rules for them.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -35,6 +38,24 @@ pub struct Rule {
     pub timeouts: Field<Timeouts>,
     /// What is tried again. Without it: only what certainly never reached an application, once.
     pub retry: Field<Retry>,
+    /// A second attempt is started while the first is under way. Without it: never.
+    pub hedge: Field<Hedge>,
+    /// A breaker of the rule's own, beside those of the cluster.
+    pub circuit_breaker: Field<Breaker>,
+    /// What consistent hashing goes by: keys are tried in order, those that the request lacks are passed over, the
+    /// others are combined up to a terminal one.
+    #[schemars(length(min = 1))]
+    pub hash: Field<List<HashKey>>,
+    /// Sessions that stay with one endpoint.
+    pub session_persistence: Field<SessionPersistence>,
+    /// Rate limits that this proxy keeps by itself.
+    #[schemars(length(min = 1))]
+    pub rate_limits: Field<List<RateLimit>>,
+    /// Rate limits that a rate limit service is asked about.
+    #[schemars(length(min = 1))]
+    pub global_rate_limits: Field<List<GlobalRateLimit>>,
+    /// How much the requests of the rule matter, whatever they say. Without it: what they say.
+    pub criticality: Field<Criticality>,
     /// `off`: the listener's external authorizer is not asked about requests of this rule.
     #[schemars(extend("default" = "on"))]
     pub external_authorization: Field<Switch>,
@@ -106,6 +127,8 @@ pub struct BackendRef {
     /// Share of the requests, relative to the other backends of the rule. 0 gets nothing.
     #[schemars(range(min = limits::BACKEND_WEIGHT.min, max = limits::BACKEND_WEIGHT.max), extend("default" = 1))]
     pub weight: Field<u64>,
+    /// Only endpoints with these labels. Without it: all.
+    pub subset: Field<Entries<String>>,
     /// Header changes for this backend only (`requestHeaders`, `responseHeaders`).
     pub filters: Field<List<Filter>>,
 }
@@ -139,6 +162,43 @@ pub struct Retry {
     /// Also try again requests with a method that is not idempotent (POST, PATCH) after they may have been executed.
     #[schemars(extend("default" = false))]
     pub non_idempotent: Field<bool>,
+    /// Also try again responses with any of these headers.
+    #[schemars(length(min = 1))]
+    pub headers: Field<List<Condition>>,
+    /// A request with an `Idempotency-Key` counts as idempotent, whatever its method. Only where the application honours
+    /// the key.
+    #[schemars(extend("default" = false))]
+    pub idempotency_key: Field<bool>,
+    /// `Retry-After` and `grpc-retry-pushback-ms` are waited for up to this long; a longer one ends the retries.
+    #[schemars(extend("default" = "5m"))]
+    pub max_pushback: Field<DurationText>,
+    /// Prefer an endpoint in another zone than those tried.
+    #[schemars(extend("default" = false))]
+    pub other_locality: Field<bool>,
+    /// How much of a request's body is kept for another attempt. A longer body is not tried again.
+    #[schemars(extend("default" = "64KiB"))]
+    pub buffer: Field<SizeText>,
+}
+
+/// Hedged requests: exactly one of `after` and `percentile`. The first good answer wins. Only idempotent requests,
+/// unless `retry` says otherwise.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Hedge {
+    /// So long after the attempt before.
+    pub after: Field<DurationText>,
+    /// After this percentile of the recent times to the response head.
+    #[schemars(range(min = limits::HEDGE_PERCENTILE.min, max = limits::HEDGE_PERCENTILE.max))]
+    pub percentile: Field<u64>,
+    /// With `percentile`: not before.
+    #[schemars(extend("default" = "1ms"))]
+    pub min: Field<DurationText>,
+    /// Attempts beside the first.
+    #[schemars(range(min = limits::HEDGES.min, max = limits::HEDGES.max), extend("default" = 1))]
+    pub max: Field<u64>,
+    /// Hedged attempts of the cluster are at most this share of its requests, in percent.
+    #[schemars(range(min = limits::SHARE.min, max = limits::SHARE.max), extend("default" = 10))]
+    pub budget_percent: Field<u64>,
 }
 
 /// Waiting before a retry: a random time up to `base`, doubled for each further one, up to `max`.

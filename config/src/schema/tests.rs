@@ -12,7 +12,7 @@ use crate::sink::Sink;
 use crate::source::Source;
 use crate::yaml::{self, Kind, NodeId, Tree};
 
-use crate::{Diagnostics, Loaded, diff, load};
+use crate::{Diagnostic, Diagnostics, Loaded, diff, load};
 
 const FULL: &str = include_str!("../../examples/full.yaml");
 const BOOTSTRAP: &str = include_str!("../../examples/bootstrap.yaml");
@@ -114,7 +114,10 @@ fn every_range_of_the_schema_is_the_loaders() {
         for (number, good) in numbers {
             let mut doc = full.clone();
             *doc.pointer_mut(&pointer).expect("the field") = number.into();
-            assert_eq!(load("a", &doc.to_string()).is_ok(), good, "{pointer}: {number}");
+            // A number that fits may still not fit those beside it.
+            let outside = |problem: &Diagnostic| problem.message.ends_with("is out of range");
+            let refused = load("a", &doc.to_string()).is_err_and(|problems| problems.iter().any(outside));
+            assert_eq!(refused, !good, "{pointer}: {number}");
         }
     }
 }
@@ -124,6 +127,9 @@ fn what_does_not_fit_the_schema_does_not_load() {
     let (schema, full) = (json_schema(), as_json(FULL));
     let mut pointers = Vec::new();
     places(&full, String::new(), &mut pointers);
+    // Once for each kind of place, not for each entry of a list and each cluster.
+    let mut kinds = BTreeSet::new();
+    pointers.retain(|pointer| kinds.insert(kind(pointer)));
     // Thousands of documents are loaded: by as many threads as there are processors.
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let refused: usize = std::thread::scope(|scope| {
@@ -182,6 +188,17 @@ fn places(value: &Value, pointer: String, out: &mut Vec<String>) {
         _ => {}
     }
     out.push(pointer);
+}
+
+/// A place without the numbers of list entries and the names of clusters, tables and the like.
+fn kind(pointer: &str) -> String {
+    const NAMED: [&str; 5] = ["routes", "clusters", "authorization", "jwtProviders", "rateLimitServices"];
+    let segments: Vec<&str> = pointer.split('/').collect();
+    let general = segments.iter().enumerate().map(|(at, segment)| {
+        let named = at == 2 && NAMED.contains(&segments[1]);
+        if named || segment.parse::<usize>().is_ok() { "*" } else { segment }
+    });
+    general.collect::<Vec<_>>().join("/")
 }
 
 fn fields_of(owner: &str, schema: &Value) -> BTreeSet<String> {
@@ -243,6 +260,7 @@ fn violation(root: &Value, schema: &Value, value: &Value, path: &str) -> Option<
                 "array" => value.is_array(),
                 "string" => value.is_string(),
                 "integer" => value.is_u64() || value.is_i64(),
+                "number" => value.is_number(),
                 "boolean" => value.is_boolean(),
                 other => panic!("unknown type {other}"),
             };

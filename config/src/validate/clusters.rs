@@ -4,12 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Check, names, small, tls};
+use super::{Check, balance, breakers, health, names, overload, small, tls};
 use crate::limits;
-use crate::model::{
-    Admission, Balance, BalancePolicy, Breakers, Ceilings, Cluster, ClusterProtocol, ConnectionOptions, DnsOptions,
-    Endpoint, EndpointCeilings, RetryBudget, Target,
-};
+use crate::model::{Cluster, ClusterProtocol, ConnectionOptions, DnsOptions, Endpoint, RetryBudget, Target};
 use crate::raw;
 use crate::read::{Entries, Field, Key, List};
 use crate::source::Span;
@@ -28,29 +25,35 @@ pub(super) fn clusters(check: &Check<'_, '_>, field: &Field<Entries<raw::Cluster
 }
 
 fn one(check: &Check<'_, '_>, (key, name): (&Key, Arc<str>), raw: &raw::Cluster) -> Cluster {
-    let raw::Cluster { protocol, load_balancing, circuit_breaker, retry_budget, connection, tls, dns, endpoints } = raw;
+    let raw::Cluster {
+        protocol,
+        load_balancing,
+        circuit_breaker,
+        health_check,
+        outlier_detection,
+        queue,
+        concurrency,
+        retry_budget,
+        connection,
+        tls,
+        dns,
+        endpoints,
+    } = raw;
+    let breakers::Checked { ceilings, endpoint_ceilings, breakers } = breakers::of_cluster(check, circuit_breaker);
     Cluster {
         protocol: match protocol.get() {
             None | Some(raw::ClusterProtocol::Http1) => ClusterProtocol::Http1,
             Some(raw::ClusterProtocol::Http2) => ClusterProtocol::Http2,
             Some(raw::ClusterProtocol::Auto) => ClusterProtocol::Auto,
         },
-        balance: Balance {
-            policy: match load_balancing.get().and_then(|raw::LoadBalancing { policy }| policy.get()) {
-                None | Some(raw::Policy::LeastRequest) => BalancePolicy::LeastRequest,
-                Some(raw::Policy::RoundRobin) => BalancePolicy::RoundRobin,
-                Some(raw::Policy::PeakEwma) => BalancePolicy::PeakEwma,
-                Some(raw::Policy::Random) => BalancePolicy::Random,
-            },
-            ..Balance::default()
-        },
-        endpoint_ceilings: EndpointCeilings::default(),
-        breakers: Breakers::default(),
-        health_check: None,
-        outlier_detection: None,
-        admission: Admission::default(),
+        balance: balance::balance(check, load_balancing),
         endpoints: self::endpoints(check, key, endpoints),
-        ceilings: ceilings(check, circuit_breaker),
+        ceilings,
+        endpoint_ceilings,
+        breakers,
+        health_check: health::check(check, health_check, protocol),
+        outlier_detection: health::outliers(check, outlier_detection),
+        admission: overload::admission(check, queue, concurrency),
         retry_budget: budget(check, retry_budget),
         connection: connection_options(check, connection),
         tls: tls::of_cluster(check, tls),
@@ -71,13 +74,22 @@ fn endpoints(check: &Check<'_, '_>, key: &Key, field: &Field<List<raw::Endpoint>
     let mut out = Vec::with_capacity(list.len());
     let list = check.within(list, limits::MAX_ENDPOINTS, (Some(span), "endpoints"));
     for (raw, span) in list.iter().filter_map(Field::here) {
-        let (text, weight, zone) = match raw {
-            raw::Endpoint::Text(text) => (Some((text, span)), 1, None),
-            raw::Endpoint::Map(raw::EndpointFields { address, weight, zone }) => (
-                check.required(address, span, ("this endpoint has no `address`", "add `address: IP:PORT`")),
-                check.number(weight, 1, limits::ENDPOINT_WEIGHT),
-                check.optional_name(zone),
-            ),
+        let short = raw::EndpointFields::default();
+        let (text, fields) = match raw {
+            raw::Endpoint::Text(text) => (Some((text, span)), &short),
+            raw::Endpoint::Map(fields) => {
+                let lack = ("this endpoint has no `address`", "add `address: IP:PORT`");
+                (check.required(&fields.address, span, lack), fields)
+            }
+        };
+        let raw::EndpointFields { address: _, weight, zone, priority, labels, condition } = fields;
+        let endpoint = |target: Target| Endpoint {
+            target,
+            weight: small(check.number(weight, 1, limits::ENDPOINT_WEIGHT)),
+            zone: check.optional_name(zone),
+            priority: small(check.number(priority, 0, limits::PRIORITY)),
+            labels: balance::labels(check, labels),
+            condition: balance::condition(condition),
         };
         let Some((text, at)) = text else { continue };
         let Some(target) = check.parsed(names::target(text), at) else { continue };
@@ -88,20 +100,9 @@ fn endpoints(check: &Check<'_, '_>, key: &Key, field: &Field<List<raw::Endpoint>
             continue;
         }
         seen.insert(target.clone(), at);
-        out.push(Endpoint { weight: small(weight), zone, ..Endpoint::at(target) });
+        out.push(endpoint(target));
     }
     out
-}
-
-fn ceilings(check: &Check<'_, '_>, field: &Field<raw::CircuitBreaker>) -> Ceilings {
-    let empty = raw::CircuitBreaker::default();
-    let raw::CircuitBreaker { max_requests, max_pending, max_retries, max_connections } = field.get().unwrap_or(&empty);
-    Ceilings {
-        max_requests: small(check.number(max_requests, 1_024, limits::MAX_REQUESTS)),
-        max_pending: small(check.number(max_pending, 256, limits::MAX_PENDING)),
-        max_retries: small(check.number(max_retries, 64, limits::MAX_RETRIES)),
-        max_connections: small(check.number(max_connections, 1_024, limits::CONNECTIONS)),
-    }
 }
 
 fn budget(check: &Check<'_, '_>, field: &Field<raw::RetryBudget>) -> RetryBudget {

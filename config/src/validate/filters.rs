@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode};
 
 use super::names::{self, Anchors};
-use super::{Check, Wrong, headers, small};
+use super::{Check, Names, Wrong, faults, headers, small};
 use crate::limits::{self, MAX_BODY_BYTES, MAX_CORS_ENTRIES, MAX_FILTERS, MAX_HEADER_VALUE_BYTES};
 use crate::model::{Action, Cors, DirectResponse, Filter, PathRewrite, Redirect, UrlRewrite};
 use crate::raw;
@@ -33,7 +33,7 @@ pub(super) fn any_bad(field: &Field<List<raw::Filter>>) -> bool {
         })
 }
 
-pub(super) fn of_rule(check: &Check<'_, '_>, field: &Field<List<raw::Filter>>) -> Checked {
+pub(super) fn of_rule(check: &Check<'_, '_>, field: &Field<List<raw::Filter>>, clusters: &Names<'_>) -> Checked {
     let mut out = Checked::default();
     let (mut rewrite, mut cors, mut upstream_only) = (None, None, None);
     for (filter, span) in limited(check, field) {
@@ -55,6 +55,11 @@ pub(super) fn of_rule(check: &Check<'_, '_>, field: &Field<List<raw::Filter>>) -
                 if single(check, &mut cors, (span, "cors")) {
                     out.filters.extend(self::cors(check, raw).map(Filter::Cors));
                 }
+            }
+            raw::Filter::Fault(raw) => out.filters.extend(faults::fault(check, raw).map(Filter::Fault)),
+            raw::Filter::Mirror(raw) => {
+                upstream_only = upstream_only.or(Some(span));
+                out.filters.extend(faults::mirror(check, raw, clusters).map(Filter::Mirror));
             }
             raw::Filter::Redirect(raw) => {
                 let action = redirect(check, raw, &mut out.prefix_rewrite).map(Action::Redirect);
@@ -82,6 +87,8 @@ pub(super) fn of_backend(check: &Check<'_, '_>, field: &Field<List<raw::Filter>>
             raw::Filter::ResponseHeaders(edit) => out.extend(headers::edit(check, edit).map(Filter::ResponseHeaders)),
             raw::Filter::UrlRewrite(_)
             | raw::Filter::Cors(_)
+            | raw::Filter::Fault(_)
+            | raw::Filter::Mirror(_)
             | raw::Filter::Redirect(_)
             | raw::Filter::DirectResponse(_) => check.error(
                 span,

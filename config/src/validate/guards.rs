@@ -22,6 +22,7 @@ pub(super) fn nothing_is_decrypted(check: &Check<'_, '_>, raw: &raw::Listener) {
         ("jwt", raw.jwt.span()),
         ("externalAuthorization", raw.external_authorization.span()),
         ("clientCertHeader", raw.client_cert_header.span()),
+        ("rateLimits", raw.rate_limits.span()),
     ] {
         if let Some(span) = span {
             let message =

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use http::{HeaderName, HeaderValue};
 
+use super::health::probe_header;
 use super::{Check, Wrong};
 use crate::limits::{MAX_HEADER_EDITS, MAX_HEADER_VALUE_BYTES};
 use crate::model::HeaderEdit;
@@ -84,6 +85,11 @@ pub(super) fn edit(check: &Check<'_, '_>, field: &Field<raw::HeaderEdit>) -> Opt
     })
 }
 
+/// Headers that a probe sends.
+pub(super) fn probe(check: &Check<'_, '_>, field: &Field<raw::HeaderValues>) -> Vec<(HeaderName, HeaderValue)> {
+    read_values(check, field, (Twice::Allowed, probe_header))
+}
+
 /// Whether one header may be named twice: added yes, set no.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Twice {
@@ -92,6 +98,14 @@ enum Twice {
 }
 
 fn values(check: &Check<'_, '_>, field: &Field<raw::HeaderValues>, twice: Twice) -> Vec<(HeaderName, HeaderValue)> {
+    read_values(check, field, (twice, editable))
+}
+
+fn read_values(
+    check: &Check<'_, '_>,
+    field: &Field<raw::HeaderValues>,
+    (twice, name): (Twice, fn(&str) -> Result<HeaderName, Wrong>),
+) -> Vec<(HeaderName, HeaderValue)> {
     let mut pairs: Vec<(&str, Span, &Field<String>)> = Vec::new();
     match field.get() {
         None => {}
@@ -112,7 +126,7 @@ fn values(check: &Check<'_, '_>, field: &Field<raw::HeaderValues>, twice: Twice)
     let mut seen: HashMap<HeaderName, Span> = HashMap::new();
     let mut out = Vec::with_capacity(pairs.len());
     for (text, at, raw) in check.within(&pairs, MAX_HEADER_EDITS, (field.span(), "headers")) {
-        let name = check.parsed(editable(text), *at);
+        let name = check.parsed(name(text), *at);
         let value = raw.here().and_then(|(text, at)| check.parsed(self::value(text), at));
         if let (Some(name), Some(value)) = (name, value)
             && (twice == Twice::Allowed || once(check, &mut seen, (&name, *at)))

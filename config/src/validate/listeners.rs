@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::binds::Binds;
-use super::{Check, Names, References, guards, names, small, tls, tokens};
+use super::{Check, Names, References, guards, names, overload, small, tls, tokens};
 use crate::limits;
 use crate::model::{
     ClientCertHeader, Direction, EscapedSlashes, Listener, ListenerLimits, ListenerProtocol, PathOptions, TlsMode,
@@ -82,6 +82,7 @@ fn listener(
         authorization,
         jwt,
         external_authorization,
+        rate_limits,
     } = raw;
 
     let lack = ("this listener has no `name`", "add a name, such as `name: inbound`");
@@ -130,7 +131,6 @@ fn listener(
             Some(raw::ListenerProtocol::Http1) => ListenerProtocol::Http1,
             Some(raw::ListenerProtocol::Http2) => ListenerProtocol::Http2,
         },
-        rate_limits: Vec::new(),
         routes,
         direction,
         trust,
@@ -155,6 +155,7 @@ fn listener(
         authorization: refer(authorization, &references.policies),
         jwt: tokens::of_listener(check, jwt, &references.providers),
         external_authorization: refer(external_authorization, &references.authorizers),
+        rate_limits: overload::rate_limits(check, rate_limits),
         place: check.place(span),
     };
     (listener, address)

@@ -115,20 +115,25 @@ pub(super) fn header_conditions(check: &Check<'_, '_>, field: &Field<List<raw::C
         let value = value(check, raw, span);
         let lack = ("this condition has no `name`", "add the name of a header: `name: x-version`");
         let (name, at) = check.required(&raw.name, span, lack)?;
-        if name.starts_with(':') {
-            let fix = match name.as_str() {
-                ":authority" => "write `host`, which means the authority on every protocol",
-                ":method" => "use the `method` condition",
-                ":path" => "use the `path` condition",
-                _ => "use a regular header",
-            };
-            check.error(at, format!("`{}` is not a header", quoted(name)), fix);
-            return None;
-        }
-        let name: HeaderName = check.parsed(headers::name(name), at)?;
+        let name = header_name(check, name, at)?;
         Some(HeaderMatch { name, value: value? })
     });
     each.collect()
+}
+
+/// The name of a header that is read.
+pub(super) fn header_name(check: &Check<'_, '_>, name: &str, at: Span) -> Option<HeaderName> {
+    if name.starts_with(':') {
+        let fix = match name {
+            ":authority" => "write `host`, which means the authority on every protocol",
+            ":method" => "use the `method` condition",
+            ":path" => "use the `path` condition",
+            _ => "use a regular header",
+        };
+        check.error(at, format!("`{}` is not a header", quoted(name)), fix);
+        return None;
+    }
+    check.parsed(headers::name(name), at)
 }
 
 fn query_conditions(check: &Check<'_, '_>, field: &Field<List<raw::Condition>>) -> Vec<QueryMatch> {
@@ -137,11 +142,8 @@ fn query_conditions(check: &Check<'_, '_>, field: &Field<List<raw::Condition>>) 
         let value = value(check, raw, span);
         let lack = ("this condition has no `name`", "add the name of a query parameter: `name: v`");
         let (name, at) = check.required(&raw.name, span, lack)?;
-        if name.is_empty() || name.len() > MAX_MATCH_BYTES {
-            check.error(at, "this is not the name of a query parameter", "write its name, decoded");
-            return None;
-        }
-        Some(QueryMatch { name: Arc::from(name.as_str()), value: value? })
+        let name = check.parsed(names::parameter(name), at)?;
+        Some(QueryMatch { name, value: value? })
     });
     each.collect()
 }

@@ -2,21 +2,28 @@
 //! the rest is still looked at. The model made on the way is given out only when there was no error at all.
 
 mod access;
+mod balance;
 pub(crate) mod binds;
+mod breakers;
 mod clusters;
 mod control_plane;
+mod faults;
 mod filters;
 mod guards;
 mod headers;
+mod health;
 mod identity;
 mod listeners;
 mod matches;
 mod names;
+mod overload;
 mod parts;
 mod policies;
 mod process;
 mod reach;
 mod routes;
+mod sessions;
+mod ties;
 mod tls;
 mod tokens;
 mod units;
@@ -29,6 +36,7 @@ pub(crate) use names::{Anchors, compile, host, host_pattern, name, path, target,
 pub use parts::{CheckedRule, Checker};
 pub(crate) use tls::{server_name, server_pattern, subject_name};
 pub(crate) use tokens::{claim_header, end_to_end, jwks_url, word};
+pub(crate) use units::{show_decimal, show_timestamp, timestamp};
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -36,7 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits::{self, Bounds};
-use crate::model::{Config, ControlPlane, Overload, Place, Setting};
+use crate::model::{Config, ControlPlane, Place, Setting};
 use crate::raw::{self, DurationText, SizeText};
 use crate::read::{Entries, Field, Key, List};
 use crate::sink::Sink;
@@ -65,6 +73,8 @@ pub(crate) fn validate(
         authorization,
         jwt_providers,
         external_authorizers,
+        rate_limit_services,
+        overload,
         control_plane,
     } = raw;
     let check = Check {
@@ -73,6 +83,8 @@ pub(crate) fn validate(
         mesh: identity::Mesh::of(identity),
         patterns: RefCell::default(),
         guesses: Cell::new(MAX_GUESSES),
+        rates: RefCell::default(),
+        zoned: node.is_bad() || node.get().is_some_and(|node| !node.zone.is_absent()),
     };
 
     let admin = process::admin(&check, admin);
@@ -85,6 +97,7 @@ pub(crate) fn validate(
             ("authorization", authorization.span()),
             ("jwtProviders", jwt_providers.span()),
             ("externalAuthorizers", external_authorizers.span()),
+            ("rateLimitServices", rate_limit_services.span()),
         ];
         control_plane::no_resources(&check, &sections);
         let config = Config {
@@ -101,18 +114,19 @@ pub(crate) fn validate(
             jwt_providers: BTreeMap::new(),
             external_authorizers: BTreeMap::new(),
             rate_limit_services: BTreeMap::new(),
-            overload: Overload::default(),
+            overload: overload::overload(&check, overload),
         };
         return (config, control_plane::control_plane(&check, control_plane, identity.span()));
     }
     let references = References::of(raw);
     let raw_listeners = listeners;
     let listeners = listeners::listeners(&check, raw_listeners, (span, &references, admin.bound));
-    let routes = routes::tables(&check, routes, &references.clusters, &listeners);
+    let routes = routes::tables(&check, routes, &references, &listeners);
     let clusters = clusters::clusters(&check, clusters);
     let authorization = access::policies(&check, authorization, (&listeners, &references.providers));
     let jwt_providers = tokens::providers(&check, jwt_providers);
     let external_authorizers = tokens::authorizers(&check, external_authorizers, &references);
+    let rate_limit_services = overload::services(&check, rate_limit_services, &references);
     guards::look(&check, (raw_listeners, &listeners), &authorization);
     references.warn_unused(&check);
     check.mesh.warn_unused(&check, identity);
@@ -130,8 +144,8 @@ pub(crate) fn validate(
         authorization,
         jwt_providers,
         external_authorizers,
-        rate_limit_services: BTreeMap::new(),
-        overload: Overload::default(),
+        rate_limit_services,
+        overload: overload::overload(&check, overload),
     };
     (config, None)
 }
@@ -146,6 +160,10 @@ struct Check<'a, 't> {
     /// Comparisons that may still be spent on guessing what was meant: with ten thousand dangling references to ten
     /// thousand clusters, guessing would take minutes.
     guesses: Cell<usize>,
+    /// Names of rate limits, and where they stand: they are unique in the whole configuration.
+    rates: RefCell<HashMap<Arc<str>, Span>>,
+    /// This proxy knows its zone.
+    zoned: bool,
 }
 
 /// Comparisons of two words, for all guesses in one text.
@@ -206,6 +224,17 @@ impl Check<'_, '_> {
     fn duration_or_zero(&self, field: &Field<DurationText>, default: Duration) -> Duration {
         let Some((text, span)) = field.here() else { return default };
         self.parsed(units::duration(&text.0), span).unwrap_or(default)
+    }
+
+    /// A duration within bounds.
+    fn time(&self, field: &Field<DurationText>, default: Duration, (min, max): (Duration, Duration)) -> Duration {
+        let value = self.duration(field, default);
+        if let (false, Some(span)) = ((min..=max).contains(&value), field.span()) {
+            let (min, max) = (units::show_duration(min), units::show_duration(max));
+            self.error(span, "this duration is out of range", format!("write one from {min} to {max}"));
+            return default;
+        }
+        value
     }
 
     /// A duration of which zero means "none".
@@ -317,6 +346,7 @@ struct References<'r> {
     policies: Names<'r>,
     providers: Names<'r>,
     authorizers: Names<'r>,
+    rate_limits: Names<'r>,
     /// Clusters as written, by name.
     groups: HashMap<&'r str, &'r raw::Cluster>,
 }
@@ -330,6 +360,7 @@ impl<'r> References<'r> {
             policies: Names::of(&raw.authorization, ("authorization policy", "authorization")),
             providers: Names::of(&raw.jwt_providers, ("token provider", "jwtProviders")),
             authorizers: Names::of(&raw.external_authorizers, ("external authorizer", "externalAuthorizers")),
+            rate_limits: Names::of(&raw.rate_limit_services, ("rate limit service", "rateLimitServices")),
             groups: groups.iter().filter_map(|(key, cluster)| Some((key.text.as_str(), cluster.get()?))).collect(),
         }
     }
@@ -340,6 +371,7 @@ impl<'r> References<'r> {
         self.policies.warn_unused(check, "no listener uses");
         self.providers.warn_unused(check, "no listener uses");
         self.authorizers.warn_unused(check, "no listener uses");
+        self.rate_limits.warn_unused(check, "no rule uses");
     }
 }
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use regex::{Regex, RegexBuilder};
 
 use super::{Check, Wrong};
-use crate::limits::{MAX_COMPILED_PATTERN_BYTES, MAX_MATCH_BYTES, MAX_NAME_BYTES, MAX_PATTERN_BYTES, MAX_PATTERNS};
+use crate::limits::{
+    MAX_COMPILED_PATTERN_BYTES, MAX_MATCH_BYTES, MAX_NAME_BYTES, MAX_PATTERN_BYTES, MAX_PATTERNS, MAX_WORD_BYTES,
+};
 use crate::model::{HostPattern, Target};
 use crate::source::Span;
 use crate::text::quoted;
@@ -163,6 +165,43 @@ pub(crate) fn target(text: &str) -> Result<Target, Wrong> {
         return wrong("has a malformed IP address", "write IPv6 addresses in brackets: `[::1]:8080`".to_owned());
     }
     host(name).map(|host| Target::Name { host, port })
+}
+
+/// The name of a query parameter.
+pub(crate) fn parameter(text: &str) -> Result<Arc<str>, Wrong> {
+    if text.is_empty() || text.len() > MAX_MATCH_BYTES {
+        return Err(Wrong::new("this is not the name of a query parameter", "write its name, decoded"));
+    }
+    Ok(text.into())
+}
+
+/// The name of a cookie: a token (RFC 6265 section 4.1.1).
+pub(crate) fn cookie(text: &str) -> Result<Arc<str>, Wrong> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if text.is_empty() || text.len() > MAX_NAME_BYTES || !text.bytes().all(fits) {
+        let message = format!("`{}` is not the name of a cookie", quoted(text));
+        return Err(Wrong::new(message, "use letters, digits, `-` and `_`, such as `session`"));
+    }
+    Ok(text.into())
+}
+
+/// The path of a cookie (RFC 6265 section 4.1.2.4).
+pub(crate) fn cookie_path(text: &str) -> Result<Arc<str>, Wrong> {
+    let fits = |b: u8| (b'!'..0x7f).contains(&b) && b != b';' && b != b',';
+    if !text.starts_with('/') || text.len() > MAX_NAME_BYTES || !text.bytes().all(fits) {
+        let message = format!("`{}` is not the path of a cookie", quoted(text));
+        return Err(Wrong::new(message, "write a path such as `/` or `/shop`"));
+    }
+    Ok(text.into())
+}
+
+/// A text that another service compares.
+pub(crate) fn word(text: &str) -> Result<Arc<str>, Wrong> {
+    if text.is_empty() || text.len() > MAX_WORD_BYTES || text.chars().any(char::is_control) {
+        let fix = format!("write 1 to {MAX_WORD_BYTES} bytes, without control characters");
+        return Err(Wrong::new("this text cannot be compared by anybody", fix));
+    }
+    Ok(text.into())
 }
 
 /// A path that the paths of requests are compared with. They are compared in their normal form (RFC 3986 section

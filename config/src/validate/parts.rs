@@ -40,6 +40,8 @@ impl<'a, 't> Checker<'a, 't> {
             mesh: identity::Mesh::given(),
             patterns: RefCell::default(),
             guesses: Cell::new(MAX_GUESSES),
+            rates: RefCell::default(),
+            zoned: true,
         };
         Self { check }
     }
@@ -106,7 +108,8 @@ impl<'a, 't> Checker<'a, 't> {
     /// Matches and filters. The other fields of the rule are not looked at.
     pub fn rule(&self, rule: &raw::Rule) -> CheckedRule {
         let mut matches = matches::matches(&self.check, &rule.matches, true);
-        let filters::Checked { filters, terminal, prefix_rewrite } = filters::of_rule(&self.check, &rule.filters);
+        let filters::Checked { filters, terminal, prefix_rewrite } =
+            filters::of_rule(&self.check, &rule.filters, &nothing_known("cluster"));
         if let Some(at) = prefix_rewrite {
             matches::require_prefixes(&self.check, &mut matches, at);
         }
@@ -130,7 +133,7 @@ impl<'a, 't> Checker<'a, 't> {
         default: &Field<raw::Access>,
         rules: &Field<List<raw::AccessRule>>,
     ) -> Option<Authorization> {
-        let unknown = Names { what: "token provider", section: "providers", known: None };
+        let unknown = nothing_known("token provider");
         let policy = access::Policy { check: &self.check, providers: &unknown, merges: true };
         policy.read_fields((&key(name, span), name.into()), default, rules)
     }
@@ -139,6 +142,11 @@ impl<'a, 't> Checker<'a, 't> {
     pub fn jwt_provider(&self, (name, span): (&str, Span), raw: &raw::JwtProvider) -> Option<JwtProvider> {
         tokens::provider(&self.check, (&key(name, span), name.into()), raw)
     }
+}
+
+/// Names of which nothing is said.
+fn nothing_known(what: &'static str) -> Names<'static> {
+    Names { what, section: "", known: None }
 }
 
 fn key(name: &str, span: Span) -> Key {

@@ -1,10 +1,10 @@
-//! Timeouts and retries of rules.
+//! Timeouts, retries and hedging of rules.
 
 use std::time::Duration;
 
-use super::{Check, small};
+use super::{Check, matches, small};
 use crate::limits;
-use crate::model::{Retry, RetryOn, Setting, Timeouts};
+use crate::model::{Hedge, HedgeAfter, Match, Retry, RetryOn, Setting, Timeouts};
 use crate::raw;
 use crate::read::Field;
 use crate::source::Span;
@@ -35,19 +35,81 @@ pub(super) fn timeouts(check: &Check<'_, '_>, field: &Field<raw::Timeouts>) -> T
 
 pub(super) fn retry(check: &Check<'_, '_>, field: &Field<raw::Retry>) -> Retry {
     let (base, max) = (Duration::from_millis(25), Duration::from_millis(250));
-    let Some((raw::Retry { attempts, on, backoff, non_idempotent }, span)) = field.here() else {
-        return Retry::default();
-    };
+    let default = Retry::default();
+    let Some((raw, span)) = field.here() else { return default };
+    let raw::Retry {
+        attempts,
+        on,
+        backoff,
+        non_idempotent,
+        headers,
+        idempotency_key,
+        max_pushback,
+        other_locality,
+        buffer,
+    } = raw;
     let number: u8 = small(check.number(attempts, 1, limits::RETRY_ATTEMPTS));
     let (backoff_base, backoff_max) = self::backoff(check, backoff, (base, max));
     Retry {
         attempts: Setting { value: number, place: Some(check.place(attempts.span().unwrap_or(span))) },
         on: conditions(check, on),
+        on_headers: {
+            check.filled(headers, "headers", limits::MAX_CONDITIONS);
+            matches::header_conditions(check, headers)
+        },
         non_idempotent: check.flag(non_idempotent, false),
+        idempotency_key: check.flag(idempotency_key, false),
         backoff_base,
         backoff_max,
-        ..Retry::default()
+        max_pushback: check.duration_or_zero(max_pushback, default.max_pushback),
+        other_locality: check.flag(other_locality, false),
+        buffer: small(check.size(buffer, default.buffer.into(), limits::REPLAY_BUFFER)),
     }
+}
+
+/// `retry` and `matches` are those of the same rule.
+pub(super) fn hedge(
+    check: &Check<'_, '_>,
+    field: &Field<raw::Hedge>,
+    (retry, matches): (&Retry, &[Match]),
+) -> Option<Hedge> {
+    let (raw::Hedge { after, percentile, min, max, budget_percent }, span) = field.here()?;
+    let when = match (after.span(), percentile.span()) {
+        (None, None) => {
+            check.error(
+                span,
+                "this does not say when a second attempt is started",
+                "add `after: 50ms` or `percentile: 95`",
+            );
+            None
+        }
+        (Some(_), Some(second)) => {
+            let message = "a second attempt is started by exactly one of `after` and `percentile`";
+            check.error(second, message, "keep one of the two");
+            None
+        }
+        (Some(_), None) => Some(HedgeAfter::Delay(check.duration(after, Duration::from_millis(50)))),
+        (None, Some(_)) => Some(HedgeAfter::Percentile {
+            percent: small(check.number(percentile, 95, limits::HEDGE_PERCENTILE)),
+            min: check.duration(min, Duration::from_millis(1)),
+        }),
+    };
+    if let (Some(at), false) = (min.span(), after.is_absent()) {
+        check.warning(at, "`min` has no effect with `after`", "remove it");
+    }
+    let repeatable = |one: &Match| !one.grpc && one.method.as_ref().is_none_or(http::Method::is_idempotent);
+    let allowed = retry.non_idempotent || retry.idempotency_key;
+    if !allowed && !matches.is_empty() && !matches.iter().any(repeatable) {
+        let message = "`hedge` never applies: every request of this rule has a method that is not idempotent";
+        let fix = "add `retry: { idempotencyKey: true }` or `retry: { nonIdempotent: true }` where repeating does no \
+                   harm, or remove it";
+        check.warning(span, message, fix);
+    }
+    Some(Hedge {
+        after: when?,
+        max: small(check.number(max, 1, limits::HEDGES)),
+        budget_percent: small(check.number(budget_percent, 10, limits::SHARE)),
+    })
 }
 
 fn backoff(check: &Check<'_, '_>, field: &Field<raw::Backoff>, defaults: (Duration, Duration)) -> (Duration, Duration) {

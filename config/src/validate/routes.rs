@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Check, Names, filters, good, matches, names, policies, reach, small};
+use super::{
+    Check, Names, References, balance, breakers, filters, good, matches, names, overload, policies, reach, sessions,
+    small, ties,
+};
 use crate::limits;
 use crate::model::{Action, BackendRef, Filter, HostPattern, Labels, Listener, RouteTable, Rule, VirtualHost};
 use crate::raw;
@@ -16,7 +19,7 @@ type RawTables = Field<Entries<List<raw::VirtualHost>>>;
 pub(super) fn tables(
     check: &Check<'_, '_>,
     field: &RawTables,
-    clusters: &Names<'_>,
+    references: &References<'_>,
     listeners: &[Listener],
 ) -> BTreeMap<Arc<str>, RouteTable> {
     let Some((entries, span)) = field.here() else { return BTreeMap::new() };
@@ -25,6 +28,7 @@ pub(super) fn tables(
             listeners.iter().filter(|l| !l.path.merge_slashes).filter_map(|l| l.routes.as_deref()).collect();
         listeners.iter().filter_map(|l| l.routes.as_deref()).filter(|table| !keeping.contains(table)).collect()
     };
+    let ties = ties::Ties::default();
     let mut out = BTreeMap::new();
     let mut rules = 0;
     for (key, hosts) in check.within(&entries.pairs, limits::MAX_ROUTE_TABLES, (Some(span), "route tables")) {
@@ -37,7 +41,7 @@ pub(super) fn tables(
             break;
         }
         let asked = listeners.iter().any(|l| l.routes.as_ref() == Some(&name) && l.external_authorization.is_some());
-        let table = Table { check, clusters, merges: merging_only.contains(&*name), asked };
+        let table = Table { check, references, ties: &ties, merges: merging_only.contains(&*name), asked };
         out.insert(Arc::clone(&name), table.read(key, name, (hosts, at)));
     }
     out
@@ -50,7 +54,8 @@ fn good_rules(hosts: &List<raw::VirtualHost>) -> usize {
 /// What the rules of one table need to know.
 struct Table<'a, 't, 'n> {
     check: &'a Check<'a, 't>,
-    clusters: &'a Names<'n>,
+    references: &'a References<'n>,
+    ties: &'a ties::Ties,
     /// Every listener that uses this table merges slashes.
     merges: bool,
     /// Some listener that uses this table asks an external authorizer.
@@ -154,7 +159,22 @@ impl Table<'_, '_, '_> {
 
     fn rule(&self, raw: &raw::Rule, span: Span, name: Arc<str>) -> Rule {
         let check = self.check;
-        let raw::Rule { name: _, matches, filters, backend_refs, timeouts, retry, external_authorization } = raw;
+        let raw::Rule {
+            name: _,
+            matches,
+            filters,
+            backend_refs,
+            timeouts,
+            retry,
+            hedge,
+            circuit_breaker,
+            hash,
+            session_persistence,
+            rate_limits,
+            global_rate_limits,
+            criticality,
+            external_authorization,
+        } = raw;
         let ask = external_authorization.get() != Some(&raw::Switch::Off);
         if let (false, false, Some(at)) = (ask, self.asked, external_authorization.span())
             && !check.sink.has_errors()
@@ -163,11 +183,13 @@ impl Table<'_, '_, '_> {
             check.warning(at, message, "remove it, or add `externalAuthorization: NAME` to the listener");
         }
         let mut matches = matches::matches(check, matches, self.merges);
-        let filters::Checked { filters: list, terminal, prefix_rewrite } = filters::of_rule(check, filters);
+        let filters::Checked { filters: list, terminal, prefix_rewrite } =
+            filters::of_rule(check, filters, &self.references.clusters);
         if let Some(at) = prefix_rewrite {
             matches::require_prefixes(check, &mut matches, at);
         }
-        let backends = backends(check, self.clusters, (backend_refs, BackendsOf::Rule));
+        let backends = backends(check, &self.references.clusters, (backend_refs, BackendsOf::Rule));
+        self.ties.look(check, raw, self.references);
         let action = match (terminal, backend_refs.span()) {
             (Some((action, _)), None) => action,
             (Some((action, at)), Some(refs)) => {
@@ -191,20 +213,21 @@ impl Table<'_, '_, '_> {
                 Action::Forward(backends)
             }
         };
+        let retry = policies::retry(check, retry);
         Rule {
-            name,
-            matches,
             filters: list,
             action,
             timeouts: policies::timeouts(check, timeouts),
-            retry: policies::retry(check, retry),
-            hedge: None,
-            breaker: None,
-            hash: Vec::new(),
-            session: None,
-            rate_limits: Vec::new(),
-            global_rate_limits: Vec::new(),
-            criticality: None,
+            hedge: policies::hedge(check, hedge, (&retry, &matches)),
+            breaker: breakers::breaker(check, circuit_breaker),
+            hash: sessions::hash(check, hash),
+            session: sessions::session(check, session_persistence),
+            rate_limits: overload::rate_limits(check, rate_limits),
+            global_rate_limits: overload::global(check, global_rate_limits, self.references),
+            criticality: overload::criticality(criticality),
+            name,
+            matches,
+            retry,
             external_authorization: ask,
             place: check.place(span),
         }
@@ -228,26 +251,29 @@ pub(super) fn backends(
         BackendsOf::Rule => "rule",
         BackendsOf::Passthrough => "entry",
     };
-    let mut seen: HashMap<&str, Span> = HashMap::new();
+    let mut seen: HashMap<(&str, Labels), Span> = HashMap::new();
     let mut out: Vec<BackendRef> = Vec::new();
     let list = check.within(field.entries(), limits::MAX_BACKENDS, (field.span(), "backends"));
-    for (raw::BackendRef { cluster, weight, filters }, span) in list.iter().filter_map(Field::here) {
+    for (raw::BackendRef { cluster, weight, subset, filters }, span) in list.iter().filter_map(Field::here) {
         let weight = small(check.number(weight, 1, limits::BACKEND_WEIGHT));
         let filters: Vec<Filter> = match of {
             BackendsOf::Rule => filters::of_backend(check, filters),
             BackendsOf::Passthrough => Vec::new(),
         };
+        let subset = balance::labels(check, subset);
         let lack = ("this backend has no `cluster`", "add the name of a cluster: `cluster: NAME`");
         let Some((name, at)) = check.required(cluster, span, lack) else { continue };
         clusters.refer(check, name, at);
-        if let Some(first) = seen.get(name.as_str()) {
-            let message = format!("the cluster `{}` comes twice in this {what}", quoted(name));
+        let key = (name.as_str(), subset);
+        if let Some(first) = seen.get(&key) {
+            let with = if key.1.is_empty() { "" } else { " with the same `subset`" };
+            let message = format!("the cluster `{}` comes twice in this {what}{with}", quoted(name));
             let text = (message, "keep one and add up the weights".to_owned());
             check.sink.error_with(at, (*first, "the first one is here"), text);
             continue;
         }
-        seen.insert(name, at);
-        out.push(BackendRef { cluster: Arc::from(name.as_str()), weight, subset: Labels::new(), filters });
+        out.push(BackendRef { cluster: Arc::from(name.as_str()), weight, subset: key.1.clone(), filters });
+        seen.insert(key, at);
     }
     let readable = good(field).count() == field.entries().len();
     if let (true, false, Some(span)) = (readable, out.is_empty(), field.span())

@@ -204,13 +204,13 @@ fn the_full_example_says_what_it_means() {
     );
     assert_eq!(charges.retry.attempts.value, 2);
     assert_eq!(charges.retry.on[4..], [RetryOn::Status(503), RetryOn::Grpc(14)]);
-    assert_eq!(charges.filters.len(), 4);
+    assert_eq!(charges.filters.len(), 6);
     let Action::Forward(backends) = &charges.action else { panic!("{:?}", charges.action) };
     assert_eq!((backends[0].weight, backends[1].weight, backends[1].filters.len()), (95, 5, 1));
     assert!(matches!(&hosts[0].rules[1].action, Action::Redirect(r) if r.status == 308 && r.port == Some(8443)));
     assert!(matches!(&hosts[0].rules[2].action, Action::Direct(r) if r.status == 200 && *r.body == *b"ok\n"));
     // Without a path condition the matched prefix is the root.
-    let rest = &hosts[0].rules[3];
+    let rest = &hosts[0].rules[4];
     assert_eq!(rest.matches[0].path, PathMatch::Prefix("".into()));
     assert!(
         matches!(&rest.filters[0], Filter::UrlRewrite(u) if u.path == Some(PathRewrite::Prefix("/payments".into())))
@@ -219,7 +219,7 @@ fn the_full_example_says_what_it_means() {
 
     let (v1, v2) = (&clusters["payments-v1"], &clusters["payments-v2"]);
     assert_eq!((v1.connection, v1.ceilings, v1.protocol), (v2.connection, v2.ceilings, v2.protocol), "merged by `<<`");
-    assert_eq!((v1.endpoints.len(), v2.endpoints.len()), (3, 1));
+    assert_eq!((v1.endpoints.len(), v2.endpoints.len()), (3, 2));
     assert_eq!(v1.endpoints[1].target, Target::Name { host: "payments.shop.svc".into(), port: 15006 });
 }
 

@@ -6,4 +6,5 @@ mod diff;
 mod examples;
 mod guards;
 mod properties;
+mod resilience;
 mod scale;

@@ -39,11 +39,24 @@ pub enum Overflow {
     Connections,
 }
 
+/// Why a retry that the rule would have made was not made, other than for the budget and the ceiling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenUp {
+    /// The request's body outgrew what is kept of it.
+    Body,
+    /// The server asked for more time than the rule allows.
+    Pushback,
+    /// The request's time would have been over.
+    Deadline,
+}
+
 /// The numbers of one cluster.
 #[derive(Debug)]
 pub struct ClusterMetrics {
     labels: Labels,
     series: Arc<Series<Shard>>,
+    /// Priorities in a panic now.
+    panicking: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -51,12 +64,14 @@ struct Shard {
     attempts: [AtomicU64; OUTCOMES.len()],
     retries: AtomicU64,
     budget_exhausted: AtomicU64,
+    given_up: [AtomicU64; GIVEN_UP.len()],
     connects: AtomicU64,
     connect_failures: AtomicU64,
     connections: AtomicU64,
     pending: AtomicU64,
     overflows: [AtomicU64; OVERFLOWS.len()],
     resolve_failures: AtomicU64,
+    panic_picks: AtomicU64,
     handshakes: Handshakes,
 }
 
@@ -79,14 +94,18 @@ const OVERFLOWS: [(Overflow, &str); 4] = [
     (Overflow::Connections, "connections"),
 ];
 
+const GIVEN_UP: [(GivenUp, &str); 3] =
+    [(GivenUp::Body, "body"), (GivenUp::Pushback, "pushback"), (GivenUp::Deadline, "deadline")];
+
 impl ClusterMetrics {
     pub(super) fn bounded(name: &str, slots: &Arc<Slots>, other: &Arc<Self>) -> Self {
         let series = Arc::new(Series::bounded(slots, &other.series));
-        Self { labels: Labels::new(&[("cluster", name)]), series }
+        Self { labels: Labels::new(&[("cluster", name)]), series, panicking: AtomicU64::new(0) }
     }
 
     pub(super) fn other() -> Self {
-        Self { labels: Labels::new(&[("cluster", "other")]), series: Arc::new(Series::unbounded()) }
+        let series = Arc::new(Series::unbounded());
+        Self { labels: Labels::new(&[("cluster", "other")]), series, panicking: AtomicU64::new(0) }
     }
 
     /// An attempt ended.
@@ -102,6 +121,11 @@ impl ClusterMetrics {
     /// A retry was wanted and the budget did not allow it.
     pub fn retry_budget_exhausted(&self) {
         add(&self.series.local().budget_exhausted, 1);
+    }
+
+    /// A retry was wanted and could not be made.
+    pub fn gave_up_retry(&self, why: GivenUp) {
+        add(&self.series.local().given_up[why as usize], 1);
     }
 
     /// A connection was made. Followed by one [`Self::disconnected`].
@@ -141,6 +165,16 @@ impl ClusterMetrics {
         add(&self.series.local().overflows[kind as usize], 1);
     }
 
+    /// An endpoint was picked out of all because too few are well.
+    pub fn picked_in_panic(&self) {
+        add(&self.series.local().panic_picks, 1);
+    }
+
+    /// So many priorities are in a panic now.
+    pub fn panicking(&self, priorities: u64) {
+        self.panicking.store(priorities, Ordering::Relaxed);
+    }
+
     /// A name could not be resolved; the last known addresses stay in use.
     pub fn resolve_failed(&self) {
         add(&self.series.local().resolve_failures, 1);
@@ -177,7 +211,7 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
             }
         }
     }
-    let counters: [Counter; 5] = [
+    let counters: [Counter; 6] = [
         ("outrigger_upstream_retries_total", "Attempts beyond the first of a request.", |s| &s.retries),
         (
             "outrigger_upstream_retry_budget_exhausted_total",
@@ -187,6 +221,11 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
         ("outrigger_upstream_connects_total", "Connections made.", |s| &s.connects),
         ("outrigger_upstream_connect_failures_total", "Connections that could not be made.", |s| &s.connect_failures),
         ("outrigger_upstream_resolve_failures_total", "Name look-ups that failed.", |s| &s.resolve_failures),
+        (
+            "outrigger_upstream_panic_picks_total",
+            "Endpoints picked out of all, because too few of their priority are well.",
+            |s| &s.panic_picks,
+        ),
     ];
     for (name, help, read) in counters {
         text.family(name, Kind::Counter, help);
@@ -194,9 +233,27 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
             text.sample(&cluster.labels, cluster.series.sum(read));
         }
     }
+    text.family(
+        "outrigger_upstream_retries_given_up_total",
+        Kind::Counter,
+        "Retries that the rule asks for and that could not be made, by cause.",
+    );
+    for cluster in &used {
+        for (why, name) in GIVEN_UP {
+            text.sample(&cluster.labels.with("cause", name), cluster.series.sum(|s| &s.given_up[why as usize]));
+        }
+    }
     text.family("outrigger_upstream_connections", Kind::Gauge, "Open connections.");
     for cluster in &used {
         text.sample(&cluster.labels, gauge(cluster.series.sum(|s| &s.connections)));
+    }
+    text.family(
+        "outrigger_upstream_panic",
+        Kind::Gauge,
+        "Priorities in which too few endpoints are well, so that all are used.",
+    );
+    for cluster in &used {
+        text.sample(&cluster.labels, cluster.panicking.load(Ordering::Relaxed));
     }
     text.family("outrigger_upstream_pending_requests", Kind::Gauge, "Requests waiting for a connection.");
     for cluster in &used {

@@ -11,6 +11,7 @@ use crate::base::limits;
 use crate::policy::breaker::Standing;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{BreakerLabels, BreakerMetrics, BreakerScope, BreakerStand};
+use crate::upstream::standing::HealthEpoch;
 
 /// Shared by the breakers of a cluster and its endpoints, or one rule's own.
 #[derive(Debug)]
@@ -29,7 +30,8 @@ pub(in crate::upstream) struct Board {
 
 #[derive(Debug)]
 enum Name {
-    Cluster(Arc<str>),
+    /// With what moves when an endpoint becomes fit or unfit.
+    Cluster(Arc<str>, Arc<HealthEpoch>),
     Rule(Arc<str>, Arc<str>),
 }
 
@@ -41,19 +43,24 @@ struct Said {
 }
 
 impl Board {
-    pub(in crate::upstream) fn of_cluster(name: &Arc<str>, metrics: &Metrics, now: Instant) -> Arc<Self> {
+    pub(in crate::upstream) fn of_cluster(
+        name: &Arc<str>,
+        health: &Arc<HealthEpoch>,
+        metrics: &Metrics,
+        now: Instant,
+    ) -> Arc<Self> {
         let cluster = || Arc::clone(name);
         let endpoints = metrics.breakers(&BreakerLabels::Endpoints { cluster: cluster() });
         let whole = metrics.breakers(&BreakerLabels::Cluster { cluster: cluster() });
-        Self::new(Name::Cluster(cluster()), endpoints, whole, now)
+        Self::new(Name::Cluster(cluster(), Arc::clone(health)), (endpoints, whole), now)
     }
 
     pub(super) fn of_rule((table, rule): (&Arc<str>, &Arc<str>), metrics: &Metrics, now: Instant) -> Arc<Self> {
         let whole = metrics.breakers(&BreakerLabels::Rule { table: Arc::clone(table), rule: Arc::clone(rule) });
-        Self::new(Name::Rule(Arc::clone(table), Arc::clone(rule)), Arc::clone(&whole), whole, now)
+        Self::new(Name::Rule(Arc::clone(table), Arc::clone(rule)), (Arc::clone(&whole), whole), now)
     }
 
-    fn new(name: Name, endpoints: Arc<BreakerMetrics>, whole: Arc<BreakerMetrics>, now: Instant) -> Arc<Self> {
+    fn new(name: Name, (endpoints, whole): (Arc<BreakerMetrics>, Arc<BreakerMetrics>), now: Instant) -> Arc<Self> {
         let said = Mutex::new(Said { since: now, lines: 0, unsaid: 0 });
         Arc::new(Self { name, endpoints, whole, epoch: now, due: AtomicU64::new(u64::MAX), said })
     }
@@ -62,6 +69,13 @@ impl Board {
         match scope {
             BreakerScope::Endpoint => &self.endpoints,
             BreakerScope::Cluster | BreakerScope::Rule => &self.whole,
+        }
+    }
+
+    /// An endpoint has become fit or unfit.
+    pub(super) fn endpoint_changed(&self) {
+        if let Name::Cluster(_, health) = &self.name {
+            health.advance();
         }
     }
 
@@ -86,7 +100,7 @@ impl Board {
     pub(super) fn say(&self, owner: Owner, to: BreakerStand, standing: Standing, now: Instant) {
         let Some(not_logged) = self.may_say(now) else { return };
         let (cluster, routes, rule) = match &self.name {
-            Name::Cluster(cluster) => (Some(&**cluster), None, None),
+            Name::Cluster(cluster, _) => (Some(&**cluster), None, None),
             Name::Rule(table, rule) => (None, Some(&**table), Some(&**rule)),
         };
         let endpoint = match owner {

@@ -10,6 +10,7 @@ use super::CircuitBreaker;
 use crate::policy::breaker::Pass;
 use crate::policy::rng::Rng;
 use crate::upstream::cluster::Member;
+use crate::upstream::fitness::Closed;
 use crate::upstream::state::ClusterState;
 
 /// What the configuration of a cluster says that an attempt needs to its end: shared by its members, and by the permits of
@@ -34,15 +35,6 @@ pub(in crate::upstream) struct Entered {
     pub(in crate::upstream) pass: Pass,
     /// It is counted among the retries.
     pub(in crate::upstream) retry: bool,
-}
-
-/// Why an endpoint lets nothing in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turned {
-    /// Its breaker is open.
-    Open(Duration),
-    /// It is at one of its ceilings.
-    Full,
 }
 
 /// A pass of a cluster's breaker, given back unless it is kept.
@@ -104,17 +96,12 @@ impl Drop for Ticket<'_> {
 }
 
 impl Member {
-    /// Why it lets nothing in now, as far as can be told without asking; changes nothing.
-    pub(super) fn turns_away(&self, now: Instant) -> Option<Turned> {
-        if let Some(after) = self.state.breaker.refuses(&self.terms.endpoint_breaker, now) {
-            return Some(Turned::Open(after));
+    /// What closes it, as far as can be told without asking: changes nothing.
+    pub(in crate::upstream) fn closed(&self, now: Instant) -> Option<Closed> {
+        if let Some(retry_after) = self.state.breaker.refuses(&self.terms.endpoint_breaker, now) {
+            return Some(Closed::Breaker { retry_after });
         }
-        self.is_full().then_some(Turned::Full)
-    }
-
-    /// Whether its breaker or its ceilings speak against it.
-    pub(in crate::upstream) fn is_closed(&self, now: Instant) -> bool {
-        self.turns_away(now).is_some()
+        self.is_full().then_some(Closed::Ceiling)
     }
 
     fn is_full(&self) -> bool {
@@ -130,9 +117,9 @@ impl Member {
     }
 
     /// Lets a request in.
-    pub(super) fn enter(&self, retry: bool, rng: &mut Rng, now: Instant) -> Result<Entered, Turned> {
+    pub(super) fn enter(&self, retry: bool, rng: &mut Rng, now: Instant) -> Result<Entered, Closed> {
         let (breaker, settings) = (&self.state.breaker, &self.terms.endpoint_breaker);
-        let pass = breaker.enter(settings, rng, now).map_err(Turned::Open)?;
+        let pass = breaker.enter(settings, rng, now).map_err(|retry_after| Closed::Breaker { retry_after })?;
         self.count_in(pass, retry).inspect_err(|_| breaker.give_back(pass, settings))
     }
 
@@ -142,12 +129,12 @@ impl Member {
         if self.is_full() { None } else { self.count_in(pass, retry).ok() }
     }
 
-    fn count_in(&self, pass: Pass, retry: bool) -> Result<Entered, Turned> {
+    fn count_in(&self, pass: Pass, retry: bool) -> Result<Entered, Closed> {
         let EndpointCeilings { max_requests, max_retries, .. } = self.terms.ceilings;
         let retry = match max_retries {
             Some(most) if retry => {
                 if !self.state.retries.try_acquire(most) {
-                    return Err(Turned::Full);
+                    return Err(Closed::Ceiling);
                 }
                 true
             }
@@ -158,7 +145,7 @@ impl Member {
         if max_requests.is_some_and(|most| before >= most) {
             // Another was faster.
             entered.member.count_out(retry);
-            return Err(Turned::Full);
+            return Err(Closed::Ceiling);
         }
         Ok(entered)
     }

@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 use outrigger_config::model::Breaker;
 
 pub(super) use self::board::Board;
-pub(super) use self::choice::TurnedAway;
 pub(super) use self::entry::Entered;
 pub use self::entry::Terms;
 pub(super) use self::rule::RuleBreakers;
@@ -138,6 +137,9 @@ impl CircuitBreaker {
         }
         let (from, to) = (stand(from), stand(to));
         if from != to {
+            if matches!(self.owner, Owner::Endpoint(_)) {
+                self.board.endpoint_changed();
+            }
             self.metrics().moved(from, to);
             self.board.say(self.owner, to, self.state.standing(settings, now), now);
         }

@@ -73,15 +73,64 @@ fn traffic(
     (timeouts, retry): (&Field<Timeouts>, &Field<Retry>),
 ) -> Traffic {
     let mut out = Traffic { protocol: set(context, protocol, |raw| self::protocol(*raw)), ..Traffic::default() };
-    if let Some(LoadBalancing { policy }) = balancing.get() {
+    if let Some(raw) = balancing.get() {
+        let LoadBalancing {
+            policy,
+            bounded_load,
+            slow_start,
+            locality,
+            panic_threshold,
+            overprovisioning,
+            subset_fallback,
+        } = raw;
+        refuse(
+            context,
+            &[
+                bounded_load.span(),
+                slow_start.span(),
+                locality.span(),
+                panic_threshold.span(),
+                overprovisioning.span(),
+                subset_fallback.span(),
+            ],
+        );
         out.balance = set(context, policy, |policy| match policy {
+            Policy::RingHash => BalancePolicy::RingHash,
+            Policy::Maglev => BalancePolicy::Maglev,
             Policy::RoundRobin => BalancePolicy::RoundRobin,
             Policy::LeastRequest => BalancePolicy::LeastRequest,
             Policy::PeakEwma => BalancePolicy::PeakEwma,
             Policy::Random => BalancePolicy::Random,
         });
     }
-    if let Some(CircuitBreaker { max_requests, max_pending, max_retries, max_connections }) = breaker.get() {
+    if let Some(raw) = breaker.get() {
+        let CircuitBreaker {
+            max_requests,
+            max_pending,
+            max_retries,
+            max_connections,
+            failure_threshold,
+            failure_ratio,
+            latency,
+            reset_timeout,
+            max_reset_timeout,
+            ramp,
+            cluster,
+            per_endpoint,
+        } = raw;
+        refuse(
+            context,
+            &[
+                failure_threshold.span(),
+                failure_ratio.span(),
+                latency.span(),
+                reset_timeout.span(),
+                max_reset_timeout.span(),
+                ramp.span(),
+                cluster.span(),
+                per_endpoint.span(),
+            ],
+        );
         out.max_requests = number(context, max_requests, limits::MAX_REQUESTS);
         out.max_pending = number(context, max_pending, limits::MAX_PENDING);
         out.max_retries = number(context, max_retries, limits::MAX_RETRIES);
@@ -119,7 +168,12 @@ fn traffic(
 }
 
 fn retry(context: &Context<'_, '_>, (raw, span): (&Retry, Span), out: &mut Traffic) {
-    let Retry { attempts, on, backoff, non_idempotent } = raw;
+    let Retry { attempts, on, backoff, non_idempotent, headers, idempotency_key, max_pushback, other_locality, buffer } =
+        raw;
+    refuse(
+        context,
+        &[headers.span(), idempotency_key.span(), max_pushback.span(), other_locality.span(), buffer.span()],
+    );
     out.attempts = number(context, attempts, limits::RETRY_ATTEMPTS)
         .or_else(|| Some(Set { value: 1, place: context.place(span) }));
     let conditions = context.check.retry_conditions(on);
@@ -133,6 +187,13 @@ fn retry(context: &Context<'_, '_>, (raw, span): (&Retry, Span), out: &mut Traff
         {
             context.error(at, "`base` is above `max`", "make it smaller, or `max` larger");
         }
+    }
+}
+
+/// What a proxy's own configuration has and manifests do not.
+fn refuse(context: &Context<'_, '_>, written: &[Option<Span>]) {
+    for span in written.iter().flatten() {
+        context.error(*span, "this field is not supported in manifests by this version", "remove it");
     }
 }
 

@@ -18,7 +18,7 @@ use super::plan;
 use super::world::{Event, World};
 use crate::codec::RequestHead;
 use crate::policy::deadline::{format_grpc_timeout, parse_grpc_timeout};
-use crate::policy::retry::{self, Attempts, Idempotency, Repeatable, Verdict, Why};
+use crate::policy::retry::{self, Attempts, Idempotency, Lineage, Repeatable, Verdict, Why};
 use crate::policy::route::RouteQuery;
 use crate::proxy::local::Caller;
 use crate::proxy::pipeline::time_limits;
@@ -65,6 +65,7 @@ impl Request {
             limits: self.limits,
             attempt_limit: self.attempt_limit,
             caller: self.caller,
+            hint: PickHint::default(),
         }
     }
 
@@ -191,7 +192,7 @@ impl World<'_> {
         let address = permit.member().state.address;
         request.tried.push(address);
         let (takes, ending) = self.fleet.answer(address, request.caller, &mut self.rng);
-        let patience = Patience::new(&request.exchange(), None, now).until();
+        let patience = Patience::new(&request.exchange(), None, now).until(false);
         let (ends, ending) = match patience {
             Some(until) if until <= now + takes => (until, Ending::TimedOut),
             _ => (now + takes, ending),
@@ -270,9 +271,10 @@ impl World<'_> {
         self.trace.counts.timed_out += u64::from(ending == Ending::TimedOut);
         request.maybe_executed |= ending.may_be_executed();
         let overall_over = request.limits.deadline.is_some_and(|deadline| deadline <= now);
-        let verdict = match classify(&tried_once, request.caller) {
+        let verdict = match classify(&tried_once, &request.exchange(), &permit) {
             Some(outcome) if !overall_over => {
-                let repeatable = Repeatable { replay: request.replay, idempotency: request.idempotency() };
+                let idempotency = request.idempotency();
+                let repeatable = Repeatable { replay: request.replay, idempotency, lineage: Lineage::First };
                 Some(retry::decide(&request.rule.config.retry, &request.attempts, repeatable, outcome))
             }
             _ => None,
@@ -318,7 +320,7 @@ impl World<'_> {
         let charged = matches!(verdict, Verdict::RetryCharged { .. });
         let wish = Wish { holds_place: request.holds_retry_place(), charged };
         let room = self.ledger.retry(&request.cluster, wish, now);
-        let slot = RetrySlot::enter(&request.cluster, request.retrying.take(), verdict, now);
+        let slot = RetrySlot::enter(&request.cluster, request.retrying.take(), verdict, now).ok();
         assert_eq!(slot.is_some(), room == Room::Yes, "{room:?}");
         let counts = &mut self.trace.counts;
         *match room {
