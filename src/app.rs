@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::{self, Readiness};
+use crate::admin::{self, BreakerName, BreakerState, Readiness};
 use crate::base::task;
 use crate::cli::args::{LogArgs, RunArgs};
 use crate::cli::{self, Report, logging};
@@ -28,12 +28,15 @@ use crate::discovery::apply::{COMMAND_LINE, Start};
 use crate::discovery::material::watch_expiry;
 use crate::discovery::xds::{self, StateError, StateFolder};
 use crate::discovery::{Applier, LastGood, Parts, Status, Watch, jwks};
+use crate::policy::breaker::Force;
 use crate::proxy::Proxy;
 use crate::server::shutdown::{Outcome, shutdown};
-use crate::server::{ListenerSet, ListenerStatus, Workers, cpu, files};
+use crate::server::{ListenerSet, ListenerStatus, Workers, cpu, files, overload};
 use crate::snapshot::{Snapshot, SnapshotCell};
+use crate::telemetry::metrics::OverloadMetrics;
 use crate::telemetry::{AccessLog, Metrics, metrics};
 use crate::upstream::Registry;
+use crate::upstream::breakers::BreakerOrder;
 use crate::upstream::dns::SystemResolver;
 
 /// What a proxy is started with.
@@ -173,6 +176,7 @@ impl App {
         let first = Snapshot::compile((&loaded, &tls), &registry, &metrics, start.generation());
         let cell = Arc::new(SnapshotCell::new(first));
         let proxy = Arc::new(Proxy::new(Arc::clone(&cell), Arc::clone(&log)));
+        let pressure = Arc::clone(proxy.pressure());
         let listeners = Arc::new(ListenerSet::new(workers, proxy, Arc::clone(&metrics)));
         *shared.listeners.lock() = Some(Arc::clone(&listeners));
         let control = state.zip(loaded.control_plane.clone()).map(|(state, plane)| {
@@ -200,8 +204,11 @@ impl App {
         *app.following.lock() = Some(task::spawn("follow-configuration", following.run(watch, asked)));
         let registry = Arc::clone(&shared.registry);
         app.tasks.push(task::spawn("keep-keys", jwks::keep(Arc::clone(&registry))));
+        let checked = Arc::clone(&registry);
+        app.tasks.push(task::spawn("keep-health", async move { checked.keep_health().await }));
         app.tasks.push(task::spawn("resolve-names", async move { registry.run().await }));
         app.tasks.push(task::spawn("watch-expiry", watch_expiry(Arc::clone(&shared.status.material))));
+        app.tasks.push(task::spawn("watch-overload", overload::watch(pressure, Arc::clone(&shared))));
         app.tasks.push(task::spawn("sweep", sweep(Arc::clone(&shared), cell)));
         Ok(app)
     }
@@ -311,9 +318,27 @@ impl Shared {
     }
 }
 
+impl overload::Shrink for Shared {
+    fn settings(&self) -> Option<model::Overload> {
+        Some(self.status.running()?.loaded.config.overload.clone())
+    }
+
+    fn metrics(&self) -> &OverloadMetrics {
+        &self.metrics.overload
+    }
+
+    fn close_idle(&self) {
+        self.registry.close_idle();
+    }
+}
+
 impl admin::Subject for Shared {
     fn readiness(&self) -> Readiness {
         *self.readiness.borrow()
+    }
+
+    fn shortage(&self) -> Option<&'static str> {
+        self.metrics.overload.shortage()
     }
 
     fn config(&self) -> impl Serialize {
@@ -322,6 +347,24 @@ impl admin::Subject for Shared {
 
     fn clusters(&self) -> impl Serialize {
         self.registry.status(Instant::now())
+    }
+
+    fn breakers(&self) -> impl Serialize {
+        self.registry.breakers(Instant::now())
+    }
+
+    fn order_breaker(&self, name: &BreakerName, state: BreakerState) -> Result<impl Serialize + use<>, String> {
+        let order = match name {
+            BreakerName::Cluster(cluster) => BreakerOrder::Cluster(cluster.clone()),
+            BreakerName::Endpoint(cluster, address) => BreakerOrder::Endpoint(cluster.clone(), *address),
+            BreakerName::Rule(table, rule) => BreakerOrder::Rule(table.clone(), rule.clone()),
+        };
+        let force = match state {
+            BreakerState::Open => Force::Open,
+            BreakerState::Closed => Force::Closed,
+            BreakerState::Auto => Force::Auto,
+        };
+        self.registry.order_breaker(&order, force, Instant::now()).map_err(|problem| problem.to_string())
     }
 
     fn listeners(&self) -> impl Serialize {
@@ -345,6 +388,7 @@ impl admin::Subject for Shared {
     }
 
     fn metrics(&self) -> (String, &'static str) {
+        self.registry.count_endpoints();
         (self.metrics.encode(), metrics::CONTENT_TYPE)
     }
 

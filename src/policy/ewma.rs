@@ -36,6 +36,13 @@ impl AtomicEwma {
         self.update(now, |old, kept| if rtt >= old { rtt } else { old * kept + rtt * (1.0 - kept) });
     }
 
+    /// An answer had not come after this long, and was not waited for: counts where it is longer than expected. A
+    /// short patience must not make a slow endpoint look fast.
+    pub fn observe_at_least(&self, rtt: Duration, now: Instant) {
+        let rtt = rtt.as_secs_f32();
+        self.update(now, |old, kept| rtt.max(old * kept));
+    }
+
     /// The endpoint failed, or said that it is overloaded.
     pub fn observe_failure(&self, now: Instant) {
         self.update(now, |old, kept| {
@@ -166,6 +173,18 @@ mod tests {
         ewma.observe(secs(0.1), later);
         let kept = (-1.0_f64).exp();
         assert!(about(ewma.read(later), kept + 0.1 * (1.0 - kept)), "{}", ewma.read(later));
+    }
+
+    #[test]
+    fn an_answer_that_was_not_waited_for_never_counts_as_fast() {
+        let start = Instant::now();
+        let ewma = AtomicEwma::new(1.0, start);
+        ewma.observe_at_least(secs(0.1), start);
+        assert!(about(ewma.read(start), 1.0));
+        ewma.observe_at_least(secs(0.1), start + DECAY);
+        assert!(about(ewma.read(start + DECAY), (-1.0_f64).exp()), "as if nothing had been observed");
+        ewma.observe_at_least(secs(3.0), start + DECAY);
+        assert!(about(ewma.read(start + DECAY), 3.0));
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //!   given up first
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
 //! * [`breaker`]: whether it is asked at all
+//! * [`health`] and [`outlier`]: which endpoints are passed over
 //! * [`quantile`]: what answers took lately
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
 //!
@@ -32,8 +33,10 @@ pub mod deadline;
 pub mod ewma;
 pub mod forwarding;
 pub mod hash;
+pub mod health;
 pub mod host;
 pub mod jwt;
+pub mod outlier;
 pub mod overload;
 pub mod path;
 pub mod quantile;

@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use outrigger_config::model::Criticality;
 
 use super::attempt::marks::Spent;
-use super::attempt::{self, Exchange, Failure};
+use super::attempt::{self, DEADLINE, EXPECTED, Exchange, Failure, GRPC_TIMEOUT};
 use super::authorize::{authorize, authorize_preflight, claims};
 use super::external::{Denied, Passed, Refused, Surroundings};
 use super::gates::Arrival;
@@ -23,16 +23,19 @@ use super::{ConnectionHandler, authn, criticality, external, filters, with_rando
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response, ResponseHead};
 use crate::policy::cors::CorsDecision;
-use crate::policy::deadline;
+use crate::policy::deadline::{self, parse_grpc_timeout};
 use crate::policy::jwt;
+use crate::policy::overload;
 use crate::policy::path;
 use crate::policy::rng::Rng;
 use crate::policy::route::RouteQuery;
 use crate::snapshot::{Action, Backend, External, Listener, Rule};
+use crate::telemetry::metrics::BreakerScope;
 use crate::upstream::admission::Cause;
-use crate::upstream::{Applicant, Permit, PickHint, Shed};
+use crate::upstream::{Applicant, Outcome, Passage, Permit, PickHint, Shed};
 
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// Memory is not freed sooner than connections are closed.
+const OUT_OF_MEMORY_RETRY: Duration = Duration::from_secs(2);
 
 /// An answer before it is tracked: made here, or an upstream's.
 pub(super) struct Answer {
@@ -73,6 +76,12 @@ impl Local {
     /// A request that is over a rate limit.
     pub(super) fn over_limit(OverLimit { after }: OverLimit) -> Self {
         Self { retry_after: Some(with_random(|random| spread(after, random))), ..Reason::RateLimited.into() }
+    }
+
+    /// Any request that is not critical, while memory is short.
+    fn out_of_memory() -> Self {
+        let random = with_random(Rng::next_u64);
+        Self { retry_after: Some(overload::spread(OUT_OF_MEMORY_RETRY, random)), ..Reason::OutOfMemory.into() }
     }
 
     /// A request for which its cluster had no place.
@@ -193,6 +202,10 @@ impl ConnectionHandler {
             (hit, cors)
         };
         let (rule, prefix_len) = hit.ok_or(Reason::NoRoute)?;
+        let class = criticality::effective(claimed, rule.config.criticality);
+        if self.origin.proxy.pressure().refuses() && class != Criticality::Critical {
+            return Err(Local::out_of_memory());
+        }
         record.watch.admit(head, token, record.started());
         let config = &rule.config;
         let grant = match cors {
@@ -240,7 +253,7 @@ impl ConnectionHandler {
                 record.watch.before_filters(&backend.filters, &head.headers);
                 filters::apply_to_request(&config.filters, head, prefix_len);
                 filters::apply_to_request(&backend.filters, head, prefix_len);
-                let class = criticality::settle(&mut head.headers, claimed, config.criticality);
+                criticality::tell(&mut head.headers, claimed.or(config.criticality).and(Some(class)));
                 match self.forward(listener, rule, backend, class, head, body, interim, record, caller).await {
                     Ok(answer) => answer,
                     Err(local) => self.local(listener, &local, caller, record),
@@ -292,6 +305,7 @@ impl ConnectionHandler {
         let (limits, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
         let hint = PickHint { subset: backend.subset.as_ref(), ..PickHint::default() };
         let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.deadline };
+        let passage = pass_breakers(rule, backend).map_err(|failure| noted(failure, record))?;
         let place = backend.cluster.admit(applicant, Instant::now()).await.map_err(Local::shed)?;
         let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, attempt_limit, caller, hint };
         match attempt::run(&exchange, head, body, interim, record).await {
@@ -302,13 +316,17 @@ impl ConnectionHandler {
                     Caller::Http => None,
                 };
                 filters::apply_to_response(&backend.filters, &mut response.head.headers);
-                Ok(Answer { response, permit: Some(permit.holding(place)), limits })
-            }
-            Err(Failure { reason, details, retry_after, retried }) => {
-                if !details.is_empty() {
-                    record.details = details;
+                let mut permit = permit.holding(place);
+                if let Some(passage) = passage {
+                    permit = permit.answering(passage, Instant::now());
                 }
-                Err(Local { retry_after, retried, ..reason.into() })
+                Ok(Answer { response, permit: Some(permit), limits })
+            }
+            Err(failure) => {
+                if let Some(passage) = passage {
+                    tell_breaker(&passage, failure.reason, record.started());
+                }
+                Err(noted(failure, record))
             }
         }
     }
@@ -347,6 +365,40 @@ fn finish(answer: Answer, asked_head: bool, caller: Caller, mut record: Record) 
     }
     let bodiless = asked_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     Response { head, body: TrackedBody::new(body, bodiless, caller, permit, record, limits) }
+}
+
+/// No answer could be had: what is said of it, with its details in the record.
+fn noted(failure: Failure, record: &mut Record) -> Local {
+    let Failure { reason, details, retry_after, retried } = failure;
+    if !details.is_empty() {
+        record.details = details;
+    }
+    Local { retry_after, retried, ..reason.into() }
+}
+
+/// Whether the breakers of the rule and of the cluster let a request through, before it waits for anything.
+fn pass_breakers(rule: &Rule, backend: &Backend) -> Result<Option<Passage>, Failure> {
+    let now = Instant::now();
+    if let Some(after) = backend.cluster.refuses(now) {
+        return Err(Failure::open(BreakerScope::Cluster, after));
+    }
+    let Some(breaker) = &rule.breaker else { return Ok(None) };
+    match with_random(|random| breaker.enter(random, now)) {
+        Ok(passage) => Ok(Some(passage)),
+        Err(after) => Err(Failure::open(BreakerScope::Rule, after)),
+    }
+}
+
+/// A request that was given no answer, as evidence for the breaker of its rule.
+fn tell_breaker(passage: &Passage, reason: Reason, started: Instant) {
+    let now = Instant::now();
+    match reason {
+        Reason::ConnectFailure | Reason::UpstreamReset | Reason::UpstreamClosed | Reason::UpstreamProtocol => {
+            passage.report(Outcome::Broken, now);
+        }
+        Reason::Timeout => passage.gave_up(now.saturating_duration_since(started), now),
+        _ => {}
+    }
 }
 
 /// The answer to a CORS preflight: it never reaches an upstream.
@@ -391,27 +443,35 @@ pub(super) fn time_limits(
     caller: Caller,
     started: Instant,
 ) -> (Limits, Option<Duration>) {
-    let exchange = exchange_of(caller, &head.headers);
-    let limits = deadline::limits(&rule.config.timeouts, exchange, listener.config.limits.stream_idle_timeout);
-    let (whole, answer) = match limits.request.source {
-        deadline::Source::Default => (None, limits.request.value),
-        _ => (limits.request.value, None),
-    };
+    let (exchange, says) = exchange_of(caller, &head.headers);
+    let limits = deadline::limits(&rule.config.timeouts, exchange, says, listener.config.limits.stream_idle_timeout);
     // A caller may name a time so long that it is none.
-    let deadline = whole.and_then(|limit| started.checked_add(limit));
-    (Limits { deadline, answer, idle: limits.idle.value }, limits.attempt.value)
+    let at = |limit: Option<Duration>| limit.and_then(|limit| started.checked_add(limit));
+    let whole = Limits {
+        deadline: at(limits.whole()),
+        answer_by: at(limits.answer),
+        answer: limits.default_answer(),
+        idle: limits.idle.value,
+    };
+    (whole, limits.attempt.value)
 }
 
-/// What its time limits depend on.
-pub(super) fn exchange_of(caller: Caller, headers: &HeaderMap) -> deadline::Exchange {
-    match caller {
-        // What is not a timeout is ignored, as gRPC servers do.
-        Caller::Grpc => deadline::Exchange::Grpc(
-            headers.get(GRPC_TIMEOUT).and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()).ok()),
-        ),
+/// What its time limits depend on, and what the caller says of them. What cannot be read is ignored, as gRPC servers
+/// do.
+pub(super) fn exchange_of(caller: Caller, headers: &HeaderMap) -> (deadline::Exchange, deadline::Patience) {
+    let exchange = match caller {
+        Caller::Grpc => deadline::Exchange::Grpc,
         Caller::Http if accepts_events(headers) => deadline::Exchange::EventStream,
         Caller::Http => deadline::Exchange::Plain,
-    }
+    };
+    let millis = |name| headers.get(name).and_then(|value| deadline::parse_millis(value.as_bytes()));
+    let grpc = match caller {
+        Caller::Grpc => headers.get(GRPC_TIMEOUT).and_then(|value| parse_grpc_timeout(value.as_bytes()).ok()),
+        Caller::Http => None,
+    };
+    // Envoy writes no limit as none, or as zero.
+    let answer = millis(EXPECTED).filter(|limit| !limit.is_zero());
+    (exchange, deadline::Patience { grpc, deadline: millis(DEADLINE), answer })
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {

@@ -113,7 +113,11 @@ impl Snapshot {
                         .hosts
                         .iter()
                         .flat_map(|host| &host.rules)
-                        .map(|rule| Arc::new(Rule::compile(rule, &clusters, Gates::compile(rule, registry, &services))))
+                        .map(|rule| {
+                            let gates = Gates::compile(rule, registry, &services);
+                            let named = |breaker| registry.rule_breaker((&table.name, &rule.name), breaker);
+                            Arc::new(Rule::compile(rule, &clusters, gates, rule.breaker.as_ref().map(named)))
+                        })
                         .collect(),
                     authorization: listener
                         .authorization

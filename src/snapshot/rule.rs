@@ -9,7 +9,7 @@ use super::Gates;
 use crate::policy::cors::CorsPolicy;
 use crate::policy::weighted::Split;
 use crate::telemetry::RouteMetrics;
-use crate::upstream::Cluster;
+use crate::upstream::{Cluster, RuleBreaker};
 
 /// A rule with its backends found.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct Rule {
     pub action: Action,
     /// Its CORS rules.
     pub cors: Option<CorsPolicy>,
+    /// Its breaker.
+    pub breaker: Option<Arc<RuleBreaker>>,
     /// What its requests must pass before anything is done with them.
     pub gates: Option<Box<Gates>>,
     pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
@@ -62,6 +64,7 @@ impl Rule {
         rule: &model::Rule,
         clusters: &HashMap<&Arc<str>, Arc<Cluster>>,
         gates: Option<Box<Gates>>,
+        breaker: Option<Arc<RuleBreaker>>,
     ) -> Self {
         let action = match &rule.action {
             model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
@@ -72,7 +75,7 @@ impl Rule {
             model::Filter::Cors(cors) => Some(CorsPolicy::compile(cors)),
             _ => None,
         });
-        Self { config: rule.clone(), action, cors, gates, metrics: OnceLock::new() }
+        Self { config: rule.clone(), action, cors, breaker, gates, metrics: OnceLock::new() }
     }
 }
 

@@ -105,7 +105,7 @@ impl Cluster {
         let endpoints = ArcSwap::from_pointee(EndpointSet::new(Vec::new(), &plan));
         let terms = breakers::Terms::new(&config, &state);
         let cluster = Arc::new(Self { config, tls, state, registry, placement, endpoints, terms });
-        cluster.rebuild(names);
+        cluster.fill(names);
         cluster
     }
 
@@ -154,6 +154,14 @@ impl Cluster {
                 Err(error)
             }
         }
+    }
+
+    /// How long its own breaker lets nothing through; `None` when a request may ask. A request that is turned away by
+    /// this is counted as refused.
+    #[must_use]
+    pub fn refuses(&self, now: Instant) -> Option<Duration> {
+        let breaker = &self.state.breaker;
+        breaker.refuses(&self.terms.cluster_breaker, now).inspect(|_| breaker.reject())
     }
 
     pub(super) fn terms(&self) -> &Arc<breakers::Terms> {
@@ -229,9 +237,17 @@ impl Cluster {
         })
     }
 
+    /// As [`Cluster::fill`], for a cluster in use.
+    pub(super) fn rebuild(&self, names: &Names) {
+        self.fill(names);
+        if let Some(registry) = self.registry.upgrade() {
+            registry.members_changed(self);
+        }
+    }
+
     /// Makes the endpoints anew from what is configured and what the names mean now. State and pools of
     /// endpoints that stay are found again.
-    pub(super) fn rebuild(&self, names: &Names) {
+    fn fill(&self, names: &Names) {
         let Some(registry) = self.registry.upgrade() else { return };
         let assigned = self.state.assigned.load_full();
         let endpoints = assigned.as_deref().unwrap_or(&self.config.endpoints);
@@ -256,7 +272,7 @@ impl Cluster {
             }
         }
         let addresses: Vec<SocketAddr> = places.iter().map(|(address, ..)| *address).collect();
-        let states = registry.endpoints(&self.state, &addresses);
+        let states = registry.endpoints(&self.config, &self.state, &addresses);
         let unlabelled = Arc::new(model::Labels::new());
         let members = places
             .into_iter()

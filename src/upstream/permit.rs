@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::admission::Place;
 use super::breakers::{Entered, Passage};
 use super::cluster::Member;
+use super::state::ClusterState;
 use crate::policy::breaker::Pass;
 use crate::policy::concurrency::Sample;
 
@@ -88,6 +89,7 @@ impl Permit {
     /// caller and is released by the permit.
     pub(super) fn new(entered: Entered, cluster: Pass, now: Instant) -> Self {
         let Entered { member, pass: endpoint, retry } = entered;
+        member.terms.cluster.traffic.note(now);
         member.state.requests.fetch_add(1, Ordering::Relaxed);
         Self {
             member,
@@ -107,6 +109,18 @@ impl Permit {
     #[must_use]
     pub fn member(&self) -> &Member {
         &self.member
+    }
+
+    /// Whether this attempt finds out if its endpoint may be used again.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.endpoint.is_probe()
+    }
+
+    /// The state of its cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterState {
+        &self.member.terms.cluster
     }
 
     /// When the attempt began.
@@ -134,10 +148,10 @@ impl Permit {
         self.reported.store(true, Ordering::Relaxed);
     }
 
-    /// It was given up after it had waited for an answer for this long.
+    /// It was given up after it had waited for an answer for this long: at least so long it would have taken.
     pub fn unanswered(&self, waited: Duration, now: Instant) {
         let Member { state, terms, .. } = &self.member;
-        state.latency.observe(waited, now);
+        state.latency.observe_at_least(waited, now);
         state.breaker.gave_up(self.endpoint, waited, &terms.endpoint_breaker, now);
         terms.cluster.breaker.gave_up(self.cluster, waited, &terms.cluster_breaker, now);
         self.sample(Sample::Unanswered(waited), now);
@@ -164,6 +178,7 @@ impl Permit {
         }
         let Member { state, terms, .. } = &self.member;
         self.outcome.set(outcome);
+        terms.cluster.note_outcome(state, outcome, now);
         state.breaker.report(self.endpoint, outcome, &terms.endpoint_breaker, now);
         terms.cluster.breaker.report(self.cluster, outcome, &terms.cluster_breaker, now);
         if let Some(rule) = &self.rule {
@@ -187,11 +202,11 @@ impl Permit {
     /// This attempt is the answer of a request that a rule's breaker has let through: what is known of it is told there,
     /// and what will be.
     #[must_use]
-    pub fn answering(mut self, rule: Option<Passage>, now: Instant) -> Self {
-        if let (Some(rule), Some(outcome)) = (&rule, self.outcome.get()) {
+    pub fn answering(mut self, rule: Passage, now: Instant) -> Self {
+        if let Some(outcome) = self.outcome.get() {
             rule.report(outcome, now);
         }
-        self.rule = rule.map(Box::new);
+        self.rule = Some(Box::new(rule));
         self
     }
 }

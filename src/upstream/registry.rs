@@ -15,11 +15,13 @@ use super::breakers::{RuleBreaker, RuleBreakers};
 use super::cluster::Cluster;
 use super::dns::{Answer, Names, Resolve};
 use super::endpoints::Placement;
+use super::health::HealthKeeper;
 use super::keys::KeyStore;
 use super::pool::{Pool, PoolKey};
 use super::rates::RateState;
+use super::standing::Against;
 use super::state::{ClusterState, EndpointState};
-use super::status::ClusterStatus;
+use super::status::{ClusterStatus, health_of};
 use crate::net::tls::{ClientTls, TlsKey};
 use crate::policy::ewma;
 use crate::policy::rng::Rng;
@@ -39,6 +41,7 @@ pub struct Registry {
     keys: KeyStore,
     surroundings: Surroundings,
     starts: Mutex<Rng>,
+    health: HealthKeeper,
 }
 
 /// What a registry takes from the world around it. A simulation brings its own.
@@ -122,6 +125,7 @@ impl Registry {
             active: Mutex::default(),
             names: Names::default(),
             starts: Mutex::new(Rng::new(surroundings.seed)),
+            health: HealthKeeper::default(),
             surroundings,
         })
     }
@@ -167,6 +171,8 @@ impl Registry {
         for cluster in clusters {
             if cluster.has_names() {
                 cluster.rebuild(&self.names);
+            } else {
+                self.members_changed(cluster);
             }
         }
         self.sweep(now);
@@ -212,10 +218,49 @@ impl Registry {
         }
     }
 
+    /// Closes connections that nobody uses, because memory is short.
+    pub fn close_idle(&self) {
+        let pools: Vec<Arc<Pool>> = self.pools.lock().values().filter_map(Weak::upgrade).collect();
+        for pool in pools {
+            pool.close_idle();
+        }
+    }
+
     /// Keeps names fresh for ever; run once, on the control thread.
     pub async fn run(&self) {
         let Surroundings { resolver, clock, seed: _ } = &self.surroundings;
         self.names.keep_fresh(&**resolver, clock, || self.clusters()).await;
+    }
+
+    /// Checks endpoints, and ends and begins ejections, for ever; run once, on the control thread.
+    pub async fn keep_health(&self) {
+        let Surroundings { resolver: _, clock, seed } = &self.surroundings;
+        self.health.run(clock, *seed, || self.clusters()).await;
+    }
+
+    /// Does what the intervals of outlier detection ask for, where one is over. When the next one is. Part of
+    /// [`Registry::keep_health`]; for simulations, which have no control thread.
+    pub fn judge_outliers(&self, now: Instant) -> Option<Instant> {
+        self.clusters().iter().filter_map(|cluster| cluster.state().judge_outliers(now)).min()
+    }
+
+    /// Counts endpoints by what is said of their health into the metrics.
+    pub fn count_endpoints(&self) {
+        for cluster in self.clusters() {
+            let set = cluster.endpoints();
+            cluster.state().metrics.endpoints(set.members().iter().map(health_of));
+        }
+    }
+
+    /// A cluster in use has other endpoints than before, or other settings.
+    pub(super) fn members_changed(&self, cluster: &Cluster) {
+        let now = (self.surroundings.clock)();
+        let (config, state, set) = (cluster.config(), cluster.state(), cluster.endpoints());
+        state.seat(set.members(), config.outlier_detection.as_ref(), now);
+        if config.health_check.is_none() {
+            set.members().iter().for_each(|member| state.check_no_more(&member.state));
+        }
+        self.health.changed();
     }
 
     /// Asks for the names whose answers no longer hold, and gives the clusters in use what changed.
@@ -280,7 +325,12 @@ impl Registry {
 
     /// The states of a cluster's endpoints, old or new. A newcomer is expected to take the median time of those
     /// that are known.
-    pub(super) fn endpoints(&self, cluster: &ClusterState, addresses: &[SocketAddr]) -> Vec<Arc<EndpointState>> {
+    pub(super) fn endpoints(
+        &self,
+        config: &model::Cluster,
+        cluster: &ClusterState,
+        addresses: &[SocketAddr],
+    ) -> Vec<Arc<EndpointState>> {
         let now = (self.surroundings.clock)();
         let mut endpoints = self.endpoints.lock();
         let key = |address: &SocketAddr| (Arc::clone(&cluster.name), *address);
@@ -296,7 +346,11 @@ impl Registry {
             .iter()
             .map(|address| {
                 let new = || {
-                    Kept::new(EndpointState { newcomer, ..EndpointState::new(*address, expected, &cluster.board, now) })
+                    let state = EndpointState::new(*address, expected, &cluster.board, now);
+                    if config.health_check.is_some() {
+                        state.standing.set(Against::Unchecked);
+                    }
+                    Kept::new(EndpointState { newcomer, ..state })
                 };
                 endpoints.entry(key(address)).or_insert_with(new).share()
             })

@@ -12,6 +12,8 @@ use outrigger_config::model;
 use super::admission::Admission;
 use super::breakers::{Board, CircuitBreaker, Owner};
 use super::endpoints::Tables;
+use super::health::{CheckRecord, News, Traffic};
+use super::outlier::{OutlierRecord, Outliers};
 use super::standing::{HealthEpoch, Standing};
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
@@ -47,6 +49,12 @@ pub struct ClusterState {
     pub assigned: ArcSwapOption<Vec<model::Endpoint>>,
     /// Moves when what health says of any endpoint changes.
     pub health_epoch: Arc<HealthEpoch>,
+    /// When it had its last request.
+    pub traffic: Traffic,
+    /// Who is ejected.
+    pub outliers: Outliers,
+    /// What was logged of changes of health.
+    pub health_news: News,
     /// Tables for consistent hashing that are in use.
     pub tables: Tables,
     /// TLS as the newest configuration has it: a request that began under an older one must not connect under
@@ -57,10 +65,25 @@ pub struct ClusterState {
 impl ClusterState {
     /// A cluster nobody has used yet.
     #[must_use]
-    pub fn unused(name: &Arc<str>, metrics: &Metrics, now: Instant) -> Self {
+    pub fn unused(name: &Arc<str>, all: &Metrics, now: Instant) -> Self {
+        Self::new(name, all.cluster(name), |health| Board::of_cluster(name, health, all, now), now)
+    }
+
+    /// One of which nothing is shown, for connections that are none of its requests'.
+    pub(super) fn unseen(name: &Arc<str>, metrics: Arc<ClusterMetrics>, now: Instant) -> Self {
+        Self::new(name, metrics, |health| Board::unseen(name, health, now), now)
+    }
+
+    fn new(
+        name: &Arc<str>,
+        metrics: Arc<ClusterMetrics>,
+        board: impl FnOnce(&Arc<HealthEpoch>) -> Arc<Board>,
+        now: Instant,
+    ) -> Self {
         let health_epoch = Arc::new(HealthEpoch::default());
-        let board = Board::of_cluster(name, &health_epoch, metrics, now);
+        let board = board(&health_epoch);
         Self {
+            outliers: Outliers::new(name),
             name: Arc::clone(name),
             in_flight: Usage::default(),
             pending: Usage::default(),
@@ -69,11 +92,13 @@ impl ClusterState {
             budget: BudgetUsage::new(now),
             breaker: CircuitBreaker::new(Owner::Cluster, &board, now),
             board,
-            admission: Admission::new(now),
-            metrics: metrics.cluster(name),
+            admission: Admission::new(Arc::clone(&metrics), now),
+            metrics,
             refusals: Refusals::default(),
             assigned: ArcSwapOption::empty(),
             health_epoch,
+            traffic: Traffic::new(now),
+            health_news: News::default(),
             tables: Tables::default(),
             tls: ArcSwapOption::empty(),
         }
@@ -105,6 +130,10 @@ pub struct EndpointState {
     pub breaker: CircuitBreaker,
     /// What health says of it.
     pub standing: Standing,
+    /// What its checks said.
+    pub checked: CheckRecord,
+    /// What it did, and its ejections.
+    pub outlier: OutlierRecord,
     /// Since when it is there, if the cluster had others before.
     pub newcomer: Option<Instant>,
 }
@@ -126,6 +155,8 @@ impl EndpointState {
             connections: AtomicU32::new(0),
             breaker: CircuitBreaker::new(Owner::Endpoint(address), board, now),
             standing: Standing::default(),
+            checked: CheckRecord::default(),
+            outlier: OutlierRecord::default(),
             newcomer: None,
         }
     }

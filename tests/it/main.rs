@@ -16,6 +16,7 @@ mod admin;
 mod authorization;
 mod backends;
 mod balance;
+mod breakers;
 mod cancel;
 mod cli;
 #[cfg(feature = "dev")]
@@ -43,6 +44,7 @@ mod nginx;
 mod rehearsal;
 mod reload;
 mod retries;
+mod retry_rules;
 mod retry_storm;
 mod rotation;
 mod routing;

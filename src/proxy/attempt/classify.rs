@@ -56,7 +56,7 @@ pub(super) fn classify(tried: &Try, exchange: &Exchange<'_>, permit: &Permit) ->
             (_, Sent::Maybe) => Some(retry::Outcome::MaybeSent(MaybeSent::Reset)),
         },
         Try::TimedOut => Some(retry::Outcome::MaybeSent(MaybeSent::Timeout)),
-        Try::Stalled | Try::Denied => None,
+        Try::Late | Try::Stalled | Try::Denied => None,
     }
 }
 
@@ -65,7 +65,7 @@ pub(super) fn pushback(tried: &Try, caller: Caller) -> Option<Duration> {
     let (headers, trailers) = match tried {
         Try::Answered(response) => (&response.head.headers, None),
         Try::Ended(ended) => (&ended.head.headers, Some(&ended.trailers)),
-        Try::Lease(_) | Try::Send(_) | Try::TimedOut | Try::Stalled | Try::Denied => return None,
+        Try::Lease(_) | Try::Send(_) | Try::TimedOut | Try::Late | Try::Stalled | Try::Denied => return None,
     };
     if caller == Caller::Grpc
         && let Some(Pushback::After(wait)) = grpc_pushback(trailers.unwrap_or(headers))

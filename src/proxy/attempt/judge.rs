@@ -78,10 +78,13 @@ pub(super) fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Call
         },
         // Our own limit: no failure is counted, but the time is real, and a slow endpoint must look slow.
         Try::TimedOut => {
-            permit.unanswered(latency, now);
+            // It was sent: waiting for a connection is no answer that takes long.
+            if !latency.is_zero() {
+                permit.unanswered(latency, now);
+            }
             AttemptOutcome::Timeout
         }
-        Try::Stalled => AttemptOutcome::Timeout,
+        Try::Late | Try::Stalled => AttemptOutcome::Timeout,
         Try::Denied => AttemptOutcome::Cancelled,
     };
     cluster.state().metrics.attempted(counted);

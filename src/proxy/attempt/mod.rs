@@ -6,6 +6,7 @@
 mod again;
 mod classify;
 mod conclude;
+mod forward;
 mod hold;
 mod judge;
 pub(super) mod marks;
@@ -20,12 +21,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::header::HeaderName;
 use outrigger_config::model;
 use smallvec::SmallVec;
 
 use self::again::Again;
 use self::conclude::conclude;
+pub(super) use self::forward::{DEADLINE, EXPECTED, GRPC_TIMEOUT};
+use self::forward::{before_forwarding, forward_deadline};
 use self::marks::Spent;
 use self::one::{One, Try};
 use self::patience::Patience;
@@ -35,11 +37,8 @@ use super::record::Record;
 use super::tracked::Limits;
 use crate::base::timer::Deadline;
 use crate::codec::{Body, Interim, PollBody, Replay, RequestHead, Response};
-use crate::policy::deadline::{self, Forwarded};
 use crate::telemetry::metrics::BreakerScope;
 use crate::upstream::{Cluster, Permit, PickHint};
-
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// What stays the same over all attempts.
 pub(super) struct Exchange<'a> {
@@ -57,7 +56,7 @@ impl Exchange<'_> {
     /// Time for further attempts: to the deadline, or where there is none to the end of the default limit, counted
     /// from when the request `began` or its upload ended.
     fn time_left(&self, began: Instant, now: Instant) -> Option<Duration> {
-        let end = self.limits.deadline.or_else(|| self.limits.answer.map(|answer| began + answer));
+        let end = self.limits.answer_until().or_else(|| self.limits.answer.map(|answer| began + answer));
         end.map(|end| end.saturating_duration_since(now))
     }
 }
@@ -126,11 +125,8 @@ async fn attempt_all(
     }
     loop {
         let now = Instant::now();
-        if exchange.caller == Caller::Grpc && exchange.limits.deadline.is_some() {
-            record.watch.before_edit(&GRPC_TIMEOUT, &head.headers);
-        }
-        let late = exchange.limits.deadline.is_some_and(|deadline| deadline <= now);
-        if late || !forward_deadline(exchange, head, now) {
+        before_forwarding(exchange, &head.headers, record);
+        if !forward_deadline(exchange, &mut head.headers, now) {
             let reason = if record.attempts == 0 { Reason::Deadline } else { Reason::Timeout };
             return Err(Failure { retried: again.spent_on_failure(), ..reason.into() });
         }
@@ -142,7 +138,7 @@ async fn attempt_all(
             Ok(one) => one,
             Err(failure) => return Err(Failure { retried: again.spent_on_failure(), ..failure }),
         };
-        tried.push(one.sending.permit.member().state.address);
+        tried.push(one.address());
         let body = replay.map_or(Body::Empty, Replay::attempt);
         let tried_once = {
             let mut sending = pin!(one::send(exchange, &one.sending, head, body, interim));
@@ -154,13 +150,17 @@ async fn attempt_all(
         };
         let now = Instant::now();
         let permit = one.end(exchange, &tried_once, record, now);
+        let tried_once = match tried_once {
+            Try::Late if record.attempts > 1 => Try::TimedOut,
+            ended => ended,
+        };
         if let Some(wait) = again.after(exchange, (&tried_once, &permit), replay, record, now) {
             judge::discard(&permit, &tried_once, now);
             drop((permit, tried_once));
             pause(wait, &mut timer).await;
             continue;
         }
-        let overall_over = exchange.limits.deadline.is_some_and(|deadline| deadline <= now);
+        let overall_over = exchange.limits.is_late(now);
         let mut end = conclude(tried_once, overall_over);
         if let Some(spent) = if end.is_ok() { again.spent() } else { again.spent_on_failure() } {
             marks::mark_end(&mut end, spent);
@@ -190,23 +190,6 @@ fn poll_limits(
             }
             None => return timer.poll_opt(cx, until).map(|()| patience.over(held)),
         }
-    }
-}
-
-/// Tells the next hop how much time is left of a gRPC call; false when none is.
-fn forward_deadline(exchange: &Exchange<'_>, head: &mut RequestHead, now: Instant) -> bool {
-    if exchange.caller == Caller::Http {
-        return true;
-    }
-    match deadline::forward(exchange.limits.deadline, now) {
-        Forwarded::Unlimited => true,
-        Forwarded::Timeout(mut value) => {
-            // Each is different: not for HPACK's table.
-            value.set_sensitive(true);
-            head.headers.insert(GRPC_TIMEOUT, value);
-            true
-        }
-        Forwarded::Expired => false,
     }
 }
 

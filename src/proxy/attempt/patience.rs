@@ -26,7 +26,7 @@ impl<'a> Patience<'a> {
     pub(super) fn new(exchange: &Exchange<'_>, upload: Option<&'a Replay>, now: Instant) -> Self {
         let one = exchange.attempt_limit.map(|limit| now + limit);
         Self {
-            fixed: earlier(one, exchange.limits.deadline),
+            fixed: earlier(one, exchange.limits.answer_until()),
             deadline: exchange.limits.deadline,
             answer: exchange.limits.answer,
             idle: exchange.limits.idle,

@@ -106,6 +106,12 @@ impl BreakerMetrics {
         Self { labels: Labels::new(&[("scope", "other")]), series: Arc::new(Series::unbounded()) }
     }
 
+    /// Numbers that nobody sees.
+    #[must_use]
+    pub fn unseen() -> Arc<Self> {
+        Arc::new(Self::other())
+    }
+
     /// A breaker changed.
     pub fn moved(&self, from: BreakerStand, to: BreakerStand) {
         let shard = self.series.local();

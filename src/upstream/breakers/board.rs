@@ -55,6 +55,11 @@ impl Board {
         Self::new(Name::Cluster(cluster(), Arc::clone(health)), (endpoints, whole), now)
     }
 
+    pub(in crate::upstream) fn unseen(name: &Arc<str>, health: &Arc<HealthEpoch>, now: Instant) -> Arc<Self> {
+        let metrics = BreakerMetrics::unseen();
+        Self::new(Name::Cluster(Arc::clone(name), Arc::clone(health)), (Arc::clone(&metrics), metrics), now)
+    }
+
     pub(super) fn of_rule((table, rule): (&Arc<str>, &Arc<str>), metrics: &Metrics, now: Instant) -> Arc<Self> {
         let whole = metrics.breakers(&BreakerLabels::Rule { table: Arc::clone(table), rule: Arc::clone(rule) });
         Self::new(Name::Rule(Arc::clone(table), Arc::clone(rule)), (Arc::clone(&whole), whole), now)

@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::{CircuitBreaker, stand};
 use crate::policy::breaker::{Force, Standing, State, is_on};
 use crate::telemetry::metrics::BreakerScope;
-use crate::upstream::cluster::Cluster;
+use crate::upstream::cluster::{Cluster, Member};
 use crate::upstream::registry::Registry;
 
 /// A breaker.
@@ -111,8 +111,10 @@ impl Cluster {
     }
 }
 
-impl crate::upstream::cluster::Member {
-    pub(in crate::upstream) fn breaker_status(&self, now: Instant) -> BreakerStatus {
+impl Member {
+    /// Its breaker, for people.
+    #[must_use]
+    pub fn breaker_status(&self, now: Instant) -> BreakerStatus {
         BreakerStatus::of(&self.state.breaker, &self.terms.endpoint_breaker, now)
     }
 }

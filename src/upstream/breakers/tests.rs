@@ -345,7 +345,7 @@ fn what_is_known_of_an_answer_is_told_to_the_breaker_of_its_rule() {
         let passage = breaker.enter(&mut rng, bench.now).expect("it lets it through");
         let permit = bench.picked();
         permit.report(Outcome::Answering(Duration::from_millis(1)), bench.now);
-        permit.answering(Some(passage), bench.now)
+        permit.answering(passage, bench.now)
     };
     answered(&mut bench).report(Outcome::Done, bench.now);
     answered(&mut bench).report(Outcome::GatewayError, bench.now);

@@ -8,23 +8,24 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use super::super::classify::classify;
+use super::super::forward::forward_deadline;
 use super::super::judge::note;
 use super::super::patience::Patience;
 use super::super::slot::RetrySlot;
-use super::super::{Exchange, GRPC_TIMEOUT, forward_deadline};
+use super::super::{DEADLINE, Exchange, GRPC_TIMEOUT};
 use super::fleet::{Ending, exponential};
 use super::ledger::{Room, Wish};
 use super::plan;
 use super::world::{Event, World};
 use crate::codec::RequestHead;
-use crate::policy::deadline::{format_grpc_timeout, parse_grpc_timeout};
+use crate::policy::deadline::{format_grpc_timeout, format_millis, parse_grpc_timeout, parse_millis};
 use crate::policy::retry::{self, Attempts, Idempotency, Lineage, Repeatable, Verdict, Why};
 use crate::policy::route::RouteQuery;
 use crate::proxy::local::Caller;
 use crate::proxy::pipeline::time_limits;
 use crate::proxy::tracked::Limits;
 use crate::snapshot::{Action, Listener, Rule};
-use crate::upstream::{Cluster, EndpointSet, Permit, PickError, PickHint};
+use crate::upstream::{Cluster, EndpointSet, Fit, Permit, PickError, PickHint};
 
 /// A request under way.
 pub(super) struct Request {
@@ -149,6 +150,12 @@ impl World<'_> {
                 headers.insert(GRPC_TIMEOUT, value);
             }
         }
+        if caller == Caller::Http && self.rng.below(4) == 0 {
+            let deadline = exponential(Duration::from_millis(300), &mut self.rng);
+            if let Some(value) = format_millis(deadline) {
+                headers.insert(DEADLINE, value);
+            }
+        }
         if caller == Caller::Http && self.rng.below(10) == 0 {
             headers.insert(HeaderName::from_static("accept"), HeaderValue::from_static("text/event-stream"));
         }
@@ -162,14 +169,14 @@ impl World<'_> {
     pub(super) fn attempt(&mut self, id: u64) {
         let Some(mut request) = self.requests.remove(&id) else { return };
         let now = self.now();
-        let late = request.limits.deadline.is_some_and(|deadline| deadline <= now);
         let mut head = request.head.clone();
-        if late || !forward_deadline(&request.exchange(), &mut head, now) {
+        if !forward_deadline(&request.exchange(), &mut head.headers, now) {
             self.trace.counts.late += 1;
             return self.finish(id, request, "too late");
         }
         let set = request.cluster.endpoints();
         let scores: Vec<Option<f64>> = (0..set.members().len()).map(|index| set.score(index, now)).collect();
+        let fit: Vec<bool> = set.members().iter().map(|member| Fit::of(member, now) == Fit::Fit).collect();
         let full = self.ledger.in_flight(&request.cluster) >= request.cluster.config().ceilings.max_requests;
         let hint = PickHint { tried: &request.tried, ..PickHint::default() };
         let permit = match request.cluster.pick(&hint, &mut self.picks, now) {
@@ -179,7 +186,12 @@ impl World<'_> {
                 self.trace.counts.over_the_ceiling += 1;
                 return self.finish(id, request, "overflow");
             }
-            Err(PickError::NoEndpoint | PickError::Open { .. }) => {
+            Err(PickError::Open { .. }) => {
+                assert!(!fit.contains(&true), "refused although {fit:?} may be picked");
+                self.trace.counts.refused_by_breakers += 1;
+                return self.finish(id, request, "breakers are open");
+            }
+            Err(PickError::NoEndpoint) => {
                 assert!(set.members().is_empty(), "no endpoint was picked of {}", set.members().len());
                 self.trace.counts.without_endpoint += 1;
                 return self.finish(id, request, "no endpoint");
@@ -187,7 +199,7 @@ impl World<'_> {
         };
         assert!(!full, "picked at the ceiling");
         self.ledger.picked(&request.cluster, &permit, now);
-        self.check_pick(&request, &permit, &set, &scores);
+        self.check_pick(&request, &permit, &set, (&scores, &fit));
         self.check_sending(&request, &head);
         let address = permit.member().state.address;
         request.tried.push(address);
@@ -204,7 +216,13 @@ impl World<'_> {
         self.at(ends, Event::AttemptEnds(id, attempt));
     }
 
-    fn check_pick(&mut self, request: &Request, permit: &Permit, set: &EndpointSet, scores: &[Option<f64>]) {
+    fn check_pick(
+        &mut self,
+        request: &Request,
+        permit: &Permit,
+        set: &EndpointSet,
+        (scores, fit): (&[Option<f64>], &[bool]),
+    ) {
         let address = permit.member().state.address;
         let generation = request.listener.generation;
         let configured = &self.endpoints[&(generation, Arc::clone(&request.cluster.config().name))];
@@ -213,7 +231,7 @@ impl World<'_> {
             self.trace.counts.picks_after_a_reload_on_an_old_configuration += 1;
         }
         let members = set.members();
-        if members.iter().any(|member| !request.tried.contains(&member.state.address)) {
+        if members.iter().zip(fit).any(|(member, fit)| *fit && !request.tried.contains(&member.state.address)) {
             assert!(!request.tried.contains(&address), "{address} was tried before, and there are others");
         }
         let index = members.iter().position(|member| member.state.address == address).expect("a member");
@@ -221,8 +239,10 @@ impl World<'_> {
         if let Some(score) = scores[index]
             && members.len() <= 3
             && request.tried.is_empty()
+            && !permit.is_probe()
         {
-            let lowest = scores.iter().flatten().copied().fold(f64::INFINITY, f64::min);
+            let of_fit = scores.iter().zip(fit).filter(|(_, fit)| **fit).filter_map(|(score, _)| *score);
+            let lowest = of_fit.fold(f64::INFINITY, f64::min);
             assert!(score <= lowest, "{address} scores {score}, another {lowest}");
             self.trace.counts.lowest_scores += 1;
         }
@@ -234,10 +254,11 @@ impl World<'_> {
         let policy = &request.rule.config.retry;
         if let Some(deadline) = request.limits.deadline {
             assert!(now < deadline, "sent after the deadline");
-            if request.caller == Caller::Grpc {
-                let told = parse_grpc_timeout(head.headers[GRPC_TIMEOUT].as_bytes()).expect("a timeout");
-                assert!(told <= deadline - now, "the upstream is told {told:?} of {:?}", deadline - now);
-            }
+            let told = match request.caller {
+                Caller::Grpc => parse_grpc_timeout(head.headers[GRPC_TIMEOUT].as_bytes()).expect("a timeout"),
+                Caller::Http => parse_millis(head.headers[DEADLINE].as_bytes()).expect("milliseconds"),
+            };
+            assert!(told <= deadline - now, "the upstream is told {told:?} of {:?}", deadline - now);
         }
         assert!(request.free <= 1, "repeated {} times outside the policy", request.free);
         let most = policy.attempts.value;
