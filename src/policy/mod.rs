@@ -10,6 +10,7 @@
 //! * [`authz`]: whether its caller may make it
 //! * [`rate`]: whether too many of its kind came already
 //! * [`cors`]: what scripts of other origins may do
+//! * [`fault`]: what is done to it on purpose
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
 //! * [`hash`]: what draws it to an endpoint
@@ -31,6 +32,7 @@ pub mod concurrency;
 pub mod cors;
 pub mod deadline;
 pub mod ewma;
+pub mod fault;
 pub mod forwarding;
 pub mod hash;
 pub mod health;

@@ -5,6 +5,7 @@ mod authorization;
 mod cell;
 mod external;
 mod gates;
+mod mirroring;
 mod passthrough;
 mod rule;
 mod tokens;
@@ -22,6 +23,7 @@ pub use authorization::Authorization;
 pub use cell::{Published, SnapshotCell, Tie};
 pub use external::External;
 pub use gates::{Gates, GlobalLimits, LocalLimit, RateService};
+pub use mirroring::Mirroring;
 pub use passthrough::Passthrough;
 pub use rule::{Action, Backend, Backends, Rule};
 pub use tokens::Tokens;
@@ -115,8 +117,10 @@ impl Snapshot {
                         .flat_map(|host| &host.rules)
                         .map(|rule| {
                             let gates = Gates::compile(rule, registry, &services);
+                            let mirrors = Mirroring::all(rule, &clusters, metrics);
                             let named = |breaker| registry.rule_breaker((&table.name, &rule.name), breaker);
-                            Arc::new(Rule::compile(rule, &clusters, gates, rule.breaker.as_ref().map(named)))
+                            let breaker = rule.breaker.as_ref().map(named);
+                            Arc::new(Rule { breaker, ..Rule::compile(rule, &clusters, gates, mirrors) })
                         })
                         .collect(),
                     authorization: listener

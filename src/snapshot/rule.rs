@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use outrigger_config::model;
 
-use super::Gates;
+use super::{Gates, Mirroring};
 use crate::policy::cors::CorsPolicy;
 use crate::policy::weighted::Split;
 use crate::telemetry::RouteMetrics;
@@ -24,6 +24,8 @@ pub struct Rule {
     pub breaker: Option<Arc<RuleBreaker>>,
     /// What its requests must pass before anything is done with them.
     pub gates: Option<Box<Gates>>,
+    /// Where copies of them go.
+    pub mirrors: Vec<Mirroring>,
     pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
 }
 
@@ -64,7 +66,7 @@ impl Rule {
         rule: &model::Rule,
         clusters: &HashMap<&Arc<str>, Arc<Cluster>>,
         gates: Option<Box<Gates>>,
-        breaker: Option<Arc<RuleBreaker>>,
+        mirrors: Vec<Mirroring>,
     ) -> Self {
         let action = match &rule.action {
             model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
@@ -75,7 +77,7 @@ impl Rule {
             model::Filter::Cors(cors) => Some(CorsPolicy::compile(cors)),
             _ => None,
         });
-        Self { config: rule.clone(), action, cors, breaker, gates, metrics: OnceLock::new() }
+        Self { config: rule.clone(), action, cors, breaker: None, gates, mirrors, metrics: OnceLock::new() }
     }
 }
 

@@ -27,6 +27,7 @@ mod effort;
 mod handshakes;
 mod health;
 mod listener;
+mod mirrors;
 mod overload;
 mod process;
 mod proxy;
@@ -44,11 +45,12 @@ pub use effort::Waste;
 pub use handshakes::Handshake;
 pub use health::{CAUSES as EJECTION_CAUSES, CheckResult, EndpointHealth};
 pub use listener::{Detected, ListenerMetrics};
+pub use mirrors::{MirrorMetrics, Mirrored};
 pub use overload::OverloadMetrics;
 pub use process::resident_bytes;
 pub use proxy::ProxyMetrics;
 pub use rate_limits::{Limited, RateLimitMetrics, RateLimitServiceMetrics, ServiceAnswer};
-pub use route::{Finished, RouteLabels, RouteMetrics};
+pub use route::{Finished, Injected, RouteLabels, RouteMetrics};
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = expose::CONTENT_TYPE;
@@ -75,6 +77,7 @@ pub struct Metrics {
     rate_limits: Mutex<HashMap<Arc<str>, Kept<RateLimitMetrics>>>,
     rate_limit_services: Mutex<HashMap<Arc<str>, Kept<RateLimitServiceMetrics>>>,
     breakers: Mutex<HashMap<BreakerLabels, Kept<BreakerMetrics>>>,
+    mirrors: Mutex<HashMap<Arc<str>, Kept<MirrorMetrics>>>,
     other_route: Arc<RouteMetrics>,
     other_cluster: Arc<ClusterMetrics>,
     other_access: Arc<AccessMetrics>,
@@ -117,6 +120,7 @@ impl Metrics {
             rate_limits: Mutex::default(),
             rate_limit_services: Mutex::default(),
             breakers: Mutex::default(),
+            mirrors: Mutex::default(),
             other_route: Arc::new(RouteMetrics::other()),
             other_cluster: Arc::new(ClusterMetrics::other()),
             other_access: Arc::new(AccessMetrics::other()),
@@ -185,6 +189,12 @@ impl Metrics {
         keep(&self.breakers, labels, || BreakerMetrics::bounded(labels, &self.breaker_slots, &self.other_breakers))
     }
 
+    /// The handle of a cluster that gets copies of requests.
+    #[must_use]
+    pub fn mirror(&self, cluster: &Arc<str>) -> Arc<MirrorMetrics> {
+        keep(&self.mirrors, cluster, || MirrorMetrics::new(cluster))
+    }
+
     /// Forgets what nobody has held for [`limits::METRIC_LINGER`]. Called now and then by the control thread.
     pub fn sweep(&self, now: Instant) {
         forget(&self.routes, now);
@@ -197,6 +207,7 @@ impl Metrics {
         forget(&self.breakers, now);
         forget(&self.rate_limits, now);
         forget(&self.rate_limit_services, now);
+        forget(&self.mirrors, now);
     }
 
     /// Everything in the Prometheus text format ([`CONTENT_TYPE`]). Label sets that were never used are left out.
@@ -228,6 +239,7 @@ impl Metrics {
         limits.push(Arc::clone(&self.other_rate_limit));
         rate_limits::encode(&limits, &mut text);
         rate_limits::encode_services(&handles(&self.rate_limit_services), &mut text);
+        mirrors::encode(&handles(&self.mirrors), &mut text);
         text.finish()
     }
 }

@@ -292,7 +292,7 @@ async fn an_endpoint_that_answers_goes_on_being_asked_unless_a_threshold_was_wri
     assert_eq!(endpoint_breaker(&proxy).await["state"], "open");
     drop(proxy);
     let proxy = Proxy::start(&Config::to("http1", &[failing.addr]).upstream(STAYS_OPEN)).await;
-    assert!(ask_until_open(&proxy).await.iter().all(|reason| reason.is_empty()), "its own answers");
+    assert!(ask_until_open(&proxy).await.iter().all(String::is_empty), "its own answers");
 }
 
 #[tokio::test]

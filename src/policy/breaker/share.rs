@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn a_full_bucket_keeps_its_share() {
         let share = Share::default();
-        share.buckets[0].store(COUNT / 2 << COUNT_BITS | (COUNT - 1), Relaxed);
+        share.buckets[0].store((COUNT / 2) << COUNT_BITS | (COUNT - 1), Relaxed);
         (0..5).for_each(|_| share.count(true, WINDOW, 0));
         assert_eq!(share.sum(WINDOW, 0), Sum { hits: COUNT / 2 + 1, all: COUNT });
     }

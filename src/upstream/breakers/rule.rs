@@ -68,7 +68,10 @@ impl Drop for Passage {
 
 /// The breakers of all rules, by table and rule: kept for as long as a configuration has them, and a while longer.
 #[derive(Debug, Default)]
-pub(in crate::upstream) struct RuleBreakers(Mutex<HashMap<(Arc<str>, Arc<str>), Entry>>);
+pub(in crate::upstream) struct RuleBreakers(Mutex<HashMap<RuleKey, Entry>>);
+
+/// The route table and the rule.
+type RuleKey = (Arc<str>, Arc<str>);
 
 #[derive(Debug)]
 struct Entry {

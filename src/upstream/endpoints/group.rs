@@ -370,9 +370,10 @@ impl Scene<'_> {
             Fit::Draining | Fit::Closed(_) => false,
         };
         let address = &member.state.address;
-        fit && !self.turned.contains(address)
-            && !(tried && self.hint.tried.contains(address))
-            && !(zones && self.was_in_zone_of(member))
+        let passed_over = self.turned.contains(address)
+            || (tried && self.hint.tried.contains(address))
+            || (zones && self.was_in_zone_of(member));
+        fit && !passed_over
     }
 
     /// Whether an earlier attempt went to its zone.
