@@ -8,6 +8,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use outrigger_config::model::Criticality;
 
+use super::affinity::Affinity;
 use super::attempt::marks::Spent;
 use super::attempt::{self, DEADLINE, EXPECTED, Exchange, Failure, GRPC_TIMEOUT};
 use super::authorize::{authorize, authorize_preflight, claims};
@@ -237,7 +238,9 @@ impl ConnectionHandler {
             }
             _ => (body, None),
         };
-        let backend = rule.action.choose(with_random(Rng::next_u64));
+        let affinity = Affinity::of(rule, head, listener.config.trust, &self.origin);
+        let bound = affinity.as_ref().and_then(|affinity| affinity.backend(&rule.action));
+        let backend = bound.or_else(|| rule.action.choose(with_random(Rng::next_u64)));
         let cluster = backend.map(|backend| &backend.cluster.config().name);
         record.note_route(rule, listener.route_metrics(rule, backend), cluster);
         let passed = match &rule.gates {
@@ -264,7 +267,10 @@ impl ConnectionHandler {
                 let body = mirror::send_copies(&rule.mirrors, head, body, self.origin.caller);
                 filters::apply_to_request(&backend.filters, head, prefix_len);
                 criticality::tell(&mut head.headers, claimed.or(config.criticality).and(Some(class)));
-                match self.forward(listener, rule, backend, class, head, body, interim, record, caller).await {
+                match self
+                    .forward(listener, rule, (backend, affinity.as_deref()), class, head, body, interim, record, caller)
+                    .await
+                {
                     Ok(answer) => answer,
                     Err(local) => self.local(listener, &local, caller, record),
                 }
@@ -304,7 +310,7 @@ impl ConnectionHandler {
         &self,
         listener: &Listener,
         rule: &Rule,
-        backend: &Backend,
+        (backend, affinity): (&Backend, Option<&Affinity<'_>>),
         class: Criticality,
         head: &mut RequestHead,
         body: Body,
@@ -313,7 +319,8 @@ impl ConnectionHandler {
         caller: Caller,
     ) -> Result<Answer, Local> {
         let (limits, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
-        let hint = PickHint { subset: backend.subset.as_ref(), ..PickHint::default() };
+        let hint = affinity.map_or_else(PickHint::default, |affinity| affinity.hint(backend));
+        let hint = PickHint { subset: backend.subset.as_ref(), ..hint };
         let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.deadline };
         let passage = pass_breakers(rule, backend).map_err(|failure| noted(failure, record))?;
         let place = backend.cluster.admit(applicant, Instant::now()).await.map_err(Local::shed)?;
@@ -326,6 +333,9 @@ impl ConnectionHandler {
                     Caller::Http => None,
                 };
                 filters::apply_to_response(&backend.filters, &mut response.head.headers);
+                if let Some(affinity) = affinity {
+                    affinity.tell(&permit, backend, &mut response.head.headers);
+                }
                 let mut permit = permit.holding(place);
                 if let Some(passage) = passage {
                     permit = permit.answering(passage, Instant::now());

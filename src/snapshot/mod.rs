@@ -120,7 +120,7 @@ impl Snapshot {
                             let mirrors = Mirroring::all(rule, &clusters, metrics);
                             let named = |breaker| registry.rule_breaker((&table.name, &rule.name), breaker);
                             let breaker = rule.breaker.as_ref().map(named);
-                            Arc::new(Rule { breaker, ..Rule::compile(rule, &clusters, gates, mirrors) })
+                            Arc::new(Rule { breaker, ..Rule::compile(rule, &clusters, (gates, mirrors), tls) })
                         })
                         .collect(),
                     authorization: listener

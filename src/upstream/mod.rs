@@ -19,6 +19,8 @@ pub mod registry;
 pub mod standing;
 pub mod state;
 pub mod status;
+#[cfg(test)]
+mod world;
 
 pub use admission::{Applicant, Place, Shed};
 pub use breakers::{Passage, RuleBreaker};
