@@ -18,6 +18,7 @@
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
 //! * [`quantile`]: what answers took lately
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
+//! * [`hedge`]: when another is started beside one that takes long
 //!
 //! [`rng`] is the random number generator that each worker keeps.
 
@@ -29,6 +30,7 @@ pub mod cors;
 pub mod deadline;
 pub mod ewma;
 pub mod forwarding;
+pub mod hedge;
 pub mod hash;
 pub mod host;
 pub mod jwt;

@@ -8,6 +8,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use outrigger_config::model::Criticality;
 
+use super::attempt::hedge::Hedging;
 use super::attempt::marks::Spent;
 use super::attempt::{self, DEADLINE, EXPECTED, Exchange, Failure, GRPC_TIMEOUT};
 use super::authorize::{authorize, authorize_preflight, claims};
@@ -289,9 +290,12 @@ impl ConnectionHandler {
     ) -> Result<Answer, Local> {
         let (limits, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
         let hint = PickHint { subset: backend.subset.as_ref(), ..PickHint::default() };
-        let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.deadline };
+        let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.answer_until() };
         let place = backend.cluster.admit(applicant, Instant::now()).await.map_err(Local::shed)?;
-        let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, attempt_limit, caller, hint };
+        let hedging = backend.hedge_times.as_ref().zip(rule.config.hedge.as_ref());
+        let hedging = hedging.map(|(times, hedge)| Hedging { hedge, times });
+        let cluster = &backend.cluster;
+        let exchange = Exchange { cluster, rule: &rule.config, limits, attempt_limit, caller, hedging, hint };
         match attempt::run(&exchange, head, body, interim, record).await {
             Ok((mut response, permit)) => {
                 strip_hop_by_hop(&mut response.head.headers);
