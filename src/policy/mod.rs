@@ -16,6 +16,7 @@
 //! * [`concurrency`], [`queue`], [`overload`]: how many requests a cluster is given at a time, whose turn it is, and what is
 //!   given up first
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
+//! * [`health`] and [`outlier`]: which endpoints are passed over
 //! * [`quantile`]: what answers took lately
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
 //! * [`hedge`]: when another is started beside one that takes long
@@ -32,8 +33,10 @@ pub mod ewma;
 pub mod forwarding;
 pub mod hedge;
 pub mod hash;
+pub mod health;
 pub mod host;
 pub mod jwt;
+pub mod outlier;
 pub mod overload;
 pub mod path;
 pub mod quantile;

@@ -26,12 +26,16 @@ use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Respon
 use crate::policy::cors::CorsDecision;
 use crate::policy::deadline::{self, parse_grpc_timeout};
 use crate::policy::jwt;
+use crate::policy::overload;
 use crate::policy::path;
 use crate::policy::rng::Rng;
 use crate::policy::route::RouteQuery;
 use crate::snapshot::{Action, Backend, External, Listener, Rule};
 use crate::upstream::admission::Cause;
 use crate::upstream::{Applicant, Permit, PickHint, Shed};
+
+/// Memory is not freed sooner than connections are closed.
+const OUT_OF_MEMORY_RETRY: Duration = Duration::from_secs(2);
 
 /// An answer before it is tracked: made here, or an upstream's.
 pub(super) struct Answer {
@@ -72,6 +76,12 @@ impl Local {
     /// A request that is over a rate limit.
     pub(super) fn over_limit(OverLimit { after }: OverLimit) -> Self {
         Self { retry_after: Some(with_random(|random| spread(after, random))), ..Reason::RateLimited.into() }
+    }
+
+    /// Any request that is not critical, while memory is short.
+    fn out_of_memory() -> Self {
+        let random = with_random(Rng::next_u64);
+        Self { retry_after: Some(overload::spread(OUT_OF_MEMORY_RETRY, random)), ..Reason::OutOfMemory.into() }
     }
 
     /// A request for which its cluster had no place.
@@ -192,6 +202,10 @@ impl ConnectionHandler {
             (hit, cors)
         };
         let (rule, prefix_len) = hit.ok_or(Reason::NoRoute)?;
+        let class = criticality::effective(claimed, rule.config.criticality);
+        if self.origin.proxy.pressure().refuses() && class != Criticality::Critical {
+            return Err(Local::out_of_memory());
+        }
         record.watch.admit(head, token, record.started());
         let config = &rule.config;
         let grant = match cors {
@@ -239,7 +253,7 @@ impl ConnectionHandler {
                 record.watch.before_filters(&backend.filters, &head.headers);
                 filters::apply_to_request(&config.filters, head, prefix_len);
                 filters::apply_to_request(&backend.filters, head, prefix_len);
-                let class = criticality::settle(&mut head.headers, claimed, config.criticality);
+                criticality::tell(&mut head.headers, claimed.or(config.criticality).and(Some(class)));
                 match self.forward(listener, rule, backend, class, head, body, interim, record, caller).await {
                     Ok(answer) => answer,
                     Err(local) => self.local(listener, &local, caller, record),

@@ -97,7 +97,7 @@ impl Cluster {
         let plan = Plan { balance: &config.balance, placement: &placement, tables: &state.tables, start: 0 };
         let endpoints = ArcSwap::from_pointee(EndpointSet::new(Vec::new(), &plan));
         let cluster = Arc::new(Self { config, tls, state, registry, placement, endpoints });
-        cluster.rebuild(names);
+        cluster.fill(names);
         cluster
     }
 
@@ -209,9 +209,17 @@ impl Cluster {
         })
     }
 
+    /// As [`Cluster::fill`], for a cluster in use.
+    pub(super) fn rebuild(&self, names: &Names) {
+        self.fill(names);
+        if let Some(registry) = self.registry.upgrade() {
+            registry.members_changed(self);
+        }
+    }
+
     /// Makes the endpoints anew from what is configured and what the names mean now. State and pools of
     /// endpoints that stay are found again.
-    pub(super) fn rebuild(&self, names: &Names) {
+    fn fill(&self, names: &Names) {
         let Some(registry) = self.registry.upgrade() else { return };
         let assigned = self.state.assigned.load_full();
         let endpoints = assigned.as_deref().unwrap_or(&self.config.endpoints);
@@ -236,7 +244,7 @@ impl Cluster {
             }
         }
         let addresses: Vec<SocketAddr> = places.iter().map(|(address, ..)| *address).collect();
-        let states = registry.endpoints(&self.config.name, &addresses);
+        let states = registry.endpoints(&self.config, &addresses);
         let unlabelled = Arc::new(model::Labels::new());
         let members = places
             .into_iter()

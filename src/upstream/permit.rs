@@ -77,6 +77,7 @@ pub struct Permit {
 impl Permit {
     /// Counts the attempt in. The cluster's slot must have been acquired by the caller and is released by the permit.
     pub(super) fn new(cluster: Arc<ClusterState>, member: Member, now: Instant) -> Self {
+        cluster.traffic.note(now);
         member.state.in_flight.fetch_add(1, Ordering::Relaxed);
         member.state.requests.fetch_add(1, Ordering::Relaxed);
         Self { cluster, member, started: now, timed: true, reported: AtomicBool::new(false), place: None }
@@ -145,6 +146,7 @@ impl Permit {
             Outcome::ServerError | Outcome::Done => {}
         }
         let state = &self.member.state;
+        self.cluster.note_outcome(state, outcome, now);
         match outcome {
             Outcome::Success(latency) => {
                 state.consecutive_failures.store(0, Ordering::Relaxed);

@@ -150,6 +150,7 @@ impl Harness {
             retire_at: None,
             scheme: Scheme::HTTP,
             drain: self.drain.watch(),
+            pressure: Arc::<crate::base::pressure::Pressure>::default().watch(),
         };
         (handler, options)
     }

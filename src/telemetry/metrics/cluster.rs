@@ -1,7 +1,13 @@
 //! Attempts, connections and ceilings by cluster.
 
+use std::time::Duration;
+
+use outrigger_config::model::Criticality;
+
+use super::admission::{self, Admissions, Places, ShedCause};
 use super::effort::{self, Effort};
 use super::handshakes::{self, Handshakes, Handshaking, Names};
+use super::health::{self, Health, States};
 use super::{Arc, AtomicU64, Kind, Labels, Ordering, Series, Slots, Text, add, gauge};
 
 /// How one attempt to an upstream ended.
@@ -54,14 +60,16 @@ pub enum GivenUp {
 /// The numbers of one cluster.
 #[derive(Debug)]
 pub struct ClusterMetrics {
-    labels: Labels,
-    series: Arc<Series<Shard>>,
+    pub(super) labels: Labels,
+    pub(super) series: Arc<Series<Shard>>,
+    pub(super) states: States,
+    places: Places,
     /// Priorities in a panic now.
     panicking: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Shard {
+pub(super) struct Shard {
     attempts: [AtomicU64; OUTCOMES.len()],
     retries: AtomicU64,
     budget_exhausted: AtomicU64,
@@ -74,6 +82,8 @@ struct Shard {
     resolve_failures: AtomicU64,
     panic_picks: AtomicU64,
     handshakes: Handshakes,
+    pub(super) health: Health,
+    admissions: Admissions,
     effort: Effort,
 }
 
@@ -102,12 +112,30 @@ const GIVEN_UP: [(GivenUp, &str); 3] =
 impl ClusterMetrics {
     pub(super) fn bounded(name: &str, slots: &Arc<Slots>, other: &Arc<Self>) -> Self {
         let series = Arc::new(Series::bounded(slots, &other.series));
-        Self { labels: Labels::new(&[("cluster", name)]), series, panicking: AtomicU64::new(0) }
+        Self {
+            labels: Labels::new(&[("cluster", name)]),
+            series,
+            states: States::default(),
+            panicking: AtomicU64::new(0),
+            places: Places::default(),
+        }
     }
 
     pub(super) fn other() -> Self {
         let series = Arc::new(Series::unbounded());
-        Self { labels: Labels::new(&[("cluster", "other")]), series, panicking: AtomicU64::new(0) }
+        Self {
+            labels: Labels::new(&[("cluster", "other")]),
+            series,
+            states: States::default(),
+            panicking: AtomicU64::new(0),
+            places: Places::default(),
+        }
+    }
+
+    /// Numbers that are never shown: of connections that carry no traffic.
+    #[must_use]
+    pub fn unseen() -> Arc<Self> {
+        Arc::new(Self::other())
     }
 
     pub(super) fn labels(&self) -> &Labels {
@@ -177,6 +205,26 @@ impl ClusterMetrics {
     /// A ceiling was reached.
     pub fn overflowed(&self, kind: Overflow) {
         add(&self.series.local().overflows[kind as usize], 1);
+    }
+
+    /// A request got no place.
+    pub fn shed(&self, cause: ShedCause, class: Criticality) {
+        self.series.local().admissions.shed(cause, class);
+    }
+
+    /// A request has waited for a place, whatever came of it.
+    pub fn queued(&self, waited: Duration) {
+        self.series.local().admissions.queued(waited);
+    }
+
+    /// There are so many places; zero: as many as the ceilings allow.
+    pub fn places(&self, places: u32) {
+        self.places.are(places);
+    }
+
+    /// So many requests wait for a place.
+    pub fn waiting(&self, waiting: u32) {
+        self.places.awaited(waiting);
     }
 
     /// An endpoint was picked out of all because too few are well.
@@ -279,7 +327,10 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
             text.sample(&cluster.labels.with("kind", name), cluster.series.sum(|s| &s.overflows[kind as usize]));
         }
     }
+    let numbers: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series, &cluster.places)).collect();
+    admission::encode(&numbers, |shard| &shard.admissions, text);
     effort::encode(&used, text);
     let series: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series)).collect();
     handshakes::encode(&NAMES, &series, |shard| &shard.handshakes, text);
+    health::encode(&used, text);
 }
