@@ -20,6 +20,7 @@ mod cancel;
 mod cli;
 #[cfg(feature = "dev")]
 mod control;
+mod deadlines;
 mod descriptors;
 #[cfg(feature = "dev")]
 mod dev;
@@ -31,6 +32,7 @@ mod forwarding;
 mod grpc;
 mod grpc_retries;
 mod h2_conformance;
+mod hedging;
 mod http1;
 mod http2;
 mod interop;
