@@ -109,11 +109,11 @@ async fn attempt_all(
     record: &mut Record,
 ) -> Result<(Response<Body>, Permit), Failure> {
     let mut again = Again::first(exchange, head);
+    // A session stays with its endpoint also when that is slow.
+    let hedging = exchange.hedging.filter(|_| exchange.hint.bound.is_none());
     let mut timer = Deadline::default();
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
-    if !again.is_retried_above() {
-        exchange.cluster.state().budget.deposit(Instant::now());
-    }
+    again.count(Instant::now());
     loop {
         let now = Instant::now();
         before_forwarding(exchange, &head.headers, record);
@@ -121,16 +121,14 @@ async fn attempt_all(
             let reason = if record.attempts == 0 { Reason::Deadline } else { Reason::Timeout };
             return Err(Failure { retried: again.spent_on_failure(), ..reason.into() });
         }
-        if record.attempts > 0 {
-            again.stamp(exchange, head, record);
-        }
+        again.stamp(exchange, head, record);
         let hold = exchange.caller == Caller::Grpc && again.holds(replay);
         let mut one = match One::begin(exchange, (replay, hold), &tried, record, now) {
             Ok(one) => one,
             Err(failure) => return Err(Failure { retried: again.spent_on_failure(), ..failure }),
         };
         tried.push(one.address());
-        let (tried_once, permit) = match exchange.hedging.filter(|hedging| again.may_hedge(hedging.hedge.max)) {
+        let (tried_once, permit) = match hedging.filter(|hedging| again.may_hedge(hedging.hedge.max)) {
             None => {
                 let body = replay.map_or(Body::Empty, Replay::attempt);
                 let tried_once = {
