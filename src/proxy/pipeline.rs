@@ -35,7 +35,6 @@ use crate::upstream::{Applicant, Permit, PickHint, Shed};
 
 /// Memory is not freed sooner than connections are closed.
 const OUT_OF_MEMORY_RETRY: Duration = Duration::from_secs(2);
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// An answer before it is tracked: made here, or an upstream's.
 pub(super) struct Answer {

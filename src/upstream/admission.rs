@@ -138,7 +138,7 @@ impl ClusterState {
         if let Some(queue) = settings.queue {
             admission.line.lock().patience = Patience::new(queue.timeout);
         }
-        admission.limit.configure(settings.concurrency, max_requests, now);
+        admission.limit.configure(settings.concurrency, max_requests);
         self.metrics.places(if is_on { admission.limit.get() } else { 0 });
         self.after_more_room(now);
     }
@@ -200,8 +200,7 @@ impl Admission {
 
     /// Takes a place, unless there is none.
     fn take_room(&self, class: Criticality, now: Instant) -> Result<(), Cause> {
-        let limit = self.limit.get();
-        let room = self.room(limit, class, now);
+        let room = self.room(class, now);
         let take = |taken| (taken < room).then(|| taken + 1);
         match self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
             Ok(_) => {
@@ -210,24 +209,27 @@ impl Admission {
             }
             Err(taken) => {
                 self.limit.was_reached();
-                Err(if taken < limit { Cause::Class } else { Cause::Limit })
+                Err(if taken < self.limit.for_critical() { Cause::Class } else { Cause::Limit })
             }
         }
     }
 
     fn has_room(&self, class: Criticality, now: Instant) -> bool {
-        self.taken.load(Ordering::SeqCst) < self.room(self.limit.get(), class, now)
+        self.taken.load(Ordering::SeqCst) < self.room(class, now)
     }
 
     /// Places that a class may use.
-    fn room(&self, limit: u32, class: Criticality, now: Instant) -> u32 {
+    fn room(&self, class: Criticality, now: Instant) -> u32 {
+        if class == Criticality::Critical {
+            return self.limit.for_critical();
+        }
         let second = self.second(now);
         let asks = |asked: &AtomicU32| match asked.load(Ordering::Relaxed) {
             0 => false,
             last => second.saturating_sub(last) <= ASKED_LATELY,
         };
         let others = self.asked[queue::index(class) + 1..].iter().any(asks);
-        overload::share(limit, class, others)
+        overload::share(self.limit.get(), class, others)
     }
 
     fn note_asked(&self, class: Criticality, now: Instant) {

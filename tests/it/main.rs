@@ -40,6 +40,7 @@ mod matrix;
 mod mesh;
 mod mutations;
 mod nginx;
+mod overload;
 mod rehearsal;
 mod reload;
 mod retries;
