@@ -261,7 +261,7 @@ fn backend(
     head: &RequestHead,
     prefix_len: usize,
 ) -> Backend {
-    let BackendRef { cluster, weight, subset: _, filters } = backend;
+    let BackendRef { cluster, weight, subset, filters } = backend;
     let sent = preview::upstream_head(head, [&rule.filters, filters], prefix_len);
     let known = config.clusters.get(cluster);
     Backend {
@@ -274,7 +274,9 @@ fn backend(
         sends_authority: sent.authority.map(|authority| authority.to_string()).unwrap_or_default(),
         filters: filters.iter().map(describe).collect(),
         connect_timeout: known.map(|c| dump::duration(c.connection.connect_timeout)).unwrap_or_default(),
-        endpoints: known.map(|c| c.endpoints.iter().map(Endpoint::of).collect()).unwrap_or_default(),
+        endpoints: known
+            .map(|c| c.endpoints.iter().map(|endpoint| Endpoint::of(endpoint, subset)).collect())
+            .unwrap_or_default(),
         place: known.map(|c| story::place(&c.place)),
     }
 }

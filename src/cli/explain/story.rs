@@ -1,7 +1,7 @@
 //! What `explain` found out, ready to be shown as text or JSON.
 
 use http::Method;
-use outrigger_config::model::{self, Listener, Place, Retry, Target};
+use outrigger_config::model::{self, Condition, Labels, Listener, Place, Retry, Target};
 use serde::Serialize;
 
 use crate::discovery::dump;
@@ -114,6 +114,11 @@ pub(super) struct Endpoint {
     pub(super) resolved: bool,
     pub(super) weight: u32,
     pub(super) zone: Option<String>,
+    pub(super) priority: u8,
+    pub(super) labels: Labels,
+    pub(super) condition: &'static str,
+    /// Why no request of this backend goes there, whatever health says.
+    pub(super) never: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -146,13 +151,28 @@ pub(super) fn place(place: &Place) -> String {
 }
 
 impl Endpoint {
-    pub(super) fn of(endpoint: &model::Endpoint) -> Self {
-        let model::Endpoint { target, weight, zone, .. } = endpoint;
+    pub(super) fn of(endpoint: &model::Endpoint, subset: &Labels) -> Self {
+        let model::Endpoint { target, weight, zone, priority, labels, condition } = endpoint;
         let (address, resolved) = match target {
             Target::Address(address) => (address.to_string(), false),
             Target::Name { host, port } => (format!("{host}:{port}"), true),
         };
-        Self { address, resolved, weight: *weight, zone: zone.as_ref().map(ToString::to_string) }
+        let never = match condition {
+            _ if subset.iter().any(|(name, value)| labels.get(name) != Some(value)) => Some("not of the subset"),
+            Condition::Draining => Some("draining: only what is bound to it"),
+            Condition::Unhealthy => Some("unhealthy: only in a panic"),
+            Condition::Healthy => None,
+        };
+        Self {
+            address,
+            resolved,
+            weight: *weight,
+            zone: zone.as_ref().map(ToString::to_string),
+            priority: *priority,
+            labels: labels.clone(),
+            condition: condition.word(),
+            never,
+        }
     }
 }
 

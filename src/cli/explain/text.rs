@@ -87,10 +87,13 @@ impl Page {
         self.line("", &format!("sends {} to {}", backend.sends_path, backend.sends_authority));
         self.line("", &format!("connects within {}", backend.connect_timeout));
         self.list("", &backend.filters);
-        for Endpoint { address, resolved, weight, zone } in endpoints {
+        for Endpoint { address, resolved, weight, zone, priority, labels, condition: _, never } in endpoints {
             let zone = zone.as_ref().map(|zone| format!(", zone {zone}")).unwrap_or_default();
+            let priority = if *priority > 0 { format!(", priority {priority}") } else { String::new() };
+            let labels: String = labels.iter().map(|(name, value)| format!(", {name}={value}")).collect();
             let resolved = if *resolved { ", each of its addresses" } else { "" };
-            self.line("", &format!("- {address}, weight {weight}{zone}{resolved}"));
+            let never = never.map(|never| format!(" ({never})")).unwrap_or_default();
+            self.line("", &format!("- {address}, weight {weight}{zone}{priority}{labels}{resolved}{never}"));
         }
     }
 
