@@ -130,7 +130,7 @@ impl Cluster {
     /// # Errors
     /// See [`PickError`]; nothing is counted then.
     pub fn pick(&self, hint: &PickHint<'_>, rng: &mut Rng, now: Instant) -> Result<Permit, PickError> {
-        if !self.state.in_flight.try_acquire(self.config.ceilings.max_requests) {
+        if !self.state.in_flight.try_acquire(self.state.admission.ceiling(self.config.ceilings.max_requests)) {
             return Err(PickError::Overflow);
         }
         let set = self.endpoints.load();
