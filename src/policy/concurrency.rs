@@ -7,9 +7,9 @@
 //!
 //! The baseline is what an answer takes when nothing waits. There may never be such a moment to look at: under a lasting
 //! overload the limit is always reached. Stopping the traffic to look costs requests. It is not necessary either: the
-//! limit lies above `k` by the tolerance, so it can be lowered by that much, for the time of one window, and the
-//! upstream still has work for all its workers ([`Phase::Eased`]). What latency does then tells the two reasons for a
-//! long one apart. It falls with the number in flight: requests wait for each other. It stays: the service has become
+//! limit lies above `k` by the tolerance, so it can be lowered by that much and a little more, for the time of one
+//! window, and the upstream still has work for nearly all its workers ([`Phase::Eased`]); critical requests keep the limit
+//! that there was. What latency does then tells the two reasons for a long one apart. It falls with the number in flight: requests wait for each other. It stays: the service has become
 //! slower, and this is the new baseline. The same is concluded when the limit went down by much and nothing got better,
 //! so a limit does not fall to nothing because a service has changed.
 //!
@@ -101,6 +101,8 @@ const EASED_SAMPLES: usize = 100;
 const LONG_WINDOW: Duration = Duration::from_secs(2);
 /// Samples kept of one window: of more, every second, fourth, ...
 const KEPT: usize = 256;
+/// Nothing takes no time, and logarithms are taken.
+const SHORTEST: f64 = 1e-6;
 /// The limit changes by at most this factor in one window.
 const STEP: f64 = 2.0;
 /// How much of a change is made at once.
@@ -109,10 +111,12 @@ const GAIN: f64 = 0.6;
 const FALL: f64 = 0.15;
 /// How fast it rises to a higher one while the limit holds nobody back, a window.
 const RISE: f64 = 0.05;
-/// An eased limit lies this far below what the baseline says, so that a baseline that is too high falls.
+/// An eased limit lies this far below what the baseline says, so that a baseline that is too high shows.
 const EASE: f64 = 0.85;
 /// And this far below the one before while it only shows that all still waits.
 const EASE_ON: f64 = 0.75;
+/// A limit is not eased for longer than this.
+const EASED_MOST: Duration = Duration::from_secs(4);
 /// The limit is about what is wanted.
 const STEADY: f64 = 0.25;
 /// How often the limit is eased: at first, and when it has proved right.
@@ -180,7 +184,11 @@ impl Concurrency {
 
     /// Keeps the limit within other bounds.
     pub fn bound(&mut self, settings: &AdaptiveConcurrency) {
-        self.limit = self.limit.clamp(settings.min.into(), settings.max.into());
+        let bounded = self.limit.clamp(settings.min.into(), settings.max.into());
+        if bounded != self.limit {
+            self.limit = bounded;
+            self.phase = Phase::Following;
+        }
     }
 
     /// An attempt ended. `pressed`: somebody was refused or had to wait because of the limit since the last sample.
@@ -204,11 +212,16 @@ impl Concurrency {
             Sample::Overloaded(_) => self.window.fail(now),
         }
         let samples = if self.phase == Phase::Following { SAMPLES } else { EASED_SAMPLES };
-        if !self.window.is_complete(samples, now) {
-            return false;
-        }
         let before = (self.limit(), self.limit_of_critical());
-        self.conclude(settings, now);
+        if self.window.is_complete(samples, now) {
+            self.conclude(settings, now);
+        } else if let Phase::Eased { limit, .. } = self.phase
+            && now.saturating_duration_since(since) > EASED_MOST
+        {
+            // Hardly anybody asks any more: nothing will be seen, and nobody need be held back.
+            (self.phase, self.window) = (Phase::Following, Window::default());
+            self.change(limit, now);
+        }
         self.bound(settings);
         (self.limit(), self.limit_of_critical()) != before
     }
@@ -374,7 +387,7 @@ impl Window {
         if !self.answered.is_multiple_of(self.stride) {
             return;
         }
-        self.latencies.push(seconds as f32);
+        self.latencies.push(seconds.max(SHORTEST) as f32);
         if self.latencies.len() == KEPT {
             let mut at = 0;
             self.latencies.retain(|_| {

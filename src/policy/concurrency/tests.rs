@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::policy::rng::Rng;
 
@@ -246,4 +248,47 @@ fn callers_that_leave_before_they_are_answered_show_that_it_takes_too_long() {
         limit.observe(&SETTINGS, sample, true, start + Duration::from_millis(tick));
     }
     assert!(limit.limit() < before, "{before} -> {}", limit.limit());
+}
+
+#[test]
+fn a_limit_that_is_lowered_for_a_look_does_not_stay_low_when_nobody_asks_any_more() {
+    let start = Instant::now();
+    let mut limit = Concurrency::new(&SETTINGS);
+    let took = Duration::from_millis(10);
+    let mut tick = 0;
+    while limit.phase == Phase::Following {
+        assert!(tick < 10_000, "it is lowered at some time");
+        limit.observe(&SETTINGS, Sample::Answered(took), true, start + Duration::from_millis(tick));
+        tick += 1;
+    }
+    let lowered = limit.limit();
+    let later = start + Duration::from_secs(60);
+    assert!(limit.observe(&SETTINGS, Sample::Answered(took), false, later));
+    assert!(limit.limit() > lowered, "{lowered} -> {}", limit.limit());
+}
+
+proptest! {
+    /// Whatever is observed, in whatever order: the limit stays within its bounds, and critical requests have no less.
+    #[test]
+    fn no_observation_drives_the_limit_out_of_its_bounds(
+        samples in proptest::collection::vec((0..3_u8, 0..3_000_000_u64, 0..20_000_u64, any::<bool>()), 0..3000),
+        (min, max) in (1..50_u32, 50..2000_u32),
+    ) {
+        let settings = AdaptiveConcurrency { min, max, tolerance: 50 };
+        let mut limit = Concurrency::new(&settings);
+        let mut now = Instant::now();
+        for (kind, took, gap, pressed) in samples {
+            now += Duration::from_micros(gap);
+            let took = Duration::from_micros(took);
+            let sample = match kind {
+                0 => Sample::Answered(took),
+                1 => Sample::Unanswered(took),
+                _ => Sample::Overloaded(took),
+            };
+            limit.observe(&settings, sample, pressed, now);
+            prop_assert!((min..=max).contains(&limit.limit()), "{limit:?}");
+            prop_assert!(limit.limit_of_critical() >= limit.limit());
+            prop_assert!(limit.baseline.is_none_or(|baseline| baseline.is_finite() && baseline > 0.0), "{limit:?}");
+        }
+    }
 }
