@@ -101,7 +101,9 @@ impl Local {
             Cause::Deadline => Reason::Deadline,
             Cause::Limit | Cause::Class | Cause::QueueFull | Cause::QueueTimeout => Reason::Shed,
         };
-        Self { code: shed.cause.code(), retry_after: Some(shed.retry_after), ..reason.into() }
+        // Whose time is over will not come back.
+        let retry_after = (reason == Reason::Shed).then_some(shed.retry_after);
+        Self { code: shed.cause.code(), retry_after, ..reason.into() }
     }
 }
 
