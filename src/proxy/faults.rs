@@ -29,7 +29,7 @@ struct Hold<'a>(&'a HeldUp);
 
 impl HeldUp {
     fn hold(&self) -> Option<Hold<'_>> {
-        self.0.try_acquire(limits::FAULT_DELAYS).then_some(Hold(self))
+        self.0.try_acquire(limits::FAULT_DELAYS).then(|| Hold(self))
     }
 }
 
