@@ -10,6 +10,7 @@
 //! * [`authz`]: whether its caller may make it
 //! * [`rate`]: whether too many of its kind came already
 //! * [`cors`]: what scripts of other origins may do
+//! * [`fault`]: what is done to it on purpose
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
 //! * [`session`] and [`hash`]: what binds it to an endpoint, by [`cookie`]s and other things
@@ -30,6 +31,7 @@ pub mod cookie;
 pub mod cors;
 pub mod deadline;
 pub mod ewma;
+pub mod fault;
 pub mod forwarding;
 pub mod hash;
 pub mod health;

@@ -16,6 +16,7 @@ use super::external::{Denied, Passed, Refused, Surroundings};
 use super::gates::Arrival;
 use super::limiting::{OverLimit, Rates, spread};
 use super::local::{self, Caller};
+use super::mirror;
 use super::prepare::{self, Unfit};
 use super::reason::Reason;
 use super::record::Record;
@@ -42,6 +43,14 @@ pub(super) struct Answer {
     pub(super) response: Response<Body>,
     permit: Option<Permit>,
     limits: Limits,
+}
+
+impl Answer {
+    /// Makes a local answer to a gRPC call one with another status.
+    pub(super) fn set_grpc_status(&mut self, status: u8, record: &mut Record) {
+        record.grpc_status = Some(status);
+        local::set_grpc_status(&mut self.response.head.headers, status);
+    }
 }
 
 /// An answer that the proxy makes because it cannot do better.
@@ -235,7 +244,7 @@ impl ConnectionHandler {
         record.note_route(rule, listener.route_metrics(rule, backend), cluster);
         let passed = match &rule.gates {
             Some(gates) => {
-                let arrival = Arrival { listener, cluster: cluster.map(|name| &**name), caller };
+                let arrival = Arrival { listener, rule, cluster: cluster.map(|name| &**name), caller };
                 self.pass(gates, arrival, head, &mut rates, record).await
             }
             None => Ok(()),
@@ -254,6 +263,7 @@ impl ConnectionHandler {
                 record.watch.before_filters(&config.filters, &head.headers);
                 record.watch.before_filters(&backend.filters, &head.headers);
                 filters::apply_to_request(&config.filters, head, prefix_len);
+                let body = mirror::send_copies(&rule.mirrors, head, body, self.origin.caller);
                 filters::apply_to_request(&backend.filters, head, prefix_len);
                 criticality::tell(&mut head.headers, claimed.or(config.criticality).and(Some(class)));
                 match self

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use outrigger_config::model;
 
-use super::Gates;
+use super::{Gates, Mirroring};
 use crate::net::tls::TlsSet;
 use crate::policy::cors::CorsPolicy;
 use crate::policy::hash::xxh64;
@@ -27,6 +27,8 @@ pub struct Rule {
     pub session: Option<Arc<Namer>>,
     /// What its requests must pass before anything is done with them.
     pub gates: Option<Box<Gates>>,
+    /// Where copies of them go.
+    pub mirrors: Vec<Mirroring>,
     pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
 }
 
@@ -68,7 +70,7 @@ impl Rule {
     pub(super) fn compile(
         rule: &model::Rule,
         clusters: &HashMap<&Arc<str>, Arc<Cluster>>,
-        gates: Option<Box<Gates>>,
+        (gates, mirrors): (Option<Box<Gates>>, Vec<Mirroring>),
         tls: &TlsSet,
     ) -> Self {
         let action = match &rule.action {
@@ -81,7 +83,7 @@ impl Rule {
             _ => None,
         });
         let session = rule.session.as_ref().and_then(|session| tls.session_key(&session.key_file)).cloned();
-        Self { config: rule.clone(), action, cors, session, gates, metrics: OnceLock::new() }
+        Self { config: rule.clone(), action, cors, session, gates, mirrors, metrics: OnceLock::new() }
     }
 }
 

@@ -48,8 +48,13 @@ impl<'a> Again<'a> {
         }
     }
 
-    /// The request itself is an attempt of a hop before: that hop has counted it, and has the say.
-    pub(super) fn is_retried_above(&self) -> bool {
+    /// Counts the request in the budget of its cluster: as a request, or as a retry if it is one of a hop before.
+    pub(super) fn count(&self, now: Instant) {
+        let budget = &self.cluster.state().budget;
+        if self.is_retried_above() { budget.note_retry(now) } else { budget.deposit(now) }
+    }
+
+    fn is_retried_above(&self) -> bool {
         self.incoming.is_some_and(|incoming| incoming.attempt > 1)
     }
 

@@ -107,9 +107,7 @@ async fn attempt_all(
     let mut again = Again::first(exchange, head);
     let mut timer = Deadline::default();
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
-    if !again.is_retried_above() {
-        exchange.cluster.state().budget.deposit(Instant::now());
-    }
+    again.count(Instant::now());
     loop {
         let now = Instant::now();
         before_forwarding(exchange, &head.headers, record);
