@@ -73,7 +73,7 @@ impl Tally {
         let known = self.epoch.load(Ordering::Acquire);
         // Whole seconds, because they cost nothing to know.
         let second = now.saturating_duration_since(self.from).as_secs();
-        if known == epoch && second == self.second.load(Ordering::Relaxed) {
+        if known == epoch && second <= self.second.load(Ordering::Relaxed) {
             return;
         }
         let counting = if known == NEVER { Some(self.counting.lock()) } else { self.counting.try_lock() };
@@ -83,7 +83,7 @@ impl Tally {
             self.spread.store(Arc::new(spread));
         }
         self.plain.store(plain, Ordering::Relaxed);
-        self.second.store(second, Ordering::Relaxed);
+        self.second.fetch_max(second, Ordering::Relaxed);
         self.epoch.store(epoch, Ordering::Release);
     }
 }
