@@ -3,7 +3,9 @@
 use http::header::HOST;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Uri, Version};
-use outrigger_config::model::{Access, Action, BackendRef, Config, Direction, Filter, Listener, Rule, VirtualHost};
+use outrigger_config::model::{
+    Access, Action, BackendRef, Cluster, Config, Direction, Filter, Labels, Listener, Rule, SubsetFallback, VirtualHost,
+};
 use outrigger_config::{Loaded, Style};
 
 use self::story::{
@@ -238,6 +240,7 @@ fn decide(config: &Config, listener: &Listener, rule: &Rule, head: &RequestHead,
                 .map(|(name, span, limit)| Limit::of(name, span, limit, listener))
                 .collect(),
                 retries: Retries::of(&rule.retry, &head.method),
+                settings: dump::settings(rule),
             }
         }
     }
@@ -261,7 +264,7 @@ fn backend(
     head: &RequestHead,
     prefix_len: usize,
 ) -> Backend {
-    let BackendRef { cluster, weight, subset: _, filters } = backend;
+    let BackendRef { cluster, weight, subset, filters } = backend;
     let sent = preview::upstream_head(head, [&rule.filters, filters], prefix_len);
     let known = config.clusters.get(cluster);
     Backend {
@@ -274,9 +277,22 @@ fn backend(
         sends_authority: sent.authority.map(|authority| authority.to_string()).unwrap_or_default(),
         filters: filters.iter().map(describe).collect(),
         connect_timeout: known.map(|c| dump::duration(c.connection.connect_timeout)).unwrap_or_default(),
-        endpoints: known.map(|c| c.endpoints.iter().map(Endpoint::of).collect()).unwrap_or_default(),
+        subset: subset.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        settings: known.map(dump::fitness).unwrap_or_default(),
+        endpoints: known.map(|c| endpoints(c, subset)).unwrap_or_default(),
         place: known.map(|c| story::place(&c.place)),
     }
+}
+
+/// Endpoints with the labels that are asked for; all where none has them and that is what the cluster says.
+fn endpoints(cluster: &Cluster, subset: &Labels) -> Vec<Endpoint> {
+    let has = |labels: &Labels| subset.iter().all(|(name, value)| labels.get(name) == Some(value));
+    let fitting: Vec<Endpoint> =
+        cluster.endpoints.iter().filter(|endpoint| has(&endpoint.labels)).map(Endpoint::of).collect();
+    if fitting.is_empty() && cluster.balance.subset_fallback == SubsetFallback::Any {
+        return cluster.endpoints.iter().map(Endpoint::of).collect();
+    }
+    fitting
 }
 
 /// A filter in a line, credentials left out.

@@ -55,7 +55,11 @@ impl Refusal {
     pub fn of(problem: &Problem) -> Option<Self> {
         use outrigger_config::built::Part;
         let kind = match problem.part {
-            Part::Listener | Part::Authorization | Part::JwtProvider | Part::ExternalAuthorizer => Kind::Listener,
+            Part::Listener
+            | Part::Authorization
+            | Part::JwtProvider
+            | Part::ExternalAuthorizer
+            | Part::RateLimitService => Kind::Listener,
             Part::Routes => Kind::Route,
             Part::Cluster => Kind::Cluster,
             Part::Process | Part::Identity => return None,
