@@ -30,8 +30,9 @@ use crate::discovery::xds::{self, StateError, StateFolder};
 use crate::discovery::{Applier, LastGood, Parts, Status, Watch, jwks};
 use crate::proxy::Proxy;
 use crate::server::shutdown::{Outcome, shutdown};
-use crate::server::{ListenerSet, ListenerStatus, Workers, cpu, files};
+use crate::server::{ListenerSet, ListenerStatus, Workers, cpu, files, overload};
 use crate::snapshot::{Snapshot, SnapshotCell};
+use crate::telemetry::metrics::OverloadMetrics;
 use crate::telemetry::{AccessLog, Metrics, metrics};
 use crate::upstream::Registry;
 use crate::upstream::dns::SystemResolver;
@@ -173,6 +174,7 @@ impl App {
         let first = Snapshot::compile((&loaded, &tls), &registry, &metrics, start.generation());
         let cell = Arc::new(SnapshotCell::new(first));
         let proxy = Arc::new(Proxy::new(Arc::clone(&cell), Arc::clone(&log)));
+        let pressure = Arc::clone(proxy.pressure());
         let listeners = Arc::new(ListenerSet::new(workers, proxy, Arc::clone(&metrics)));
         *shared.listeners.lock() = Some(Arc::clone(&listeners));
         let control = state.zip(loaded.control_plane.clone()).map(|(state, plane)| {
@@ -200,8 +202,11 @@ impl App {
         *app.following.lock() = Some(task::spawn("follow-configuration", following.run(watch, asked)));
         let registry = Arc::clone(&shared.registry);
         app.tasks.push(task::spawn("keep-keys", jwks::keep(Arc::clone(&registry))));
+        let checked = Arc::clone(&registry);
+        app.tasks.push(task::spawn("keep-health", async move { checked.keep_health().await }));
         app.tasks.push(task::spawn("resolve-names", async move { registry.run().await }));
         app.tasks.push(task::spawn("watch-expiry", watch_expiry(Arc::clone(&shared.status.material))));
+        app.tasks.push(task::spawn("watch-overload", overload::watch(pressure, Arc::clone(&shared))));
         app.tasks.push(task::spawn("sweep", sweep(Arc::clone(&shared), cell)));
         Ok(app)
     }
@@ -311,9 +316,27 @@ impl Shared {
     }
 }
 
+impl overload::Shrink for Shared {
+    fn settings(&self) -> Option<model::Overload> {
+        Some(self.status.running()?.loaded.config.overload.clone())
+    }
+
+    fn metrics(&self) -> &OverloadMetrics {
+        &self.metrics.overload
+    }
+
+    fn close_idle(&self) {
+        self.registry.close_idle();
+    }
+}
+
 impl admin::Subject for Shared {
     fn readiness(&self) -> Readiness {
         *self.readiness.borrow()
+    }
+
+    fn shortage(&self) -> Option<&'static str> {
+        self.metrics.overload.shortage()
     }
 
     fn config(&self) -> impl Serialize {
@@ -345,6 +368,7 @@ impl admin::Subject for Shared {
     }
 
     fn metrics(&self) -> (String, &'static str) {
+        self.registry.count_endpoints();
         (self.metrics.encode(), metrics::CONTENT_TYPE)
     }
 

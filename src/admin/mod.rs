@@ -28,6 +28,8 @@ mod limited;
 pub trait Subject: Send + Sync + 'static {
     /// Whether callers should be sent here.
     fn readiness(&self) -> Readiness;
+    /// What is done because memory is short, if anything.
+    fn shortage(&self) -> Option<&'static str>;
     /// The configuration in effect and what was refused, without credentials.
     fn config(&self) -> impl Serialize;
     /// Clusters and their endpoints.
@@ -171,7 +173,11 @@ POST /log?level=…   change it: error, warn, info, debug, trace, or module=leve
 
 async fn ready<S: Subject>(State(subject): State<Arc<S>>) -> Response {
     match subject.readiness() {
-        Readiness::Ready => sentence(StatusCode::OK, "ready"),
+        // Whoever is taken out of balancing because it has much to do leaves that to others, who have no more room.
+        Readiness::Ready => match subject.shortage() {
+            None => sentence(StatusCode::OK, "ready"),
+            Some(level) => sentence(StatusCode::OK, &format!("ready, short of memory: {level}")),
+        },
         Readiness::Starting => sentence(StatusCode::SERVICE_UNAVAILABLE, "starting"),
         Readiness::Draining => sentence(StatusCode::SERVICE_UNAVAILABLE, "draining"),
     }

@@ -15,6 +15,9 @@ impl Subject for Fake {
     fn readiness(&self) -> Readiness {
         *self.readiness.lock().expect("not poisoned")
     }
+    fn shortage(&self) -> Option<&'static str> {
+        None
+    }
     fn config(&self) -> impl Serialize {
         json!({ "generation": 7 })
     }

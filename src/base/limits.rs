@@ -28,8 +28,11 @@ pub const INTERIM_RESPONSES: u32 = 32;
 pub const LINGER_BYTES: usize = 1024 * 1024;
 /// How long such a lingering close lasts.
 pub const LINGER: Duration = Duration::from_secs(2);
-/// Bytes of a request kept for a replay; over it the request is no longer retried once sent.
-pub const REPLAY_BYTES: usize = 64 * 1024;
+/// How long the head of a gRPC answer is held back on rules that retry gRPC statuses, until a message or trailers show
+/// how the call goes on. A call that fails after its head nearly always does so within a round trip or two; a stream
+/// whose first message comes later than this must not keep its caller waiting for the head, and half a second once in
+/// the life of such a stream is not noticed.
+pub const GRPC_HEAD_HOLD: Duration = Duration::from_millis(500);
 /// Proxies that one request may pass before it is taken for a loop.
 pub const MAX_HOPS: usize = 32;
 /// Lines waiting for the access-log writer; more are dropped and counted.
@@ -82,6 +85,10 @@ pub const DRAIN_STEP: Duration = Duration::from_millis(10);
 pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(5);
 /// A connection that is told to finish may be about to ask: it is closed unasked only after this much silence.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// How long a connection may be idle while memory is short.
+pub const PRESSURE_IDLE: Duration = Duration::from_secs(1);
+/// How often memory is looked at.
+pub const PRESSURE_LOOK: Duration = Duration::from_millis(250);
 /// A record of TLS and a little more: read from a socket at once.
 pub const TLS_READ: usize = 16 * 1024 + 512;
 /// A ClientHello that is read without being answered: bytes.
@@ -107,7 +114,7 @@ pub const JWT_TOKENS: usize = 4;
 pub const JWT_CACHE: usize = 512;
 /// After a token with an unknown key its provider is asked again, at most this often.
 pub const JWKS_EARLY: Duration = Duration::from_secs(5);
-/// An answer of an external authorizer: bytes.
+/// An answer of an external authorizer or a rate limit service: bytes.
 pub const EXTERNAL_ANSWER: usize = 256 * 1024;
 /// Keys of one rate limit that are remembered; those that have used the least of their burst are given up for others.
 pub const RATE_KEYS: usize = 65_536;
@@ -117,6 +124,16 @@ pub const REHEARSAL_PEERS: usize = 4096;
 pub const REHEARSAL_OFFENDERS: usize = 100;
 /// Lines about refused connections: for one listener and reason at most one in this time, with a count.
 pub const REFUSAL_LOG: Duration = Duration::from_secs(5);
+/// Health checks under way at once, of all clusters; those that are due wait for one to end.
+pub const HEALTH_PROBES: usize = 256;
+/// Endpoints whose connection is kept from one health check to the next; the others are connected to for each.
+pub const HEALTH_KEPT: usize = 1024;
+/// Bytes that are read of the body of the answer to a health check; a longer one costs the connection.
+pub const HEALTH_BODY: usize = 64 * 1024;
+/// Lines about changes of health: of one cluster at most this many ...
+pub const HEALTH_LOG_LINES: u32 = 20;
+/// ... in this time; the next line says how many were left out.
+pub const HEALTH_LOG: Duration = Duration::from_secs(10);
 /// How long a connection to the control plane may take, from the name to HTTP/2.
 pub const CONTROL_CONNECT: Duration = Duration::from_secs(5);
 /// Silence on a connection to the control plane after which it is asked whether it is there.

@@ -2,6 +2,7 @@
 
 pub mod drain;
 pub mod limits;
+pub mod pressure;
 pub mod task;
 pub mod timer;
 pub mod worker;

@@ -250,7 +250,7 @@ fn decide(config: &Config, listener: &Listener, rule: &Rule, head: &RequestHead,
 fn request_span(limit: &deadline::Limit<'_>) -> &'static str {
     match limit.source {
         Source::Default => "from the end of the upload to the response head",
-        Source::Written(_) | Source::Listener | Source::GrpcTimeout | Source::Streaming => {
+        Source::Written(_) | Source::Listener | Source::GrpcTimeout | Source::Caller | Source::Streaming => {
             "the whole request with its response, retries included"
         }
     }

@@ -9,6 +9,7 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use super::body::{Body, PollBody};
 use super::error::Refusal;
 use crate::base::drain;
+use crate::base::pressure::PressureWatch;
 
 /// The head of a request, independent of the HTTP version. `Host` is never among the headers:
 /// it is [`RequestHead::authority`].
@@ -94,4 +95,6 @@ pub struct ServerOptions {
     pub scheme: Scheme,
     /// Tells when to finish.
     pub drain: drain::Watch,
+    /// Tells when memory is short: then idle connections go.
+    pub pressure: PressureWatch,
 }

@@ -66,6 +66,18 @@ impl PrefixedBody {
     }
 }
 
+impl PrefixedBody {
+    /// A body of which one frame was read, as it was.
+    #[must_use]
+    pub fn before(frame: Frame, rest: Body) -> Body {
+        let (front, trailers, rest) = match frame {
+            Frame::Data(data) => (VecDeque::from([data]), None, rest),
+            Frame::Trailers(trailers) => (VecDeque::new(), Some(trailers), Body::Empty),
+        };
+        Body::Prefixed(Box::new(Self { front, trailers, rest }))
+    }
+}
+
 #[cfg(test)]
 impl PrefixedBody {
     /// A body of these pieces.

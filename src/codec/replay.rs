@@ -15,7 +15,6 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::body::{Body, BodyError, Frame, PollBody};
-use crate::base::limits;
 
 /// The first chunks of a body are shared whatever their size: most requests have no more, and are over soon.
 const SHARED_CHUNKS: usize = 4;
@@ -32,6 +31,8 @@ struct State {
     /// chunk of their own when an attempt reads them again.
     tail: BytesMut,
     kept_bytes: usize,
+    /// Of `kept_bytes`.
+    limit: usize,
     trailers: Option<HeaderMap>,
     source_ended: bool,
     ended_at: Option<Instant>,
@@ -69,9 +70,9 @@ pub struct ReplayBody {
 }
 
 impl Replay {
-    /// Wraps a body.
+    /// Wraps a body, of which up to `limit` bytes are kept.
     #[must_use]
-    pub fn new(source: Body) -> Self {
+    pub fn new(source: Body, limit: usize) -> Self {
         let length = source.exact_len();
         let source_ended = source.is_end();
         Self(Arc::new(Mutex::new(State {
@@ -79,6 +80,7 @@ impl Replay {
             kept: Vec::new(),
             tail: BytesMut::new(),
             kept_bytes: 0,
+            limit,
             trailers: None,
             source_ended,
             ended_at: source_ended.then(Instant::now),
@@ -166,7 +168,7 @@ impl State {
 
     /// Keeps what `reader` has read from the source.
     fn keep(&mut self, data: &Bytes, reader: usize) {
-        if self.keeping && self.kept_bytes + data.len() <= limits::REPLAY_BYTES {
+        if self.keeping && self.kept_bytes + data.len() <= self.limit {
             self.kept_bytes += data.len();
             if data.len() >= JOIN_BELOW || self.kept.len() < SHARED_CHUNKS {
                 self.seal();

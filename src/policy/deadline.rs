@@ -1,6 +1,9 @@
-//! Time limits of a request, and `grpc-timeout` (gRPC over HTTP/2, "Timeout").
+//! Time limits of a request, and how callers and upstreams are told of them: `grpc-timeout` (gRPC over HTTP/2,
+//! "Timeout"), `x-outrigger-deadline` and `x-envoy-expected-rq-timeout-ms`.
 //!
-//! Every limit knows where it comes from, so that it can be explained.
+//! All of these say how much time is left, because the clocks of two machines differ. A caller can only shorten what
+//! its rule allows, so any caller may be listened to: it can cut nothing but its own requests. Every limit knows where
+//! it comes from, so that it can be explained.
 
 use std::time::{Duration, Instant};
 
@@ -13,13 +16,24 @@ use thiserror::Error;
 pub enum Exchange {
     /// A request and its response.
     Plain,
-    /// A gRPC call, with the caller's `grpc-timeout`. It may be a long stream, so only the caller's deadline and
-    /// what was written in the configuration bound it.
-    Grpc(Option<Duration>),
+    /// A gRPC call. It may be a long stream, so only the caller's deadline and what was written in the
+    /// configuration bound it.
+    Grpc,
     /// A stream of server-sent events (`accept: text/event-stream`).
     EventStream,
     /// An upgrade or tunnel.
     Upgrade,
+}
+
+/// How long a caller says that it waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Patience {
+    /// `grpc-timeout`, of a gRPC call: for the whole call.
+    pub grpc: Option<Duration>,
+    /// `x-outrigger-deadline`: for the whole exchange.
+    pub deadline: Option<Duration>,
+    /// `x-envoy-expected-rq-timeout-ms`: for the response head. What streams after it is not cut.
+    pub answer: Option<Duration>,
 }
 
 /// The limits of one request.
@@ -27,6 +41,10 @@ pub enum Exchange {
 pub struct Limits<'a> {
     /// From the end of the request head to the end of the response, retries included.
     pub request: Limit<'a>,
+    /// What the caller waits for the whole exchange, also where `request` is shorter and ends with the response head.
+    pub caller: Option<Duration>,
+    /// What the caller waits for the response head, over all attempts.
+    pub answer: Option<Duration>,
     /// One attempt, to its response head. It ends with `request` in any case.
     pub attempt: Limit<'a>,
     /// Nothing moved in either direction.
@@ -53,33 +71,60 @@ pub enum Source<'a> {
     Listener,
     /// The caller's `grpc-timeout`.
     GrpcTimeout,
+    /// The caller's `x-outrigger-deadline`.
+    Caller,
     /// The default does not apply to exchanges that may stream.
     Streaming,
 }
 
+impl Limits<'_> {
+    /// When the whole exchange must be over: what was written, or what the caller says. The default is none: it ends
+    /// with the response head, so that a long transfer is not cut.
+    #[must_use]
+    pub fn whole(&self) -> Option<Duration> {
+        if self.request.source == Source::Default { self.caller } else { self.request.value }
+    }
+
+    /// The default: from the end of the upload to the response head.
+    #[must_use]
+    pub fn default_answer(&self) -> Option<Duration> {
+        if self.request.source == Source::Default { self.request.value } else { None }
+    }
+}
+
 /// The limits that apply to an exchange. `listener_idle` is the listener's idle limit of a stream; zero is none.
 #[must_use]
-pub fn limits<'a>(timeouts: &'a Timeouts, exchange: Exchange, listener_idle: Duration) -> Limits<'a> {
+pub fn limits<'a>(timeouts: &'a Timeouts, exchange: Exchange, says: Patience, listener_idle: Duration) -> Limits<'a> {
     let Timeouts { request, backend_request, idle } = timeouts;
     let idle = match idle.place {
         Some(_) => setting(idle),
         None => Limit { value: (!listener_idle.is_zero()).then_some(listener_idle), source: Source::Listener },
     };
-    Limits { request: request_limit(request, exchange), attempt: setting(backend_request), idle }
+    let attempt = setting(backend_request);
+    let request = allowed(request, exchange);
+    // A tunnel has no end that a caller could know, and no response head that it waits for.
+    let says = if exchange == Exchange::Upgrade { Patience::default() } else { says };
+    let callers = match (says.grpc, says.deadline) {
+        (Some(grpc), deadline) if deadline.is_none_or(|deadline| grpc <= deadline) => Some((grpc, Source::GrpcTimeout)),
+        (_, deadline) => deadline.map(|deadline| (deadline, Source::Caller)),
+    };
+    let caller = callers.map(|(value, _)| value);
+    let request = match callers {
+        Some((value, source)) if request.value.is_none_or(|limit| value < limit) => {
+            Limit { value: Some(value), source }
+        }
+        _ => request,
+    };
+    Limits { request, caller, answer: says.answer, attempt, idle }
 }
 
-fn request_limit(written: &Setting<Option<Duration>>, exchange: Exchange) -> Limit<'_> {
-    let configured = match (exchange, &written.place) {
+/// What the configuration allows.
+fn allowed(written: &Setting<Option<Duration>>, exchange: Exchange) -> Limit<'_> {
+    match (exchange, &written.place) {
         (Exchange::Plain, _) | (_, Some(_)) => setting(written),
-        (Exchange::Grpc(_) | Exchange::EventStream | Exchange::Upgrade, None) => {
+        (Exchange::Grpc | Exchange::EventStream | Exchange::Upgrade, None) => {
             Limit { value: None, source: Source::Streaming }
         }
-    };
-    match exchange {
-        Exchange::Grpc(Some(callers)) if configured.value.is_none_or(|limit| callers < limit) => {
-            Limit { value: Some(callers), source: Source::GrpcTimeout }
-        }
-        Exchange::Plain | Exchange::Grpc(_) | Exchange::EventStream | Exchange::Upgrade => configured,
     }
 }
 
@@ -154,6 +199,26 @@ pub fn format_grpc_timeout(left: Duration) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&text[..=digits.len()]).ok()
 }
 
+/// Parses the milliseconds of `x-outrigger-deadline` and `x-envoy-expected-rq-timeout-ms`: one to twelve digits.
+/// `None` for anything else.
+#[must_use]
+pub fn parse_millis(value: &[u8]) -> Option<Duration> {
+    if !(1..=MAX_MILLIS_DIGITS).contains(&value.len()) || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(Duration::from_millis(value.iter().fold(0, |amount, digit| amount * 10 + u64::from(digit - b'0'))))
+}
+
+/// Formats what is left in milliseconds, rounding down: the next hop never believes that it has more time than there
+/// is. `None` below one: the deadline has passed.
+#[must_use]
+pub fn format_millis(left: Duration) -> Option<HeaderValue> {
+    let millis = left.as_millis().min(MOST_MILLIS) as u64;
+    (millis > 0).then(|| HeaderValue::from(millis))
+}
+
+const MAX_MILLIS_DIGITS: usize = 12;
+const MOST_MILLIS: u128 = 999_999_999_999;
 const MAX_DIGITS: usize = 8;
 const MAX_AMOUNT: u128 = 99_999_999;
 /// From fine to coarse, in nanoseconds.
@@ -178,41 +243,81 @@ mod tests {
         Setting { value: seconds.map(Duration::from_secs), place: None }
     }
 
-    fn request(setting: Setting<Option<Duration>>, exchange: Exchange) -> (Option<u64>, &'static str) {
+    fn request(setting: Setting<Option<Duration>>, exchange: Exchange, says: Patience) -> (Option<u64>, &'static str) {
         let timeouts = Timeouts { request: setting, backend_request: default(None), idle: default(None) };
-        let Limit { value, source } = limits(&timeouts, exchange, Duration::ZERO).request;
+        let Limit { value, source } = limits(&timeouts, exchange, says, Duration::ZERO).request;
         let source = match source {
             Source::Written(_) => "written",
             Source::Default => "default",
             Source::Listener => "listener",
             Source::GrpcTimeout => "grpc-timeout",
+            Source::Caller => "caller",
             Source::Streaming => "streaming",
         };
         (value.map(|value| value.as_secs()), source)
     }
 
+    fn grpc(seconds: u64) -> Patience {
+        Patience { grpc: Some(Duration::from_secs(seconds)), ..Patience::default() }
+    }
+
+    fn deadline(seconds: u64) -> Patience {
+        Patience { deadline: Some(Duration::from_secs(seconds)), ..Patience::default() }
+    }
+
     #[test]
     fn the_request_limit_depends_on_the_exchange_and_on_what_was_written() {
         use Exchange::{EventStream, Grpc, Plain, Upgrade};
-        let grpc = |seconds| Grpc(Some(Duration::from_secs(seconds)));
-        for exchange in [EventStream, Upgrade, Grpc(None)] {
-            assert_eq!(request(default(Some(15)), exchange), (None, "streaming"), "{exchange:?}");
-            assert_eq!(request(written(Some(60)), exchange), (Some(60), "written"), "{exchange:?}");
-            assert_eq!(request(written(None), exchange), (None, "written"), "{exchange:?}");
+        let nothing = Patience::default();
+        for exchange in [EventStream, Upgrade, Grpc] {
+            assert_eq!(request(default(Some(15)), exchange, nothing), (None, "streaming"), "{exchange:?}");
+            assert_eq!(request(written(Some(60)), exchange, nothing), (Some(60), "written"), "{exchange:?}");
+            assert_eq!(request(written(None), exchange, nothing), (None, "written"), "{exchange:?}");
         }
-        assert_eq!(request(default(Some(15)), Plain), (Some(15), "default"));
-        assert_eq!(request(written(None), Plain), (None, "written"));
-        assert_eq!(request(default(Some(15)), grpc(40)), (Some(40), "grpc-timeout"), "the default does not shorten it");
-        assert_eq!(request(written(Some(20)), grpc(40)), (Some(20), "written"));
-        assert_eq!(request(written(Some(20)), grpc(5)), (Some(5), "grpc-timeout"));
-        assert_eq!(request(written(None), grpc(5)), (Some(5), "grpc-timeout"));
+        assert_eq!(request(default(Some(15)), Plain, nothing), (Some(15), "default"));
+        assert_eq!(request(written(None), Plain, nothing), (None, "written"));
+        assert_eq!(request(default(Some(15)), Grpc, grpc(40)), (Some(40), "grpc-timeout"), "the default is not for it");
+        assert_eq!(request(written(Some(20)), Grpc, grpc(40)), (Some(20), "written"));
+        assert_eq!(request(written(Some(20)), Grpc, grpc(5)), (Some(5), "grpc-timeout"));
+        assert_eq!(request(written(None), Grpc, grpc(5)), (Some(5), "grpc-timeout"));
+    }
+
+    #[test]
+    fn a_caller_can_only_shorten() {
+        use Exchange::{EventStream, Grpc, Plain, Upgrade};
+        assert_eq!(request(default(Some(15)), Plain, deadline(5)), (Some(5), "caller"));
+        assert_eq!(request(default(Some(15)), Plain, deadline(40)), (Some(15), "default"));
+        assert_eq!(request(written(Some(3)), Plain, deadline(5)), (Some(3), "written"));
+        assert_eq!(request(written(None), Plain, deadline(5)), (Some(5), "caller"));
+        assert_eq!(request(default(Some(15)), EventStream, deadline(40)), (Some(40), "caller"));
+        assert_eq!(request(default(Some(15)), Upgrade, deadline(5)), (None, "streaming"));
+        let both = |grpc, deadline| Patience {
+            grpc: Some(Duration::from_secs(grpc)),
+            deadline: Some(Duration::from_secs(deadline)),
+            answer: None,
+        };
+        assert_eq!(request(default(Some(15)), Grpc, both(4, 5)), (Some(4), "grpc-timeout"));
+        assert_eq!(request(default(Some(15)), Grpc, both(5, 4)), (Some(4), "caller"));
+    }
+
+    #[test]
+    fn the_whole_exchange_ends_with_the_callers_deadline_also_under_the_default() {
+        let whole = |setting, says| {
+            let timeouts = Timeouts { request: setting, backend_request: default(None), idle: default(None) };
+            let limits = limits(&timeouts, Exchange::Plain, says, Duration::ZERO);
+            (limits.whole().map(|d| d.as_secs()), limits.default_answer().map(|d| d.as_secs()))
+        };
+        assert_eq!(whole(default(Some(15)), Patience::default()), (None, Some(15)));
+        assert_eq!(whole(default(Some(15)), deadline(40)), (Some(40), Some(15)));
+        assert_eq!(whole(default(Some(15)), deadline(5)), (Some(5), None));
+        assert_eq!(whole(written(Some(20)), deadline(40)), (Some(20), None));
     }
 
     #[test]
     fn idle_is_the_listeners_unless_written() {
         let idle = |idle, listener| {
             let timeouts = Timeouts { request: default(None), backend_request: written(Some(1)), idle };
-            let limits = limits(&timeouts, Exchange::Plain, Duration::from_secs(listener));
+            let limits = limits(&timeouts, Exchange::Plain, Patience::default(), Duration::from_secs(listener));
             assert_eq!(limits.attempt.value, Some(Duration::from_secs(1)));
             (limits.idle.value.map(|value| value.as_secs()), limits.idle.source == Source::Listener)
         };
@@ -271,6 +376,29 @@ mod tests {
         assert_eq!(left, Forwarded::Timeout(HeaderValue::from_static("5000n")));
     }
 
+    #[test]
+    fn milliseconds_are_digits_and_nothing_else() {
+        for (text, millis) in [("0", 0), ("1", 1), ("007", 7), ("250", 250), ("999999999999", 999_999_999_999)] {
+            assert_eq!(parse_millis(text.as_bytes()), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "-1", "+1", "1.5", " 1", "1 ", "1e3", "0x10", "1000000000000", "5s", "٣"] {
+            assert_eq!(parse_millis(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn milliseconds_are_rounded_down_and_none_are_none() {
+        for (left, text) in [
+            (Duration::from_millis(1), Some("1")),
+            (Duration::from_micros(2_999), Some("2")),
+            (Duration::MAX, Some("999999999999")),
+            (Duration::from_micros(999), None),
+            (Duration::ZERO, None),
+        ] {
+            assert_eq!(format_millis(left), text.map(HeaderValue::from_static), "{left:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn formatting_loses_less_than_one_part_in_a_million_and_never_adds(nanos in 1..u64::MAX) {
@@ -284,6 +412,7 @@ mod tests {
         #[test]
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..12)) {
             let _ = parse_grpc_timeout(&bytes);
+            let _ = parse_millis(&bytes);
         }
     }
 }

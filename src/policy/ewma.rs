@@ -36,6 +36,13 @@ impl AtomicEwma {
         self.update(now, |old, kept| if rtt >= old { rtt } else { old * kept + rtt * (1.0 - kept) });
     }
 
+    /// An answer had not come after this long, and was not waited for: counts where it is longer than expected. A
+    /// short patience must not make a slow endpoint look fast.
+    pub fn observe_at_least(&self, rtt: Duration, now: Instant) {
+        let rtt = rtt.as_secs_f32();
+        self.update(now, |old, kept| rtt.max(old * kept));
+    }
+
     /// The endpoint failed, or said that it is overloaded.
     pub fn observe_failure(&self, now: Instant) {
         self.update(now, |old, kept| {
@@ -48,10 +55,9 @@ impl AtomicEwma {
         });
     }
 
-    /// The endpoint asked to be left alone for this long (`Retry-After`, `grpc-retry-pushback-ms`), counted up to
-    /// 300 s. At least a failure.
+    /// With a failure the endpoint asked to be left alone for this long (`Retry-After`, `grpc-retry-pushback-ms`),
+    /// counted up to 300 s. The failure as such is observed beside.
     pub fn observe_pushback(&self, wait: Duration, now: Instant) {
-        self.observe_failure(now);
         let wait = wait.as_secs_f32().min(MOST);
         self.update(now, |old, kept| wait.max(old * kept));
     }
@@ -170,6 +176,18 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_was_not_waited_for_never_counts_as_fast() {
+        let start = Instant::now();
+        let ewma = AtomicEwma::new(1.0, start);
+        ewma.observe_at_least(secs(0.1), start);
+        assert!(about(ewma.read(start), 1.0));
+        ewma.observe_at_least(secs(0.1), start + DECAY);
+        assert!(about(ewma.read(start + DECAY), (-1.0_f64).exp()), "as if nothing had been observed");
+        ewma.observe_at_least(secs(3.0), start + DECAY);
+        assert!(about(ewma.read(start + DECAY), 3.0));
+    }
+
+    #[test]
     fn reading_decays_and_changes_nothing() {
         let start = Instant::now();
         let ewma = AtomicEwma::new(1.0, start);
@@ -199,6 +217,7 @@ mod tests {
         let now = Instant::now();
         for (wait, expected) in [(0.0, 0.3), (2.0, 2.0), (1e6, 300.0)] {
             let ewma = AtomicEwma::new(0.03, now);
+            ewma.observe_failure(now);
             ewma.observe_pushback(secs(wait), now);
             assert!(about(ewma.read(now), expected), "{wait}");
         }

@@ -12,9 +12,11 @@
 //! * [`cors`]: what scripts of other origins may do
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
+//! * [`hash`]: what draws it to an endpoint
 //! * [`concurrency`], [`queue`], [`overload`]: how many requests a cluster is given at a time, whose turn it is, and what is
 //!   given up first
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
+//! * [`health`] and [`outlier`]: which endpoints are passed over
 //! * [`quantile`]: what answers took lately
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
 //!
@@ -28,8 +30,11 @@ pub mod cors;
 pub mod deadline;
 pub mod ewma;
 pub mod forwarding;
+pub mod hash;
+pub mod health;
 pub mod host;
 pub mod jwt;
+pub mod outlier;
 pub mod overload;
 pub mod path;
 pub mod quantile;

@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use outrigger_config::model::Criticality;
+use outrigger_config::model::{Criticality, Overload};
+
+use crate::base::pressure::Level;
 
 /// Of a limit, what requests of the lowest class may use while more critical ones come in too, in percent.
 const SHEDDABLE: u64 = 70;
@@ -66,6 +68,21 @@ pub fn spread(after: Duration, random: u64) -> Duration {
     after.mul_f64(0.5 + 2.0 * (random >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
+/// What is done about memory, of which `used` out of `limit` bytes are used. A level ends only when some less is used than
+/// it began at, so that it does not come and go with every request.
+#[must_use]
+pub fn level(now: Level, used: u64, limit: u64, settings: &Overload) -> Level {
+    let Overload { memory_limit: _, shrink_at, refuse_at, stop_accepting_at, max_connections: _ } = *settings;
+    let reaches = |percent: u8| u128::from(used) * 100 >= u128::from(limit) * u128::from(percent);
+    let begins_at = [(Level::StopAccepting, stop_accepting_at), (Level::Refuse, refuse_at), (Level::Shrink, shrink_at)];
+    let holds = |(level, percent): &(Level, u8)| {
+        reaches(if *level <= now { percent.saturating_sub(HYSTERESIS) } else { *percent })
+    };
+    begins_at.into_iter().find(holds).map_or(Level::None, |(level, _)| level)
+}
+
+/// A level ends this many percent below where it begins.
+const HYSTERESIS: u8 = 5;
 const SECOND: Duration = Duration::from_secs(1);
 /// Whoever comes back later than this has given up.
 const RETRY_AFTER_MOST: f64 = 30.0;
@@ -102,6 +119,33 @@ mod tests {
         assert_eq!(demand.refuse(0, 100, later), SECOND * 3, "three times as much was asked for as was let in");
         assert_eq!(demand.refuse(200, 100, later), SECOND * 5, "those who wait go first");
         assert_eq!(demand.refuse(1_000_000, 100, later), Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_level_begins_where_it_is_set_and_ends_five_percent_below() {
+        let settings = Overload::default();
+        let mut now = Level::None;
+        let mut steps = Vec::new();
+        for used in [79, 80, 90, 95, 91, 89, 86, 84, 76, 74, 100, 0] {
+            now = level(now, used, 100, &settings);
+            steps.push((used, now));
+        }
+        let (none, shrink, refuse, stop) = (Level::None, Level::Shrink, Level::Refuse, Level::StopAccepting);
+        let expected = [
+            (79, none),
+            (80, shrink),
+            (90, refuse),
+            (95, stop),
+            (91, stop),
+            (89, refuse),
+            (86, refuse),
+            (84, shrink),
+            (76, shrink),
+            (74, none),
+            (100, stop),
+            (0, none),
+        ];
+        assert_eq!(steps, expected);
     }
 
     #[test]

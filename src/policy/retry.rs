@@ -4,12 +4,20 @@
 //! or its rule says so. What provably was not executed is a different outcome, and may be sent again once for any
 //! method, without a policy and outside the budget.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::Method;
+use http::header::{HeaderMap, HeaderName};
 use outrigger_config::model::{Retry, RetryOn};
 
 use super::rng::scale;
+use super::route::lines_hold;
+
+mod pushback;
+
+pub use pushback::{Pushback, parse_grpc_pushback, parse_retry_after, pushback_wait};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// What came of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,8 +30,28 @@ pub enum Outcome {
     Status(u16),
     /// A gRPC status came, in the head or in trailers before any message.
     Grpc(u8),
+    /// A response head came with a header that the rule names ([`names_header`]).
+    Header,
     /// A response came that forbids repeating (`grpc-retry-pushback-ms` below zero).
     Forbidden,
+    /// A response came of a hop that has made its retries already, or was not allowed to.
+    RetriedBelow,
+}
+
+impl Outcome {
+    /// Whether something may have been executed for it.
+    #[must_use]
+    pub fn reached(self) -> bool {
+        match self {
+            Self::NeverSent(_) => false,
+            Self::MaybeSent(_)
+            | Self::Status(_)
+            | Self::Grpc(_)
+            | Self::Header
+            | Self::Forbidden
+            | Self::RetriedBelow => true,
+        }
+    }
 }
 
 /// Why an attempt provably did not reach an application.
@@ -61,7 +89,7 @@ pub enum Replay {
 /// Whether executing a request twice is the same as once (RFC 9110 section 9.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Idempotency {
-    /// By its method.
+    /// By its method, or because it says so and the rule believes it.
     Idempotent,
     /// As far as can be told.
     NotIdempotent,
@@ -78,6 +106,23 @@ impl Idempotency {
             _ => Self::NotIdempotent,
         }
     }
+
+    /// By the method, and by `Idempotency-Key` where the rule believes it: only who runs the application knows whether
+    /// it honours the key.
+    #[must_use]
+    pub fn of_request(policy: &Retry, method: &Method, headers: &HeaderMap) -> Self {
+        let keyed = || headers.get(IDEMPOTENCY_KEY).is_some_and(|key| !key.is_empty());
+        if policy.idempotency_key && keyed() { Self::Idempotent } else { Self::of(method) }
+    }
+}
+
+/// Whether a request is the first of its kind, as far as hops before this one say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lineage {
+    /// No hop before has sent it yet.
+    First,
+    /// A hop before sends it for the second time or more: it goes on with that, and this one does not begin as well.
+    RetriedAbove,
 }
 
 /// What was tried for a request so far.
@@ -152,6 +197,10 @@ pub enum Why {
     Exhausted,
     /// The server forbids it.
     Forbidden,
+    /// A hop nearer to the failure has retried.
+    RetriedBelow,
+    /// A hop before this one is retrying.
+    RetriedAbove,
 }
 
 /// What of a request bears on repeating it.
@@ -161,6 +210,8 @@ pub struct Repeatable {
     pub replay: Replay,
     /// Its method.
     pub idempotency: Idempotency,
+    /// Where it stands among the attempts of the hops before.
+    pub lineage: Lineage,
 }
 
 /// Decides whether an attempt is repeated.
@@ -171,24 +222,50 @@ pub struct Repeatable {
 #[must_use]
 pub fn decide(policy: &Retry, attempts: &Attempts, request: Repeatable, outcome: Outcome) -> Verdict {
     let free = attempts.free == Free::Left && is_free(outcome, request.idempotency);
-    let covered = policy.attempts.value > 0 && policy.on.iter().any(|on| covers(*on, outcome));
+    let unsafe_to_repeat = outcome.reached() && request.idempotency == Idempotency::NotIdempotent;
     if outcome == Outcome::Forbidden {
         Verdict::Done(Why::Forbidden)
-    } else if !free && !covered {
+    } else if outcome == Outcome::RetriedBelow {
+        Verdict::Done(Why::RetriedBelow)
+    } else if !free && !is_covered(policy, outcome) {
         Verdict::Done(Why::NotCovered)
+    } else if !free && unsafe_to_repeat && !policy.non_idempotent {
+        Verdict::Done(Why::NotIdempotent)
+    } else if !free && request.lineage == Lineage::RetriedAbove {
+        Verdict::Done(Why::RetriedAbove)
+    } else if attempts.made >= most_attempts(policy) || (!free && attempts.charged >= policy.attempts.value) {
+        Verdict::Done(Why::Exhausted)
     } else if request.replay == Replay::Lost {
         Verdict::Done(Why::NotReplayable)
-    } else if attempts.made >= most_attempts(policy) {
-        Verdict::Done(Why::Exhausted)
     } else if free {
         Verdict::RetryFree
-    } else if may_be_executed(outcome) && request.idempotency == Idempotency::NotIdempotent && !policy.non_idempotent {
-        Verdict::Done(Why::NotIdempotent)
-    } else if attempts.charged >= policy.attempts.value {
-        Verdict::Done(Why::Exhausted)
     } else {
         Verdict::RetryCharged { step: attempts.charged }
     }
+}
+
+/// Whether the rule counts an outcome as a reason to try again.
+#[must_use]
+pub fn is_covered(policy: &Retry, outcome: Outcome) -> bool {
+    policy.attempts.value > 0 && (outcome == Outcome::Header || policy.on.iter().any(|on| covers(*on, outcome)))
+}
+
+/// Whether a status in trailers before any message could be tried again now: whether it is worth holding the head of
+/// an answer back until its first frame shows how it goes on.
+#[must_use]
+pub fn is_worth_holding(policy: &Retry, attempts: &Attempts, request: Repeatable) -> bool {
+    policy.on.iter().any(|on| match on {
+        RetryOn::Grpc(code) => {
+            matches!(decide(policy, attempts, request, Outcome::Grpc(*code)), Verdict::RetryCharged { .. })
+        }
+        _ => false,
+    })
+}
+
+/// Whether a response has a header that the rule names as a reason to try again.
+#[must_use]
+pub fn names_header(policy: &Retry, headers: &HeaderMap) -> bool {
+    policy.on_headers.iter().any(|wanted| lines_hold(wanted, headers))
 }
 
 /// Attempts in all: 3, or as many as the rule asks for, and 6 at the very most.
@@ -203,14 +280,9 @@ fn is_free(outcome: Outcome, idempotency: Idempotency) -> bool {
         Outcome::MaybeSent(MaybeSent::Reset | MaybeSent::Timeout)
         | Outcome::Status(_)
         | Outcome::Grpc(_)
-        | Outcome::Forbidden => false,
-    }
-}
-
-fn may_be_executed(outcome: Outcome) -> bool {
-    match outcome {
-        Outcome::NeverSent(_) => false,
-        Outcome::MaybeSent(_) | Outcome::Status(_) | Outcome::Grpc(_) | Outcome::Forbidden => true,
+        | Outcome::Header
+        | Outcome::Forbidden
+        | Outcome::RetriedBelow => false,
     }
 }
 
@@ -240,7 +312,7 @@ fn covers(on: RetryOn, outcome: Outcome) -> bool {
             RetryOn::ConnectFailure | RetryOn::RefusedStream | RetryOn::Reset | RetryOn::Grpc(_) => false,
         },
         Outcome::Grpc(code) => on == RetryOn::Grpc(code),
-        Outcome::Forbidden => false,
+        Outcome::Header | Outcome::Forbidden | Outcome::RetriedBelow => false,
     }
 }
 
@@ -253,46 +325,40 @@ pub fn backoff(policy: &Retry, step: u8, random: u64) -> Duration {
     part_of(most, random)
 }
 
-/// How long to wait when the server named a time: that long, and up to half of it more, at most 300 s in all.
-#[must_use]
-pub fn pushback_wait(wait: Duration, random: u64) -> Duration {
-    let wait = wait.min(MOST_PUSHBACK);
-    wait.saturating_add(part_of(wait / 2, random)).min(MOST_PUSHBACK)
-}
-
-/// What a server says about when to come back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pushback {
-    /// After this long, at most 300 s.
-    After(Duration),
-    /// Not at all ([`Outcome::Forbidden`]).
-    Never,
-}
-
-/// Reads `grpc-retry-pushback-ms` (gRFC A6): a negative number means never, as does what is no number.
-#[must_use]
-pub fn parse_grpc_pushback(value: &str) -> Pushback {
-    match value.trim().parse::<i32>() {
-        Ok(millis) => match u64::try_from(millis) {
-            Ok(millis) => Pushback::After(Duration::from_millis(millis).min(MOST_PUSHBACK)),
-            Err(_) => Pushback::Never,
-        },
-        Err(_) => Pushback::Never,
+/// How long to wait before a charged retry: [`backoff`], or [`pushback_wait`] where the server named a time.
+///
+/// # Errors
+/// When that is longer than the rule allows, or than `left` of the request's time: then the outcome stands.
+pub fn wait(
+    policy: &Retry,
+    step: u8,
+    times: (Option<Duration>, Option<Duration>),
+    random: u64,
+) -> Result<Duration, TooLong> {
+    let (pushback, left) = times;
+    let (least, wait) = match pushback {
+        Some(pushback) if pushback > policy.max_pushback => return Err(TooLong::Pushback),
+        Some(pushback) => (pushback, pushback_wait(pushback, random)),
+        None => {
+            let wait = backoff(policy, step, random);
+            (wait, wait)
+        }
+    };
+    match left {
+        Some(left) if least >= left => Err(TooLong::Deadline),
+        // Jitter does not take the time that the attempt needs.
+        Some(left) => Ok(wait.min(least + (left - least) / 2)),
+        None => Ok(wait),
     }
 }
 
-/// Reads `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date that is compared with `now`. What is neither
-/// is ignored.
-#[must_use]
-pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    let value = value.trim();
-    let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Too many digits for a number are a long time.
-        Duration::from_secs(value.parse().unwrap_or(u64::MAX))
-    } else {
-        httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default()
-    };
-    Some(wait.min(MOST_PUSHBACK))
+/// Why a retry is not waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TooLong {
+    /// The server names a time beyond what the rule allows.
+    Pushback,
+    /// The request's time ends before.
+    Deadline,
 }
 
 fn part_of(most: Duration, random: u64) -> Duration {
@@ -304,7 +370,6 @@ fn part_of(most: Duration, random: u64) -> Duration {
 const USUAL_ATTEMPTS: u8 = 3;
 /// Attempts in all whatever the rule asks for.
 const MOST_ATTEMPTS: u8 = 6;
-const MOST_PUSHBACK: Duration = Duration::from_secs(300);
 const GRPC_DEADLINE_EXCEEDED: u8 = 4;
 const GRPC_UNAVAILABLE: u8 = 14;
 

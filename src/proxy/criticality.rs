@@ -16,17 +16,16 @@ pub(super) fn claimed(headers: &HeaderMap, trust: Trust, origin: &Origin) -> Opt
     Some(if known { class } else { class.min(Criticality::Default) })
 }
 
-/// What counts, and is told to the next hop where somebody has said something.
-pub(super) fn settle(headers: &mut HeaderMap, claimed: Option<Criticality>, ruled: Option<Criticality>) -> Criticality {
-    match ruled.or(claimed) {
-        Some(class) => {
-            headers.insert(CRITICALITY, HeaderValue::from_static(word(class)));
-            class
-        }
-        None => {
-            headers.remove(&CRITICALITY);
-            Criticality::Default
-        }
+/// What counts: what its rule says, or else its caller.
+pub(super) fn effective(claimed: Option<Criticality>, ruled: Option<Criticality>) -> Criticality {
+    ruled.or(claimed).unwrap_or_default()
+}
+
+/// Tells the next hop, where somebody has said something.
+pub(super) fn tell(headers: &mut HeaderMap, class: Option<Criticality>) {
+    match class {
+        Some(class) => drop(headers.insert(CRITICALITY, HeaderValue::from_static(word(class)))),
+        None => drop(headers.remove(&CRITICALITY)),
     }
 }
 

@@ -8,6 +8,7 @@ mod client_cert;
 mod criticality;
 mod external;
 mod filters;
+mod gates;
 mod limiting;
 mod local;
 mod origin;
@@ -18,7 +19,9 @@ pub mod preview;
 mod random;
 mod reason;
 mod record;
+mod rls;
 mod tracked;
+mod unary;
 mod watch;
 
 use std::sync::Arc;
@@ -31,6 +34,7 @@ pub use tracked::TrackedBody;
 use self::origin::Origin;
 use self::random::with_random;
 use self::watch::Book;
+use crate::base::pressure::Pressure;
 use crate::net::ConnInfo;
 use crate::snapshot::{Listener, Published, SnapshotCell, Tie};
 use crate::telemetry::AccessLog;
@@ -41,6 +45,7 @@ pub struct Proxy {
     cell: Arc<SnapshotCell>,
     log: Arc<AccessLog>,
     book: Arc<Book>,
+    pressure: Arc<Pressure>,
 }
 
 impl Proxy {
@@ -49,7 +54,13 @@ impl Proxy {
     pub fn new(cell: Arc<SnapshotCell>, log: Arc<AccessLog>) -> Self {
         let book = Arc::new(Book::default());
         cell.tell(Arc::clone(&book) as Arc<dyn Published>);
-        Self { cell, log, book }
+        Self { cell, log, book, pressure: Arc::default() }
+    }
+
+    /// How short the process is of what it needs: set by whoever watches that.
+    #[must_use]
+    pub fn pressure(&self) -> &Arc<Pressure> {
+        &self.pressure
     }
 
     /// A listener as the published configuration has it.

@@ -8,10 +8,12 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use outrigger_config::model::Criticality;
 
-use super::attempt::{self, Exchange, Failure};
+use super::attempt::marks::Spent;
+use super::attempt::{self, DEADLINE, EXPECTED, Exchange, Failure, GRPC_TIMEOUT};
 use super::authorize::{authorize, authorize_preflight, claims};
 use super::external::{Denied, Passed, Refused, Surroundings};
-use super::limiting::{Asking, OverLimit, Rates, spread};
+use super::gates::Arrival;
+use super::limiting::{OverLimit, Rates, spread};
 use super::local::{self, Caller};
 use super::prepare::{self, Unfit};
 use super::reason::Reason;
@@ -21,20 +23,23 @@ use super::{ConnectionHandler, authn, criticality, external, filters, with_rando
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response, ResponseHead};
 use crate::policy::cors::CorsDecision;
-use crate::policy::deadline;
+use crate::policy::deadline::{self, parse_grpc_timeout};
 use crate::policy::jwt;
+use crate::policy::overload;
 use crate::policy::path;
 use crate::policy::rng::Rng;
 use crate::policy::route::RouteQuery;
-use crate::snapshot::{Action, Backend, External, Gates, Listener, LocalLimit, Rule};
+use crate::snapshot::{Action, Backend, External, Listener, Rule};
 use crate::upstream::admission::Cause;
-use crate::upstream::{Applicant, Permit, Shed};
+use crate::upstream::{Applicant, Permit, PickHint, Shed};
 
+/// Memory is not freed sooner than connections are closed.
+const OUT_OF_MEMORY_RETRY: Duration = Duration::from_secs(2);
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// An answer before it is tracked: made here, or an upstream's.
-struct Answer {
-    response: Response<Body>,
+pub(super) struct Answer {
+    pub(super) response: Response<Body>,
     permit: Option<Permit>,
     limits: Limits,
 }
@@ -49,6 +54,8 @@ pub(super) struct Local {
     pub(super) field: Option<Box<(HeaderName, HeaderValue)>>,
     /// When it is worth asking again.
     pub(super) retry_after: Option<Duration>,
+    /// It was tried again, or could not be.
+    pub(super) retried: Option<Spent>,
 }
 
 impl Local {
@@ -67,8 +74,14 @@ impl Local {
     }
 
     /// A request that is over a rate limit.
-    fn over_limit(OverLimit { after }: OverLimit) -> Self {
+    pub(super) fn over_limit(OverLimit { after }: OverLimit) -> Self {
         Self { retry_after: Some(with_random(|random| spread(after, random))), ..Reason::RateLimited.into() }
+    }
+
+    /// Any request that is not critical, while memory is short.
+    fn out_of_memory() -> Self {
+        let random = with_random(Rng::next_u64);
+        Self { retry_after: Some(overload::spread(OUT_OF_MEMORY_RETRY, random)), ..Reason::OutOfMemory.into() }
     }
 
     /// A request for which its cluster had no place.
@@ -83,14 +96,30 @@ impl Local {
 
 impl From<Reason> for Local {
     fn from(reason: Reason) -> Self {
-        Self { reason, status: reason.status(), sentence: reason.sentence(), code: "", field: None, retry_after: None }
+        Self {
+            reason,
+            status: reason.status(),
+            sentence: reason.sentence(),
+            code: "",
+            field: None,
+            retry_after: None,
+            retried: None,
+        }
     }
 }
 
 impl From<Refusal> for Local {
     fn from(refusal: Refusal) -> Self {
         let Refusal { status, code, detail } = refusal;
-        Self { reason: Reason::DownstreamProtocol, status, sentence: detail, code, field: None, retry_after: None }
+        Self {
+            reason: Reason::DownstreamProtocol,
+            status,
+            sentence: detail,
+            code,
+            field: None,
+            retry_after: None,
+            retried: None,
+        }
     }
 }
 
@@ -173,6 +202,10 @@ impl ConnectionHandler {
             (hit, cors)
         };
         let (rule, prefix_len) = hit.ok_or(Reason::NoRoute)?;
+        let class = criticality::effective(claimed, rule.config.criticality);
+        if self.origin.proxy.pressure().refuses() && class != Criticality::Critical {
+            return Err(Local::out_of_memory());
+        }
         record.watch.admit(head, token, record.started());
         let config = &rule.config;
         let grant = match cors {
@@ -195,36 +228,32 @@ impl ConnectionHandler {
             }
             _ => (body, None),
         };
+        let backend = rule.action.choose(with_random(Rng::next_u64));
+        let cluster = backend.map(|backend| &backend.cluster.config().name);
+        record.note_route(rule, listener.route_metrics(rule, backend), cluster);
         let passed = match &rule.gates {
-            Some(gates) => self.pass(gates, listener, head, &mut rates, record),
+            Some(gates) => {
+                let arrival = Arrival { listener, cluster: cluster.map(|name| &**name), caller };
+                self.pass(gates, arrival, head, &mut rates, record).await
+            }
             None => Ok(()),
         };
         let mut answer = match &rule.action {
-            _ if let Err(local) = &passed => {
-                record.note_route(rule, listener.route_metrics(rule, None), None);
-                self.local(listener, local, caller, record)
-            }
+            _ if let Err(answer) = passed => *answer,
             Action::Redirect(redirect) => {
-                record.note_route(rule, listener.route_metrics(rule, None), None);
                 let response = filters::redirect(redirect, head, prefix_len);
                 Answer { response, permit: None, limits: Limits::default() }
             }
             Action::Direct(direct) => {
-                record.note_route(rule, listener.route_metrics(rule, None), None);
                 Answer { response: filters::direct(direct), permit: None, limits: Limits::default() }
             }
-            Action::Forward(backends) => {
-                let backend = backends.choose(with_random(Rng::next_u64)).ok_or(Reason::NoEndpoint)?;
-                record.note_route(
-                    rule,
-                    listener.route_metrics(rule, Some(backend)),
-                    Some(&backend.cluster.config().name),
-                );
+            Action::Forward(_) => {
+                let backend = backend.ok_or(Reason::NoEndpoint)?;
                 record.watch.before_filters(&config.filters, &head.headers);
                 record.watch.before_filters(&backend.filters, &head.headers);
                 filters::apply_to_request(&config.filters, head, prefix_len);
                 filters::apply_to_request(&backend.filters, head, prefix_len);
-                let class = criticality::settle(&mut head.headers, claimed, config.criticality);
+                criticality::tell(&mut head.headers, claimed.or(config.criticality).and(Some(class)));
                 match self.forward(listener, rule, backend, class, head, body, interim, record, caller).await {
                     Ok(answer) => answer,
                     Err(local) => self.local(listener, &local, caller, record),
@@ -240,38 +269,6 @@ impl ConnectionHandler {
             changes.apply_to_response(headers);
         }
         Ok(answer)
-    }
-
-    /// Takes a request from rate limits that are kept here.
-    fn limit<'a>(
-        &self,
-        limits: &'a [LocalLimit],
-        listener: &Listener,
-        head: &RequestHead,
-        rates: &mut Rates<'a>,
-        record: &mut Record,
-    ) -> Result<(), OverLimit> {
-        if limits.is_empty() {
-            return Ok(());
-        }
-        let asking = Asking { head, origin: &self.origin, trust: listener.config.trust };
-        let limited = rates.take(limits, asking, Instant::now(), &mut record.rate_fields);
-        if limited.is_err() {
-            record.details = "local_rate_limit";
-        }
-        limited
-    }
-
-    /// What a request must pass before it is sent.
-    fn pass<'a>(
-        &self,
-        gates: &'a Gates,
-        listener: &Listener,
-        head: &RequestHead,
-        rates: &mut Rates<'a>,
-        record: &mut Record,
-    ) -> Result<(), Local> {
-        self.limit(&gates.local, listener, head, rates, record).map_err(Local::over_limit)
     }
 
     /// Asks an external authorizer, and changes the request as it says.
@@ -306,9 +303,10 @@ impl ConnectionHandler {
         caller: Caller,
     ) -> Result<Answer, Local> {
         let (limits, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
+        let hint = PickHint { subset: backend.subset.as_ref(), ..PickHint::default() };
         let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.deadline };
         let place = backend.cluster.admit(applicant, Instant::now()).await.map_err(Local::shed)?;
-        let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, attempt_limit, caller };
+        let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, attempt_limit, caller, hint };
         match attempt::run(&exchange, head, body, interim, record).await {
             Ok((mut response, permit)) => {
                 strip_hop_by_hop(&mut response.head.headers);
@@ -319,16 +317,18 @@ impl ConnectionHandler {
                 filters::apply_to_response(&backend.filters, &mut response.head.headers);
                 Ok(Answer { response, permit: Some(permit.holding(place)), limits })
             }
-            Err(Failure { reason, details, retry_after }) => {
-                record.details = details;
-                Err(Local { retry_after, ..reason.into() })
+            Err(Failure { reason, details, retry_after, retried }) => {
+                if !details.is_empty() {
+                    record.details = details;
+                }
+                Err(Local { retry_after, retried, ..reason.into() })
             }
         }
     }
 
     /// A local answer, noted in the record.
-    fn local(&self, listener: &Listener, local: &Local, caller: Caller, record: &mut Record) -> Answer {
-        let Local { reason, status, sentence, code, ref field, retry_after } = *local;
+    pub(super) fn local(&self, listener: &Listener, local: &Local, caller: Caller, record: &mut Record) -> Answer {
+        let Local { reason, status, sentence, code, ref field, retry_after, retried } = *local;
         record.reason = Some(reason);
         if !code.is_empty() {
             record.details = code;
@@ -344,6 +344,9 @@ impl ConnectionHandler {
         }
         if let Some(after) = retry_after {
             local::come_back(&mut response.head.headers, caller, after);
+        }
+        if let Some(spent) = retried {
+            attempt::marks::mark(&mut response.head.headers, spent);
         }
         Answer { response, permit: None, limits: Limits::default() }
     }
@@ -401,27 +404,35 @@ pub(super) fn time_limits(
     caller: Caller,
     started: Instant,
 ) -> (Limits, Option<Duration>) {
-    let exchange = exchange_of(caller, &head.headers);
-    let limits = deadline::limits(&rule.config.timeouts, exchange, listener.config.limits.stream_idle_timeout);
-    let (whole, answer) = match limits.request.source {
-        deadline::Source::Default => (None, limits.request.value),
-        _ => (limits.request.value, None),
-    };
+    let (exchange, says) = exchange_of(caller, &head.headers);
+    let limits = deadline::limits(&rule.config.timeouts, exchange, says, listener.config.limits.stream_idle_timeout);
     // A caller may name a time so long that it is none.
-    let deadline = whole.and_then(|limit| started.checked_add(limit));
-    (Limits { deadline, answer, idle: limits.idle.value }, limits.attempt.value)
+    let at = |limit: Option<Duration>| limit.and_then(|limit| started.checked_add(limit));
+    let whole = Limits {
+        deadline: at(limits.whole()),
+        answer_by: at(limits.answer),
+        answer: limits.default_answer(),
+        idle: limits.idle.value,
+    };
+    (whole, limits.attempt.value)
 }
 
-/// What its time limits depend on.
-pub(super) fn exchange_of(caller: Caller, headers: &HeaderMap) -> deadline::Exchange {
-    match caller {
-        // What is not a timeout is ignored, as gRPC servers do.
-        Caller::Grpc => deadline::Exchange::Grpc(
-            headers.get(GRPC_TIMEOUT).and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()).ok()),
-        ),
+/// What its time limits depend on, and what the caller says of them. What cannot be read is ignored, as gRPC servers
+/// do.
+pub(super) fn exchange_of(caller: Caller, headers: &HeaderMap) -> (deadline::Exchange, deadline::Patience) {
+    let exchange = match caller {
+        Caller::Grpc => deadline::Exchange::Grpc,
         Caller::Http if accepts_events(headers) => deadline::Exchange::EventStream,
         Caller::Http => deadline::Exchange::Plain,
-    }
+    };
+    let millis = |name| headers.get(name).and_then(|value| deadline::parse_millis(value.as_bytes()));
+    let grpc = match caller {
+        Caller::Grpc => headers.get(GRPC_TIMEOUT).and_then(|value| parse_grpc_timeout(value.as_bytes()).ok()),
+        Caller::Http => None,
+    };
+    // Envoy writes no limit as none, or as zero.
+    let answer = millis(EXPECTED).filter(|limit| !limit.is_zero());
+    (exchange, deadline::Patience { grpc, deadline: millis(DEADLINE), answer })
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {

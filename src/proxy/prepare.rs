@@ -8,6 +8,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use smallvec::SmallVec;
 
+use super::attempt::marks::RETRIED;
 use super::client_cert;
 use super::local::REASON;
 use super::origin::Origin;
@@ -74,6 +75,7 @@ pub(super) fn set_forwarding(
     if believed {
         // Of answers only.
         headers.remove(REASON);
+        headers.remove(RETRIED);
     } else {
         strip_internal(headers);
     }

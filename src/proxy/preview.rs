@@ -20,7 +20,8 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 /// The time limits of a request with these headers, and where each comes from.
 #[must_use]
 pub fn limits<'a>(timeouts: &'a Timeouts, headers: &HeaderMap, listener_idle: Duration) -> Limits<'a> {
-    deadline::limits(timeouts, exchange_of(Caller::of(headers), headers), listener_idle)
+    let (exchange, says) = exchange_of(Caller::of(headers), headers);
+    deadline::limits(timeouts, exchange, says, listener_idle)
 }
 
 /// The head that an upstream would see after a rule's and a backend's filters. `prefix_len` is how much of

@@ -52,6 +52,8 @@ pub enum Reason {
     RateLimitService,
     /// A fault that is injected on purpose.
     Fault,
+    /// The process is short of memory.
+    OutOfMemory,
 }
 
 impl Reason {
@@ -81,6 +83,7 @@ impl Reason {
             Self::RateLimited => "RL",
             Self::RateLimitService => "RLSE",
             Self::Fault => "FI",
+            Self::OutOfMemory => "OM",
         }
     }
 
@@ -99,6 +102,7 @@ impl Reason {
             | Self::Overflow
             | Self::Shed
             | Self::BreakerOpen
+            | Self::OutOfMemory
             | Self::Fault => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout | Self::Idle | Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Self::UpstreamClosed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
@@ -114,7 +118,7 @@ impl Reason {
             Self::NoRoute => GRPC_UNIMPLEMENTED,
             Self::Unauthenticated => GRPC_UNAUTHENTICATED,
             Self::Denied | Self::ExternallyDenied => GRPC_PERMISSION_DENIED,
-            Self::RateLimited => GRPC_RESOURCE_EXHAUSTED,
+            Self::RateLimited | Self::OutOfMemory => GRPC_RESOURCE_EXHAUSTED,
             Self::RateLimitService
             | Self::Fault
             | Self::NoKeys
@@ -157,6 +161,7 @@ impl Reason {
             Self::Deadline => "The caller's deadline passed before the request could be sent.",
             Self::RateLimited => "Too many requests came: a rate limit is reached.",
             Self::RateLimitService => "Whether the request is within its rate limit could not be found out.",
+            Self::OutOfMemory => "The proxy is short of memory and takes no new request.",
             Self::Fault => "A fault was injected on purpose; the request was not sent.",
         }
     }

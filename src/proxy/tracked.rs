@@ -9,6 +9,7 @@ use super::reason::Reason;
 use super::record::Record;
 use crate::base::timer::Deadline;
 use crate::codec::{Body, BodyError, Frame, PollBody};
+use crate::telemetry::metrics::Waste;
 use crate::upstream::{Outcome, Permit};
 
 /// A response body that is counted, limited in time, and reported at its end, error or drop, exactly once.
@@ -33,10 +34,27 @@ pub struct TrackedBody {
 pub(super) struct Limits {
     /// The end of the whole request.
     pub(super) deadline: Option<Instant>,
+    /// The caller waits for a response head until then.
+    pub(super) answer_by: Option<Instant>,
     /// From the end of the upload to the response head: the default, which does not cut a long transfer.
     pub(super) answer: Option<Duration>,
     /// Nothing may be still for longer.
     pub(super) idle: Option<Duration>,
+}
+
+impl Limits {
+    /// Nobody waits for a response head any more.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.answer_until().is_some_and(|until| until <= now)
+    }
+
+    /// Until when a response head is waited for, over all attempts.
+    pub(super) fn answer_until(&self) -> Option<Instant> {
+        match (self.deadline, self.answer_by) {
+            (Some(deadline), Some(answer_by)) => Some(deadline.min(answer_by)),
+            (deadline, answer_by) => deadline.or(answer_by),
+        }
+    }
 }
 
 impl TrackedBody {
@@ -90,6 +108,9 @@ impl TrackedBody {
         };
         self.record.reason = Some(reason);
         let permit = self.permit.take();
+        if let (Some(permit), BodyError::Timeout(LATE)) = (&permit, error) {
+            permit.cluster().metrics.wasted(Waste::Deadline, permit.started().elapsed());
+        }
         // Our own time limits and the caller's mistakes are no evidence against the endpoint.
         if let (Some(permit), Reason::UpstreamReset | Reason::UpstreamProtocol | Reason::UpstreamClosed) =
             (permit, reason)

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use super::service::{Membership, Service};
 use super::worker::{Seat, Workers};
 use super::{ConnectionFactory, connection};
+use crate::base::pressure::OpenConnection;
 use crate::base::{limits, task, worker};
 use crate::net::listen::{self, AcceptError};
 
@@ -53,6 +54,7 @@ pub(super) struct Open {
     room: Arc<Room>,
     pub(super) member: Membership,
     seat: Seat,
+    _counted: OpenConnection,
 }
 
 /// A connection on its way to its worker.
@@ -109,9 +111,9 @@ impl<L> Socket<L> {
 }
 
 impl Open {
-    fn new(room: &Arc<Room>, service: &Arc<Service>, seat: Seat) -> Self {
+    fn new(room: &Arc<Room>, service: &Arc<Service>, seat: Seat, counted: OpenConnection) -> Self {
         room.open.fetch_add(1, Ordering::SeqCst);
-        Self { room: Arc::clone(room), member: service.join(), seat }
+        Self { room: Arc::clone(room), member: service.join(), seat, _counted: counted }
     }
 
     pub(super) fn worker(&self) -> usize {
@@ -164,6 +166,12 @@ impl<F: ConnectionFactory> Acceptor<F> {
         let mut burst = 0;
         loop {
             self.socket.has_room().await;
+            let pressure = self.factory.pressure();
+            if !pressure.has_room() {
+                self.socket.current.load().service.metrics.held_back();
+                pressure.room().await;
+                continue;
+            }
             match listener.accept().await.map_err(AcceptError::from) {
                 Ok((stream, peer)) => {
                     self.dispatch(stream, peer);
@@ -221,7 +229,7 @@ impl<F: ConnectionFactory> Acceptor<F> {
         let current = self.socket.current.load_full();
         let seat = self.workers.take_seat();
         let chosen = seat.index();
-        let open = Open::new(&self.socket.room, &current.service, seat);
+        let open = Open::new(&self.socket.room, &current.service, seat, self.factory.pressure().enter());
         let accepted = Accepted { peer, at: Instant::now(), current, open };
         let factory = Arc::clone(&self.factory);
         if chosen == worker::index() {

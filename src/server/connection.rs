@@ -11,6 +11,7 @@ use super::ConnectionFactory;
 use super::accept::Accepted;
 use super::admission::{Admitted, Visitor, retired_unused};
 use crate::base::drain::{Notice, Watch};
+use crate::base::pressure::PressureWatch;
 use crate::codec::{ServerOptions, h1, h2};
 use crate::net::ConnInfo;
 use crate::net::sniff::{self, Patience, Protocol, Undetected};
@@ -31,7 +32,8 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
     };
     let Some(Admitted { io, tls, presence }) = admitted else { return };
     let mut closed = open.member.closed();
-    let options = options(&current.config.limits, open.member.watch(), tls.as_deref());
+    let watches = (open.member.watch(), factory.pressure().watch());
+    let options = options(&current.config.limits, watches, tls.as_deref());
     let metrics = Arc::clone(&current.service.metrics);
     let negotiated = tls.as_ref().and_then(|tls| tls.alpn);
     let (io, protocol) = match (negotiated, current.config.protocol) {
@@ -76,7 +78,7 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
     drop((open, presence));
 }
 
-fn options(limits: &ListenerLimits, drain: Watch, tls: Option<&TlsInfo>) -> ServerOptions {
+fn options(limits: &ListenerLimits, (drain, pressure): (Watch, PressureWatch), tls: Option<&TlsInfo>) -> ServerOptions {
     let not_after = tls.and_then(|tls| tls.peer.as_ref()).map(|peer| peer.not_after);
     ServerOptions {
         max_head_bytes: usize::try_from(limits.max_head_bytes).unwrap_or(usize::MAX),
@@ -87,6 +89,7 @@ fn options(limits: &ListenerLimits, drain: Watch, tls: Option<&TlsInfo>) -> Serv
         retire_at: earlier(retire_at(limits.max_connection_age), not_after.and_then(moment_of)),
         scheme: if tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP },
         drain,
+        pressure,
     }
 }
 

@@ -5,6 +5,8 @@ mod admission;
 mod connection;
 pub mod cpu;
 pub mod files;
+mod memory;
+pub mod overload;
 mod service;
 pub mod set;
 pub mod shutdown;
@@ -16,6 +18,7 @@ pub use worker::Workers;
 
 use std::sync::Arc;
 
+use crate::base::pressure::Pressure;
 use crate::codec::Handler;
 use crate::net::ConnInfo;
 use crate::proxy::{ConnectionHandler, Passage, Proxy};
@@ -27,6 +30,9 @@ pub trait ConnectionFactory: Send + Sync + 'static {
     type Listener: Send + Sync + 'static;
     /// What answers the requests of a connection.
     type Handler: Handler;
+
+    /// How short the process is of what it needs.
+    fn pressure(&self) -> &Arc<Pressure>;
 
     /// A listener of the published configuration.
     fn listener(&self, name: &str) -> Option<Arc<Self::Listener>>;
@@ -50,6 +56,10 @@ pub trait ConnectionFactory: Send + Sync + 'static {
 impl ConnectionFactory for Proxy {
     type Listener = Listener;
     type Handler = ConnectionHandler;
+
+    fn pressure(&self) -> &Arc<Pressure> {
+        Proxy::pressure(self)
+    }
 
     fn listener(&self, name: &str) -> Option<Arc<Listener>> {
         Proxy::listener(self, name)

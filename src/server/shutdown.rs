@@ -5,8 +5,6 @@
 //! and their connections are told to finish, spread over time. Outbound listeners stay open meanwhile: requests
 //! in flight need them. When the last inbound connection is gone, outbound ones are told too.
 
-use std::time::Duration;
-
 use outrigger_config::model::{Direction, Drain};
 use tokio::time::Instant;
 
@@ -40,7 +38,7 @@ pub async fn shutdown<F: ConnectionFactory>(listeners: &ListenerSet<F>, timing: 
 
     // They go on accepting, so that the application can still ask for something while others finish.
     let outbound = listeners.services(Direction::Outbound);
-    begin_drains(&outbound, Duration::ZERO);
+    begin_drains(&outbound, deadline.saturating_duration_since(Instant::now()) / 3);
     all_drained(&outbound, deadline).await;
 
     let open = inbound.iter().chain(&outbound).map(|service| service.open()).sum();

@@ -1,18 +1,64 @@
 //! What a request must pass before it is sent: rate limits.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::HeaderValue;
 use outrigger_config::model;
 
 use crate::policy::rate::Rate;
-use crate::upstream::{RateState, Registry};
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::RateLimitServiceMetrics;
+use crate::upstream::{Cluster, RateState, Registry};
 
 /// What the requests of a rule must pass. Most rules have none.
 #[derive(Debug)]
 pub struct Gates {
     /// Rate limits that are kept here.
     pub local: Vec<LocalLimit>,
+    /// Rate limit services that are asked, each once.
+    pub global: Vec<GlobalLimits>,
+}
+
+/// What a rate limit service is asked about the requests of a rule.
+#[derive(Debug)]
+pub struct GlobalLimits {
+    /// Who is asked.
+    pub service: Arc<RateService>,
+    /// About what.
+    pub descriptors: Vec<Vec<model::DescriptorEntry>>,
+}
+
+/// A rate limit service, ready to be asked.
+#[derive(Debug)]
+pub struct RateService {
+    /// As configured.
+    pub config: model::RateLimitService,
+    /// Where it is.
+    pub cluster: Arc<Cluster>,
+    /// Its numbers.
+    pub metrics: Arc<RateLimitServiceMetrics>,
+}
+
+/// Rate limit services by name.
+#[derive(Debug)]
+pub(super) struct RateServices<'a>(HashMap<&'a Arc<str>, Arc<RateService>>);
+
+impl<'a> RateServices<'a> {
+    pub(super) fn compile(
+        config: &'a model::Config,
+        clusters: &HashMap<&Arc<str>, Arc<Cluster>>,
+        metrics: &Metrics,
+    ) -> Self {
+        let ready = config.rate_limit_services.iter().map(|(name, service)| {
+            let cluster = Arc::clone(&clusters[&service.cluster]);
+            (
+                name,
+                Arc::new(RateService { config: service.clone(), cluster, metrics: metrics.rate_limit_service(name) }),
+            )
+        });
+        Self(ready.collect())
+    }
 }
 
 /// A rate limit that is kept here.
@@ -31,9 +77,19 @@ pub struct LocalLimit {
 }
 
 impl Gates {
-    pub(super) fn compile(rule: &model::Rule, registry: &Registry) -> Option<Box<Self>> {
+    pub(super) fn compile(rule: &model::Rule, registry: &Registry, services: &RateServices<'_>) -> Option<Box<Self>> {
         let local = LocalLimit::all(&rule.rate_limits, registry);
-        (!local.is_empty()).then(|| Box::new(Self { local }))
+        let mut global: Vec<GlobalLimits> = Vec::new();
+        for model::GlobalRateLimit { service, descriptor } in &rule.global_rate_limits {
+            let service = &services.0[service];
+            match global.iter_mut().find(|known| Arc::ptr_eq(&known.service, service)) {
+                Some(known) => known.descriptors.push(descriptor.clone()),
+                None => {
+                    global.push(GlobalLimits { service: Arc::clone(service), descriptors: vec![descriptor.clone()] });
+                }
+            }
+        }
+        (!(local.is_empty() && global.is_empty())).then(|| Box::new(Self { local, global }))
     }
 }
 

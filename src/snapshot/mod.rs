@@ -17,10 +17,11 @@ use outrigger_config::Loaded;
 use outrigger_config::model;
 use sha2::{Digest, Sha256};
 
+use self::gates::RateServices;
 pub use authorization::Authorization;
 pub use cell::{Published, SnapshotCell, Tie};
 pub use external::External;
-pub use gates::{Gates, LocalLimit};
+pub use gates::{Gates, GlobalLimits, LocalLimit, RateService};
 pub use passthrough::Passthrough;
 pub use rule::{Action, Backend, Backends, Rule};
 pub use tokens::Tokens;
@@ -30,7 +31,7 @@ use crate::policy::authz::Policy;
 use crate::policy::route::RouteTable;
 use crate::telemetry::metrics::RouteLabels;
 use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
-use crate::upstream::{Cluster, Registry};
+use crate::upstream::{Cluster, Placement, Registry};
 
 /// A compiled configuration.
 #[derive(Debug)]
@@ -85,10 +86,19 @@ impl Snapshot {
         generation: u64,
     ) -> Self {
         let config = &loaded.config;
-        let clusters: HashMap<&Arc<str>, Arc<Cluster>> =
-            config.clusters.iter().map(|(name, cluster)| (name, registry.cluster(cluster, tls.client(name)))).collect();
+        let mut subsets = rule::subsets(config);
+        let clusters: HashMap<&Arc<str>, Arc<Cluster>> = config
+            .clusters
+            .iter()
+            .map(|(name, cluster)| {
+                let subsets = subsets.remove(name).unwrap_or_default().into_iter().cloned().collect();
+                let placement = Placement { zone: config.node.zone.clone(), subsets };
+                (name, registry.placed(cluster, tls.client(name), placement))
+            })
+            .collect();
         let policies: HashMap<&Arc<str>, Arc<Policy>> =
             config.authorization.iter().map(|(name, policy)| (name, Arc::new(Policy::compile(policy)))).collect();
+        let services = RateServices::compile(config, &clusters, metrics);
         let nothing = model::RouteTable { name: Arc::from("-"), hosts: Vec::new() };
         let listeners = config
             .listeners
@@ -103,7 +113,7 @@ impl Snapshot {
                         .hosts
                         .iter()
                         .flat_map(|host| &host.rules)
-                        .map(|rule| Arc::new(Rule::compile(rule, &clusters, Gates::compile(rule, registry))))
+                        .map(|rule| Arc::new(Rule::compile(rule, &clusters, Gates::compile(rule, registry, &services))))
                         .collect(),
                     authorization: listener
                         .authorization

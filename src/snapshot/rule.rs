@@ -1,6 +1,6 @@
 //! A routing rule ready to run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use outrigger_config::model;
@@ -50,6 +50,8 @@ pub struct Backend {
     pub cluster: Arc<Cluster>,
     /// Its share.
     pub weight: u32,
+    /// Only endpoints with these labels.
+    pub subset: Option<model::Labels>,
     /// Applied to requests that go there.
     pub filters: Vec<model::Filter>,
     pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
@@ -74,6 +76,31 @@ impl Rule {
     }
 }
 
+/// The subsets that backends ask for, by cluster.
+pub(super) fn subsets(config: &model::Config) -> BTreeMap<&Arc<str>, BTreeSet<&model::Labels>> {
+    let mut subsets = BTreeMap::<_, BTreeSet<_>>::new();
+    let rules = config.routes.values().flat_map(|table| &table.hosts).flat_map(|host| &host.rules);
+    for rule in rules {
+        if let model::Action::Forward(backends) = &rule.action {
+            for backend in backends.iter().filter(|backend| !backend.subset.is_empty()) {
+                subsets.entry(&backend.cluster).or_default().insert(&backend.subset);
+            }
+        }
+    }
+    subsets
+}
+
+impl Action {
+    /// The backend that a uniformly random number falls to; `None` where nothing is sent, or to nobody.
+    #[must_use]
+    pub fn choose(&self, random: u64) -> Option<&Backend> {
+        match self {
+            Self::Forward(backends) => backends.choose(random),
+            Self::Redirect(_) | Self::Direct(_) => None,
+        }
+    }
+}
+
 impl Backends {
     pub(super) fn compile(refs: &[model::BackendRef], clusters: &HashMap<&Arc<str>, Arc<Cluster>>) -> Self {
         let all: Vec<Backend> = refs
@@ -82,6 +109,7 @@ impl Backends {
             .map(|backend| Backend {
                 cluster: Arc::clone(&clusters[&backend.cluster]),
                 weight: backend.weight,
+                subset: (!backend.subset.is_empty()).then(|| backend.subset.clone()),
                 filters: backend.filters.clone(),
                 metrics: OnceLock::new(),
             })

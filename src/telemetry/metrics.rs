@@ -17,24 +17,33 @@ use super::series::{Histogram, Series, Slots, encode_histogram};
 use crate::base::limits;
 
 mod access;
+mod admission;
 mod authorization;
 mod certificates;
 mod cluster;
 mod control;
+mod effort;
 mod handshakes;
+mod health;
 mod listener;
+mod overload;
 mod process;
 mod proxy;
 mod rate_limits;
 mod route;
 
 pub use access::{Asked, AuthorizerMetrics, KeyMetrics};
+pub use admission::ShedCause;
 pub use authorization::{AccessDecision, AccessLabels, AccessMetrics};
 pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
-pub use cluster::{AttemptOutcome, ClusterMetrics, Overflow};
+pub use cluster::{AttemptOutcome, ClusterMetrics, GivenUp, Overflow};
 pub use control::ControlMetrics;
+pub use effort::Waste;
 pub use handshakes::Handshake;
+pub use health::{CAUSES as EJECTION_CAUSES, CheckResult, EndpointHealth};
 pub use listener::{Detected, ListenerMetrics};
+pub use overload::OverloadMetrics;
+pub use process::resident_bytes;
 pub use proxy::ProxyMetrics;
 pub use rate_limits::{Limited, RateLimitMetrics, RateLimitServiceMetrics, ServiceAnswer};
 pub use route::{Finished, RouteLabels, RouteMetrics};
@@ -51,6 +60,8 @@ pub struct Metrics {
     pub certificates: CertificateMetrics,
     /// The control plane.
     pub control: ControlMetrics,
+    /// Shortage of memory.
+    pub overload: OverloadMetrics,
     /// Who would be refused by a stricter listener.
     pub rehearsals: Rehearsals,
     routes: Mutex<HashMap<RouteLabels, Kept<RouteMetrics>>>,
@@ -90,6 +101,7 @@ impl Metrics {
             proxy: ProxyMetrics::default(),
             certificates: CertificateMetrics::default(),
             control: ControlMetrics::default(),
+            overload: OverloadMetrics::default(),
             rehearsals: Rehearsals::default(),
             routes: Mutex::default(),
             clusters: Mutex::default(),
@@ -180,6 +192,7 @@ impl Metrics {
         self.certificates.encode(&mut text);
         self.control.encode(&mut text, SystemTime::now());
         process::encode(&mut text);
+        self.overload.encode(&mut text);
         listener::encode(&handles(&self.listeners), &mut text);
         self.rehearsals.encode(&mut text, Instant::now());
         let mut routes = handles(&self.routes);

@@ -29,6 +29,8 @@ use crate::policy::concurrency::Sample;
 use crate::policy::overload::{self, Demand};
 use crate::policy::queue::{self, Patience, Queue};
 use crate::policy::rng::Rng;
+use crate::telemetry::ClusterMetrics;
+pub use crate::telemetry::metrics::ShedCause as Cause;
 
 /// Who asks for a place.
 #[derive(Debug, Clone, Copy)]
@@ -56,35 +58,6 @@ pub struct Shed {
     pub retry_after: Duration,
 }
 
-/// Why there was no place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// All places are taken, and there is no queue.
-    Limit,
-    /// The places of its class are taken; what is left is for more critical requests.
-    Class,
-    /// The queue is full of requests that matter as much, or one that matters more took its place there.
-    QueueFull,
-    /// It waited as long as it may.
-    QueueTimeout,
-    /// The request's deadline came first.
-    Deadline,
-}
-
-impl Cause {
-    /// As the access log and metrics call it.
-    #[must_use]
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::Limit => "concurrency_limit",
-            Self::Class => "class",
-            Self::QueueFull => "queue_full",
-            Self::QueueTimeout => "queue_timeout",
-            Self::Deadline => "queue_deadline",
-        }
-    }
-}
-
 /// The places of a cluster: part of its state, which outlives configurations.
 #[derive(Debug)]
 pub struct Admission {
@@ -97,6 +70,7 @@ pub struct Admission {
     asked: [AtomicU32; queue::CLASSES],
     epoch: Instant,
     line: Mutex<Line>,
+    metrics: Arc<ClusterMetrics>,
 }
 
 /// What happens at the limit, one after another.
@@ -137,7 +111,7 @@ impl Cluster {
             Ok(()) => Ok(Some(Place { cluster: Arc::clone(state) })),
             Err(cause) => match queue {
                 Some(queue) => Box::pin(waiting::wait(state, *queue, applicant, now)).await.map(Some),
-                None => Err(state.admission.shed(&mut state.admission.line.lock(), cause, now)),
+                None => Err(state.admission.shed(&mut state.admission.line.lock(), (cause, applicant.class), now)),
             },
         }
     }
@@ -160,16 +134,19 @@ impl ClusterState {
     /// Puts the settings of a configuration into effect.
     pub(super) fn configure_admission(self: &Arc<Self>, settings: &Settings, max_requests: u32, now: Instant) {
         let admission = &self.admission;
+        let is_on = settings.queue.is_some() || settings.concurrency.is_some();
         if let Some(queue) = settings.queue {
             admission.line.lock().patience = Patience::new(queue.timeout);
         }
         admission.limit.configure(settings.concurrency, max_requests, now);
+        self.metrics.places(if is_on { admission.limit.get() } else { 0 });
         self.after_more_room(now);
     }
 
     /// An attempt has shown how the upstream is doing.
     pub(super) fn observe(self: &Arc<Self>, sample: Sample, now: Instant) {
         if self.admission.limit.observe(sample, now) {
+            self.metrics.places(self.admission.limit.get());
             self.after_more_room(now);
         }
     }
@@ -193,7 +170,7 @@ impl Drop for Place {
 impl Admission {
     /// Nothing is taken, and nothing known.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
+    pub fn new(metrics: Arc<ClusterMetrics>, now: Instant) -> Self {
         let line = Line {
             queue: Queue::default(),
             patience: Patience::new(Duration::ZERO),
@@ -208,6 +185,7 @@ impl Admission {
             asked: Default::default(),
             epoch: now,
             line: Mutex::new(line),
+            metrics,
         }
     }
 
@@ -264,12 +242,20 @@ impl Admission {
         u32::try_from(now.saturating_duration_since(self.epoch).as_secs()).unwrap_or(u32::MAX).saturating_add(1)
     }
 
+    /// The queue has changed.
+    fn note_waiting(&self, line: &Line) {
+        let waiting = u32::try_from(line.queue.len()).unwrap_or(u32::MAX);
+        self.waiting.store(waiting, Ordering::SeqCst);
+        self.metrics.waiting(waiting);
+    }
+
     fn give_back(&self) {
         let before = self.taken.fetch_sub(1, Ordering::SeqCst);
         debug_assert!(before > 0, "more places were given back than taken");
     }
 
-    fn shed(&self, line: &mut Line, cause: Cause, now: Instant) -> Shed {
+    fn shed(&self, line: &mut Line, (cause, class): (Cause, Criticality), now: Instant) -> Shed {
+        self.metrics.shed(cause, class);
         let after = line.demand.refuse(line.queue.len(), self.admitted.load(Ordering::Relaxed), now);
         Shed { cause, retry_after: overload::spread(after, line.rng.next_u64()) }
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use outrigger_config::model::{self, ClusterProtocol, Target};
 use thiserror::Error;
 
 use super::dns::Names;
-use super::fitness::Fit;
+use super::endpoints::{EndpointSet, Moment, Placement, Plan};
 use super::lease::{Lease, LeaseError};
 use super::permit::Permit;
 use super::pool::{Ceilings, Pool, PoolKey, Preference, Terms, Tunnel, Wire};
@@ -20,7 +19,6 @@ use super::registry::Registry;
 use super::state::{ClusterState, EndpointState};
 use crate::codec::SendErrorKind;
 use crate::net::tls::ClientTls;
-use crate::policy::balance::{Balancer, Candidates};
 use crate::policy::rng::Rng;
 
 /// A cluster.
@@ -30,14 +28,8 @@ pub struct Cluster {
     tls: Option<Arc<ClientTls>>,
     state: Arc<ClusterState>,
     registry: Weak<Registry>,
+    placement: Placement,
     endpoints: ArcSwap<EndpointSet>,
-}
-
-/// The endpoints of a cluster at one moment.
-#[derive(Debug)]
-pub struct EndpointSet {
-    members: Vec<Member>,
-    balancer: Balancer,
 }
 
 /// One endpoint with its share.
@@ -70,6 +62,8 @@ pub struct PickHint<'a> {
     pub hash: Option<u64>,
     /// The endpoint that the session is bound to.
     pub bound: Option<SocketAddr>,
+    /// A session that is bound goes nowhere else.
+    pub strict: bool,
     /// Labels that the endpoint must have.
     pub subset: Option<&'a model::Labels>,
     /// Zones other than those of `tried` are preferred.
@@ -79,8 +73,8 @@ pub struct PickHint<'a> {
 /// Why no endpoint was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PickError {
-    /// There is none.
-    #[error("the cluster has no endpoint")]
+    /// There is none that may be picked.
+    #[error("the cluster has no endpoint that may be picked")]
     NoEndpoint,
     /// As many requests as may be are in flight.
     #[error("the cluster has as many requests in flight as it may")]
@@ -95,14 +89,15 @@ pub enum PickError {
 
 impl Cluster {
     pub(super) fn new(
-        (config, tls): (model::Cluster, Option<Arc<ClientTls>>),
+        (config, tls, placement): (model::Cluster, Option<Arc<ClientTls>>, Placement),
         state: Arc<ClusterState>,
         registry: Weak<Registry>,
         names: &Names,
     ) -> Arc<Self> {
-        let empty = EndpointSet::new(Vec::new(), config.balance.policy, 0);
-        let cluster = Arc::new(Self { config, tls, state, registry, endpoints: ArcSwap::from_pointee(empty) });
-        cluster.rebuild(names);
+        let plan = Plan { balance: &config.balance, placement: &placement, tables: &state.tables, start: 0 };
+        let endpoints = ArcSwap::from_pointee(EndpointSet::new(Vec::new(), &plan));
+        let cluster = Arc::new(Self { config, tls, state, registry, placement, endpoints });
+        cluster.fill(names);
         cluster
     }
 
@@ -139,11 +134,12 @@ impl Cluster {
             return Err(PickError::Overflow);
         }
         let set = self.endpoints.load();
-        match set.pick(hint, rng, now) {
-            Some(member) => Ok(Permit::new(Arc::clone(&self.state), member.clone(), now)),
-            None => {
+        let moment = Moment { state: &self.state, now };
+        match set.pick(hint, moment, rng) {
+            Ok(index) => Ok(Permit::new(Arc::clone(&self.state), set.members()[index].clone(), now)),
+            Err(error) => {
                 self.state.in_flight.release();
-                Err(PickError::NoEndpoint)
+                Err(error)
             }
         }
     }
@@ -213,9 +209,17 @@ impl Cluster {
         })
     }
 
+    /// As [`Cluster::fill`], for a cluster in use.
+    pub(super) fn rebuild(&self, names: &Names) {
+        self.fill(names);
+        if let Some(registry) = self.registry.upgrade() {
+            registry.members_changed(self);
+        }
+    }
+
     /// Makes the endpoints anew from what is configured and what the names mean now. State and pools of
     /// endpoints that stay are found again.
-    pub(super) fn rebuild(&self, names: &Names) {
+    fn fill(&self, names: &Names) {
         let Some(registry) = self.registry.upgrade() else { return };
         let assigned = self.state.assigned.load_full();
         let endpoints = assigned.as_deref().unwrap_or(&self.config.endpoints);
@@ -240,7 +244,7 @@ impl Cluster {
             }
         }
         let addresses: Vec<SocketAddr> = places.iter().map(|(address, ..)| *address).collect();
-        let states = registry.endpoints(&self.config.name, &addresses);
+        let states = registry.endpoints(&self.config, &addresses);
         let unlabelled = Arc::new(model::Labels::new());
         let members = places
             .into_iter()
@@ -271,53 +275,12 @@ impl Cluster {
                 }
             })
             .collect();
-        let set = EndpointSet::new(members, self.config.balance.policy, registry.balancer_start());
-        self.endpoints.store(Arc::new(set));
-    }
-}
-
-impl EndpointSet {
-    fn new(members: Vec<Member>, policy: model::BalancePolicy, start: u64) -> Self {
-        let balancer = Balancer::new(policy, members.iter().map(|member| member.weight), start);
-        Self { members, balancer }
-    }
-
-    /// The endpoints.
-    #[must_use]
-    pub fn members(&self) -> &[Member] {
-        &self.members
-    }
-
-    /// What the balancer compares, where it compares: lower is chosen.
-    #[must_use]
-    pub fn score(&self, index: usize, now: Instant) -> Option<f64> {
-        self.balancer.score(&View { members: &self.members, tried: &[], now }, index)
-    }
-
-    fn pick(&self, hint: &PickHint<'_>, rng: &mut Rng, now: Instant) -> Option<&Member> {
-        let view = View { members: &self.members, tried: hint.tried, now };
-        self.balancer.pick(&view, rng).and_then(|at| self.members.get(at))
-    }
-}
-
-/// The members as the balancer sees them.
-struct View<'a> {
-    members: &'a [Member],
-    tried: &'a [SocketAddr],
-    now: Instant,
-}
-
-impl Candidates for View<'_> {
-    fn in_flight(&self, index: usize) -> u32 {
-        self.members[index].state.in_flight.load(Ordering::Relaxed)
-    }
-
-    fn latency(&self, index: usize) -> f64 {
-        self.members[index].state.latency.read(self.now)
-    }
-
-    fn eligible(&self, index: usize) -> bool {
-        let member = &self.members[index];
-        Fit::of(member, self.now) == Fit::Fit && !self.tried.contains(&member.state.address)
+        let plan = Plan {
+            balance: &self.config.balance,
+            placement: &self.placement,
+            tables: &self.state.tables,
+            start: registry.balancer_start(),
+        };
+        self.endpoints.store(Arc::new(EndpointSet::new(members, &plan)));
     }
 }

@@ -1,13 +1,13 @@
 //! Whether an endpoint may be picked: one question with one place that answers it. Health, ejection, breakers and
 //! ceilings each keep their own state; balancers see only the answer.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use outrigger_config::model::Condition;
 
 use super::cluster::Member;
 
-/// What stands against an endpoint.
+/// What stands against an endpoint. Where several things do, what cannot be overruled is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
     /// Nothing.
@@ -20,7 +20,19 @@ pub enum Fit {
     /// It goes away: only for sessions that are bound to it.
     Draining,
     /// Its breaker is open or its ceilings are reached: never overruled.
-    Closed,
+    Closed(Closed),
+}
+
+/// What closes an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// Its breaker is open.
+    Breaker {
+        /// When it lets a request through.
+        retry_after: Duration,
+    },
+    /// It has as many requests or connections as it may.
+    Ceiling,
 }
 
 impl Fit {

@@ -4,10 +4,13 @@
 pub mod admission;
 pub mod cluster;
 pub mod dns;
+pub mod endpoints;
 pub mod fitness;
 mod guards;
+pub mod health;
 pub mod keys;
 pub mod lease;
+pub mod outlier;
 pub mod permit;
 pub mod pool;
 pub mod rates;
@@ -17,8 +20,9 @@ pub mod state;
 pub mod status;
 
 pub use admission::{Applicant, Place, Shed};
-pub use cluster::{Cluster, EndpointSet, Member, PickError, PickHint};
-pub use fitness::Fit;
+pub use cluster::{Cluster, Member, PickError, PickHint};
+pub use endpoints::{EndpointSet, Placement};
+pub use fitness::{Closed, Fit};
 pub use keys::{KeySlot, KeyStore};
 pub use lease::{Lease, LeaseError, Overflow};
 pub use permit::{Outcome, Permit};

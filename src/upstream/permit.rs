@@ -77,6 +77,7 @@ pub struct Permit {
 impl Permit {
     /// Counts the attempt in. The cluster's slot must have been acquired by the caller and is released by the permit.
     pub(super) fn new(cluster: Arc<ClusterState>, member: Member, now: Instant) -> Self {
+        cluster.traffic.note(now);
         member.state.in_flight.fetch_add(1, Ordering::Relaxed);
         member.state.requests.fetch_add(1, Ordering::Relaxed);
         Self { cluster, member, started: now, timed: true, reported: AtomicBool::new(false), place: None }
@@ -86,6 +87,12 @@ impl Permit {
     #[must_use]
     pub fn member(&self) -> &Member {
         &self.member
+    }
+
+    /// The state of its cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterState {
+        &self.cluster
     }
 
     /// When the attempt began.
@@ -113,9 +120,9 @@ impl Permit {
         self.reported.store(true, Ordering::Relaxed);
     }
 
-    /// It was given up after it had waited for an answer for this long.
+    /// It was given up after it had waited for an answer for this long: at least so long it would have taken.
     pub fn unanswered(&self, waited: Duration, now: Instant) {
-        self.member.state.latency.observe(waited, now);
+        self.member.state.latency.observe_at_least(waited, now);
         self.sample(Sample::Unanswered(waited), now);
     }
 
@@ -139,6 +146,7 @@ impl Permit {
             Outcome::ServerError | Outcome::Done => {}
         }
         let state = &self.member.state;
+        self.cluster.note_outcome(state, outcome, now);
         match outcome {
             Outcome::Success(latency) => {
                 state.consecutive_failures.store(0, Ordering::Relaxed);

@@ -134,6 +134,13 @@ impl Pool {
         }
     }
 
+    /// Closes the connections that nobody uses.
+    pub fn close_idle(&self) {
+        for pool in &self.workers {
+            pool.close_idle();
+        }
+    }
+
     /// Whether it was retired.
     #[must_use]
     pub fn is_retired(&self) -> bool {
@@ -320,6 +327,14 @@ impl WorkerPool {
             std::mem::take(&mut shared.connections)
         };
         close_all(connections.into_iter().map(|connection| connection.handle));
+    }
+
+    fn close_idle(&self) {
+        let idle = std::mem::take(&mut self.idle.lock().connections);
+        drop(idle);
+        let unused = |connection: &mut SharedConnection| connection.handle.idle_since().is_some();
+        let unused: Vec<_> = self.shared.lock().connections.extract_if(.., unused).collect();
+        close_all(unused.into_iter().map(|connection| connection.handle));
     }
 
     /// Closes what was idle too long, or was closed by the server. Whether anything is left.

@@ -13,11 +13,14 @@ use parking_lot::Mutex;
 
 use super::cluster::Cluster;
 use super::dns::{Answer, Names, Resolve};
+use super::endpoints::Placement;
+use super::health::HealthKeeper;
 use super::keys::KeyStore;
 use super::pool::{Pool, PoolKey};
 use super::rates::RateState;
+use super::standing::Against;
 use super::state::{ClusterState, EndpointState};
-use super::status::ClusterStatus;
+use super::status::{ClusterStatus, health_of};
 use crate::net::tls::{ClientTls, TlsKey};
 use crate::policy::ewma;
 use crate::policy::rng::Rng;
@@ -36,6 +39,7 @@ pub struct Registry {
     keys: KeyStore,
     surroundings: Surroundings,
     starts: Mutex<Rng>,
+    health: HealthKeeper,
 }
 
 /// What a registry takes from the world around it. A simulation brings its own.
@@ -118,6 +122,7 @@ impl Registry {
             active: Mutex::default(),
             names: Names::default(),
             starts: Mutex::new(Rng::new(surroundings.seed)),
+            health: HealthKeeper::default(),
             surroundings,
         })
     }
@@ -132,8 +137,19 @@ impl Registry {
     /// Compiles a cluster: state and pools that are known are found again.
     #[must_use]
     pub fn cluster(self: &Arc<Self>, config: &model::Cluster, tls: Option<&Arc<ClientTls>>) -> Arc<Cluster> {
+        self.placed(config, tls, Placement::default())
+    }
+
+    /// The same, for a proxy in a zone and backends that ask for subsets.
+    #[must_use]
+    pub fn placed(
+        self: &Arc<Self>,
+        config: &model::Cluster,
+        tls: Option<&Arc<ClientTls>>,
+        placement: Placement,
+    ) -> Arc<Cluster> {
         let state = self.state(&config.name);
-        Cluster::new((config.clone(), tls.cloned()), state, Arc::downgrade(self), &self.names)
+        Cluster::new((config.clone(), tls.cloned(), placement), state, Arc::downgrade(self), &self.names)
     }
 
     /// Makes `clusters` the ones in use: their names are kept fresh and they are shown. What others left is
@@ -152,6 +168,8 @@ impl Registry {
         for cluster in clusters {
             if cluster.has_names() {
                 cluster.rebuild(&self.names);
+            } else {
+                self.members_changed(cluster);
             }
         }
         self.sweep(now);
@@ -197,10 +215,49 @@ impl Registry {
         }
     }
 
+    /// Closes connections that nobody uses, because memory is short.
+    pub fn close_idle(&self) {
+        let pools: Vec<Arc<Pool>> = self.pools.lock().values().filter_map(Weak::upgrade).collect();
+        for pool in pools {
+            pool.close_idle();
+        }
+    }
+
     /// Keeps names fresh for ever; run once, on the control thread.
     pub async fn run(&self) {
         let Surroundings { resolver, clock, seed: _ } = &self.surroundings;
         self.names.keep_fresh(&**resolver, clock, || self.clusters()).await;
+    }
+
+    /// Checks endpoints, and ends and begins ejections, for ever; run once, on the control thread.
+    pub async fn keep_health(&self) {
+        let Surroundings { resolver: _, clock, seed } = &self.surroundings;
+        self.health.run(clock, *seed, || self.clusters()).await;
+    }
+
+    /// Does what the intervals of outlier detection ask for, where one is over. When the next one is. Part of
+    /// [`Registry::keep_health`]; for simulations, which have no control thread.
+    pub fn judge_outliers(&self, now: Instant) -> Option<Instant> {
+        self.clusters().iter().filter_map(|cluster| cluster.state().judge_outliers(now)).min()
+    }
+
+    /// Counts endpoints by what is said of their health into the metrics.
+    pub fn count_endpoints(&self) {
+        for cluster in self.clusters() {
+            let set = cluster.endpoints();
+            cluster.state().metrics.endpoints(set.members().iter().map(health_of));
+        }
+    }
+
+    /// A cluster in use has other endpoints than before, or other settings.
+    pub(super) fn members_changed(&self, cluster: &Cluster) {
+        let now = (self.surroundings.clock)();
+        let (config, state, set) = (cluster.config(), cluster.state(), cluster.endpoints());
+        state.seat(set.members(), config.outlier_detection.as_ref(), now);
+        if config.health_check.is_none() {
+            set.members().iter().for_each(|member| state.check_no_more(&member.state));
+        }
+        self.health.changed();
     }
 
     /// Asks for the names whose answers no longer hold, and gives the clusters in use what changed.
@@ -255,20 +312,28 @@ impl Registry {
 
     /// The states of a cluster's endpoints, old or new. A newcomer is expected to take the median time of those
     /// that are known.
-    pub(super) fn endpoints(&self, cluster: &Arc<str>, addresses: &[SocketAddr]) -> Vec<Arc<EndpointState>> {
+    pub(super) fn endpoints(&self, cluster: &model::Cluster, addresses: &[SocketAddr]) -> Vec<Arc<EndpointState>> {
         let now = (self.surroundings.clock)();
         let mut endpoints = self.endpoints.lock();
-        let key = |address: &SocketAddr| (Arc::clone(cluster), *address);
+        let key = |address: &SocketAddr| (Arc::clone(&cluster.name), *address);
         let known: Vec<f64> = addresses
             .iter()
             .filter_map(|address| endpoints.get(&key(address)))
             .map(|kept| kept.value.latency.read(now))
             .collect();
+        // Where nobody was before, nobody is new: it is this proxy that is.
+        let newcomer = (!known.is_empty()).then_some(now);
         let expected = ewma::median_cost(known);
         addresses
             .iter()
             .map(|address| {
-                let new = || Kept::new(EndpointState::new(*address, expected, now));
+                let new = || {
+                    let state = EndpointState { newcomer, ..EndpointState::new(*address, expected, now) };
+                    if cluster.health_check.is_some() {
+                        state.standing.set(Against::Unchecked);
+                    }
+                    Kept::new(state)
+                };
                 endpoints.entry(key(address)).or_insert_with(new).share()
             })
             .collect()

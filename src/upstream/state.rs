@@ -10,6 +10,9 @@ use arc_swap::ArcSwapOption;
 use outrigger_config::model;
 
 use super::admission::Admission;
+use super::endpoints::Tables;
+use super::health::{CheckRecord, News, Traffic};
+use super::outlier::{OutlierRecord, Outliers};
 use super::standing::{HealthEpoch, Standing};
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
@@ -41,6 +44,14 @@ pub struct ClusterState {
     pub assigned: ArcSwapOption<Vec<model::Endpoint>>,
     /// Moves when what health says of any endpoint changes.
     pub health_epoch: HealthEpoch,
+    /// When it had its last request.
+    pub traffic: Traffic,
+    /// Who is ejected.
+    pub outliers: Outliers,
+    /// What was logged of changes of health.
+    pub health_news: News,
+    /// Tables for consistent hashing that are in use.
+    pub tables: Tables,
     /// TLS as the newest configuration has it: a request that began under an older one must not connect under
     /// trust that is gone.
     pub tls: ArcSwapOption<ClientTls>,
@@ -51,17 +62,21 @@ impl ClusterState {
     #[must_use]
     pub fn new(name: Arc<str>, metrics: Arc<ClusterMetrics>, now: Instant) -> Self {
         Self {
+            outliers: Outliers::new(&name),
             name,
             in_flight: Usage::default(),
             pending: Usage::default(),
             retries: Usage::default(),
             connections: Usage::default(),
             budget: BudgetUsage::new(now),
-            admission: Admission::new(now),
+            admission: Admission::new(Arc::clone(&metrics), now),
             metrics,
             refusals: Refusals::default(),
             assigned: ArcSwapOption::empty(),
             health_epoch: HealthEpoch::default(),
+            traffic: Traffic::new(now),
+            health_news: News::default(),
+            tables: Tables::default(),
             tls: ArcSwapOption::empty(),
         }
     }
@@ -86,6 +101,12 @@ pub struct EndpointState {
     pub connections: AtomicU32,
     /// What health says of it.
     pub standing: Standing,
+    /// What its checks said.
+    pub checked: CheckRecord,
+    /// What it did, and its ejections.
+    pub outlier: OutlierRecord,
+    /// Since when it is there, if the cluster had others before.
+    pub newcomer: Option<Instant>,
 }
 
 impl EndpointState {
@@ -102,6 +123,9 @@ impl EndpointState {
             consecutive_failures: AtomicU32::new(0),
             connections: AtomicU32::new(0),
             standing: Standing::default(),
+            checked: CheckRecord::default(),
+            outlier: OutlierRecord::default(),
+            newcomer: None,
         }
     }
 }

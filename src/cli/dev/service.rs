@@ -43,6 +43,7 @@ pub(super) async fn serve(socket: TcpListener, service: Arc<Service>) {
             retire_at: None,
             scheme: Scheme::HTTP,
             drain: drain.watch(),
+            pressure: Arc::<crate::base::pressure::Pressure>::default().watch(),
         };
         drop(task::spawn("demo-connection", h1::serve(Io::tcp(stream), Arc::clone(&service), options)));
     }

@@ -200,6 +200,7 @@ impl Limit {
             Source::Default => "default".to_owned(),
             Source::Listener => format!("the streamIdle timeout of listener `{}`", listener.name),
             Source::GrpcTimeout => "the caller's grpc-timeout".to_owned(),
+            Source::Caller => "the caller's x-outrigger-deadline".to_owned(),
             Source::Streaming => "default for what may stream".to_owned(),
         };
         Self { name, value: value.map(dump::duration), span, set_by }

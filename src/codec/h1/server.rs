@@ -5,6 +5,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -32,23 +33,28 @@ use crate::net::io::Io;
 /// Dropping the future closes the connection and cancels the request in it.
 pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) {
     let shared = Arc::new(Shared { connection: Mutex::new(Connection::new(io)) });
-    let mut retire = pin!(retirement(options.drain.clone(), options.retire_at));
-    let mut retiring = false;
+    let heard = Heard::default();
+    let mut listening = pin!(listen(&options, &heard));
     let mut turn = 0u32;
     let mut timer = Deadline::default();
     loop {
         // The retirement is looked at when there is nothing to read, and now and then under a caller that pipelines.
         turn = turn.wrapping_add(1);
         let next = poll_fn(|cx| {
-            if !retiring && turn.is_multiple_of(LOOK_EVERY) {
-                retiring = retire.as_mut().poll(cx).is_ready();
+            if turn.is_multiple_of(LOOK_EVERY) {
+                let _ = listening.as_mut().poll(cx);
             }
-            let polled = shared.connection.lock().poll_head(cx, &options, &mut timer, retiring);
-            if polled.is_pending() && !retiring && retire.as_mut().poll(cx).is_ready() {
-                retiring = true;
-                return shared.connection.lock().poll_head(cx, &options, &mut timer, retiring);
+            loop {
+                let retiring = heard.retiring.load(Ordering::Relaxed);
+                let polled = shared.connection.lock().poll_head(cx, &options, &mut timer, retiring);
+                let before = heard.changes.load(Ordering::Relaxed);
+                if polled.is_ready() || listening.as_mut().poll(cx).is_ready() {
+                    return polled;
+                }
+                if heard.changes.load(Ordering::Relaxed) == before {
+                    return polled;
+                }
             }
-            polled
         })
         .await;
         let (parsed, started) = match next {
@@ -70,7 +76,7 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
         let mut exchange = Exchange {
             version: head.version,
             head_request: head.method == Method::HEAD,
-            keep_alive: keep_alive && !retiring,
+            keep_alive: keep_alive && !heard.retiring.load(Ordering::Relaxed),
             expected: expects.then_some(decoder),
             patience: options.idle_timeout,
         };
@@ -99,6 +105,30 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
             }
             Err(_) => return,
         }
+    }
+}
+
+/// What has changed for an idle connection: how long it may be idle follows from it.
+#[derive(Debug, Default)]
+struct Heard {
+    /// It has lived long enough.
+    retiring: AtomicBool,
+    /// How often anything changed.
+    changes: AtomicU32,
+}
+
+/// Hears of changes for as long as it is polled; never resolves.
+async fn listen(options: &ServerOptions, heard: &Heard) {
+    let mut retire = pin!(retirement(options.drain.clone(), options.retire_at));
+    let mut pressure = options.pressure.clone();
+    loop {
+        let retiring = heard.retiring.load(Ordering::Relaxed);
+        // Both are cancel safe.
+        tokio::select! {
+            () = &mut retire, if !retiring => heard.retiring.store(true, Ordering::Relaxed),
+            () = pressure.changed() => {}
+        }
+        heard.changes.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -242,7 +272,10 @@ impl Connection {
     /// is closed unasked only after some silence: a busy caller is about to ask again, and a close under way
     /// would cost it that request; it is answered and told that it was the last.
     fn idle_until(&self, options: &ServerOptions, retiring: bool) -> Instant {
-        let patience = if self.served { options.idle_timeout } else { options.header_timeout };
+        let mut patience = if self.served { options.idle_timeout } else { options.header_timeout };
+        if options.pressure.shrinks() {
+            patience = patience.min(limits::PRESSURE_IDLE);
+        }
         self.idle_since + if retiring { patience.min(limits::DRAIN_GRACE) } else { patience }
     }
 

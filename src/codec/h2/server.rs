@@ -21,6 +21,7 @@ use super::request::HeadLimits;
 use super::wire::Wire;
 use crate::base::drain::Notice;
 use crate::base::limits;
+use crate::base::pressure::PressureWatch;
 use crate::base::timer::Deadline;
 use crate::codec::body::{BodyError, Frame, PollBody};
 use crate::codec::message::{Handler, ServerOptions};
@@ -57,6 +58,7 @@ where
         retire_at,
         scheme,
         mut drain,
+        pressure,
     } = options;
     let wire = Wire::new(io);
     let handshake = builder(max_head_bytes, max_concurrent_streams).handshake(wire.clone());
@@ -71,6 +73,7 @@ where
         handler,
         head_limits: HeadLimits { max_bytes: max_head_bytes, max_fields: max_headers, scheme },
         idle_timeout,
+        pressure: pressure.clone(),
         retire_at,
         idle_since: None,
         phase: Phase::Open,
@@ -78,12 +81,15 @@ where
     });
     {
         let mut begun = pin!(drain.begun());
+        let mut listening = pin!(listen(pressure));
         let mut draining = false;
         poll_fn(|cx| {
             if !draining && let Poll::Ready(notice) = begun.as_mut().poll(cx) {
                 draining = true;
                 connection.drain(notice);
             }
+            // It is woken by a change, and looks at its time limits then.
+            let _ = listening.as_mut().poll(cx);
             connection.poll(cx)
         })
         .await;
@@ -92,6 +98,13 @@ where
     drop(connection);
     if clean {
         linger(wire).await;
+    }
+}
+
+/// Hears of changes of the pressure for as long as it is polled; never resolves.
+async fn listen(mut pressure: PressureWatch) {
+    loop {
+        pressure.changed().await;
     }
 }
 
@@ -117,6 +130,7 @@ struct Connection<IO, H> {
     handler: Arc<H>,
     head_limits: HeadLimits,
     idle_timeout: Duration,
+    pressure: PressureWatch,
     /// By age, or by a drain.
     retire_at: Option<Instant>,
     /// Since when no stream is open.
@@ -199,7 +213,12 @@ where
         };
         match self.phase {
             Phase::Open => {
-                let idle_until = idle_since.map(|since| since + self.idle_timeout);
+                let patience = if self.pressure.shrinks() {
+                    self.idle_timeout.min(limits::PRESSURE_IDLE)
+                } else {
+                    self.idle_timeout
+                };
+                let idle_until = idle_since.map(|since| since + patience);
                 let at = [idle_until, self.retire_at].into_iter().flatten().min();
                 ready!(self.timer.poll_opt(cx, at));
                 self.phase = Phase::Closing { since: now() };

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::codec::prefixed::PrefixedBody;
 
+const LIMIT: usize = 64 * 1024;
+
 fn read(body: &mut Body) -> Option<Bytes> {
     match body.poll_frame(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Some(Ok(Frame::Data(data)))) => Some(data),
@@ -15,7 +17,7 @@ fn read(body: &mut Body) -> Option<Bytes> {
 
 #[test]
 fn small_chunks_of_a_long_body_do_not_pin_their_buffers() {
-    let mut state = Replay::new(Body::Empty);
+    let mut state = Replay::new(Body::Empty, LIMIT);
     let state = Arc::get_mut(&mut state.0).expect("one owner").get_mut();
     let reader = state.enter();
     let buffer = Bytes::from(vec![7; 64 * 1024]);
@@ -32,7 +34,7 @@ fn small_chunks_of_a_long_body_do_not_pin_their_buffers() {
 
 #[test]
 fn a_second_attempt_reads_the_same_bytes() {
-    let replay = Replay::new(Body::Full(Bytes::from_static(b"pay once")));
+    let replay = Replay::new(Body::Full(Bytes::from_static(b"pay once")), LIMIT);
     for _ in 0..3 {
         let mut attempt = replay.attempt();
         assert_eq!(attempt.exact_len(), Some(8));
@@ -45,7 +47,7 @@ fn a_second_attempt_reads_the_same_bytes() {
 
 #[test]
 fn a_body_over_the_limit_is_not_whole_once_read() {
-    let replay = Replay::new(Body::Full(Bytes::from(vec![0; limits::REPLAY_BYTES + 1])));
+    let replay = Replay::new(Body::Full(Bytes::from(vec![0; LIMIT + 1])), LIMIT);
     assert!(replay.is_whole(), "nothing was read yet");
     let mut attempt = replay.attempt();
     assert!(read(&mut attempt).is_some());
@@ -54,12 +56,12 @@ fn a_body_over_the_limit_is_not_whole_once_read() {
 
 #[test]
 fn an_empty_body_stays_empty() {
-    assert!(matches!(Replay::new(Body::Empty).attempt(), Body::Empty));
+    assert!(matches!(Replay::new(Body::Empty, LIMIT).attempt(), Body::Empty));
 }
 
 #[test]
 fn chunks_of_a_byte_do_not_keep_a_block_each() {
-    let replay = Replay::new(Body::Full(Bytes::from_static(b"x")));
+    let replay = Replay::new(Body::Full(Bytes::from_static(b"x")), LIMIT);
     let mut state = replay.0.lock();
     let reader = state.enter();
     for _ in 0..1000 {
@@ -76,7 +78,7 @@ fn chunks_of_a_byte_do_not_keep_a_block_each() {
 
 #[test]
 fn what_was_kept_goes_with_the_last_attempt() {
-    let replay = Replay::new(Body::Full(Bytes::from(vec![1; 10_000])));
+    let replay = Replay::new(Body::Full(Bytes::from(vec![1; 10_000])), LIMIT);
     let mut attempt = replay.attempt();
     assert!(read(&mut attempt).is_some());
     drop(attempt);
@@ -91,7 +93,7 @@ fn what_was_kept_goes_with_the_last_attempt() {
 #[test]
 fn the_callers_body_is_given_back_when_nobody_reads_it() {
     for committed_first in [true, false] {
-        let replay = Replay::new(Body::Full(Bytes::from(vec![1; 10])));
+        let replay = Replay::new(Body::Full(Bytes::from(vec![1; 10])), LIMIT);
         let attempt = replay.attempt();
         if committed_first {
             replay.commit();
@@ -136,7 +138,7 @@ fn one_that_reads_on_wakes_the_other() {
     let woken = Arc::new(Count(std::sync::atomic::AtomicUsize::new(0)));
     let waker = Waker::from(Arc::clone(&woken));
     let count = || woken.0.load(std::sync::atomic::Ordering::Relaxed);
-    let replay = Replay::new(PrefixedBody::of([Bytes::from_static(b"one"), Bytes::from_static(b"two")], None));
+    let replay = Replay::new(PrefixedBody::of([Bytes::from_static(b"one"), Bytes::from_static(b"two")], None), LIMIT);
     let mut first = replay.attempt();
     assert!(first.poll_frame(&mut Context::from_waker(&waker)).is_ready());
     assert_eq!(count(), 0, "alone there is nobody to wake");
@@ -149,8 +151,8 @@ fn one_that_reads_on_wakes_the_other() {
 
 #[test]
 fn a_body_that_outgrows_the_limit_stays_with_the_one_that_reads_on() {
-    let pieces = (0..3_u8).map(|n| Bytes::from(vec![n; limits::REPLAY_BYTES / 2]));
-    let replay = Replay::new(PrefixedBody::of(pieces, None));
+    let pieces = (0..3_u8).map(|n| Bytes::from(vec![n; LIMIT / 2]));
+    let replay = Replay::new(PrefixedBody::of(pieces, None), LIMIT);
     let (mut slow, mut fast) = (replay.attempt(), replay.attempt());
     assert!(read(&mut slow).is_some());
     let sizes: Vec<u8> = (0..3).map(|_| read(&mut fast).expect("whole")[0]).collect();
@@ -168,7 +170,7 @@ fn a_body_that_outgrows_the_limit_stays_with_the_one_that_reads_on() {
 #[test]
 fn what_several_read_is_given_back_when_the_last_of_them_has_read_it() {
     let pieces = [Bytes::from_static(b"one"), Bytes::from_static(b"two")];
-    let replay = Replay::new(PrefixedBody::of(pieces, None));
+    let replay = Replay::new(PrefixedBody::of(pieces, None), LIMIT);
     let (mut first, mut second) = (replay.attempt(), replay.attempt());
     assert!(read(&mut first).is_some() && read(&mut first).is_some());
     replay.commit();
@@ -194,9 +196,9 @@ proptest! {
             .map(|size| (0..*size).map(|_| { next = next.wrapping_add(1); next }).collect::<Vec<u8>>().into())
             .collect();
         let whole = pieces.concat();
-        prop_assume!(whole.len() <= limits::REPLAY_BYTES);
+        prop_assume!(whole.len() <= LIMIT);
         let end = with_trailers.then(trailers);
-        let replay = Replay::new(PrefixedBody::of(pieces, end.clone()));
+        let replay = Replay::new(PrefixedBody::of(pieces, end.clone()), LIMIT);
         let mut attempts: [Option<(Body, (Vec<u8>, Option<HeaderMap>), bool)>; 3] = [None, None, None];
         let all = turns.into_iter().chain((0..3).flat_map(|at| std::iter::repeat_n(at, 20)));
         for at in all {

@@ -14,14 +14,24 @@
 //! Weights in the last two: an endpoint of weight 5, beside one of weight 1, counts its first five requests in
 //! flight as one and every further five as one more. So shares follow the weights when everybody is idle (the
 //! draw decides), and requests in flight follow them under load.
+//!
+//! Who may be picked is decided before: [`priority`] and [`zone`] choose among groups of endpoints, [`table`] binds keys
+//! to endpoints, and [`slow_start`] says how much of its weight a newcomer has.
 
+pub mod maglev;
+pub mod priority;
+pub mod ring;
+pub mod slow_start;
+pub mod table;
 mod wheel;
+pub mod zone;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use outrigger_config::model::BalancePolicy;
 use smallvec::SmallVec;
 
+use self::slow_start::FULL;
 use super::rng::{Rng, scale};
 use wheel::Wheel;
 
@@ -31,8 +41,12 @@ pub trait Candidates {
     fn in_flight(&self, index: usize) -> u32;
     /// Expected latency in seconds, without the requests in flight. Read by peakEwma only.
     fn latency(&self, index: usize) -> f64;
-    /// Whether it may be picked: healthy, and not tried before by this request.
+    /// Whether it may be picked: fit, and not tried before by this request.
     fn eligible(&self, index: usize) -> bool;
+    /// How much of its weight it has, of [`FULL`]. Less only for newcomers.
+    fn ramp(&self, _index: usize) -> u32 {
+        FULL
+    }
 }
 
 /// Chooses endpoints of one set.
@@ -64,22 +78,17 @@ impl Balancer {
         Self { wheel: Wheel::new(weights), policy }
     }
 
-    /// The index of an endpoint; `None` only for an empty set. When none is eligible, any is picked: whether
-    /// that is wanted is for the caller to say, who knows why.
+    /// The index of an endpoint; `None` when none is eligible.
     #[must_use]
     pub fn pick(&self, candidates: &impl Candidates, rng: &mut Rng) -> Option<usize> {
-        let point = || match &self.policy {
-            Policy::RoundRobin(sequence) => sequence.fetch_add(1, Ordering::Relaxed).wrapping_mul(GOLDEN),
-            Policy::Random | Policy::LeastRequest | Policy::PeakEwma => rng.next_u64(),
-        };
         match (self.wheel.len(), &self.policy) {
             (0, _) => None,
-            (1, _) => Some(0),
-            (_, Policy::RoundRobin(_) | Policy::Random) => Some(self.draw(candidates, &[], point)),
-            (_, Policy::LeastRequest) => Some(self.cheapest(candidates, point, |index| self.load(candidates, index))),
+            (1, _) => candidates.eligible(0).then_some(0),
+            (_, Policy::RoundRobin(_) | Policy::Random) => self.draw(candidates, &mut Drawn::default(), rng),
+            (_, Policy::LeastRequest) => self.cheapest(candidates, rng, |index| self.load(candidates, index)),
             (_, Policy::PeakEwma) => {
                 let cost = |index| candidates.latency(index) * self.load(candidates, index);
-                Some(self.cheapest(candidates, point, cost))
+                self.cheapest(candidates, rng, cost)
             }
         }
     }
@@ -99,26 +108,40 @@ impl Balancer {
         ((f64::from(candidates.in_flight(index)) + 1.0) / self.wheel.share(index)).max(1.0)
     }
 
-    /// Draws until one is eligible and not in `drawn`. After a few misses (most of the weight is out) it draws once
-    /// among those that are; when there is none, it takes what was drawn first.
-    fn draw(&self, candidates: &impl Candidates, drawn: &[usize], mut point: impl FnMut() -> u64) -> usize {
-        let good = |index: usize| candidates.eligible(index) && !drawn.contains(&index);
-        let first = self.place(point());
-        if good(first) {
-            return first;
+    /// Draws until one is eligible and was not drawn before. A newcomer that was drawn is taken as often as it has of its
+    /// weight, and else passed over. After a few misses (most of the weight is out) it draws once among those that
+    /// are left.
+    fn draw(&self, candidates: &impl Candidates, drawn: &mut Drawn, rng: &mut Rng) -> Option<usize> {
+        let good = |index: usize, drawn: &Drawn| candidates.eligible(index) && !drawn.taken.contains(&index);
+        for _ in 0..DRAWS {
+            let index = self.place(self.point(rng));
+            if good(index, drawn) && drawn.takes_part(index, candidates.ramp(index), rng) {
+                drawn.taken.push(index);
+                return Some(index);
+            }
         }
-        if let Some(index) = (1..DRAWS).map(|_| self.place(point())).find(|&index| good(index)) {
-            return index;
-        }
-        let remaining = || (0..self.wheel.len()).filter(|&index| good(index));
-        let mut left = scale(point(), remaining().map(|index| self.wheel.weight(index)).sum());
+        let weight = |index: usize| self.wheel.weight(index) * u64::from(candidates.ramp(index));
+        // Beside others, newcomers are compared by luck alone.
+        let remains =
+            |index: &usize| good(*index, drawn) && (drawn.taken.is_empty() || candidates.ramp(*index) == FULL);
+        let remaining = || (0..self.wheel.len()).filter(remains);
+        let mut left = scale(self.point(rng), remaining().map(weight).sum());
         let found = remaining().find(|&index| {
-            let weight = self.wheel.weight(index);
+            let weight = weight(index);
             let hit = left < weight;
             left = left.saturating_sub(weight);
             hit
         });
-        found.unwrap_or(first)
+        drawn.taken.extend(found);
+        found
+    }
+
+    /// The next turn, or chance.
+    fn point(&self, rng: &mut Rng) -> u64 {
+        match &self.policy {
+            Policy::RoundRobin(sequence) => sequence.fetch_add(1, Ordering::Relaxed).wrapping_mul(GOLDEN),
+            Policy::Random | Policy::LeastRequest | Policy::PeakEwma => rng.next_u64(),
+        }
     }
 
     fn place(&self, point: u64) -> usize {
@@ -134,32 +157,49 @@ impl Balancer {
     }
 
     /// The first drawn is kept unless another is cheaper.
-    fn cheapest(
-        &self,
-        candidates: &impl Candidates,
-        mut point: impl FnMut() -> u64,
-        cost: impl Fn(usize) -> f64,
-    ) -> usize {
+    fn cheapest(&self, candidates: &impl Candidates, rng: &mut Rng, cost: impl Fn(usize) -> f64) -> Option<usize> {
         let choices = if self.wheel.len() <= SCAN { self.wheel.len() } else { 2 };
-        let mut best = self.draw(candidates, &[], &mut point);
+        let mut drawn = Drawn::default();
+        let mut best = self.draw(candidates, &mut drawn, rng)?;
         let mut lowest = cost(best);
-        let mut drawn: SmallVec<[usize; SCAN]> = SmallVec::from_slice(&[best]);
-        while drawn.len() < choices {
-            let next = match self.wheel.len() - drawn.len() {
+        while drawn.taken.len() < choices {
+            let next = match self.wheel.len() - drawn.taken.len() {
                 // The last one left need not be drawn.
-                1 => (0..).find(|index| !drawn.contains(index)).unwrap_or(best),
-                _ => self.draw(candidates, &drawn, &mut point),
+                1 => (0..self.wheel.len()).find(|index| !drawn.taken.contains(index)).filter(|&last| {
+                    drawn.taken.push(last);
+                    candidates.eligible(last) && drawn.takes_part(last, candidates.ramp(last), rng)
+                }),
+                _ => self.draw(candidates, &mut drawn, rng),
             };
-            if drawn.contains(&next) || (!candidates.eligible(next) && candidates.eligible(best)) {
-                break;
-            }
-            drawn.push(next);
+            let Some(next) = next else { break };
             let cost = cost(next);
             if cost < lowest {
                 (best, lowest) = (next, cost);
             }
         }
-        best
+        Some(best)
+    }
+}
+
+/// What was drawn for one pick.
+#[derive(Default)]
+struct Drawn {
+    taken: SmallVec<[usize; SCAN]>,
+    /// Newcomers that do not take part this time.
+    passed: SmallVec<[usize; SCAN]>,
+}
+
+impl Drawn {
+    /// Whether an endpoint that has so much of its weight is looked at this time: decided once.
+    fn takes_part(&mut self, index: usize, ramp: u32, rng: &mut Rng) -> bool {
+        if ramp >= FULL {
+            return true;
+        }
+        let part = !self.passed.contains(&index) && rng.below(u64::from(FULL)) < u64::from(ramp);
+        if !part {
+            self.passed.push(index);
+        }
+        part
     }
 }
 

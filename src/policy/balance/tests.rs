@@ -3,7 +3,7 @@ use std::sync::Arc;
 use outrigger_config::model::BalancePolicy::{self, LeastRequest, PeakEwma, Random, RoundRobin};
 use proptest::prelude::*;
 
-use super::{Balancer, Candidates, Rng};
+use super::{Balancer, Candidates, FULL, Rng};
 
 /// Endpoints with fixed state.
 #[derive(Debug, Clone)]
@@ -11,11 +11,17 @@ struct Fixed {
     in_flight: Vec<u32>,
     latency: Vec<f64>,
     eligible: Vec<bool>,
+    ramp: Vec<u32>,
 }
 
 impl Fixed {
     fn idle(count: usize) -> Self {
-        Self { in_flight: vec![0; count], latency: vec![0.01; count], eligible: vec![true; count] }
+        Self {
+            in_flight: vec![0; count],
+            latency: vec![0.01; count],
+            eligible: vec![true; count],
+            ramp: vec![FULL; count],
+        }
     }
 }
 
@@ -28,6 +34,9 @@ impl Candidates for Fixed {
     }
     fn eligible(&self, index: usize) -> bool {
         self.eligible[index]
+    }
+    fn ramp(&self, index: usize) -> u32 {
+        self.ramp[index]
     }
 }
 
@@ -176,11 +185,13 @@ fn a_slow_endpoint_gets_under_a_fifth_under_load() {
 }
 
 #[test]
-fn when_none_is_eligible_any_is_picked() {
+fn when_none_is_eligible_none_is_picked() {
     for policy in ALL {
-        let endpoints = Fixed { eligible: vec![false; 4], ..Fixed::idle(4) };
-        let found = counts(&Balancer::new(policy, [1; 4], 0), &endpoints, 4_000);
-        assert!(near(&found, &[1_000; 4], 150), "{policy:?}: {found:?}");
+        for count in [1, 2, 3, 4, 50] {
+            let endpoints = Fixed { eligible: vec![false; count], ..Fixed::idle(count) };
+            let balancer = Balancer::new(policy, vec![1; count], 0);
+            assert_eq!(balancer.pick(&endpoints, &mut Rng::new(1)), None, "{policy:?} of {count}");
+        }
     }
 }
 
@@ -209,8 +220,45 @@ fn the_empty_and_the_single_set_need_no_thought() {
     let mut rng = Rng::new(0);
     for policy in ALL {
         assert_eq!(Balancer::new(policy, [], 0).pick(&Fixed::idle(0), &mut rng), None);
-        let alone = Fixed { eligible: vec![false], ..Fixed::idle(1) };
-        assert_eq!(Balancer::new(policy, [3], 0).pick(&alone, &mut rng), Some(0));
+        assert_eq!(Balancer::new(policy, [3], 0).pick(&Fixed::idle(1), &mut rng), Some(0));
+    }
+}
+
+#[test]
+fn a_newcomer_gets_its_part_while_all_are_idle() {
+    for policy in ALL {
+        for count in [3, 20] {
+            let mut endpoints = Fixed::idle(count);
+            endpoints.ramp[1] = FULL / 10;
+            let found = counts(&Balancer::new(policy, vec![1; count], 0), &endpoints, 1_000 * count);
+            assert!((60..160).contains(&found[1]), "{policy:?}: {} of {count}", found[1]);
+        }
+    }
+}
+
+#[test]
+fn a_newcomer_that_looks_idle_is_not_flooded() {
+    for policy in [LeastRequest, PeakEwma] {
+        for count in [2, 3, 20] {
+            let mut endpoints = Fixed { in_flight: vec![5; count], ..Fixed::idle(count) };
+            endpoints.in_flight[1] = 0;
+            endpoints.ramp[1] = FULL / 10;
+            let found = counts(&Balancer::new(policy, vec![1; count], 0), &endpoints, 10_000);
+            // It takes part in one pick of ten that it is drawn for.
+            let most = 10_000.min(10_000 * 2 / count) * 25 / 100;
+            assert!(found[1] <= most, "{policy:?}: {} of {count}", found[1]);
+        }
+    }
+}
+
+#[test]
+fn newcomers_among_themselves_share_as_ever() {
+    for policy in ALL {
+        for count in [2, 3, 10] {
+            let endpoints = Fixed { ramp: vec![FULL / 10; count], ..Fixed::idle(count) };
+            let found = counts(&Balancer::new(policy, vec![1; count], 0), &endpoints, 1_000 * count);
+            assert!(near(&found, &vec![1_000; count], 200), "{policy:?}: {found:?}");
+        }
     }
 }
 
@@ -243,12 +291,15 @@ proptest! {
             in_flight: states.iter().map(|s| s.0).collect(),
             latency: states.iter().map(|s| s.1).collect(),
             eligible: states.iter().map(|s| s.2).collect(),
+            ramp: states.iter().map(|s| s.3 % FULL + 1).collect(),
         };
         let balancer = Balancer::new(policy, states.iter().map(|s| s.3), seed);
         let mut rng = Rng::new(seed);
         for _ in 0..20 {
-            let index = balancer.pick(&endpoints, &mut rng).expect("not empty");
-            prop_assert!(endpoints.eligible[index] || !endpoints.eligible.contains(&true));
+            match balancer.pick(&endpoints, &mut rng) {
+                Some(index) => prop_assert!(endpoints.eligible[index]),
+                None => prop_assert!(!endpoints.eligible.contains(&true)),
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::time::{Duration, SystemTime};
 
-use http::Method;
-use outrigger_config::model::{Retry, RetryOn, Setting};
+use http::{HeaderMap, HeaderValue, Method};
+use outrigger_config::model::{HeaderMatch, Retry, RetryOn, Setting, ValueMatch};
 
 use super::Idempotency::{Idempotent, NotIdempotent};
 use super::*;
@@ -16,7 +16,7 @@ const MAYBE: [Outcome; 3] = [
     Outcome::MaybeSent(MaybeSent::ReusedClosed),
     Outcome::MaybeSent(MaybeSent::Timeout),
 ];
-const ANSWERED: [Outcome; 8] = [
+const ANSWERED: [Outcome; 9] = [
     Outcome::Status(200),
     Outcome::Status(429),
     Outcome::Status(500),
@@ -25,6 +25,7 @@ const ANSWERED: [Outcome; 8] = [
     Outcome::Grpc(4),
     Outcome::Grpc(14),
     Outcome::Forbidden,
+    Outcome::RetriedBelow,
 ];
 const ON: [RetryOn; 8] = [
     RetryOn::ConnectFailure,
@@ -53,7 +54,7 @@ fn policy(attempts: u8, on: &[RetryOn]) -> Retry {
 }
 
 fn whole(idempotency: Idempotency) -> Repeatable {
-    Repeatable { replay: Replay::Whole, idempotency }
+    Repeatable { replay: Replay::Whole, idempotency, lineage: Lineage::First }
 }
 
 /// The verdicts on an outcome that comes again and again.
@@ -98,7 +99,10 @@ fn without_a_policy_nothing_else_is_retried() {
         }
         for on in [&[][..], &ON[..]] {
             let verdict = story(&policy(0, on), whole(Idempotent), outcome);
-            assert!(matches!(verdict[..], [Verdict::Done(Why::NotCovered | Why::Forbidden)]), "{outcome:?}");
+            assert!(
+                matches!(verdict[..], [Verdict::Done(Why::NotCovered | Why::Forbidden | Why::RetriedBelow)]),
+                "{outcome:?}"
+            );
         }
     }
 }
@@ -205,10 +209,13 @@ fn the_free_retry_is_one_for_all_reasons_together() {
 #[test]
 fn a_body_that_is_gone_is_not_repeated() {
     for outcome in outcomes() {
-        let request = Repeatable { replay: Replay::Lost, idempotency: Idempotent };
+        let request = Repeatable { replay: Replay::Lost, ..whole(Idempotent) };
         let verdicts = story(&policy(3, &ON), request, outcome);
         assert!(
-            matches!(verdicts[..], [Verdict::Done(Why::NotReplayable | Why::NotCovered | Why::Forbidden)]),
+            matches!(
+                verdicts[..],
+                [Verdict::Done(Why::NotReplayable | Why::NotCovered | Why::Forbidden | Why::RetriedBelow)]
+            ),
             "{outcome:?}"
         );
     }
@@ -287,4 +294,91 @@ fn retry_after_is_seconds_or_a_date() {
         assert_eq!(parse_retry_after(text, now), expected, "{text}");
     }
     assert_eq!(parse_retry_after("1", SystemTime::UNIX_EPOCH), secs(1));
+}
+
+#[test]
+fn a_retry_is_left_to_the_hop_that_has_begun_it() {
+    for (outcome, free) in [
+        (Outcome::Status(503), false),
+        (Outcome::MaybeSent(MaybeSent::Reset), false),
+        (Outcome::NeverSent(NeverSent::Refused), true),
+    ] {
+        let request = Repeatable { lineage: Lineage::RetriedAbove, ..whole(Idempotent) };
+        let mut expected = vec![Verdict::Done(Why::RetriedAbove)];
+        if free {
+            expected.insert(0, Verdict::RetryFree);
+        }
+        assert_eq!(story(&policy(3, &ON), request, outcome), expected, "{outcome:?}");
+    }
+}
+
+#[test]
+fn what_a_hop_below_has_retried_is_not_retried_again() {
+    let lenient = Retry { non_idempotent: true, ..policy(5, &ON) };
+    let verdicts = story(&lenient, whole(Idempotent), Outcome::RetriedBelow);
+    assert_eq!(verdicts, [Verdict::Done(Why::RetriedBelow)]);
+}
+
+#[test]
+fn a_named_header_is_a_reason_to_retry_as_a_status_is() {
+    let named = |value| Retry {
+        on_headers: vec![HeaderMatch { name: HeaderName::from_static("x-again"), value }],
+        ..policy(1, &[])
+    };
+    let mut headers = HeaderMap::new();
+    assert!(!names_header(&named(ValueMatch::Present(true)), &headers));
+    headers.insert("x-again", HeaderValue::from_static("please"));
+    assert!(names_header(&named(ValueMatch::Present(true)), &headers));
+    assert!(names_header(&named(ValueMatch::Exact("please".into())), &headers));
+    assert!(!names_header(&named(ValueMatch::Exact("no".into())), &headers));
+    let policy = named(ValueMatch::Present(true));
+    let again = [Verdict::RetryCharged { step: 0 }, Verdict::Done(Why::Exhausted)];
+    assert_eq!(story(&policy, whole(Idempotent), Outcome::Header), again);
+    assert_eq!(story(&policy, whole(NotIdempotent), Outcome::Header), [Verdict::Done(Why::NotIdempotent)]);
+    let none = Retry { attempts: Setting { value: 0, place: None }, ..policy };
+    assert_eq!(story(&none, whole(Idempotent), Outcome::Header), [Verdict::Done(Why::NotCovered)]);
+}
+
+#[test]
+fn an_idempotency_key_counts_only_where_the_rule_believes_it() {
+    let mut headers = HeaderMap::new();
+    let believing = Retry { idempotency_key: true, ..policy(1, &ON) };
+    let of = |policy: &Retry, headers: &HeaderMap| Idempotency::of_request(policy, &Method::POST, headers);
+    assert_eq!(of(&believing, &headers), NotIdempotent, "without a key");
+    headers.insert("idempotency-key", HeaderValue::from_static(""));
+    assert_eq!(of(&believing, &headers), NotIdempotent, "an empty one");
+    headers.insert("idempotency-key", HeaderValue::from_static("8e03978e"));
+    assert_eq!(of(&believing, &headers), Idempotent);
+    assert_eq!(of(&policy(1, &ON), &headers), NotIdempotent, "the rule does not say so");
+}
+
+#[test]
+fn a_head_is_held_only_for_a_status_that_could_be_retried() {
+    let lenient = Retry { non_idempotent: true, ..policy(1, &[RetryOn::Reset, RetryOn::Grpc(14)]) };
+    let request = whole(NotIdempotent);
+    let mut attempts = Attempts::first();
+    assert!(is_worth_holding(&lenient, &attempts, request));
+    assert!(!is_worth_holding(&Retry { non_idempotent: false, ..lenient.clone() }, &attempts, request));
+    assert!(!is_worth_holding(&Retry { on: vec![RetryOn::ServerError], ..lenient.clone() }, &attempts, request));
+    for unfit in
+        [Repeatable { replay: Replay::Lost, ..request }, Repeatable { lineage: Lineage::RetriedAbove, ..request }]
+    {
+        assert!(!is_worth_holding(&lenient, &attempts, unfit), "{unfit:?}");
+    }
+    attempts.record(Verdict::RetryCharged { step: 0 });
+    assert!(!is_worth_holding(&lenient, &attempts, request), "none is left");
+}
+
+#[test]
+fn a_named_time_is_waited_for_if_the_rule_and_the_deadline_allow() {
+    let millis = Duration::from_millis;
+    let policy = Retry { max_pushback: millis(2_000), ..policy(1, &ON) };
+    let wait = |pushback, left| wait(&policy, 0, (pushback, left), 1 << 63);
+    assert_eq!(wait(None, None), Ok(millis(25) / 2), "the usual one");
+    assert_eq!(wait(Some(millis(2_000)), None), Ok(millis(2_500)));
+    assert_eq!(wait(Some(millis(2_001)), None), Err(TooLong::Pushback));
+    assert_eq!(wait(Some(millis(0)), None), Ok(millis(0)), "at once, as gRFC A6 says");
+    assert_eq!(wait(Some(millis(1_000)), Some(millis(1_000))), Err(TooLong::Deadline));
+    assert_eq!(wait(Some(millis(1_000)), Some(millis(1_100))), Ok(millis(1_050)), "jitter leaves half");
+    assert_eq!(wait(None, Some(Duration::ZERO)), Err(TooLong::Deadline));
 }

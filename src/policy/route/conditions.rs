@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-use http::HeaderName;
-use http::header::HOST;
-use outrigger_config::model::{Match, PathMatch, ValueMatch};
+use http::header::{HOST, HeaderMap, HeaderName};
+use outrigger_config::model::{HeaderMatch, Match, PathMatch, ValueMatch};
 
 use super::RouteQuery;
 use super::rules::last_segment;
@@ -50,7 +49,16 @@ pub(in crate::policy) fn header<'a>(request: &RouteQuery<'a>, name: &HeaderName)
     if name == HOST {
         return (!request.host.is_empty()).then_some(Cow::Borrowed(request.host.as_bytes()));
     }
-    let mut lines = request.headers.get_all(name).iter();
+    joined(request.headers, name)
+}
+
+/// Whether the lines of a header meet a condition.
+pub(in crate::policy) fn lines_hold(condition: &HeaderMatch, headers: &HeaderMap) -> bool {
+    value_holds(&condition.value, joined(headers, &condition.name).as_deref())
+}
+
+fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut lines = headers.get_all(name).iter();
     let mut value = Cow::Borrowed(lines.next()?.as_bytes());
     for line in lines {
         let joined = value.to_mut();

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use outrigger_config::model;
 
-pub(super) use conditions::{header, path_holds, percent_decode, value_holds};
+pub(super) use conditions::{header, lines_hold, path_holds, percent_decode, value_holds};
 pub use explain::{Explanation, HostChoice, Mismatch, RuleOutcome, RuleTrace, ValueProblem};
 pub(crate) use hosts::HostIndex;
 use rules::HostRules;

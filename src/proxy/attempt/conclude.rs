@@ -10,7 +10,9 @@ use crate::upstream::LeaseError;
 pub(super) fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>, Failure> {
     let reason = match tried {
         Try::Answered(response) => return Ok(response),
+        Try::Ended(ended) => return Ok(ended.into_response()),
         Try::TimedOut => Reason::Timeout,
+        Try::Late => Reason::Deadline,
         Try::Stalled => Reason::Idle,
         Try::Denied => Reason::Denied,
         Try::Lease(LeaseError::Overflow(_)) => Reason::Overflow,

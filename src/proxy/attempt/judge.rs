@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+
+use super::classify::pushback;
 use super::one::Try;
 use crate::codec::{PollBody, SendErrorKind};
 use crate::proxy::local::{Caller, grpc_status};
@@ -27,6 +30,14 @@ pub(super) fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Call
             };
             permit.report(evidence, now);
             if failed { AttemptOutcome::ServerError } else { AttemptOutcome::Success }
+        }
+        // Its status is evidence when the trailers are passed on, or given up: see `discard`.
+        Try::Ended(ended) => {
+            permit.report(Outcome::Answering(latency), now);
+            match grpc_status(&ended.trailers).is_some_and(is_server_failure) {
+                true => AttemptOutcome::ServerError,
+                false => AttemptOutcome::Success,
+            }
         }
         Try::Lease(LeaseError::Overflow(kind)) => {
             cluster.state().metrics.overflowed(*kind);
@@ -67,11 +78,36 @@ pub(super) fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Call
         },
         // Our own limit: no failure is counted, but the time is real, and a slow endpoint must look slow.
         Try::TimedOut => {
-            permit.unanswered(latency, now);
+            // It was sent: waiting for a connection is no answer that takes long.
+            if !latency.is_zero() {
+                permit.unanswered(latency, now);
+            }
             AttemptOutcome::Timeout
         }
-        Try::Stalled => AttemptOutcome::Timeout,
+        Try::Late | Try::Stalled => AttemptOutcome::Timeout,
         Try::Denied => AttemptOutcome::Cancelled,
     };
     cluster.state().metrics.attempted(counted);
+    if counted == AttemptOutcome::ServerError || is_busy(tried) {
+        note_pushback(permit, tried, caller, now);
+    }
+}
+
+/// An answer is not passed on, because the request is tried again.
+pub(super) fn discard(permit: &Permit, tried: &Try, now: Instant) {
+    if let Try::Ended(ended) = tried {
+        let evidence = grpc_status(&ended.trailers).and_then(Outcome::of_grpc_failure).unwrap_or(Outcome::Done);
+        permit.report(evidence, now);
+    }
+}
+
+fn is_busy(tried: &Try) -> bool {
+    matches!(tried, Try::Answered(response) if response.head.status == StatusCode::TOO_MANY_REQUESTS)
+}
+
+/// An endpoint that asks to be left alone looks as slow as it says.
+fn note_pushback(permit: &Permit, tried: &Try, caller: Caller, now: Instant) {
+    if let Some(wait) = pushback(tried, caller) {
+        permit.member().state.latency.observe_pushback(wait, now);
+    }
 }

@@ -1,10 +1,15 @@
-//! The attempts of one request: the loop. An attempt is picked, leased and sent in `one`, within its `patience`; its
-//! end is evidence in `judge`, and a reason to try again, or none, in `classify`; a retry needs a `slot`; and what the
-//! last one comes to is said in `conclude`.
+//! The attempts of one request: the loop. An attempt is picked, leased and sent in `one`, within its `patience`; the
+//! head of its answer may be held in `hold`. Its end is evidence in `judge`, and a reason to try again, or none, in
+//! `classify`; whether it is tried `again` depends on the rule, the time left and a `slot`. What the last attempt
+//! comes to is said in `conclude`, and to other proxies in `marks`.
 
+mod again;
 mod classify;
 mod conclude;
+mod forward;
+mod hold;
 mod judge;
+pub(super) mod marks;
 mod one;
 mod patience;
 mod slot;
@@ -16,27 +21,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::header::HeaderName;
 use outrigger_config::model;
 use smallvec::SmallVec;
 
-use self::classify::classify;
+use self::again::Again;
 use self::conclude::conclude;
+pub(super) use self::forward::{DEADLINE, EXPECTED, GRPC_TIMEOUT};
+use self::forward::{before_forwarding, forward_deadline};
+use self::marks::Spent;
 use self::one::{One, Try};
 use self::patience::Patience;
-use self::slot::RetrySlot;
 use super::local::Caller;
 use super::reason::Reason;
 use super::record::Record;
 use super::tracked::Limits;
-use super::with_random;
 use crate::base::timer::Deadline;
 use crate::codec::{Body, Interim, PollBody, Replay, RequestHead, Response};
-use crate::policy::deadline::{self, Forwarded};
-use crate::policy::retry::{self, Attempts, Idempotency, Repeatable, Verdict};
-use crate::upstream::{Cluster, Permit};
-
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+use crate::upstream::{Cluster, Permit, PickHint};
 
 /// What stays the same over all attempts.
 pub(super) struct Exchange<'a> {
@@ -46,6 +47,17 @@ pub(super) struct Exchange<'a> {
     /// Of one attempt, to its response head.
     pub(super) attempt_limit: Option<Duration>,
     pub(super) caller: Caller,
+    /// What bears on the choice of an endpoint, beside the attempts before.
+    pub(super) hint: PickHint<'a>,
+}
+
+impl Exchange<'_> {
+    /// Time for further attempts: to the deadline, or where there is none to the end of the default limit, counted
+    /// from when the request `began` or its upload ended.
+    fn time_left(&self, began: Instant, now: Instant) -> Option<Duration> {
+        let end = self.limits.answer_until().or_else(|| self.limits.answer.map(|answer| began + answer));
+        end.map(|end| end.saturating_duration_since(now))
+    }
 }
 
 /// No answer could be had.
@@ -54,11 +66,13 @@ pub(super) struct Failure {
     pub(super) details: &'static str,
     /// When it is worth asking again.
     pub(super) retry_after: Option<Duration>,
+    /// It was tried again, or could not be.
+    pub(super) retried: Option<Spent>,
 }
 
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Self { reason, details: "", retry_after: None }
+        Self { reason, details: "", retry_after: None, retried: None }
     }
 }
 
@@ -71,7 +85,7 @@ pub(super) async fn run(
     interim: &dyn Interim,
     record: &mut Record,
 ) -> Result<(Response<Body>, Permit), Failure> {
-    let replay = (!body.is_end()).then(|| Replay::new(body));
+    let replay = (!body.is_end()).then(|| Replay::new(body, exchange.rule.retry.buffer as usize));
     if let Some(replay) = &replay {
         record.note_upload(replay);
     }
@@ -90,66 +104,62 @@ async fn attempt_all(
     interim: &dyn Interim,
     record: &mut Record,
 ) -> Result<(Response<Body>, Permit), Failure> {
-    let cluster = exchange.cluster;
-    let policy = &exchange.rule.retry;
-    let idempotency = Idempotency::of(&head.method);
+    let mut again = Again::first(exchange, head);
     let mut timer = Deadline::default();
-    let mut attempts = Attempts::first();
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
-    let mut retrying = None;
-    cluster.state().budget.deposit(Instant::now());
+    if !again.is_retried_above() {
+        exchange.cluster.state().budget.deposit(Instant::now());
+    }
     loop {
         let now = Instant::now();
-        if exchange.caller == Caller::Grpc && exchange.limits.deadline.is_some() {
-            record.watch.before_edit(&GRPC_TIMEOUT, &head.headers);
+        before_forwarding(exchange, &head.headers, record);
+        if !forward_deadline(exchange, &mut head.headers, now) {
+            let reason = if record.attempts == 0 { Reason::Deadline } else { Reason::Timeout };
+            return Err(Failure { retried: again.spent_on_failure(), ..reason.into() });
         }
-        let late = exchange.limits.deadline.is_some_and(|deadline| deadline <= now);
-        if late || !forward_deadline(exchange, head, now) {
-            return Err(if record.attempts == 0 { Reason::Deadline } else { Reason::Timeout }.into());
+        if record.attempts > 0 {
+            again.stamp(exchange, head, record);
         }
-        let mut one = One::begin(exchange, replay, &tried, record, now)?;
-        tried.push(one.permit.member().state.address);
+        let hold = exchange.caller == Caller::Grpc && again.holds(replay);
+        let mut one = match One::begin(exchange, (replay, hold), &tried, record, now) {
+            Ok(one) => one,
+            Err(failure) => return Err(Failure { retried: again.spent_on_failure(), ..failure }),
+        };
+        tried.push(one.address());
         let body = replay.map_or(Body::Empty, Replay::attempt);
         let tried_once = {
-            let mut sending = pin!(one::send(exchange, (&one.permit, one.preference), head, body, interim));
+            let mut sending = pin!(one::send(exchange, &one.sending, head, body, interim));
             poll_fn(|cx| match sending.as_mut().poll(cx) {
                 Poll::Ready(end) => Poll::Ready(end),
-                Poll::Pending => poll_limits(cx, &mut one.patience, &mut timer, record, head),
+                Poll::Pending => poll_limits(cx, (&mut one.patience, one.sending.is_held()), &mut timer, record, head),
             })
             .await
         };
         let now = Instant::now();
         let permit = one.end(exchange, &tried_once, record, now);
-        let overall_over = exchange.limits.deadline.is_some_and(|deadline| deadline <= now);
-        let verdict = match classify(&tried_once, exchange.caller) {
-            Some(outcome) if !overall_over => {
-                let kept = match replay.is_none_or(Replay::is_whole) {
-                    true => retry::Replay::Whole,
-                    false => retry::Replay::Lost,
-                };
-                let request = Repeatable { replay: kept, idempotency };
-                Some(retry::decide(policy, &attempts, request, outcome))
-            }
-            _ => None,
+        let tried_once = match tried_once {
+            Try::Late if record.attempts > 1 => Try::TimedOut,
+            ended => ended,
         };
-        if let Some(verdict @ (Verdict::RetryFree | Verdict::RetryCharged { .. })) = verdict
-            && let Some(slot) = RetrySlot::enter(cluster, retrying.take(), verdict, Instant::now())
-        {
-            retrying = Some(slot);
-            attempts.record(verdict);
-            cluster.state().metrics.retried();
+        if let Some(wait) = again.after(exchange, (&tried_once, &permit), replay, record, now) {
+            judge::discard(&permit, &tried_once, now);
             drop((permit, tried_once));
-            pause(exchange, verdict, &mut timer).await;
+            pause(wait, &mut timer).await;
             continue;
         }
-        return conclude(tried_once, overall_over).map(|response| (response, permit));
+        let overall_over = exchange.limits.is_late(now);
+        let mut end = conclude(tried_once, overall_over);
+        if let Some(spent) = if end.is_ok() { again.spent() } else { again.spent_on_failure() } {
+            marks::mark_end(&mut end, spent);
+        }
+        return end.map(|response| (response, permit));
     }
 }
 
 /// Ready when the attempt must be given up.
 fn poll_limits(
     cx: &mut Context<'_>,
-    patience: &mut Patience<'_>,
+    (patience, held): (&mut Patience<'_>, bool),
     timer: &mut Deadline,
     record: &mut Record,
     head: &RequestHead,
@@ -159,42 +169,23 @@ fn poll_limits(
             record.note_ended();
             return Poll::Ready(Try::Denied);
         }
-        let until = patience.until();
+        let until = patience.until(held);
         match record.watch.due().filter(|due| until.is_none_or(|until| *due < until)) {
             Some(due) => {
                 ready!(timer.poll(cx, due));
                 record.enter_watch(Some(head));
             }
-            None => return timer.poll_opt(cx, until).map(|()| patience.over()),
+            None => return timer.poll_opt(cx, until).map(|()| patience.over(held)),
         }
     }
 }
 
-/// Tells the next hop how much time is left of a gRPC call; false when none is.
-fn forward_deadline(exchange: &Exchange<'_>, head: &mut RequestHead, now: Instant) -> bool {
-    if exchange.caller == Caller::Http {
-        return true;
+/// Waits before a retry. A retry of what was never sent waits for nothing.
+async fn pause(wait: Duration, timer: &mut Deadline) {
+    if wait.is_zero() {
+        return;
     }
-    match deadline::forward(exchange.limits.deadline, now) {
-        Forwarded::Unlimited => true,
-        Forwarded::Timeout(mut value) => {
-            // Each is different: not for HPACK's table.
-            value.set_sensitive(true);
-            head.headers.insert(GRPC_TIMEOUT, value);
-            true
-        }
-        Forwarded::Expired => false,
-    }
-}
-
-/// Waits before a retry of something that was sent; what was never sent is tried again at once.
-async fn pause(exchange: &Exchange<'_>, verdict: Verdict, timer: &mut Deadline) {
-    let Verdict::RetryCharged { step } = verdict else { return };
-    let wait = with_random(|random| retry::backoff(&exchange.rule.retry, step, random.next_u64()));
-    let mut until = Instant::now() + wait;
-    if let Some(deadline) = exchange.limits.deadline {
-        until = until.min(deadline);
-    }
+    let until = Instant::now() + wait;
     poll_fn(|cx| timer.poll(cx, until)).await;
 }
 

@@ -2,25 +2,32 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
+use super::hold::{self, Ended};
 use super::patience::Patience;
 use super::{Exchange, Failure, judge};
 use crate::codec::{Body, Interim, Replay, RequestHead, Response, SendError};
 use crate::proxy::reason::Reason;
 use crate::proxy::record::Record;
 use crate::proxy::with_random;
-use crate::telemetry::metrics::AttemptOutcome;
+use crate::telemetry::metrics::{AttemptOutcome, Waste};
 use crate::upstream::pool::Preference;
 use crate::upstream::{Cluster, Lease, LeaseError, Overflow, Permit, PickError, PickHint};
 
 /// How one attempt ended.
 pub(super) enum Try {
     Answered(Response<Body>),
+    /// The head of the answer was held, and trailers came before any message.
+    Ended(Box<Ended>),
     Lease(LeaseError),
     Send(SendError),
     /// The limit of one attempt, or of the request, ran out.
     TimedOut,
+    /// The time of the request had run out when there was a connection for it: nothing was sent.
+    Late,
     /// The upload stood still for too long, whoever's fault it was.
     Stalled,
     /// The caller may no longer do this.
@@ -29,18 +36,96 @@ pub(super) enum Try {
 
 /// An attempt under way. Dropping it means that it is given up: it is counted as cancelled, and is no evidence.
 pub(super) struct One<'a> {
-    pub(super) permit: Permit,
+    pub(super) sending: Sending<'a>,
     pub(super) patience: Patience<'a>,
-    pub(super) preference: Preference,
-    uncounted: Uncounted<'a>,
+    cluster: &'a Cluster,
+    /// Why it is given up, if it is.
+    pub(super) in_vain: InVain,
 }
 
-/// An attempt that is not counted yet. Dropping it means that the caller has left.
-struct Uncounted<'a>(&'a Cluster);
+/// What sending it needs.
+pub(super) struct Sending<'a> {
+    /// Until the attempt has ended.
+    permit: Option<Permit>,
+    replay: Option<&'a Replay>,
+    preference: Preference,
+    /// The head of a gRPC answer is held until its first frame.
+    hold: bool,
+    sent: Sent,
+    /// When the head came that is held.
+    came: OnceLock<Instant>,
+}
 
-impl Drop for Uncounted<'_> {
+impl Sending<'_> {
+    /// Whether a head came and is held.
+    pub(super) fn is_held(&self) -> bool {
+        self.hold && self.came.get().is_some()
+    }
+
+    fn permit(&self) -> &Permit {
+        self.permit.as_ref().expect("it is taken when the attempt ends, and then the attempt is gone")
+    }
+
+    fn under_way(&self, now: Instant) -> Option<Duration> {
+        self.permit.as_ref().and_then(|permit| self.sent.since(permit.started(), now))
+    }
+}
+
+/// When an attempt had a connection and its request was sent: microseconds after its begin, one higher, zero before.
+#[derive(Default)]
+struct Sent(AtomicU64);
+
+/// Why an attempt was given up before its end. Attempts beside each other share it: those that are dropped when one of
+/// them has won have lost.
+#[derive(Clone, Default)]
+pub(super) struct InVain(Option<Arc<AtomicBool>>);
+
+impl InVain {
+    /// For attempts beside each other.
+    pub(super) fn shared() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    /// One has won.
+    pub(super) fn decide(&self) {
+        if let Some(decided) = &self.0 {
+            decided.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn cause(&self) -> Waste {
+        match &self.0 {
+            Some(decided) if decided.load(Ordering::Relaxed) => Waste::HedgeLost,
+            _ => Waste::CallerLeft,
+        }
+    }
+}
+
+impl Sent {
+    fn note(&self, began: Instant, now: Instant) {
+        self.0.store(now.saturating_duration_since(began).as_micros() as u64 + 1, Ordering::Relaxed);
+    }
+
+    /// For how long the request had been under way; `None` when it was not sent.
+    fn since(&self, began: Instant, now: Instant) -> Option<Duration> {
+        let micros = self.0.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(now.saturating_duration_since(began + Duration::from_micros(micros)))
+    }
+}
+
+impl Drop for One<'_> {
     fn drop(&mut self) {
-        self.0.state().metrics.attempted(AttemptOutcome::Cancelled);
+        let Some(permit) = &self.sending.permit else { return };
+        let now = Instant::now();
+        let metrics = &self.cluster.state().metrics;
+        metrics.attempted(AttemptOutcome::Cancelled);
+        let Some(spent) = self.sending.under_way(now) else { return };
+        let cause = self.in_vain.cause();
+        metrics.wasted(cause, spent);
+        if cause == Waste::HedgeLost {
+            // It was too slow, and that is all that is known of it.
+            permit.unanswered(self.patience.answered_after(now), now);
+        }
     }
 }
 
@@ -48,13 +133,13 @@ impl<'a> One<'a> {
     /// Picks an endpoint, and notes in the record that it is tried.
     pub(super) fn begin(
         exchange: &Exchange<'a>,
-        replay: Option<&'a Replay>,
+        (replay, hold): (Option<&'a Replay>, bool),
         tried: &[SocketAddr],
         record: &mut Record,
         now: Instant,
     ) -> Result<Self, Failure> {
         let cluster = exchange.cluster;
-        let hint = PickHint { tried, ..PickHint::default() };
+        let hint = PickHint { tried, other_zone: exchange.rule.retry.other_locality, ..exchange.hint };
         let permit = match with_random(|random| cluster.pick(&hint, random, now)) {
             Ok(permit) => permit,
             Err(PickError::NoEndpoint) => return Err(Reason::NoEndpoint.into()),
@@ -67,50 +152,91 @@ impl<'a> One<'a> {
                 return Err(Reason::Overflow.into());
             }
         };
+        // What went wrong with one kept connection may be wrong with the others.
+        let preference = if record.attempts > 0 { Preference::Young } else { Preference::Any };
+        Ok(Self::on(exchange, (permit, preference), (replay, hold), record, now))
+    }
+
+    /// To an endpoint that was picked.
+    pub(super) fn on(
+        exchange: &Exchange<'a>,
+        (permit, preference): (Permit, Preference),
+        (replay, hold): (Option<&'a Replay>, bool),
+        record: &mut Record,
+        now: Instant,
+    ) -> Self {
         if replay.is_some() {
             permit.uploads();
         }
         record.attempts += 1;
         record.upstream_host = Some(permit.member().state.address);
-        // What went wrong with one kept connection may be wrong with the others.
-        let preference = if record.attempts > 1 { Preference::Young } else { Preference::Any };
-        let patience = Patience::new(exchange, replay, now);
-        Ok(Self { permit, patience, preference, uncounted: Uncounted(cluster) })
+        let (sent, came) = (Sent::default(), OnceLock::new());
+        Self {
+            sending: Sending { permit: Some(permit), replay, preference, hold, sent, came },
+            patience: Patience::new(exchange, replay, now),
+            cluster: exchange.cluster,
+            in_vain: InVain::default(),
+        }
+    }
+
+    /// The endpoint.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.sending.permit().member().state.address
     }
 
     /// It ended like this: evidence, and the cluster's numbers.
-    pub(super) fn end(self, exchange: &Exchange<'_>, tried: &Try, record: &mut Record, now: Instant) -> Permit {
-        let Self { permit, patience, preference: _, uncounted } = self;
-        std::mem::forget(uncounted);
+    pub(super) fn end(mut self, exchange: &Exchange<'_>, tried: &Try, record: &mut Record, now: Instant) -> Permit {
+        let spent = self.sending.under_way(now);
+        let permit = self.sending.permit.take().expect("an attempt ends once");
+        if let (Try::TimedOut, Some(spent)) = (tried, spent) {
+            let waste = if exchange.limits.is_late(now) { Waste::Deadline } else { Waste::AttemptLimit };
+            self.cluster.state().metrics.wasted(waste, spent);
+        }
+        // Not from when it was let go: holding it is our time.
+        let now = self.sending.came.get().copied().unwrap_or(now);
+        record.upstream_host = Some(permit.member().state.address);
         record.upstream_time = Some(now.saturating_duration_since(permit.started()));
-        judge::note(exchange.cluster, &permit, tried, exchange.caller, patience.answered_after(now), now);
+        // Zero: nothing was sent.
+        let latency = if spent.is_some() { self.patience.answered_after(now) } else { Duration::ZERO };
+        judge::note(exchange.cluster, &permit, tried, exchange.caller, latency, now);
         permit
     }
 }
 
 /// Sends the request on a connection to the endpoint that was picked. Dropping the future cancels what is under way.
 pub(super) fn send<'f>(
-    exchange: &Exchange<'f>,
-    one: (&'f Permit, Preference),
+    exchange: &'f Exchange<'f>,
+    sending: &'f Sending<'f>,
     head: &'f RequestHead,
     body: Body,
     interim: &'f dyn Interim,
 ) -> impl Future<Output = Try> + 'f {
-    let (permit, preference) = one;
-    send_once(exchange.cluster.lease(permit.member(), head.version, preference), head, body, interim)
+    let leasing = exchange.cluster.lease(sending.permit().member(), head.version, sending.preference);
+    send_once(leasing, (exchange, sending), head, body, interim)
 }
 
 async fn send_once(
     leasing: impl Future<Output = Result<Lease, LeaseError>>,
+    (exchange, sending): (&Exchange<'_>, &Sending<'_>),
     head: &RequestHead,
     body: Body,
     interim: &dyn Interim,
 ) -> Try {
-    match leasing.await {
-        Err(error) => Try::Lease(error),
-        Ok(lease) => match lease.send(head, body, interim).await {
-            Ok(response) => Try::Answered(response),
-            Err(error) => Try::Send(error),
-        },
+    let lease = match leasing.await {
+        Err(error) => return Try::Lease(error),
+        Ok(lease) => lease,
+    };
+    let now = Instant::now();
+    if exchange.limits.is_late(now) {
+        return Try::Late;
+    }
+    sending.sent.note(sending.permit().started(), now);
+    match lease.send(head, body, interim).await {
+        Ok(response) if sending.hold && hold::is_open(&response) => {
+            sending.came.get_or_init(Instant::now);
+            Box::pin(hold::first_frame(response, sending.replay)).await
+        }
+        Ok(response) => Try::Answered(response),
+        Err(error) => Try::Send(error),
     }
 }

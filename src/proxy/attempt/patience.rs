@@ -10,6 +10,8 @@ use crate::codec::Replay;
 pub(super) struct Patience<'a> {
     /// The limits that run from a fixed moment.
     fixed: Option<Instant>,
+    /// That of the whole request.
+    deadline: Option<Instant>,
     /// The default limit: it runs from the end of the upload, so that a long upload is not cut.
     answer: Option<Duration>,
     /// While the upload goes on: it must not stand still for longer.
@@ -24,7 +26,8 @@ impl<'a> Patience<'a> {
     pub(super) fn new(exchange: &Exchange<'_>, upload: Option<&'a Replay>, now: Instant) -> Self {
         let one = exchange.attempt_limit.map(|limit| now + limit);
         Self {
-            fixed: earlier(one, exchange.limits.deadline),
+            fixed: earlier(one, exchange.limits.answer_until()),
+            deadline: exchange.limits.deadline,
             answer: exchange.limits.answer,
             idle: exchange.limits.idle,
             upload,
@@ -34,7 +37,11 @@ impl<'a> Patience<'a> {
         }
     }
 
-    pub(super) fn until(&mut self) -> Option<Instant> {
+    /// `came`: the response head did, and is held.
+    pub(super) fn until(&mut self, came: bool) -> Option<Instant> {
+        if came {
+            return self.deadline;
+        }
         let Some(upload) = self.upload else {
             return earlier(self.fixed, self.answer.map(|answer| self.began + answer));
         };
@@ -53,7 +60,10 @@ impl<'a> Patience<'a> {
     }
 
     /// What it means that [`Patience::until`] has passed.
-    pub(super) fn over(&self) -> Try {
+    pub(super) fn over(&self, came: bool) -> Try {
+        if came {
+            return Try::TimedOut;
+        }
         let uploading = self.upload.is_some_and(|upload| upload.ended().is_none());
         let stalled = uploading && self.fixed.is_none_or(|fixed| Instant::now() < fixed);
         if stalled { Try::Stalled } else { Try::TimedOut }

@@ -10,12 +10,26 @@ use crate::upstream::{Cluster, Overflow};
 /// counted: for the attempt before it the upstream did no work, and many come at once when a connection ends.
 pub(super) struct RetrySlot(Option<Arc<Cluster>>);
 
+/// Why there is no room for a retry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// As many as may be are in flight.
+    Ceiling,
+    /// The budget is used up.
+    Budget,
+}
+
 impl RetrySlot {
     /// Room for one more retry: the ceiling and the budget, unless the retry is a free one. A request that is
     /// being retried already goes on in the place it holds: one request is never two retries in flight.
-    pub(super) fn enter(cluster: &Arc<Cluster>, held: Option<Self>, verdict: Verdict, now: Instant) -> Option<Self> {
+    pub(super) fn enter(
+        cluster: &Arc<Cluster>,
+        held: Option<Self>,
+        verdict: Verdict,
+        now: Instant,
+    ) -> Result<Self, Refused> {
         if verdict == Verdict::RetryFree {
-            return Some(held.unwrap_or(Self(None)));
+            return Ok(held.unwrap_or(Self(None)));
         }
         let state = cluster.state();
         let slot = match held {
@@ -23,14 +37,14 @@ impl RetrySlot {
             _ if state.retries.try_acquire(cluster.config().ceilings.max_retries) => Self(Some(Arc::clone(cluster))),
             _ => {
                 state.metrics.overflowed(Overflow::Retries);
-                return None;
+                return Err(Refused::Ceiling);
             }
         };
         if !state.budget.try_withdraw(cluster.config().retry_budget, now) {
             state.metrics.retry_budget_exhausted();
-            return None;
+            return Err(Refused::Budget);
         }
-        Some(slot)
+        Ok(slot)
     }
 
     /// Whether it counts against the ceiling.

@@ -155,7 +155,7 @@ fn read(options: Vec<HeaderOption>, into: Side) -> Result<Vec<Change>, Unusable>
 }
 
 /// Where a message goes, how it is framed, and what the proxies say to each other.
-fn is_ours(name: &HeaderName) -> bool {
+pub(in crate::proxy) fn is_ours(name: &HeaderName) -> bool {
     const OURS: [HeaderName; 8] = [
         header::HOST,
         header::CONTENT_LENGTH,

@@ -4,7 +4,6 @@
 //! yes is a no: no endpoint, no answer in time, an error, an answer that cannot be read. Only an authorizer that is
 //! configured to fail open lets requests pass then, and that is counted and told to the upstream.
 
-mod call;
 mod changes;
 mod question;
 mod wire;
@@ -18,14 +17,14 @@ use bytes::Bytes;
 use http::header::{EXPECT, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 
-pub(super) use changes::Changes;
+pub(super) use changes::{Changes, is_ours};
 pub(super) use question::Surroundings;
 
-use self::call::CallError;
 use self::changes::Unusable;
 use self::wire::{CheckResponse, DeniedResponse, HttpResponse};
 use super::local;
 use super::reason::Reason;
+use super::unary::{self, Call, CallError};
 use crate::base::timer::Deadline;
 use crate::codec::headers::{has_token, strip_hop_by_hop};
 use crate::codec::{Body, Interim, Peeked, PrefixedBody, RequestHead};
@@ -83,7 +82,8 @@ pub(super) async fn check(
     let question = question::encode(&external.config, surroundings, head, &peeked);
     let Peeked { body, .. } = peeked;
     let mut count = Count { external, began: Instant::now(), what: Asked::Cancelled };
-    let answer = call::check(&external.cluster, question, external.config.timeout).await;
+    let how = Call { path: CHECK, idempotent: true, limit: external.config.timeout };
+    let answer = unary::call(&external.cluster, question, how).await;
     let judged = judge(answer);
     count.what = match &judged {
         Judged::Pass(_) => Asked::Allowed,
@@ -209,6 +209,7 @@ async fn peek(
     .await
 }
 
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const TIMEOUT: &str = "ext_authz_timeout";
 const ERROR: &str = "ext_authz_error";
 const UNUSABLE: &str = "ext_authz_unusable_answer";

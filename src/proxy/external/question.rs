@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use http::Version;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
 use http::uri::Authority;
 use outrigger_config::model::ExternalAuthorizer;
 use outrigger_config::spiffe::SpiffeId;
-use prost::Message as _;
 
 use super::wire::{
     Address, AttributeContext, CheckRequest, HttpRequest, Peer, RequestInfo, SocketAddress, Timestamp, TlsSession,
@@ -18,6 +17,7 @@ use super::wire::{
 use crate::codec::{Peeked, RequestHead};
 use crate::net::tls::Peer as Verified;
 use crate::proxy::origin::Origin;
+use crate::proxy::unary;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Whether the body that is shown is a part only; as Envoy calls it.
@@ -43,14 +43,7 @@ pub(super) fn encode(
 ) -> Bytes {
     let shown = (authorizer.max_body_bytes > 0).then(|| shown(body, authorizer.max_body_bytes as usize));
     let request = CheckRequest { attributes: Some(attributes(authorizer, surroundings, head, shown)) };
-    let length = request.encoded_len();
-    let mut message = BytesMut::with_capacity(PREFIX + length);
-    message.put_u8(0);
-    // Heads and shown bodies are bounded far below 4 GiB.
-    message.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    // There is room: the buffer grows.
-    let _ = request.encode(&mut message);
-    message.freeze()
+    unary::encode(&request)
 }
 
 /// What is shown of a body.
@@ -175,6 +168,3 @@ fn protocol(version: Version) -> &'static str {
         _ => "HTTP/1.1",
     }
 }
-
-/// A flag and the length (gRPC over HTTP/2, "Length-Prefixed-Message").
-pub(super) const PREFIX: usize = 5;

@@ -2,6 +2,7 @@
 
 mod authorize;
 mod endings;
+mod limits;
 mod retries;
 
 use std::io;
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::uri::Scheme;
-use outrigger_config::Loaded;
+use outrigger_config::{Loaded, model};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -47,6 +48,13 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
+    /// With what the configuration language does not say.
+    fn edited(&self, endpoints: &str, edit: impl FnOnce(&mut model::Config)) -> Arc<Loaded> {
+        let mut config = model::Config::clone(&self.load(endpoints).config);
+        edit(&mut config);
+        Arc::new(Loaded::built(outrigger_config::built::check(config).expect("valid"), "edited"))
+    }
+
     fn load(&self, endpoints: &str) -> Arc<Loaded> {
         let Self { listener, rule, cluster, sections } = self;
         let text = format!(
@@ -77,11 +85,19 @@ impl Harness {
     }
 
     fn with(parts: &Parts<'_>, endpoints: &[SocketAddr]) -> Self {
-        let endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
-        let endpoints = endpoints.join(", ");
+        let endpoints = joined(endpoints);
+        Self::of(&parts.load(&endpoints), endpoints)
+    }
+
+    fn edited(parts: &Parts<'_>, endpoints: &[SocketAddr], edit: impl FnOnce(&mut model::Config)) -> Self {
+        let endpoints = joined(endpoints);
+        Self::of(&parts.edited(&endpoints, edit), endpoints)
+    }
+
+    fn of(loaded: &Arc<Loaded>, endpoints: String) -> Self {
         let metrics = Metrics::new();
         let registry = Registry::new(1, Arc::clone(&metrics), Box::new(NoNames));
-        let first = Snapshot::compile((&parts.load(&endpoints), &TlsSet::default()), &registry, &metrics, 1);
+        let first = Snapshot::compile((loaded, &TlsSet::default()), &registry, &metrics, 1);
         let cell = Arc::new(SnapshotCell::new(first));
         let proxy = Proxy::new(Arc::clone(&cell), AccessLog::off(&metrics));
         Self { proxy, cell, metrics, drain: Drain::default(), registry, endpoints }
@@ -89,13 +105,16 @@ impl Harness {
 
     /// Puts another configuration into effect.
     fn publish(&self, parts: &Parts<'_>) {
+        self.publish_loaded(&parts.load(&self.endpoints));
+    }
+
+    fn publish_edited(&self, parts: &Parts<'_>, edit: impl FnOnce(&mut model::Config)) {
+        self.publish_loaded(&parts.edited(&self.endpoints, edit));
+    }
+
+    fn publish_loaded(&self, loaded: &Arc<Loaded>) {
         let generation = self.cell.load().generation + 1;
-        let next = Snapshot::compile(
-            (&parts.load(&self.endpoints), &TlsSet::default()),
-            &self.registry,
-            &self.metrics,
-            generation,
-        );
+        let next = Snapshot::compile((loaded, &TlsSet::default()), &self.registry, &self.metrics, generation);
         self.cell.store(next);
     }
 
@@ -131,6 +150,7 @@ impl Harness {
             retire_at: None,
             scheme: Scheme::HTTP,
             drain: self.drain.watch(),
+            pressure: Arc::<crate::base::pressure::Pressure>::default().watch(),
         };
         (handler, options)
     }
@@ -173,6 +193,11 @@ impl Harness {
         })
         .await;
     }
+}
+
+fn joined(endpoints: &[SocketAddr]) -> String {
+    let endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+    endpoints.join(", ")
 }
 
 /// Lets everything that is ready run until something is so.

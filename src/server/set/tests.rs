@@ -12,6 +12,7 @@ use outrigger_config::model::{
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::base::pressure::Pressure;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, Response, ResponseHead};
 use crate::net::ConnInfo;
 use crate::server::Tls;
@@ -25,6 +26,7 @@ struct Service {
     listeners: Mutex<Vec<Arc<Listener>>>,
     gate: Semaphore,
     holding: AtomicUsize,
+    pressure: Arc<Pressure>,
 }
 
 struct OnConnection {
@@ -35,6 +37,9 @@ struct OnConnection {
 impl ConnectionFactory for Arc<Service> {
     type Listener = Listener;
     type Handler = OnConnection;
+    fn pressure(&self) -> &Arc<Pressure> {
+        &self.pressure
+    }
     fn listener(&self, name: &str) -> Option<Arc<Listener>> {
         self.listeners.lock().iter().find(|listener| &*listener.name == name).cloned()
     }
@@ -72,8 +77,12 @@ struct Proxy {
 
 impl Proxy {
     fn new(workers: usize) -> Self {
-        let service =
-            Arc::new(Service { listeners: Mutex::default(), gate: Semaphore::new(0), holding: AtomicUsize::new(0) });
+        let service = Arc::new(Service {
+            listeners: Mutex::default(),
+            gate: Semaphore::new(0),
+            holding: AtomicUsize::new(0),
+            pressure: Arc::default(),
+        });
         let metrics = Metrics::new();
         let workers = Workers::start(workers).expect("workers");
         let set = ListenerSet::new(workers, Arc::new(Arc::clone(&service)), Arc::clone(&metrics));

@@ -1,6 +1,13 @@
 //! Attempts, connections and ceilings by cluster.
 
+use std::time::Duration;
+
+use outrigger_config::model::Criticality;
+
+use super::admission::{self, Admissions, Places, ShedCause};
+use super::effort::{self, Effort};
 use super::handshakes::{self, Handshakes, Handshaking, Names};
+use super::health::{self, Health, States};
 use super::{Arc, AtomicU64, Kind, Labels, Ordering, Series, Slots, Text, add, gauge};
 
 /// How one attempt to an upstream ended.
@@ -39,25 +46,45 @@ pub enum Overflow {
     Connections,
 }
 
+/// Why a retry that the rule would have made was not made, other than for the budget and the ceiling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenUp {
+    /// The request's body outgrew what is kept of it.
+    Body,
+    /// The server asked for more time than the rule allows.
+    Pushback,
+    /// The request's time would have been over.
+    Deadline,
+}
+
 /// The numbers of one cluster.
 #[derive(Debug)]
 pub struct ClusterMetrics {
-    labels: Labels,
-    series: Arc<Series<Shard>>,
+    pub(super) labels: Labels,
+    pub(super) series: Arc<Series<Shard>>,
+    pub(super) states: States,
+    places: Places,
+    /// Priorities in a panic now.
+    panicking: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Shard {
+pub(super) struct Shard {
     attempts: [AtomicU64; OUTCOMES.len()],
     retries: AtomicU64,
     budget_exhausted: AtomicU64,
+    given_up: [AtomicU64; GIVEN_UP.len()],
     connects: AtomicU64,
     connect_failures: AtomicU64,
     connections: AtomicU64,
     pending: AtomicU64,
     overflows: [AtomicU64; OVERFLOWS.len()],
     resolve_failures: AtomicU64,
+    panic_picks: AtomicU64,
     handshakes: Handshakes,
+    pub(super) health: Health,
+    admissions: Admissions,
+    effort: Effort,
 }
 
 const OUTCOMES: [(AttemptOutcome, &str); 9] = [
@@ -79,14 +106,48 @@ const OVERFLOWS: [(Overflow, &str); 4] = [
     (Overflow::Connections, "connections"),
 ];
 
+const GIVEN_UP: [(GivenUp, &str); 3] =
+    [(GivenUp::Body, "body"), (GivenUp::Pushback, "pushback"), (GivenUp::Deadline, "deadline")];
+
 impl ClusterMetrics {
     pub(super) fn bounded(name: &str, slots: &Arc<Slots>, other: &Arc<Self>) -> Self {
         let series = Arc::new(Series::bounded(slots, &other.series));
-        Self { labels: Labels::new(&[("cluster", name)]), series }
+        Self {
+            labels: Labels::new(&[("cluster", name)]),
+            series,
+            states: States::default(),
+            panicking: AtomicU64::new(0),
+            places: Places::default(),
+        }
     }
 
     pub(super) fn other() -> Self {
-        Self { labels: Labels::new(&[("cluster", "other")]), series: Arc::new(Series::unbounded()) }
+        let series = Arc::new(Series::unbounded());
+        Self {
+            labels: Labels::new(&[("cluster", "other")]),
+            series,
+            states: States::default(),
+            panicking: AtomicU64::new(0),
+            places: Places::default(),
+        }
+    }
+
+    /// Numbers that are never shown: of connections that carry no traffic.
+    #[must_use]
+    pub fn unseen() -> Arc<Self> {
+        Arc::new(Self::other())
+    }
+
+    pub(super) fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    pub(super) fn effort(&self) -> &Effort {
+        &self.series.local().effort
+    }
+
+    pub(super) fn sum_effort(&self, read: impl Fn(&Effort) -> &AtomicU64) -> u64 {
+        self.series.sum(|shard| read(&shard.effort))
     }
 
     /// An attempt ended.
@@ -102,6 +163,11 @@ impl ClusterMetrics {
     /// A retry was wanted and the budget did not allow it.
     pub fn retry_budget_exhausted(&self) {
         add(&self.series.local().budget_exhausted, 1);
+    }
+
+    /// A retry was wanted and could not be made.
+    pub fn gave_up_retry(&self, why: GivenUp) {
+        add(&self.series.local().given_up[why as usize], 1);
     }
 
     /// A connection was made. Followed by one [`Self::disconnected`].
@@ -141,6 +207,36 @@ impl ClusterMetrics {
         add(&self.series.local().overflows[kind as usize], 1);
     }
 
+    /// A request got no place.
+    pub fn shed(&self, cause: ShedCause, class: Criticality) {
+        self.series.local().admissions.shed(cause, class);
+    }
+
+    /// A request has waited for a place, whatever came of it.
+    pub fn queued(&self, waited: Duration) {
+        self.series.local().admissions.queued(waited);
+    }
+
+    /// There are so many places; zero: as many as the ceilings allow.
+    pub fn places(&self, places: u32) {
+        self.places.are(places);
+    }
+
+    /// So many requests wait for a place.
+    pub fn waiting(&self, waiting: u32) {
+        self.places.awaited(waiting);
+    }
+
+    /// An endpoint was picked out of all because too few are well.
+    pub fn picked_in_panic(&self) {
+        add(&self.series.local().panic_picks, 1);
+    }
+
+    /// So many priorities are in a panic now.
+    pub fn panicking(&self, priorities: u64) {
+        self.panicking.store(priorities, Ordering::Relaxed);
+    }
+
     /// A name could not be resolved; the last known addresses stay in use.
     pub fn resolve_failed(&self) {
         add(&self.series.local().resolve_failures, 1);
@@ -177,7 +273,7 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
             }
         }
     }
-    let counters: [Counter; 5] = [
+    let counters: [Counter; 6] = [
         ("outrigger_upstream_retries_total", "Attempts beyond the first of a request.", |s| &s.retries),
         (
             "outrigger_upstream_retry_budget_exhausted_total",
@@ -187,6 +283,11 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
         ("outrigger_upstream_connects_total", "Connections made.", |s| &s.connects),
         ("outrigger_upstream_connect_failures_total", "Connections that could not be made.", |s| &s.connect_failures),
         ("outrigger_upstream_resolve_failures_total", "Name look-ups that failed.", |s| &s.resolve_failures),
+        (
+            "outrigger_upstream_panic_picks_total",
+            "Endpoints picked out of all, because too few of their priority are well.",
+            |s| &s.panic_picks,
+        ),
     ];
     for (name, help, read) in counters {
         text.family(name, Kind::Counter, help);
@@ -194,9 +295,27 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
             text.sample(&cluster.labels, cluster.series.sum(read));
         }
     }
+    text.family(
+        "outrigger_upstream_retries_given_up_total",
+        Kind::Counter,
+        "Retries that the rule asks for and that could not be made, by cause.",
+    );
+    for cluster in &used {
+        for (why, name) in GIVEN_UP {
+            text.sample(&cluster.labels.with("cause", name), cluster.series.sum(|s| &s.given_up[why as usize]));
+        }
+    }
     text.family("outrigger_upstream_connections", Kind::Gauge, "Open connections.");
     for cluster in &used {
         text.sample(&cluster.labels, gauge(cluster.series.sum(|s| &s.connections)));
+    }
+    text.family(
+        "outrigger_upstream_panic",
+        Kind::Gauge,
+        "Priorities in which too few endpoints are well, so that all are used.",
+    );
+    for cluster in &used {
+        text.sample(&cluster.labels, cluster.panicking.load(Ordering::Relaxed));
     }
     text.family("outrigger_upstream_pending_requests", Kind::Gauge, "Requests waiting for a connection.");
     for cluster in &used {
@@ -208,6 +327,10 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
             text.sample(&cluster.labels.with("kind", name), cluster.series.sum(|s| &s.overflows[kind as usize]));
         }
     }
+    let numbers: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series, &cluster.places)).collect();
+    admission::encode(&numbers, |shard| &shard.admissions, text);
+    effort::encode(&used, text);
     let series: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series)).collect();
     handshakes::encode(&NAMES, &series, |shard| &shard.handshakes, text);
+    health::encode(&used, text);
 }

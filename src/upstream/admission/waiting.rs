@@ -51,10 +51,10 @@ pub(super) async fn wait(
         let longest = line.queue.patience(class, patience, now);
         match line.queue.join((class, caller), sender, max, now) {
             Joined::Waiting { ticket, pushed_out } => {
-                admission.waiting.store(count(line.queue.len()), Ordering::SeqCst);
+                admission.note_waiting(&line);
                 (ticket, pushed_out, longest)
             }
-            Joined::Full(_) => return Err(admission.shed(&mut line, Cause::QueueFull, now)),
+            Joined::Full(_) => return Err(admission.shed(&mut line, (Cause::QueueFull, class), now)),
         }
     };
     let mut waiting = Waiting { cluster, ticket, turn };
@@ -64,7 +64,9 @@ pub(super) async fn wait(
     }
     // A place may have been given back before we were seen in the queue.
     serve(admission, now);
-    waiting.until(now, longest, deadline).await
+    let answer = waiting.until(now, longest, deadline).await;
+    cluster.metrics.queued(Instant::now().saturating_duration_since(now));
+    answer.map_err(|cause| admission.shed(&mut admission.line.lock(), (cause, class), Instant::now()))
 }
 
 /// Gives the places that are free to those who wait, and tells those who waited too long.
@@ -74,7 +76,7 @@ pub(super) fn serve(admission: &Admission, now: Instant) {
             let mut line = admission.line.lock();
             let patience = line.patience;
             let taken = line.queue.take(|class| admission.has_room(class, now), patience, now);
-            admission.waiting.store(count(line.queue.len()), Ordering::SeqCst);
+            admission.note_waiting(&line);
             match taken {
                 None => return,
                 Some(Taken::TooLate(waiter)) => (waiter, Turn::TooLate),
@@ -95,7 +97,7 @@ pub(super) fn serve(admission: &Admission, now: Instant) {
 }
 
 impl Waiting<'_> {
-    async fn until(&mut self, now: Instant, longest: Duration, deadline: Option<Instant>) -> Result<Place, Shed> {
+    async fn until(&mut self, now: Instant, longest: Duration, deadline: Option<Instant>) -> Result<Place, Cause> {
         let end = now + longest;
         let (end, cause) = match deadline {
             Some(deadline) if deadline <= end => (deadline, Cause::Deadline),
@@ -107,14 +109,12 @@ impl Waiting<'_> {
             told = &mut self.turn => told.ok(),
             () = tokio::time::sleep_until(end.into()) => self.leave(),
         };
-        let cause = match told {
-            Some(Turn::Come) => return Ok(Place { cluster: Arc::clone(self.cluster) }),
-            Some(Turn::PushedOut) => Cause::QueueFull,
-            Some(Turn::TooLate) => Cause::QueueTimeout,
-            None => cause,
-        };
-        let admission = &self.cluster.admission;
-        Err(admission.shed(&mut admission.line.lock(), cause, Instant::now()))
+        match told {
+            Some(Turn::Come) => Ok(Place { cluster: Arc::clone(self.cluster) }),
+            Some(Turn::PushedOut) => Err(Cause::QueueFull),
+            Some(Turn::TooLate) => Err(Cause::QueueTimeout),
+            None => Err(cause),
+        }
     }
 
     /// Leaves the queue, unless its turn came before.
@@ -123,7 +123,7 @@ impl Waiting<'_> {
         {
             let mut line = admission.line.lock();
             if line.queue.leave(self.ticket).is_some() {
-                admission.waiting.store(count(line.queue.len()), Ordering::SeqCst);
+                admission.note_waiting(&line);
                 return None;
             }
         }
@@ -139,8 +139,4 @@ impl Drop for Waiting<'_> {
             drop(Place { cluster: Arc::clone(self.cluster) });
         }
     }
-}
-
-fn count(waiting: usize) -> u32 {
-    u32::try_from(waiting).unwrap_or(u32::MAX)
 }

@@ -24,7 +24,11 @@ fn forward(connection: &H2Connection) -> Arc<TestHandler> {
         let slot = connection.reserve();
         Box::pin(async move {
             let Some(slot) = slot else { return response(StatusCode::SERVICE_UNAVAILABLE, Body::Empty.into()) };
-            let body = if request.head.path == "/replay" { Replay::new(request.body).attempt() } else { request.body };
+            let body = if request.head.path == "/replay" {
+                Replay::new(request.body, 64 * 1024).attempt()
+            } else {
+                request.body
+            };
             match slot.send(Cow::Owned(request.head), body, interim).await {
                 Ok(answer) => crate::codec::message::Response { head: answer.head, body: answer.body.into() },
                 Err(_) => response(StatusCode::BAD_GATEWAY, Body::Empty.into()),

@@ -124,6 +124,7 @@ pub(super) fn options(drain: &Drain) -> ServerOptions {
         retire_at: None,
         scheme: Scheme::HTTP,
         drain: drain.watch(),
+        pressure: Arc::<crate::base::pressure::Pressure>::default().watch(),
     }
 }
 

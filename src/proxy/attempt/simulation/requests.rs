@@ -8,17 +8,18 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use super::super::classify::classify;
+use super::super::forward::forward_deadline;
 use super::super::judge::note;
 use super::super::patience::Patience;
 use super::super::slot::RetrySlot;
-use super::super::{Exchange, GRPC_TIMEOUT, forward_deadline};
+use super::super::{DEADLINE, Exchange, GRPC_TIMEOUT};
 use super::fleet::{Ending, exponential};
 use super::ledger::{Room, Wish};
 use super::plan;
 use super::world::{Event, World};
 use crate::codec::RequestHead;
-use crate::policy::deadline::{format_grpc_timeout, parse_grpc_timeout};
-use crate::policy::retry::{self, Attempts, Idempotency, Repeatable, Verdict, Why};
+use crate::policy::deadline::{format_grpc_timeout, format_millis, parse_grpc_timeout, parse_millis};
+use crate::policy::retry::{self, Attempts, Idempotency, Lineage, Repeatable, Verdict, Why};
 use crate::policy::route::RouteQuery;
 use crate::proxy::local::Caller;
 use crate::proxy::pipeline::time_limits;
@@ -65,6 +66,7 @@ impl Request {
             limits: self.limits,
             attempt_limit: self.attempt_limit,
             caller: self.caller,
+            hint: PickHint::default(),
         }
     }
 
@@ -148,6 +150,12 @@ impl World<'_> {
                 headers.insert(GRPC_TIMEOUT, value);
             }
         }
+        if caller == Caller::Http && self.rng.below(4) == 0 {
+            let deadline = exponential(Duration::from_millis(300), &mut self.rng);
+            if let Some(value) = format_millis(deadline) {
+                headers.insert(DEADLINE, value);
+            }
+        }
         if caller == Caller::Http && self.rng.below(10) == 0 {
             headers.insert(HeaderName::from_static("accept"), HeaderValue::from_static("text/event-stream"));
         }
@@ -161,9 +169,8 @@ impl World<'_> {
     pub(super) fn attempt(&mut self, id: u64) {
         let Some(mut request) = self.requests.remove(&id) else { return };
         let now = self.now();
-        let late = request.limits.deadline.is_some_and(|deadline| deadline <= now);
         let mut head = request.head.clone();
-        if late || !forward_deadline(&request.exchange(), &mut head, now) {
+        if !forward_deadline(&request.exchange(), &mut head.headers, now) {
             self.trace.counts.late += 1;
             return self.finish(id, request, "too late");
         }
@@ -191,7 +198,7 @@ impl World<'_> {
         let address = permit.member().state.address;
         request.tried.push(address);
         let (takes, ending) = self.fleet.answer(address, request.caller, &mut self.rng);
-        let patience = Patience::new(&request.exchange(), None, now).until();
+        let patience = Patience::new(&request.exchange(), None, now).until(false);
         let (ends, ending) = match patience {
             Some(until) if until <= now + takes => (until, Ending::TimedOut),
             _ => (now + takes, ending),
@@ -233,10 +240,11 @@ impl World<'_> {
         let policy = &request.rule.config.retry;
         if let Some(deadline) = request.limits.deadline {
             assert!(now < deadline, "sent after the deadline");
-            if request.caller == Caller::Grpc {
-                let told = parse_grpc_timeout(head.headers[GRPC_TIMEOUT].as_bytes()).expect("a timeout");
-                assert!(told <= deadline - now, "the upstream is told {told:?} of {:?}", deadline - now);
-            }
+            let told = match request.caller {
+                Caller::Grpc => parse_grpc_timeout(head.headers[GRPC_TIMEOUT].as_bytes()).expect("a timeout"),
+                Caller::Http => parse_millis(head.headers[DEADLINE].as_bytes()).expect("milliseconds"),
+            };
+            assert!(told <= deadline - now, "the upstream is told {told:?} of {:?}", deadline - now);
         }
         assert!(request.free <= 1, "repeated {} times outside the policy", request.free);
         let most = policy.attempts.value;
@@ -270,9 +278,10 @@ impl World<'_> {
         self.trace.counts.timed_out += u64::from(ending == Ending::TimedOut);
         request.maybe_executed |= ending.may_be_executed();
         let overall_over = request.limits.deadline.is_some_and(|deadline| deadline <= now);
-        let verdict = match classify(&tried_once, request.caller) {
+        let verdict = match classify(&tried_once, &request.exchange(), &permit) {
             Some(outcome) if !overall_over => {
-                let repeatable = Repeatable { replay: request.replay, idempotency: request.idempotency() };
+                let idempotency = request.idempotency();
+                let repeatable = Repeatable { replay: request.replay, idempotency, lineage: Lineage::First };
                 Some(retry::decide(&request.rule.config.retry, &request.attempts, repeatable, outcome))
             }
             _ => None,
@@ -318,7 +327,7 @@ impl World<'_> {
         let charged = matches!(verdict, Verdict::RetryCharged { .. });
         let wish = Wish { holds_place: request.holds_retry_place(), charged };
         let room = self.ledger.retry(&request.cluster, wish, now);
-        let slot = RetrySlot::enter(&request.cluster, request.retrying.take(), verdict, now);
+        let slot = RetrySlot::enter(&request.cluster, request.retrying.take(), verdict, now).ok();
         assert_eq!(slot.is_some(), room == Room::Yes, "{room:?}");
         let counts = &mut self.trace.counts;
         *match room {
