@@ -8,10 +8,12 @@ mod access;
 mod action;
 mod cluster;
 mod endpoint;
+mod fitness;
 mod filters;
 mod listener;
 mod matching;
 mod reader;
+mod resilience;
 mod route;
 mod secret;
 mod tls;
@@ -24,7 +26,8 @@ use std::sync::Arc;
 
 use outrigger_config::built::Problem;
 use outrigger_config::model::{
-    Authorization, CertificateFiles, Cluster, Endpoint, ExternalAuthorizer, JwtProvider, Listener, Place, RouteTable,
+    Authorization, CertificateFiles, Cluster, Endpoint, ExternalAuthorizer, JwtProvider, Listener, Place,
+    RateLimitService, RouteTable,
 };
 use prost::Message;
 
@@ -182,6 +185,8 @@ pub struct DecodedListener {
     pub jwt_providers: Vec<JwtProvider>,
     /// The authorizer that it asks.
     pub external_authorizer: Option<ExternalAuthorizer>,
+    /// Rate limit services, by name.
+    pub rate_limit_services: Vec<(Arc<str>, RateLimitService)>,
     /// Its routes, where they are in it and no resource of their own.
     pub routes: Option<Arc<RouteTable>>,
 }
