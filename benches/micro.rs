@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
+use std::hash::Hash as _;
 use std::hint::black_box;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,12 +19,14 @@ use outrigger::policy::ewma::AtomicEwma;
 use outrigger::policy::forwarding::forwarded_for;
 use outrigger::policy::host::parse_authority;
 use outrigger::policy::path::normalize;
+use outrigger::policy::rate::Rate;
 use outrigger::policy::rng::Rng;
 use outrigger::policy::route::{RouteQuery, RouteTable};
 use outrigger::policy::weighted::Split;
 use outrigger::telemetry::access_log::Entry;
 use outrigger::telemetry::metrics::{AttemptOutcome, Finished, RouteLabels};
 use outrigger::telemetry::{AccessLog, Metrics};
+use outrigger::upstream::RateState;
 use outrigger_config::model::{
     self, Access, AccessAction, AccessOperation, AccessRule, AccessSource, Action, Authorization, BalancePolicy,
     EscapedSlashes, HeaderMatch, HostPattern, Match, PathMatch, PathOptions, Place, Retry, Rule, Setting, Timeouts,
@@ -38,6 +41,7 @@ fn main() {
     picks(&bench);
     text(&bench);
     counters(&bench);
+    rates(&bench);
     telemetry(&bench);
 }
 
@@ -400,6 +404,27 @@ fn counters(bench: &Bench) {
     let limits = model::RetryBudget { percent: 20, min_per_second: 3 };
     bench.run("budget/deposit", |n| budget.deposit(start + Duration::from_micros(n as u64)));
     bench.run("budget/withdraw", |n| budget.try_withdraw(limits, start + Duration::from_micros(n as u64)));
+}
+
+/// Rate limits that are never reached.
+fn rates(bench: &Bench) {
+    let (start, metrics) = (Instant::now(), Metrics::new());
+    let limit = model::RateLimit {
+        name: "per-caller".into(),
+        by: Vec::new(),
+        requests: 1_000_000_000,
+        per: Duration::from_secs(1),
+        burst: 1_000_000_000,
+        shadow: false,
+    };
+    let rate = Rate::of(&limit);
+    let state = RateState::new(metrics.rate_limit(&limit.name), start);
+    let at = |n: usize| start + Duration::from_micros(n as u64);
+    bench.run("rate/one for all", |n| state.take(None, &rate, at(n)));
+    bench.run("rate/one of 10,000 keys", |n| {
+        let key = state.key(|hasher| (n % 10_000).hash(hasher));
+        state.take(Some(key), &rate, at(n))
+    });
 }
 
 fn telemetry(bench: &Bench) {

@@ -116,6 +116,16 @@ pub const JWT_CACHE: usize = 512;
 pub const JWKS_EARLY: Duration = Duration::from_secs(5);
 /// An answer of an external authorizer or a rate limit service: bytes.
 pub const EXTERNAL_ANSWER: usize = 256 * 1024;
+/// Requests that are held up on purpose by injected delays; further ones are not held up.
+pub const FAULT_DELAYS: u32 = 4096;
+/// Copies of requests on the way to one cluster; further ones are left out.
+pub const MIRRORS_IN_FLIGHT: u32 = 256;
+/// What the body of one copy may be behind the original: bytes. Then the copy is given up.
+pub const MIRROR_BUFFER: usize = 1024 * 1024;
+/// The same for all copies on the way to one cluster.
+pub const MIRROR_BUFFERS: usize = 16 * 1024 * 1024;
+/// How long a copy may take to the end of its answer.
+pub const MIRROR_TIME: Duration = Duration::from_secs(60);
 /// Keys of one rate limit that are remembered; those that have used the least of their burst are given up for others.
 pub const RATE_KEYS: usize = 65_536;
 /// Callers of one listener that the rehearsal remembers; those seen longest ago are given up and counted.

@@ -3,9 +3,7 @@
 use http::header::HOST;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Uri, Version};
-use outrigger_config::model::{
-    Access, Action, BackendRef, Cluster, Config, Direction, Filter, Labels, Listener, Rule, SubsetFallback, VirtualHost,
-};
+use outrigger_config::model::{Access, Action, BackendRef, Config, Direction, Filter, Listener, Rule, VirtualHost};
 use outrigger_config::{Loaded, Style};
 
 use self::story::{
@@ -279,20 +277,11 @@ fn backend(
         connect_timeout: known.map(|c| dump::duration(c.connection.connect_timeout)).unwrap_or_default(),
         subset: subset.iter().map(|(name, value)| format!("{name}={value}")).collect(),
         settings: known.map(dump::fitness).unwrap_or_default(),
-        endpoints: known.map(|c| endpoints(c, subset)).unwrap_or_default(),
+        endpoints: known
+            .map(|c| c.endpoints.iter().map(|endpoint| Endpoint::of(endpoint, subset)).collect())
+            .unwrap_or_default(),
         place: known.map(|c| story::place(&c.place)),
     }
-}
-
-/// Endpoints with the labels that are asked for; all where none has them and that is what the cluster says.
-fn endpoints(cluster: &Cluster, subset: &Labels) -> Vec<Endpoint> {
-    let has = |labels: &Labels| subset.iter().all(|(name, value)| labels.get(name) == Some(value));
-    let fitting: Vec<Endpoint> =
-        cluster.endpoints.iter().filter(|endpoint| has(&endpoint.labels)).map(Endpoint::of).collect();
-    if fitting.is_empty() && cluster.balance.subset_fallback == SubsetFallback::Any {
-        return cluster.endpoints.iter().map(Endpoint::of).collect();
-    }
-    fitting
 }
 
 /// A filter in a line, credentials left out.

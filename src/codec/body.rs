@@ -10,6 +10,7 @@ use super::h1::{ClientBody, ServerBody};
 use super::h2::{H2ClientBody, H2ServerBody};
 use super::prefixed::PrefixedBody;
 use super::replay::ReplayBody;
+use super::tee::{CopyBody, TeeBody};
 
 /// A piece of a body.
 #[derive(Debug)]
@@ -87,6 +88,10 @@ pub enum Body {
     Replay(Box<ReplayBody>),
     /// One whose beginning was read ahead.
     Prefixed(Box<PrefixedBody>),
+    /// One that is copied as it streams.
+    Tee(Box<TeeBody>),
+    /// Such a copy.
+    Copy(Box<CopyBody>),
 }
 
 impl PollBody for Body {
@@ -104,6 +109,8 @@ impl PollBody for Body {
             Self::H2Client(body) => body.poll_frame(cx),
             Self::Replay(body) => body.poll_frame(cx),
             Self::Prefixed(body) => body.poll_frame(cx),
+            Self::Tee(body) => body.poll_frame(cx),
+            Self::Copy(body) => body.poll_frame(cx),
         }
     }
 
@@ -115,6 +122,8 @@ impl PollBody for Body {
             Self::H2Client(body) => body.poll_progress(cx),
             Self::Replay(body) => body.poll_progress(cx),
             Self::Prefixed(body) => body.poll_progress(cx),
+            Self::Tee(body) => body.poll_progress(cx),
+            Self::Copy(body) => body.poll_progress(cx),
         }
     }
 
@@ -128,6 +137,8 @@ impl PollBody for Body {
             Self::H2Client(body) => body.is_end(),
             Self::Replay(body) => body.is_end(),
             Self::Prefixed(body) => body.is_end(),
+            Self::Tee(body) => body.is_end(),
+            Self::Copy(body) => body.is_end(),
         }
     }
 
@@ -141,6 +152,8 @@ impl PollBody for Body {
             Self::H2Client(body) => body.exact_len(),
             Self::Replay(body) => body.exact_len(),
             Self::Prefixed(body) => body.exact_len(),
+            Self::Tee(body) => body.exact_len(),
+            Self::Copy(body) => body.exact_len(),
         }
     }
 }

@@ -552,17 +552,8 @@ fn endpoint(endpoint: &model::Endpoint) -> Value {
         ("zone", json!(zone)),
         ("priority", json!(priority)),
         ("labels", self::labels(labels)),
-        ("condition", json!(self::condition(*condition))),
+        ("condition", json!(condition.word())),
     ])
-}
-
-/// What is said of an endpoint, in the words of the file.
-pub(crate) fn condition(condition: model::Condition) -> &'static str {
-    match condition {
-        model::Condition::Healthy => "healthy",
-        model::Condition::Draining => "draining",
-        model::Condition::Unhealthy => "unhealthy",
-    }
 }
 
 /// Labels as a mapping; nothing where there are none.

@@ -42,6 +42,13 @@ impl BudgetUsage {
         }
     }
 
+    /// Counts a retry that a hop before this one makes: it needs no leave here, and leaves less for retries of our own,
+    /// so that those of several hops stay within one share.
+    pub fn note_retry(&self, now: Instant) {
+        let second = self.second(now);
+        let _ = self.bucket(second).retries.fetch_update(Relaxed, Relaxed, |old| counted(old, second));
+    }
+
     /// Whether another retry may be made; if so, it is counted. Exact: workers that ask at once never get more than
     /// the limits allow.
     #[must_use]
@@ -149,6 +156,18 @@ mod tests {
         assert_eq!(granted(&budget, LIMITS, now), 20);
         assert_eq!(granted(&budget, RetryBudget { percent: 50, min_per_second: 0 }, now), 30);
         assert_eq!(granted(&budget, RetryBudget { percent: 0, min_per_second: 0 }, now), 0);
+    }
+
+    #[test]
+    fn retries_of_hops_before_leave_less_for_our_own() {
+        let now = Instant::now();
+        let budget = BudgetUsage::new(now);
+        (0..100).for_each(|_| budget.deposit(now));
+        (0..15).for_each(|_| budget.note_retry(now));
+        assert_eq!(granted(&budget, LIMITS, now), 5);
+        (0..50).for_each(|_| budget.note_retry(now));
+        assert_eq!(granted(&budget, LIMITS, now), 0);
+        assert_eq!(granted(&budget, LIMITS, now + Duration::from_secs(10)), 3, "until they are forgotten");
     }
 
     #[test]

@@ -10,9 +10,10 @@
 //! * [`authz`]: whether its caller may make it
 //! * [`rate`]: whether too many of its kind came already
 //! * [`cors`]: what scripts of other origins may do
+//! * [`fault`]: what is done to it on purpose
 //! * [`weighted`]: which of the rule's backends it goes to
 //! * [`deadline`]: its time limits
-//! * [`hash`]: what draws it to an endpoint
+//! * [`session`] and [`hash`]: what binds it to an endpoint, by [`cookie`]s and other things
 //! * [`concurrency`], [`queue`], [`overload`]: how many requests a cluster is given at a time, whose turn it is, and what is
 //!   given up first
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
@@ -26,9 +27,11 @@ pub mod authz;
 pub mod balance;
 pub mod budget;
 pub mod concurrency;
+pub mod cookie;
 pub mod cors;
 pub mod deadline;
 pub mod ewma;
+pub mod fault;
 pub mod forwarding;
 pub mod hash;
 pub mod health;
@@ -44,4 +47,5 @@ pub mod rate;
 pub mod retry;
 pub mod rng;
 pub mod route;
+pub mod session;
 pub mod weighted;

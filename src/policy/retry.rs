@@ -250,14 +250,15 @@ pub fn is_covered(policy: &Retry, outcome: Outcome) -> bool {
     policy.attempts.value > 0 && (outcome == Outcome::Header || policy.on.iter().any(|on| covers(*on, outcome)))
 }
 
-/// Whether a status in trailers before any message could be tried again now: whether it is worth holding the head of
-/// an answer back until its first frame shows how it goes on.
+/// Whether it is worth holding the head of an answer back until its first frame shows how it goes on: a status in
+/// trailers before any message could be tried again now, or it must be said that it was.
 #[must_use]
 pub fn is_worth_holding(policy: &Retry, attempts: &Attempts, request: Repeatable) -> bool {
     policy.on.iter().any(|on| match on {
-        RetryOn::Grpc(code) => {
-            matches!(decide(policy, attempts, request, Outcome::Grpc(*code)), Verdict::RetryCharged { .. })
-        }
+        RetryOn::Grpc(code) => matches!(
+            decide(policy, attempts, request, Outcome::Grpc(*code)),
+            Verdict::RetryCharged { .. } | Verdict::Done(Why::Exhausted)
+        ),
         _ => false,
     })
 }

@@ -1,5 +1,5 @@
-//! What a request must pass between its authorization and its upstream: rate limits that are kept here, and those that
-//! a service keeps.
+//! What a request must pass between its authorization and its upstream: injected faults, rate limits that are kept
+//! here, and those that a service keeps.
 
 use std::time::Instant;
 
@@ -13,12 +13,13 @@ use super::reason::Reason;
 use super::record::Record;
 use super::rls::{self, Passed, Refused};
 use crate::codec::{Body, RequestHead};
-use crate::snapshot::{Gates, GlobalLimits, Listener, LocalLimit};
+use crate::snapshot::{Gates, GlobalLimits, Listener, LocalLimit, Rule};
 
 /// A request at the gates of its rule.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrival<'a> {
     pub(super) listener: &'a Listener,
+    pub(super) rule: &'a Rule,
     /// Where it would go.
     pub(super) cluster: Option<&'a str>,
     pub(super) caller: Caller,
@@ -37,7 +38,8 @@ impl ConnectionHandler {
         rates: &mut Rates<'a>,
         record: &mut Record,
     ) -> Result<(), Box<Answer>> {
-        let Gates { local, global } = gates;
+        let Gates { faults, local, global } = gates;
+        self.suffer(faults, arrival, head, record).await?;
         if let Err(over) = self.limit(local, arrival.listener, head, rates, record) {
             return Err(Box::new(self.local(arrival.listener, &Local::over_limit(over), arrival.caller, record)));
         }
@@ -77,7 +79,7 @@ impl ConnectionHandler {
         head: &mut RequestHead,
         record: &mut Record,
     ) -> Result<(), Box<Answer>> {
-        let Arrival { listener, cluster, caller } = arrival;
+        let Arrival { listener, rule: _, cluster, caller } = arrival;
         let asking = Asking { head, origin: &self.origin, trust: listener.config.trust };
         match rls::ask(limits, asking, cluster).await {
             Ok(Passed { request, response }) => {

@@ -73,6 +73,11 @@ pub(super) fn come_back(headers: &mut HeaderMap, caller: Caller, after: Duration
     }
 }
 
+/// Replaces the gRPC status of a local answer.
+pub(super) fn set_grpc_status(headers: &mut HeaderMap, status: u8) {
+    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(status)));
+}
+
 /// Makes the headers of an answer those of a gRPC call that ended with a status and a message.
 pub(super) fn make_trailers_only(headers: &mut HeaderMap, status: u8, message: &[u8]) {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

@@ -1,16 +1,19 @@
 //! Layer 6: the request pipeline. One [`ConnectionHandler`] serves one downstream connection; what happens to
 //! a request reads top to bottom in `pipeline.rs`, and what happens to an attempt in `attempt`.
 
+mod affinity;
 mod attempt;
 mod authn;
 mod authorize;
 mod client_cert;
 mod criticality;
 mod external;
+mod faults;
 mod filters;
 mod gates;
 mod limiting;
 mod local;
+mod mirror;
 mod origin;
 mod passthrough;
 mod pipeline;
@@ -31,6 +34,7 @@ pub use passthrough::Passage;
 pub use reason::Reason;
 pub use tracked::TrackedBody;
 
+use self::faults::HeldUp;
 use self::origin::Origin;
 use self::random::with_random;
 use self::watch::Book;
@@ -45,6 +49,7 @@ pub struct Proxy {
     cell: Arc<SnapshotCell>,
     log: Arc<AccessLog>,
     book: Arc<Book>,
+    held_up: Arc<HeldUp>,
     pressure: Arc<Pressure>,
 }
 
@@ -54,7 +59,7 @@ impl Proxy {
     pub fn new(cell: Arc<SnapshotCell>, log: Arc<AccessLog>) -> Self {
         let book = Arc::new(Book::default());
         cell.tell(Arc::clone(&book) as Arc<dyn Published>);
-        Self { cell, log, book, pressure: Arc::default() }
+        Self { cell, log, book, held_up: Arc::default(), pressure: Arc::default() }
     }
 
     /// How short the process is of what it needs: set by whoever watches that.

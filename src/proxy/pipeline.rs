@@ -8,6 +8,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use outrigger_config::model::Criticality;
 
+use super::affinity::Affinity;
 use super::attempt::marks::Spent;
 use super::attempt::{self, DEADLINE, EXPECTED, Exchange, Failure, GRPC_TIMEOUT};
 use super::authorize::{authorize, authorize_preflight, claims};
@@ -15,6 +16,7 @@ use super::external::{Denied, Passed, Refused, Surroundings};
 use super::gates::Arrival;
 use super::limiting::{OverLimit, Rates, spread};
 use super::local::{self, Caller};
+use super::mirror;
 use super::prepare::{self, Unfit};
 use super::reason::Reason;
 use super::record::Record;
@@ -35,13 +37,20 @@ use crate::upstream::{Applicant, Permit, PickHint, Shed};
 
 /// Memory is not freed sooner than connections are closed.
 const OUT_OF_MEMORY_RETRY: Duration = Duration::from_secs(2);
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// An answer before it is tracked: made here, or an upstream's.
 pub(super) struct Answer {
     pub(super) response: Response<Body>,
     permit: Option<Permit>,
     limits: Limits,
+}
+
+impl Answer {
+    /// Makes a local answer to a gRPC call one with another status.
+    pub(super) fn set_grpc_status(&mut self, status: u8, record: &mut Record) {
+        record.grpc_status = Some(status);
+        local::set_grpc_status(&mut self.response.head.headers, status);
+    }
 }
 
 /// An answer that the proxy makes because it cannot do better.
@@ -228,12 +237,14 @@ impl ConnectionHandler {
             }
             _ => (body, None),
         };
-        let backend = rule.action.choose(with_random(Rng::next_u64));
+        let affinity = Affinity::of(rule, head, listener.config.trust, &self.origin);
+        let bound = affinity.as_ref().and_then(|affinity| affinity.backend(&rule.action));
+        let backend = bound.or_else(|| rule.action.choose(with_random(Rng::next_u64)));
         let cluster = backend.map(|backend| &backend.cluster.config().name);
         record.note_route(rule, listener.route_metrics(rule, backend), cluster);
         let passed = match &rule.gates {
             Some(gates) => {
-                let arrival = Arrival { listener, cluster: cluster.map(|name| &**name), caller };
+                let arrival = Arrival { listener, rule, cluster: cluster.map(|name| &**name), caller };
                 self.pass(gates, arrival, head, &mut rates, record).await
             }
             None => Ok(()),
@@ -252,9 +263,13 @@ impl ConnectionHandler {
                 record.watch.before_filters(&config.filters, &head.headers);
                 record.watch.before_filters(&backend.filters, &head.headers);
                 filters::apply_to_request(&config.filters, head, prefix_len);
+                let body = mirror::send_copies(&rule.mirrors, head, body, self.origin.caller);
                 filters::apply_to_request(&backend.filters, head, prefix_len);
                 criticality::tell(&mut head.headers, claimed.or(config.criticality).and(Some(class)));
-                match self.forward(listener, rule, backend, class, head, body, interim, record, caller).await {
+                match self
+                    .forward(listener, rule, (backend, affinity.as_deref()), class, head, body, interim, record, caller)
+                    .await
+                {
                     Ok(answer) => answer,
                     Err(local) => self.local(listener, &local, caller, record),
                 }
@@ -294,7 +309,7 @@ impl ConnectionHandler {
         &self,
         listener: &Listener,
         rule: &Rule,
-        backend: &Backend,
+        (backend, affinity): (&Backend, Option<&Affinity<'_>>),
         class: Criticality,
         head: &mut RequestHead,
         body: Body,
@@ -303,7 +318,8 @@ impl ConnectionHandler {
         caller: Caller,
     ) -> Result<Answer, Local> {
         let (limits, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
-        let hint = PickHint { subset: backend.subset.as_ref(), ..PickHint::default() };
+        let hint = affinity.map_or_else(PickHint::default, |affinity| affinity.hint(backend));
+        let hint = PickHint { subset: backend.subset.as_ref(), ..hint };
         let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.deadline };
         let place = backend.cluster.admit(applicant, Instant::now()).await.map_err(Local::shed)?;
         let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, attempt_limit, caller, hint };
@@ -315,6 +331,9 @@ impl ConnectionHandler {
                     Caller::Http => None,
                 };
                 filters::apply_to_response(&backend.filters, &mut response.head.headers);
+                if let Some(affinity) = affinity {
+                    affinity.tell(&permit, backend, &mut response.head.headers);
+                }
                 Ok(Answer { response, permit: Some(permit.holding(place)), limits })
             }
             Err(Failure { reason, details, retry_after, retried }) => {

@@ -17,7 +17,7 @@ use crate::codec::{Replay, RequestHead};
 use crate::policy::authz::{Decision, RuleId};
 use crate::snapshot::{Listener, Rule};
 use crate::telemetry::access_log::{AccessLog, Entry};
-use crate::telemetry::metrics::{Finished, RouteMetrics};
+use crate::telemetry::metrics::{Finished, Injected, RouteMetrics};
 
 /// The record of one request. Dropping it ends the request: metrics and log are written then, so every way out
 /// is counted, also the one where the caller leaves and the future is dropped.
@@ -148,6 +148,13 @@ impl Record {
         if let Some(log) = &mut self.log {
             log.rule = Some(Arc::clone(rule));
             log.cluster = cluster.cloned();
+        }
+    }
+
+    /// A fault was injected, after the rule was noted.
+    pub(super) fn injected(&mut self, what: Injected) {
+        if let Some(metrics) = &self.metrics {
+            metrics.injected(what);
         }
     }
 

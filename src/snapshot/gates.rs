@@ -1,4 +1,4 @@
-//! What a request must pass before it is sent: rate limits.
+//! What a request must pass before it is sent: injected faults and rate limits.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use crate::upstream::{Cluster, RateState, Registry};
 /// What the requests of a rule must pass. Most rules have none.
 #[derive(Debug)]
 pub struct Gates {
+    /// Faults that are injected on purpose.
+    pub faults: Vec<Arc<model::Fault>>,
     /// Rate limits that are kept here.
     pub local: Vec<LocalLimit>,
     /// Rate limit services that are asked, each once.
@@ -78,6 +80,11 @@ pub struct LocalLimit {
 
 impl Gates {
     pub(super) fn compile(rule: &model::Rule, registry: &Registry, services: &RateServices<'_>) -> Option<Box<Self>> {
+        let faults = rule.filters.iter().filter_map(|filter| match filter {
+            model::Filter::Fault(fault) => Some(Arc::clone(fault)),
+            _ => None,
+        });
+        let faults: Vec<_> = faults.collect();
         let local = LocalLimit::all(&rule.rate_limits, registry);
         let mut global: Vec<GlobalLimits> = Vec::new();
         for model::GlobalRateLimit { service, descriptor } in &rule.global_rate_limits {
@@ -89,7 +96,8 @@ impl Gates {
                 }
             }
         }
-        (!(local.is_empty() && global.is_empty())).then(|| Box::new(Self { local, global }))
+        let none = faults.is_empty() && local.is_empty() && global.is_empty();
+        (!none).then(|| Box::new(Self { faults, local, global }))
     }
 }
 

@@ -5,6 +5,7 @@ mod authorization;
 mod cell;
 mod external;
 mod gates;
+mod mirroring;
 mod passthrough;
 mod rule;
 mod tokens;
@@ -22,6 +23,7 @@ pub use authorization::Authorization;
 pub use cell::{Published, SnapshotCell, Tie};
 pub use external::External;
 pub use gates::{Gates, GlobalLimits, LocalLimit, RateService};
+pub use mirroring::Mirroring;
 pub use passthrough::Passthrough;
 pub use rule::{Action, Backend, Backends, Rule};
 pub use tokens::Tokens;
@@ -113,7 +115,11 @@ impl Snapshot {
                         .hosts
                         .iter()
                         .flat_map(|host| &host.rules)
-                        .map(|rule| Arc::new(Rule::compile(rule, &clusters, Gates::compile(rule, registry, &services))))
+                        .map(|rule| {
+                            let gates = Gates::compile(rule, registry, &services);
+                            let mirrors = Mirroring::all(rule, &clusters, metrics);
+                            Arc::new(Rule::compile(rule, &clusters, (gates, mirrors), tls))
+                        })
                         .collect(),
                     authorization: listener
                         .authorization

@@ -5,8 +5,11 @@ use std::sync::{Arc, OnceLock};
 
 use outrigger_config::model;
 
-use super::Gates;
+use super::{Gates, Mirroring};
+use crate::net::tls::TlsSet;
 use crate::policy::cors::CorsPolicy;
+use crate::policy::hash::xxh64;
+use crate::policy::session::Namer;
 use crate::policy::weighted::Split;
 use crate::telemetry::RouteMetrics;
 use crate::upstream::Cluster;
@@ -20,8 +23,12 @@ pub struct Rule {
     pub action: Action,
     /// Its CORS rules.
     pub cors: Option<CorsPolicy>,
+    /// Names the endpoints of its sessions.
+    pub session: Option<Arc<Namer>>,
     /// What its requests must pass before anything is done with them.
     pub gates: Option<Box<Gates>>,
+    /// Where copies of them go.
+    pub mirrors: Vec<Mirroring>,
     pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
 }
 
@@ -52,6 +59,8 @@ pub struct Backend {
     pub weight: u32,
     /// Only endpoints with these labels.
     pub subset: Option<model::Labels>,
+    /// Tells it from other backends in names of sessions.
+    pub mark: u64,
     /// Applied to requests that go there.
     pub filters: Vec<model::Filter>,
     pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
@@ -61,7 +70,8 @@ impl Rule {
     pub(super) fn compile(
         rule: &model::Rule,
         clusters: &HashMap<&Arc<str>, Arc<Cluster>>,
-        gates: Option<Box<Gates>>,
+        (gates, mirrors): (Option<Box<Gates>>, Vec<Mirroring>),
+        tls: &TlsSet,
     ) -> Self {
         let action = match &rule.action {
             model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
@@ -72,8 +82,16 @@ impl Rule {
             model::Filter::Cors(cors) => Some(CorsPolicy::compile(cors)),
             _ => None,
         });
-        Self { config: rule.clone(), action, cors, gates, metrics: OnceLock::new() }
+        let session = rule.session.as_ref().and_then(|session| tls.session_key(&session.key_file)).cloned();
+        Self { config: rule.clone(), action, cors, session, gates, mirrors, metrics: OnceLock::new() }
     }
+}
+
+/// A number that follows from the cluster and the subset, on every proxy the same.
+fn mark(backend: &model::BackendRef) -> u64 {
+    let labels = backend.subset.iter().flat_map(|(name, value)| [name, value]);
+    // Each part is hashed with what came before, so that where one ends and the next begins matters.
+    std::iter::once(&backend.cluster).chain(labels).fold(0, |seed, part| xxh64(part.as_bytes(), seed))
 }
 
 /// The subsets that backends ask for, by cluster.
@@ -109,6 +127,7 @@ impl Backends {
             .map(|backend| Backend {
                 cluster: Arc::clone(&clusters[&backend.cluster]),
                 weight: backend.weight,
+                mark: mark(backend),
                 subset: (!backend.subset.is_empty()).then(|| backend.subset.clone()),
                 filters: backend.filters.clone(),
                 metrics: OnceLock::new(),

@@ -26,6 +26,7 @@ mod effort;
 mod handshakes;
 mod health;
 mod listener;
+mod mirrors;
 mod overload;
 mod process;
 mod proxy;
@@ -42,11 +43,12 @@ pub use effort::Waste;
 pub use handshakes::Handshake;
 pub use health::{CAUSES as EJECTION_CAUSES, CheckResult, EndpointHealth};
 pub use listener::{Detected, ListenerMetrics};
+pub use mirrors::{MirrorMetrics, Mirrored};
 pub use overload::OverloadMetrics;
 pub use process::resident_bytes;
 pub use proxy::ProxyMetrics;
 pub use rate_limits::{Limited, RateLimitMetrics, RateLimitServiceMetrics, ServiceAnswer};
-pub use route::{Finished, RouteLabels, RouteMetrics};
+pub use route::{Finished, Injected, RouteLabels, RouteMetrics};
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = expose::CONTENT_TYPE;
@@ -72,6 +74,7 @@ pub struct Metrics {
     authorizers: Mutex<HashMap<Arc<str>, Kept<AuthorizerMetrics>>>,
     rate_limits: Mutex<HashMap<Arc<str>, Kept<RateLimitMetrics>>>,
     rate_limit_services: Mutex<HashMap<Arc<str>, Kept<RateLimitServiceMetrics>>>,
+    mirrors: Mutex<HashMap<Arc<str>, Kept<MirrorMetrics>>>,
     other_route: Arc<RouteMetrics>,
     other_cluster: Arc<ClusterMetrics>,
     other_access: Arc<AccessMetrics>,
@@ -111,6 +114,7 @@ impl Metrics {
             authorizers: Mutex::default(),
             rate_limits: Mutex::default(),
             rate_limit_services: Mutex::default(),
+            mirrors: Mutex::default(),
             other_route: Arc::new(RouteMetrics::other()),
             other_cluster: Arc::new(ClusterMetrics::other()),
             other_access: Arc::new(AccessMetrics::other()),
@@ -171,6 +175,12 @@ impl Metrics {
         keep(&self.rate_limit_services, name, || RateLimitServiceMetrics::new(name))
     }
 
+    /// The handle of a cluster that gets copies of requests.
+    #[must_use]
+    pub fn mirror(&self, cluster: &Arc<str>) -> Arc<MirrorMetrics> {
+        keep(&self.mirrors, cluster, || MirrorMetrics::new(cluster))
+    }
+
     /// Forgets what nobody has held for [`limits::METRIC_LINGER`]. Called now and then by the control thread.
     pub fn sweep(&self, now: Instant) {
         forget(&self.routes, now);
@@ -182,6 +192,7 @@ impl Metrics {
         forget(&self.authorizers, now);
         forget(&self.rate_limits, now);
         forget(&self.rate_limit_services, now);
+        forget(&self.mirrors, now);
     }
 
     /// Everything in the Prometheus text format ([`CONTENT_TYPE`]). Label sets that were never used are left out.
@@ -210,6 +221,7 @@ impl Metrics {
         limits.push(Arc::clone(&self.other_rate_limit));
         rate_limits::encode(&limits, &mut text);
         rate_limits::encode_services(&handles(&self.rate_limit_services), &mut text);
+        mirrors::encode(&handles(&self.mirrors), &mut text);
         text.finish()
     }
 }

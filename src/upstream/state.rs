@@ -14,6 +14,8 @@ use super::endpoints::Tables;
 use super::health::{CheckRecord, News, Traffic};
 use super::outlier::{OutlierRecord, Outliers};
 use super::standing::{HealthEpoch, Standing};
+use crate::base::limits;
+use crate::codec::tee::CopyRoom;
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
 use crate::policy::ewma::AtomicEwma;
@@ -38,6 +40,8 @@ pub struct ClusterState {
     pub admission: Admission,
     /// Its metric handles.
     pub metrics: Arc<ClusterMetrics>,
+    /// Copies of requests that it gets.
+    pub mirrors: Mirrors,
     /// What was logged of failed handshakes.
     pub refusals: Refusals,
     /// Endpoints that came after the configuration in effect, and replace those in it.
@@ -71,6 +75,7 @@ impl ClusterState {
             budget: BudgetUsage::new(now),
             admission: Admission::new(Arc::clone(&metrics), now),
             metrics,
+            mirrors: Mirrors::default(),
             refusals: Refusals::default(),
             assigned: ArcSwapOption::empty(),
             health_epoch: HealthEpoch::default(),
@@ -79,6 +84,21 @@ impl ClusterState {
             tables: Tables::default(),
             tls: ArcSwapOption::empty(),
         }
+    }
+}
+
+/// Copies of requests on the way to a cluster.
+#[derive(Debug)]
+pub struct Mirrors {
+    /// How many.
+    pub in_flight: Usage,
+    /// What their bodies may be behind the originals.
+    pub room: Arc<CopyRoom>,
+}
+
+impl Default for Mirrors {
+    fn default() -> Self {
+        Self { in_flight: Usage::default(), room: CopyRoom::new(limits::MIRROR_BUFFERS, limits::MIRROR_BUFFER) }
     }
 }
 

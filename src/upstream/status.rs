@@ -204,7 +204,7 @@ impl ClusterStatus {
                     zone: member.zone.as_deref().map(str::to_owned),
                     priority: member.priority,
                     labels: (*member.labels).clone(),
-                    condition: condition(member.condition),
+                    condition: member.condition.word(),
                     not_picked: set.why_not(index, Moment { state: cluster.state(), now }),
                     health: health.name(),
                     health_reason: reason_of(member, health, last.as_ref(), now),
@@ -246,13 +246,5 @@ impl ClusterStatus {
                 .filter_map(|host| names.error(host).map(|error| format!("{host}: {error}")))
                 .collect(),
         }
-    }
-}
-
-fn condition(condition: Condition) -> &'static str {
-    match condition {
-        Condition::Healthy => "healthy",
-        Condition::Draining => "draining",
-        Condition::Unhealthy => "unhealthy",
     }
 }

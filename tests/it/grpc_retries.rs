@@ -109,7 +109,11 @@ async fn an_answer_that_was_retried_in_vain_says_so_whatever_its_form() {
         let client = H2Client::connect(first.addr()).await;
         let message = h2_client::grpc_message(b"x");
         let reply = client.send(h2_client::grpc("/s.S/M"), message, None).await.expect("an answer");
-        assert_eq!((reply.grpc_status(), reply.header("x-outrigger-retried")), (Some("14"), Some("exhausted")));
+        assert_eq!(
+            (reply.grpc_status(), reply.header("x-outrigger-retried")),
+            (Some("14"), Some("exhausted")),
+            "{reply:?}"
+        );
         assert_eq!(backend.count(), 2, "the hop before the backend has retried, and no other: {reply:?}");
     }
 }

@@ -105,6 +105,18 @@ pub enum Condition {
     Unhealthy,
 }
 
+impl Condition {
+    /// As it is written.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Draining => "draining",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
 /// What consistent hashing and cookies of a rule go by. Keys are tried in order; those that the request lacks are
 /// passed over; the others are combined, up to a terminal one. A request without any goes to a random endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What `explain` found out, ready to be shown as text or JSON.
 
 use http::Method;
-use outrigger_config::model::{self, Listener, Place, Retry, Target};
+use outrigger_config::model::{self, Condition, Labels, Listener, Place, Retry, Target};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -142,7 +142,10 @@ pub(super) struct Endpoint {
     pub(super) weight: u32,
     pub(super) zone: Option<String>,
     pub(super) priority: u8,
+    pub(super) labels: Labels,
     pub(super) condition: &'static str,
+    /// Why no request of this backend goes there, whatever health says.
+    pub(super) never: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -175,11 +178,17 @@ pub(super) fn place(place: &Place) -> String {
 }
 
 impl Endpoint {
-    pub(super) fn of(endpoint: &model::Endpoint) -> Self {
-        let model::Endpoint { target, weight, zone, priority, labels: _, condition } = endpoint;
+    pub(super) fn of(endpoint: &model::Endpoint, subset: &Labels) -> Self {
+        let model::Endpoint { target, weight, zone, priority, labels, condition } = endpoint;
         let (address, resolved) = match target {
             Target::Address(address) => (address.to_string(), false),
             Target::Name { host, port } => (format!("{host}:{port}"), true),
+        };
+        let never = match condition {
+            _ if subset.iter().any(|(name, value)| labels.get(name) != Some(value)) => Some("not of the subset"),
+            Condition::Draining => Some("draining: only what is bound to it"),
+            Condition::Unhealthy => Some("unhealthy: only in a panic"),
+            Condition::Healthy => None,
         };
         Self {
             address,
@@ -187,7 +196,9 @@ impl Endpoint {
             weight: *weight,
             zone: zone.as_ref().map(ToString::to_string),
             priority: *priority,
-            condition: dump::condition(*condition),
+            labels: labels.clone(),
+            condition: condition.word(),
+            never,
         }
     }
 }

@@ -96,12 +96,13 @@ impl Page {
         if !subset.is_empty() {
             self.line("", &format!("only endpoints with {}", subset.join(", ")));
         }
-        for Endpoint { address, resolved, weight, zone, priority, condition } in endpoints {
+        for Endpoint { address, resolved, weight, zone, priority, labels, condition: _, never } in endpoints {
             let zone = zone.as_ref().map(|zone| format!(", zone {zone}")).unwrap_or_default();
+            let priority = if *priority > 0 { format!(", priority {priority}") } else { String::new() };
+            let labels: String = labels.iter().map(|(name, value)| format!(", {name}={value}")).collect();
             let resolved = if *resolved { ", each of its addresses" } else { "" };
-            let priority = if *priority == 0 { String::new() } else { format!(", priority {priority}") };
-            let said = if *condition == "healthy" { String::new() } else { format!(", {condition}") };
-            self.line("", &format!("- {address}, weight {weight}{zone}{priority}{said}{resolved}"));
+            let never = never.map(|never| format!(" ({never})")).unwrap_or_default();
+            self.line("", &format!("- {address}, weight {weight}{zone}{priority}{labels}{resolved}{never}"));
         }
     }
 

@@ -72,7 +72,11 @@ impl Applier {
         registry.activate(&loaded.config, &clusters, Instant::now());
         self.parts.listeners.refresh();
 
-        let files = log_changes(self.material.tls.certificates(), tls.certificates());
+        let mut files = log_changes(self.material.tls.certificates(), tls.certificates());
+        for file in tls.session_keys_changed(&self.material.tls) {
+            tracing::info!(file = %file.display(), "sessions are named with a new key; those of the key before still hold");
+            files.insert(file.to_owned());
+        }
         metrics.certificates.rotated(now);
         self.status.material.applied(&tls, metrics);
         self.status.material.rotated(files, now);

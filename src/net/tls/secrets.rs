@@ -1,4 +1,5 @@
-//! The files that a configuration names for TLS, as they were at one moment.
+//! The files with secrets that a configuration names, as they were at one moment: for TLS, and the keys that sessions are
+//! named with.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use outrigger_config::model::{CertificateFiles, ClientTrust, ClusterTlsMode, Config};
+use outrigger_config::model::{CertificateFiles, ClientTrust, ClusterTlsMode, Config, Place, SessionPersistence};
 
 use super::certificate::{hex, sha256};
 use crate::base::limits;
@@ -58,7 +59,7 @@ impl Secrets {
         Self { files: contents.into_iter().map(|(path, bytes)| (path, Ok(content(bytes)))).collect() }
     }
 
-    /// Every file that `config` names for TLS, once, in order.
+    /// Every file that `config` names for TLS and for names of sessions, once, in order.
     #[must_use]
     pub fn paths(config: &Config) -> Vec<PathBuf> {
         let mut paths = Vec::new();
@@ -84,6 +85,7 @@ impl Secrets {
                 certificate.iter().for_each(|files| pair(&mut paths, files));
             }
         }
+        paths.extend(sessions(config).map(|(session, _)| session.key_file.clone()));
         paths.sort_unstable();
         paths.dedup();
         paths
@@ -127,6 +129,12 @@ impl fmt::Debug for Secrets {
             self.files.iter().map(|(path, content)| (path, content.as_ref().map(|content| content.bytes.len())));
         f.debug_map().entries(sizes).finish()
     }
+}
+
+/// Sessions of rules, and where the rules are written.
+pub(super) fn sessions(config: &Config) -> impl Iterator<Item = (&SessionPersistence, &Place)> {
+    let rules = config.routes.values().flat_map(|table| &table.hosts).flat_map(|host| &host.rules);
+    rules.filter_map(|rule| Some((rule.session.as_ref()?, &rule.place)))
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

@@ -1,4 +1,5 @@
-//! Everything TLS of one configuration, built and checked as a whole.
+//! Everything TLS of one configuration, built and checked as a whole. The keys that sessions are named with are files of
+//! the same kind: read, checked, refused and replaced together with the others, they are here too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -18,11 +19,12 @@ use super::epoch::{Epochs, Source};
 use super::material::{Credentials, Loader};
 use super::problem::{MaterialError, MaterialReason as Reason, Problem};
 use super::refusal::RefusalReason;
-use super::secrets::Secrets;
+use super::secrets::{self, Secrets};
 use super::server::{self, ServerTls, Termination, expected, is_dns_name, offered};
 use super::status::{CertificateRole, CertificateStatus};
 use super::trust::{Bundle, MeshTrust, Revocations, Trust};
 use super::verify::{Expect, Verifier};
+use crate::policy::session::Namer;
 
 /// Everything TLS of one configuration. By default there is none.
 #[derive(Debug, Default)]
@@ -32,6 +34,8 @@ pub struct TlsSet {
     certificates: Vec<CertificateStatus>,
     identity: Option<SpiffeId>,
     epochs: Epochs,
+    /// By file.
+    session_keys: BTreeMap<PathBuf, Arc<Namer>>,
 }
 
 impl TlsSet {
@@ -77,9 +81,13 @@ impl TlsSet {
                 clients.insert(Arc::clone(name), Arc::new(client));
             }
         }
+        let session_keys = builder.session_keys(config);
         let identity = shared.mesh.and_then(|mesh| mesh.credentials.identity);
         let Loader { errors, statuses: certificates, .. } = builder.loader;
-        if errors.is_empty() { Ok(Self { servers, clients, certificates, identity, epochs }) } else { Err(errors) }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(Self { servers, clients, certificates, identity, epochs, session_keys })
     }
 
     /// TLS of a listener; `None` where it has none, or it is off.
@@ -92,6 +100,20 @@ impl TlsSet {
     #[must_use]
     pub fn client(&self, cluster: &str) -> Option<&Arc<ClientTls>> {
         self.clients.get(cluster)
+    }
+
+    /// What names sessions with the key in this file.
+    #[must_use]
+    pub fn session_key(&self, file: &Path) -> Option<&Arc<Namer>> {
+        self.session_keys.get(file)
+    }
+
+    /// Files whose key for sessions is another than in `before`.
+    pub fn session_keys_changed<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a Path> {
+        let changed = |(file, namer): &(&PathBuf, &Arc<Namer>)| {
+            before.session_keys.get(*file).is_some_and(|known| !known.is_like(namer))
+        };
+        self.session_keys.iter().filter(changed).map(|(file, _)| file.as_path())
     }
 
     /// Every certificate, root and list in use.
@@ -204,6 +226,26 @@ impl Builder<'_> {
                 return;
             }
         }
+    }
+
+    fn session_keys(&mut self, config: &Config) -> BTreeMap<PathBuf, Arc<Namer>> {
+        let mut keys = BTreeMap::new();
+        for (session, place) in secrets::sessions(config) {
+            let file = &session.key_file;
+            if keys.contains_key(file) {
+                continue;
+            }
+            let Some(contents) = self.loader.read(file, place) else { continue };
+            let previous = self.previous.and_then(|set| set.session_key(file)).map(|namer| &**namer);
+            match Namer::new(contents, previous) {
+                Ok(namer) => drop(keys.insert(file.clone(), Arc::new(namer))),
+                Err(error) => {
+                    let fix = "make one with `openssl rand -hex 32`, and give it to all proxies of the service";
+                    self.loader.fail(file, place, Reason::WeakKey.problem(error.to_string(), fix));
+                }
+            }
+        }
+        keys
     }
 
     fn revocations(&mut self, config: &Config) -> Revocations {

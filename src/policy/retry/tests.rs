@@ -353,7 +353,7 @@ fn an_idempotency_key_counts_only_where_the_rule_believes_it() {
 }
 
 #[test]
-fn a_head_is_held_only_for_a_status_that_could_be_retried() {
+fn a_head_is_held_only_for_a_status_that_is_retried() {
     let lenient = Retry { non_idempotent: true, ..policy(1, &[RetryOn::Reset, RetryOn::Grpc(14)]) };
     let request = whole(NotIdempotent);
     let mut attempts = Attempts::first();
@@ -366,7 +366,8 @@ fn a_head_is_held_only_for_a_status_that_could_be_retried() {
         assert!(!is_worth_holding(&lenient, &attempts, unfit), "{unfit:?}");
     }
     attempts.record(Verdict::RetryCharged { step: 0 });
-    assert!(!is_worth_holding(&lenient, &attempts, request), "none is left");
+    assert!(is_worth_holding(&lenient, &attempts, request), "none is left, and hops before must know");
+    assert!(!is_worth_holding(&policy(0, &[RetryOn::Grpc(14)]), &attempts, request), "nothing is retried at all");
 }
 
 #[test]

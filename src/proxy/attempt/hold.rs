@@ -89,3 +89,55 @@ fn broken(error: BodyError) -> SendErrorKind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn response(body: Body) -> Response<Body> {
+        Response { head: ResponseHead { status: StatusCode::OK, headers: HeaderMap::new() }, body }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_was_read_ahead_is_passed_on_without_a_copy() {
+        let message = Bytes::from(vec![7; 1 << 20]);
+        let Try::Answered(mut answer) = first_frame(response(Body::Full(message.clone())), None).await else {
+            panic!("a message is an answer")
+        };
+        let frame = poll_fn(|cx| answer.body.poll_frame(cx)).await;
+        let Some(Ok(Frame::Data(data))) = frame else { panic!("data, not {frame:?}") };
+        assert_eq!((data.as_ptr(), data.len()), (message.as_ptr(), message.len()));
+        assert!(answer.body.is_end() && answer.head.headers.is_empty());
+    }
+
+    #[tokio::test]
+    async fn trailers_before_any_message_are_the_end_of_the_attempt() {
+        let trailers: HeaderMap =
+            [(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("14"))].into_iter().collect();
+        let body = PrefixedBody::before(Frame::Trailers(trailers.clone()), Body::Empty);
+        let Try::Ended(ended) = first_frame(response(body), None).await else { panic!("it ended") };
+        assert_eq!(ended.trailers, trailers);
+        let mut again = ended.into_response();
+        let frame = poll_fn(|cx| again.body.poll_frame(cx)).await;
+        assert!(matches!(frame, Some(Ok(Frame::Trailers(fields))) if fields == trailers), "as it came");
+    }
+
+    #[test]
+    fn there_is_nothing_to_wait_for_in_an_answer_that_says_how_it_went() {
+        let open = || response(Body::Full(Bytes::from_static(b"x")));
+        assert!(is_open(&open()));
+        let mut failed = open();
+        failed.head.status = StatusCode::SERVICE_UNAVAILABLE;
+        assert!(!is_open(&failed));
+        let mut told = open();
+        told.head.headers.insert("grpc-status", HeaderValue::from_static("0"));
+        assert!(!is_open(&told));
+        let mut held_below = open();
+        marks::mark(&mut held_below.head.headers, Spent::Held);
+        assert!(!is_open(&held_below), "delays of hops do not add up");
+        assert!(!is_open(&response(Body::Empty)));
+    }
+}

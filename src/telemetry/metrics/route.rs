@@ -33,6 +33,20 @@ pub struct Finished {
     pub response_bytes: u64,
 }
 
+/// What was done to a request on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Injected {
+    /// It was held up.
+    Delay,
+    /// It was not held up although it should have been: as many as may be were.
+    DelayLeftOut,
+    /// It was answered.
+    Abort,
+}
+
+const INJECTED: [(Injected, &str); 3] =
+    [(Injected::Delay, "delay"), (Injected::DelayLeftOut, "delay_left_out"), (Injected::Abort, "abort")];
+
 /// The numbers of one route and cluster.
 #[derive(Debug)]
 pub struct RouteMetrics {
@@ -48,6 +62,7 @@ struct Shard {
     request_bytes: AtomicU64,
     response_bytes: AtomicU64,
     reasons: Tally,
+    injected: [AtomicU64; INJECTED.len()],
     grpc: [AtomicU64; GRPC_STATUSES],
 }
 
@@ -70,6 +85,11 @@ impl RouteMetrics {
     /// A request has begun. Every call is followed by one of [`Self::finished`].
     pub fn started(&self) {
         add(&self.series.local().in_flight, 1);
+    }
+
+    /// A fault was injected into a request.
+    pub fn injected(&self, what: Injected) {
+        add(&self.series.local().injected[what as usize], 1);
     }
 
     /// A request has ended.
@@ -139,6 +159,15 @@ pub(super) fn encode(routes: &[Arc<RouteMetrics>], text: &mut Text) {
     for route in &used {
         for (reason, count) in tallies(&route.series, |s| &s.reasons) {
             text.sample(&route.labels.with("reason", reason), count);
+        }
+    }
+    let injected = used.iter().flat_map(|route| INJECTED.map(|(what, name)| (route, what, name)));
+    let injected = injected.map(|(route, what, name)| (route, name, route.series.sum(|s| &s.injected[what as usize])));
+    let injected: Vec<_> = injected.filter(|(.., count)| *count > 0).collect();
+    if !injected.is_empty() {
+        text.family("outrigger_faults_injected_total", Kind::Counter, "Faults injected into requests on purpose.");
+        for (route, name, count) in injected {
+            text.sample(&route.labels.with("fault", name), count);
         }
     }
     text.family("outrigger_grpc_responses_total", Kind::Counter, "gRPC calls that ended, by gRPC status.");
