@@ -102,6 +102,3 @@ impl Work {
 const GATHER: Duration = Duration::from_millis(20);
 /// Sleep without anything to do; a change wakes.
 const NOTHING_DUE: Duration = Duration::from_secs(3600);
-
-#[cfg(test)]
-mod tests;

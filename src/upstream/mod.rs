@@ -18,6 +18,8 @@ pub mod registry;
 pub mod standing;
 pub mod state;
 pub mod status;
+#[cfg(test)]
+mod world;
 
 pub use admission::{Applicant, Place, Shed};
 pub use cluster::{Cluster, Member, PickError, PickHint};

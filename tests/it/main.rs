@@ -34,6 +34,7 @@ mod global_limits;
 mod grpc;
 mod grpc_retries;
 mod h2_conformance;
+mod health;
 mod http1;
 mod http2;
 mod interop;

@@ -151,3 +151,44 @@ async fn a_budget_that_is_used_up_is_said_in_the_answer() {
     assert_eq!((reply.status, reply.head.get("x-outrigger-retried")), (503, Some("budget")));
     assert_eq!(backend.requests().len(), 1);
 }
+
+/// Nobody has seen the attempt before: to the application it is the first.
+#[tokio::test]
+async fn an_attempt_after_one_that_was_never_sent_is_not_numbered() {
+    let refusing = crate::support::h1_backend::Refusing::new();
+    let backend = H1Backend::ok().await;
+    let config = Config::to("http1", &[refusing.addr, backend.addr]).upstream("loadBalancing: { policy: roundRobin }");
+    let proxy = Proxy::start(&config).await;
+    for _ in 0..4 {
+        assert_eq!(ask(&proxy, GET).await.status, 200);
+    }
+    assert!(
+        proxy.metric("outrigger_upstream_retries_total", &[]).await > 0.0,
+        "some were tried at the other one first"
+    );
+    assert!(backend.requests().iter().all(|request| !request.head.has("x-outrigger-attempt")));
+}
+
+#[tokio::test]
+async fn another_zone_is_tried_where_the_rule_prefers_that() {
+    let failing = || H1Backend::answering(|_| response(503, &[], b"busy"));
+    let (one, two, other) = (failing().await, failing().await, H1Backend::ok().await);
+    let endpoints = [(one.addr, "a"), (two.addr, "a"), (other.addr, "b")]
+        .map(|(addr, zone)| format!("{{ address: \"{addr}\", zone: {zone} }}"))
+        .join(", ");
+    let cluster = format!(
+        "protocol: http1\nendpoints: [{endpoints}]\nloadBalancing: {{ policy: roundRobin }}\n\
+         circuitBreaker: {{ failureThreshold: 0 }}\nretryBudget: {{ percent: 100, minPerSecond: 100 }}"
+    );
+    for (rule, all_well) in
+        [("retry: { attempts: 1, on: [503], otherLocality: true }", true), ("retry: { attempts: 1, on: [503] }", false)]
+    {
+        let routes = format!("- rules: [{{ backendRefs: [{{ cluster: z }}], {rule} }}]");
+        let proxy = Proxy::start(&Config::new().cluster_yaml("z", &cluster).routes(&routes).top("workers: 1")).await;
+        let mut statuses = Vec::new();
+        for _ in 0..12 {
+            statuses.push(ask(&proxy, GET).await.status);
+        }
+        assert_eq!(statuses.iter().all(|status| *status == 200), all_well, "{rule}: {statuses:?}");
+    }
+}

@@ -26,6 +26,8 @@ pub(super) struct Again<'a> {
     /// Read when it is first needed: of most requests it never is.
     incoming: Option<Incoming>,
     retrying: Option<RetrySlot>,
+    /// Attempts so far that may have reached an application, and of which the next one is a repetition.
+    reached: u32,
     /// An attempt so far reached an application and would be repeated, as far as the rule goes.
     failed: bool,
     /// Why there is no further attempt, though the rule would have one.
@@ -43,6 +45,7 @@ impl<'a> Again<'a> {
             idempotency: Idempotency::of_request(policy, &head.method, &head.headers),
             incoming: (policy.attempts.value > 0).then(|| Incoming::of(&head.headers, exchange.caller)),
             retrying: None,
+            reached: 0,
             failed: false,
             spent: None,
         }
@@ -76,6 +79,7 @@ impl<'a> Again<'a> {
         let verdict = retry::decide(self.policy, &self.attempts, self.request(replay), outcome);
         let began = replay.and_then(Replay::ended).map_or(record.started(), |ended| ended.max(record.started()));
         let left = exchange.time_left(began, now);
+        self.reached += u32::from(outcome.reached());
         let spent = match verdict {
             Verdict::RetryFree if left == Some(Duration::ZERO) => return None,
             Verdict::RetryFree => match self.enter(verdict, now) {
@@ -113,10 +117,14 @@ impl<'a> Again<'a> {
         self.spent.or(self.failed.then_some(Spent::Exhausted))
     }
 
-    /// Says in the head of a further attempt which one it is.
+    /// Says in the head of a further attempt which one it is. What nobody has seen is no attempt (gRFC A6, transparent
+    /// retries), so that an endpoint that is down does not look like retries to those that serve in its place.
     pub(super) fn stamp(&mut self, exchange: &Exchange<'_>, head: &mut RequestHead, record: &mut Record) {
+        if self.reached == 0 {
+            return;
+        }
         let incoming = *self.incoming.get_or_insert_with(|| Incoming::of(&head.headers, exchange.caller));
-        incoming.stamp(&mut head.headers, exchange.caller, record.attempts, record);
+        incoming.stamp(&mut head.headers, exchange.caller, self.reached, record);
     }
 
     fn request(&self, replay: Option<&Replay>) -> Repeatable {

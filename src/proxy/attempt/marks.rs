@@ -8,7 +8,7 @@ use crate::codec::{Body, Response};
 use crate::proxy::local::Caller;
 use crate::proxy::record::Record;
 
-/// On requests: which attempt it is, counted over all hops. Only on those after the first.
+/// On requests: which attempt it is, counted over all hops. Only on those of which one before may have been executed.
 const ATTEMPT: HeaderName = HeaderName::from_static("x-outrigger-attempt");
 /// The same for gRPC (gRFC A6): how many attempts came before.
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");

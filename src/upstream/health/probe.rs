@@ -279,3 +279,18 @@ impl Interim for Nobody {
 
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("outrigger/", env!("CARGO_PKG_VERSION"), " (health check)"));
+
+#[cfg(test)]
+impl Line {
+    /// Without a connection.
+    pub(super) fn idle(endpoint: &Arc<EndpointState>) -> Self {
+        let unseen = ClusterMetrics::unseen();
+        let cluster = Arc::new(ClusterState::new("c".into(), unseen, Instant::now()));
+        let text = "listeners: [{ name: l, bind: 127.0.0.1:0, routes: r }]\n\
+                    routes: { r: [{ rules: [{ backendRefs: [{ cluster: c }] }] }] }\n\
+                    clusters: { c: { endpoints: [127.0.0.1:1] } }\n";
+        let options = outrigger_config::load("test.yaml", text).expect("valid").config.clusters["c"].connection;
+        let key = PoolKey { cluster: "c".into(), address: endpoint.address, options, tls: None, host: None };
+        Self(Pool::new(&key, 1, &cluster, endpoint))
+    }
+}

@@ -1,68 +1,24 @@
 //! Ejection as a whole: over a registry, with a clock of the test.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use outrigger_config::model::{self, Condition, OutlierDetection, Target};
-use parking_lot::Mutex;
+use outrigger_config::model::{Condition, OutlierDetection};
 use proptest::prelude::*;
 
 use crate::policy::outlier::{Cause, may_be_out};
 use crate::policy::rng::Rng;
-use crate::telemetry::Metrics;
-use crate::upstream::dns::SystemResolver;
-use crate::upstream::registry::Surroundings;
 use crate::upstream::standing::Against;
-use crate::upstream::{Cluster, EndpointState, Outcome, Permit, PickHint, Registry};
+use crate::upstream::world::{World, endpoint};
+use crate::upstream::{Outcome, Permit, PickHint};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A proxy's registry with one cluster.
-struct World {
-    registry: Arc<Registry>,
-    cluster: Arc<Cluster>,
-    config: model::Config,
-    clock: Arc<Mutex<Instant>>,
-}
-
 impl World {
-    fn new(endpoints: u16, settings: OutlierDetection) -> Self {
-        let clock = Arc::new(Mutex::new(Instant::now()));
-        let told = Arc::clone(&clock);
-        let surroundings = Surroundings {
-            resolver: Box::new(SystemResolver::default()),
-            clock: Box::new(move || *told.lock()),
-            seed: 1,
-        };
-        let registry = Registry::within(1, Metrics::new(), surroundings);
-        let text = "listeners: [{ name: l, bind: 127.0.0.1:0, routes: r }]\n\
-                    routes: { r: [{ rules: [{ backendRefs: [{ cluster: c }] }] }] }\n\
-                    clusters: { c: { endpoints: [127.0.0.1:1] } }\n";
-        let mut config: model::Config = (*outrigger_config::load("test.yaml", text).expect("valid").config).clone();
-        let cluster = config.clusters.get_mut("c").expect("a cluster");
-        cluster.outlier_detection = Some(settings);
-        cluster.endpoints = (1..=endpoints).map(endpoint).collect();
-        let cluster = registry.cluster(&config.clusters["c"], None);
-        let mut world = Self { registry, cluster, config, clock };
-        world.apply(|_| ());
-        world
-    }
-
-    /// A new configuration.
-    fn apply(&mut self, change: impl FnOnce(&mut model::Cluster)) {
-        change(self.config.clusters.get_mut("c").expect("a cluster"));
-        self.cluster = self.registry.cluster(&self.config.clusters["c"], None);
-        self.registry.activate(&self.config, &[Arc::clone(&self.cluster)], self.now());
-    }
-
-    fn now(&self) -> Instant {
-        *self.clock.lock()
-    }
-
-    fn endpoint(&self, port: u16) -> Arc<EndpointState> {
-        let set = self.cluster.endpoints();
-        let found = set.members().iter().find(|member| member.state.address.port() == port);
-        Arc::clone(&found.expect("it is there").state)
+    fn with(endpoints: u16, settings: OutlierDetection) -> Self {
+        Self::new(|cluster| {
+            cluster.outlier_detection = Some(settings);
+            cluster.endpoints = (1..=endpoints).map(endpoint).collect();
+        })
     }
 
     fn ports_out(&self) -> Vec<u16> {
@@ -82,19 +38,15 @@ impl World {
     /// Time passes, and the control thread does its work once a second.
     fn pass(&self, seconds: u32) {
         for _ in 0..seconds {
-            *self.clock.lock() += SECOND;
+            self.advance(SECOND);
             self.registry.judge_outliers(self.now());
         }
     }
 }
 
-fn endpoint(port: u16) -> model::Endpoint {
-    model::Endpoint::at(Target::Address(([127, 0, 0, 1], port).into()))
-}
-
 #[test]
 fn five_failures_in_a_row_eject_at_once_for_half_a_minute() {
-    let world = World::new(3, OutlierDetection::default());
+    let world = World::with(3, OutlierDetection::default());
     let epoch = world.cluster.state().health_epoch.get();
     world.report(1, Outcome::Broken, 4);
     assert_eq!(world.ports_out(), [0_u16; 0]);
@@ -117,7 +69,7 @@ fn five_failures_in_a_row_eject_at_once_for_half_a_minute() {
 
 #[test]
 fn what_reports_come_through_permits() {
-    let world = World::new(2, OutlierDetection::default());
+    let world = World::with(2, OutlierDetection::default());
     let mut rng = Rng::new(1);
     let mut permits: Vec<Permit> = Vec::new();
     for _ in 0..40 {
@@ -134,7 +86,7 @@ fn what_reports_come_through_permits() {
 
 #[test]
 fn a_refusal_for_load_is_no_error_and_what_only_began_says_nothing() {
-    let world = World::new(2, OutlierDetection::default());
+    let world = World::with(2, OutlierDetection::default());
     world.report(1, Outcome::Busy, 20);
     world.report(1, Outcome::Broken, 4);
     world.report(1, Outcome::Answering(SECOND), 1);
@@ -146,7 +98,7 @@ fn a_refusal_for_load_is_no_error_and_what_only_began_says_nothing() {
 #[test]
 fn of_few_as_many_go_as_may_and_never_the_last() {
     for (endpoints, most) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)] {
-        let world = World::new(endpoints, OutlierDetection::default());
+        let world = World::with(endpoints, OutlierDetection::default());
         for port in 1..=endpoints {
             world.report(port, Outcome::Broken, 10);
         }
@@ -157,7 +109,7 @@ fn of_few_as_many_go_as_may_and_never_the_last() {
 #[test]
 fn the_last_one_that_is_fit_stays_whatever_the_share() {
     let all = OutlierDetection { max_ejection_percent: 100, ..OutlierDetection::default() };
-    let mut world = World::new(3, all);
+    let mut world = World::with(3, all);
     world.apply(|cluster| cluster.endpoints[1].condition = Condition::Draining);
     world.endpoint(1).standing.set(Against::Unhealthy);
     world.report(3, Outcome::Broken, 20);
@@ -169,7 +121,7 @@ fn the_last_one_that_is_fit_stays_whatever_the_share() {
 
 #[test]
 fn ejections_outlive_configurations_and_end_without_the_setting() {
-    let mut world = World::new(4, OutlierDetection::default());
+    let mut world = World::with(4, OutlierDetection::default());
     world.report(1, Outcome::Broken, 5);
     world.report(2, Outcome::Broken, 5);
     world.apply(|cluster| cluster.ceilings.max_requests = 7);
@@ -186,7 +138,7 @@ fn ejections_outlive_configurations_and_end_without_the_setting() {
 
 #[test]
 fn fewer_endpoints_bring_the_soonest_back() {
-    let mut world = World::new(8, OutlierDetection::default());
+    let mut world = World::with(8, OutlierDetection::default());
     for port in 1..=4 {
         world.report(port, Outcome::Broken, 5);
         world.pass(5);
@@ -200,7 +152,7 @@ fn fewer_endpoints_bring_the_soonest_back() {
 
 #[test]
 fn an_endpoint_that_leaves_and_returns_is_still_out_and_one_that_left_takes_no_place() {
-    let mut world = World::new(4, OutlierDetection::default());
+    let mut world = World::with(4, OutlierDetection::default());
     world.report(1, Outcome::Broken, 5);
     let gone = world.endpoint(1);
     world.apply(|cluster| cluster.endpoints.remove(0).weight = 1);
@@ -214,7 +166,7 @@ fn an_endpoint_that_leaves_and_returns_is_still_out_and_one_that_left_takes_no_p
 
 #[test]
 fn a_far_lower_success_rate_ejects_after_an_interval() {
-    let world = World::new(6, OutlierDetection { consecutive_errors: 0, ..OutlierDetection::default() });
+    let world = World::with(6, OutlierDetection { consecutive_errors: 0, ..OutlierDetection::default() });
     for port in 1..=6 {
         world.report(port, Outcome::Success(SECOND), 100);
     }
@@ -229,7 +181,7 @@ fn a_far_lower_success_rate_ejects_after_an_interval() {
 
 #[test]
 fn checks_that_succeed_again_end_an_ejection() {
-    let world = World::new(3, OutlierDetection::default());
+    let world = World::with(3, OutlierDetection::default());
     world.report(1, Outcome::Broken, 5);
     world.cluster.state().checks_recovered(&world.endpoint(1), world.now());
     assert_eq!((world.ports_out(), world.cluster.state().outliers.out()), (vec![], 0));
@@ -239,7 +191,7 @@ fn checks_that_succeed_again_end_an_ejection() {
 #[test]
 fn workers_at_once_never_eject_more_than_may_be() {
     for _ in 0..20 {
-        let world = World::new(9, OutlierDetection::default());
+        let world = World::with(9, OutlierDetection::default());
         let endpoints: Vec<_> = (1..=9).map(|port| world.endpoint(port)).collect();
         let (state, now) = (world.cluster.state(), world.now());
         std::thread::scope(|scope| {
@@ -281,7 +233,7 @@ proptest! {
 
     #[test]
     fn whatever_happens_no_more_are_out_than_may_be(steps in proptest::collection::vec(step(), 1..80)) {
-        let mut world = World::new(5, OutlierDetection { consecutive_errors: 2, ..OutlierDetection::default() });
+        let mut world = World::with(5, OutlierDetection { consecutive_errors: 2, ..OutlierDetection::default() });
         for step in steps {
             let before = world.ports_out();
             let there = world.cluster.endpoints().members().len() as u16;

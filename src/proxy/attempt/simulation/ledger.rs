@@ -11,6 +11,7 @@ use outrigger_config::model::RetryBudget;
 use super::fleet::{Ending, Evidence};
 use super::trace::Counts;
 use crate::policy::ewma::INITIAL_COST;
+use crate::policy::retry::Lineage;
 use crate::upstream::registry::LINGER;
 use crate::upstream::{Cluster, ClusterState, EndpointState, Permit};
 
@@ -140,8 +141,12 @@ impl Ledger {
         }
     }
 
-    pub(super) fn request(&mut self, cluster: &Cluster, now: Instant) {
-        self.cluster(cluster).spend(Spent::Request, now);
+    pub(super) fn request(&mut self, cluster: &Cluster, lineage: Lineage, now: Instant) {
+        let spent = match lineage {
+            Lineage::First => Spent::Request,
+            Lineage::RetriedAbove => Spent::Retry,
+        };
+        self.cluster(cluster).spend(spent, now);
     }
 
     pub(super) fn in_flight(&mut self, cluster: &Cluster) -> u32 {

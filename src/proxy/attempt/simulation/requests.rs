@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
@@ -36,6 +36,8 @@ pub(super) struct Request {
     caller: Caller,
     limits: Limits,
     attempt_limit: Option<Duration>,
+    began: Instant,
+    lineage: Lineage,
     replay: retry::Replay,
     pub(super) attempts: Attempts,
     tried: Vec<SocketAddr>,
@@ -107,8 +109,12 @@ impl World<'_> {
         let configured = &self.plan.rules[&wanted].backends;
         assert!(configured.contains_key(&*cluster.config().name), "a configured backend is chosen");
         let (limits, attempt_limit) = time_limits(&listener, &rule, &head, caller, self.now());
-        cluster.state().budget.deposit(self.now());
-        self.ledger.request(&cluster, self.now());
+        let lineage = if self.rng.below(10) == 0 { Lineage::RetriedAbove } else { Lineage::First };
+        match lineage {
+            Lineage::First => cluster.state().budget.deposit(self.now()),
+            Lineage::RetriedAbove => cluster.state().budget.note_retry(self.now()),
+        }
+        self.ledger.request(&cluster, lineage, self.now());
         self.sequence += 1;
         let id = self.sequence;
         self.note(&format!("{id} arrives: {} {wanted} to {}", head.method, cluster.config().name));
@@ -120,6 +126,8 @@ impl World<'_> {
             caller,
             limits,
             attempt_limit,
+            began: self.now(),
+            lineage,
             replay: if self.rng.below(8) == 0 { retry::Replay::Lost } else { retry::Replay::Whole },
             attempts: Attempts::first(),
             tried: Vec::new(),
@@ -247,7 +255,7 @@ impl World<'_> {
             assert!(told <= deadline - now, "the upstream is told {told:?} of {:?}", deadline - now);
         }
         assert!(request.free <= 1, "repeated {} times outside the policy", request.free);
-        let most = policy.attempts.value;
+        let most = if request.lineage == Lineage::First { policy.attempts.value } else { 0 };
         assert!(request.charged <= most, "repeated {} of at most {most} times", request.charged);
         let most = usize::from(policy.attempts.value + 1).max(3);
         assert!(request.tried.len() < most, "attempt {} of at most {most}", request.tried.len() + 1);
@@ -281,15 +289,18 @@ impl World<'_> {
         let verdict = match classify(&tried_once, &request.exchange(), &permit) {
             Some(outcome) if !overall_over => {
                 let idempotency = request.idempotency();
-                let repeatable = Repeatable { replay: request.replay, idempotency, lineage: Lineage::First };
+                let repeatable = Repeatable { replay: request.replay, idempotency, lineage: request.lineage };
                 Some(retry::decide(&request.rule.config.retry, &request.attempts, repeatable, outcome))
             }
             _ => None,
         };
-        if verdict == Some(Verdict::Done(Why::NotIdempotent)) {
-            self.trace.counts.not_repeated_for_idempotency += 1;
+        match verdict {
+            Some(Verdict::Done(Why::NotIdempotent)) => self.trace.counts.not_repeated_for_idempotency += 1,
+            Some(Verdict::Done(Why::RetriedAbove)) => self.trace.counts.left_to_the_hop_before += 1,
+            _ => {}
         }
-        if let Some(verdict @ (Verdict::RetryFree | Verdict::RetryCharged { .. })) = verdict
+        let wait = verdict.and_then(|verdict| self.wait(&request, verdict, now));
+        if let (Some(verdict), Some(wait)) = (verdict, wait)
             && let Some(slot) = self.room_for_retry(&mut request, verdict)
         {
             request.retrying = Some(slot);
@@ -297,14 +308,9 @@ impl World<'_> {
             *(if verdict == Verdict::RetryFree { &mut request.free } else { &mut request.charged }) += 1;
             self.ledger.ended(&cluster, &permit, now);
             drop(permit);
-            let wait = match verdict {
-                Verdict::RetryCharged { step } => retry::backoff(&request.rule.config.retry, step, self.rng.next_u64()),
-                _ => Duration::ZERO,
-            };
-            let until = request.limits.deadline.map_or(now + wait, |deadline| deadline.min(now + wait));
             self.note(&format!("{id} is tried again: {verdict:?}"));
             self.requests.insert(id, request);
-            return self.at(until, Event::TryAgain(id));
+            return self.at(now + wait, Event::TryAgain(id));
         }
         // The place is given back with the response head.
         self.drop_retry(&mut request);
@@ -319,6 +325,28 @@ impl World<'_> {
         request.phase = Phase::Streaming(permit);
         self.requests.insert(id, request);
         self.at(over, Event::ResponseEnds(id));
+    }
+
+    /// How long a retry is waited for; some servers name a time. `None`: there is none.
+    fn wait(&mut self, request: &Request, verdict: Verdict, now: Instant) -> Option<Duration> {
+        let left = request.exchange().time_left(request.began, now);
+        let step = match verdict {
+            Verdict::Done(_) => return None,
+            Verdict::RetryFree => return (left != Some(Duration::ZERO)).then_some(Duration::ZERO),
+            Verdict::RetryCharged { step } => step,
+        };
+        let named = Duration::from_millis(self.rng.below(3_000));
+        let pushback = (self.rng.below(6) == 0).then_some(named);
+        let random = self.rng.next_u64();
+        let wait = retry::wait(&request.rule.config.retry, step, (pushback, left), random).ok();
+        match wait {
+            Some(wait) => {
+                assert!(pushback.is_none_or(|named| named <= wait), "{wait:?} is sooner than {pushback:?}");
+                assert!(left.is_none_or(|left| wait < left), "{wait:?} is waited for with {left:?} left");
+            }
+            None => self.trace.counts.retries_too_late += 1,
+        }
+        wait
     }
 
     /// Asks for a retry, and whether the books agree.

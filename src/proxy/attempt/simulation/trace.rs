@@ -71,6 +71,8 @@ counts! {
     retries_over_the_ceiling,
     retries_over_the_budget,
     not_repeated_for_idempotency,
+    left_to_the_hop_before,
+    retries_too_late,
     reloads,
     refused_reloads,
     abandoned_reloads,
