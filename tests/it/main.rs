@@ -18,10 +18,12 @@ mod backends;
 mod bad_endpoint;
 mod balance;
 mod balancing;
+mod breakers;
 mod cancel;
 mod cli;
 #[cfg(feature = "dev")]
 mod control;
+mod deadlines;
 mod descriptors;
 #[cfg(feature = "dev")]
 mod dev;
@@ -36,6 +38,7 @@ mod grpc;
 mod grpc_retries;
 mod h2_conformance;
 mod health;
+mod hedging;
 mod http1;
 mod http2;
 mod interop;
@@ -46,6 +49,7 @@ mod mesh;
 mod mirroring;
 mod mutations;
 mod nginx;
+mod overload;
 mod rate_limits;
 mod rehearsal;
 mod reload;
