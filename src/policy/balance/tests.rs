@@ -113,7 +113,7 @@ fn a_search_that_finds_nobody_takes_no_turn() {
     }
 }
 
-/// Else each request would begin where the one before failed.
+/// Or each request would begin where the one before failed.
 #[test]
 fn later_attempts_take_no_turn() {
     for count in 2..=5 {
