@@ -137,8 +137,7 @@ class Resilient(Outrigger):
             ", timeouts: { request: 15s, backendRequest: 5s }"
             ", hedge: { after: 2s }"
             ", circuitBreaker: { failureThreshold: 50, failureRatio: { percent: 90 } }"
-            ", hash: [{ header: x-session }]"
-            ", rateLimits: [{ name: callers, by: [address], requests: 1000000000, per: 1s }]"
+            ", rateLimits: [{ name: callers, by: [address], requests: 100000000, per: 1s }]"
         )
 
     def cluster(self):
