@@ -49,10 +49,10 @@ async fn half_a_response_reaches_the_caller_and_is_never_taken_for_a_whole_one()
 /// The head of an answer is no success yet, or an endpoint that dies within each of its answers would look well.
 #[tokio::test]
 async fn an_endpoint_that_breaks_off_within_every_answer_is_given_up() {
-    const HALF: Act = Act::Last("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf");
-    const WHOLE: Act = Act::Last("HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nhalf");
-    for (act, opens) in [(HALF, true), (WHOLE, false)] {
-        let upstream = Upstream::new(&[act]).await;
+    const HALF: &[Act] = &[Act::Last("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf")];
+    const WHOLE: &[Act] = &[Act::Last("HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nhalf")];
+    for (acts, opens) in [(HALF, true), (WHOLE, false)] {
+        let upstream = Upstream::new(acts).await;
         let harness = Harness::to(&[upstream.address]);
         for _ in 0..5 {
             harness.ask("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("what there was");
