@@ -17,6 +17,7 @@ mod authorization;
 mod backends;
 mod balance;
 mod balancing;
+mod breakers;
 mod cancel;
 mod cli;
 #[cfg(feature = "dev")]
@@ -47,6 +48,7 @@ mod mesh;
 mod mirroring;
 mod mutations;
 mod nginx;
+mod overload;
 mod rate_limits;
 mod rehearsal;
 mod reload;
