@@ -170,8 +170,7 @@ fn evidence(outcome: Outcome) -> Evidence {
         Outcome::Success(took) => Evidence::Good { took: Some(took) },
         Outcome::Answering(took) => Evidence::Took(took),
         Outcome::Done | Outcome::Busy | Outcome::ServerError => Evidence::Good { took: None },
-        Outcome::GatewayError => Evidence::Bad { answered: true },
-        Outcome::Broken => Evidence::Bad { answered: false },
+        Outcome::GatewayError | Outcome::Broken => Evidence::Bad,
     }
 }
 
