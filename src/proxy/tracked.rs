@@ -158,6 +158,14 @@ impl TrackedBody {
         Err(BodyError::Timeout(if late { LATE } else { IDLE }))
     }
 
+    fn note_first_message(&self) {
+        if self.caller == Caller::Grpc
+            && let Some(permit) = &self.permit
+        {
+            permit.flows(Instant::now());
+        }
+    }
+
     fn note_end_of_grpc(&mut self, status: Option<u8>) {
         if self.caller != Caller::Grpc {
             return;
@@ -181,6 +189,9 @@ impl PollBody for TrackedBody {
         match self.body.poll_frame(cx) {
             Poll::Ready(Some(Ok(Frame::Data(data)))) => {
                 self.moved = true;
+                if self.record.bytes_sent == 0 {
+                    self.note_first_message();
+                }
                 self.record.bytes_sent += data.len() as u64;
                 if self.body.is_end() {
                     self.end();
