@@ -213,7 +213,9 @@ impl<'r> Race<'r> {
             state.budget.give_back_hedge(now);
             return None;
         };
-        again.stamp(self.exchange, &mut head, record);
+        // Whoever is under way may be executing the request.
+        let beside = field.running.len() as u32 + u32::from(field.says >= Says::Answer);
+        again.stamp(self.exchange, &mut head, beside, record);
         again.hedged();
         state.metrics.hedged();
         tried.push(permit.member().state.address);
