@@ -408,3 +408,47 @@ async fn a_stream_that_flows_closes_the_breaker_although_it_does_not_end() {
     }
     assert_eq!(endpoint_breaker(&proxy).await["state"], "closed");
 }
+
+/// The same for events over HTTP, of which there may be none for a long time.
+#[tokio::test]
+async fn a_stream_of_events_that_is_silent_closes_the_breaker() {
+    let mood = Arc::new(AtomicU8::new(DEAD));
+    let now = Arc::clone(&mood);
+    let backend = H1Backend::start(move |mut conn: Conn| {
+        let mood = now.load(Ordering::SeqCst);
+        async move {
+            if conn.request().await.is_none() {
+                return;
+            }
+            if mood == DEAD {
+                return conn.reset();
+            }
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+            conn.send(head).await.ok();
+            conn.closed().await;
+        }
+    })
+    .await;
+    let upstream = "circuitBreaker: { failureThreshold: 5, resetTimeout: 1s, maxResetTimeout: 60s }";
+    let proxy = Proxy::start(&Config::to("http1", &[backend.addr]).upstream(upstream)).await;
+    ask_until_open(&proxy).await;
+    mood.store(ALIVE, Ordering::SeqCst);
+    let events = "GET / HTTP/1.1\r\nhost: a.example\r\naccept: text/event-stream\r\n\r\n";
+    let probing = async {
+        loop {
+            let mut client = H1Client::connect(proxy.addr()).await;
+            client.send(events).await;
+            if client.response_head().await.status == 200 {
+                return client;
+            }
+        }
+    };
+    let _probe = within(PATIENCE, "the breaker lets a request through", probing).await;
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        let mut client = H1Client::connect(proxy.addr()).await;
+        client.send(events).await;
+        assert_eq!(client.response_head().await.status, 200);
+        streams.push(client);
+    }
+}

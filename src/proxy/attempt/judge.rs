@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use http::header::CONTENT_TYPE;
 
 use super::classify::pushback;
 use super::one::Try;
-use crate::codec::{PollBody, SendErrorKind};
+use crate::codec::{Body, PollBody, Response, SendErrorKind};
 use crate::proxy::local::{Caller, grpc_status};
 use crate::proxy::tracked::is_server_failure;
 use crate::telemetry::metrics::AttemptOutcome;
@@ -26,7 +27,14 @@ pub(super) fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Call
                 (_, Some(grpc)) => Outcome::of_grpc_failure(grpc).unwrap_or(Outcome::Success(latency)),
                 // A call that has only begun: its trailers say how it went.
                 (Caller::Grpc, None) if status == 200 && !response.body.is_end() => Outcome::Answering(latency),
-                _ => Outcome::of_status(status, latency),
+                _ => match Outcome::of_status(status, latency) {
+                    // An endpoint that always breaks off within its answers is no good endpoint.
+                    // One of events may be silent for hours, and is good when it begins.
+                    Outcome::Success(latency) if !response.body.is_end() && !is_events(response) => {
+                        Outcome::Answering(latency)
+                    }
+                    outcome => outcome,
+                },
             };
             permit.report(evidence, now);
             if failed { AttemptOutcome::ServerError } else { AttemptOutcome::Success }
@@ -98,12 +106,21 @@ pub(super) fn discard(permit: &Permit, tried: &Try, now: Instant) {
     if let Try::Ended(ended) = tried {
         let evidence = grpc_status(&ended.trailers).and_then(Outcome::of_grpc_failure).unwrap_or(Outcome::Done);
         permit.report(evidence, now);
+    } else {
+        permit.answered(now);
     }
+}
+
+fn is_events(response: &Response<Body>) -> bool {
+    let kind = response.head.headers.get(CONTENT_TYPE);
+    kind.and_then(|kind| kind.as_bytes().get(..EVENTS.len())).is_some_and(|kind| kind.eq_ignore_ascii_case(EVENTS))
 }
 
 fn is_busy(tried: &Try) -> bool {
     matches!(tried, Try::Answered(response) if response.head.status == StatusCode::TOO_MANY_REQUESTS)
 }
+
+const EVENTS: &[u8] = b"text/event-stream";
 
 /// An endpoint that asks to be left alone looks as slow as it says.
 fn note_pushback(permit: &Permit, tried: &Try, caller: Caller, now: Instant) {
