@@ -177,7 +177,7 @@ mod tests {
             budget.deposit(now);
             let mut draw = || match rng.below(20) {
                 0 => millis(1_000),
-                _ => Duration::from_micros(8_000 + rng.below(4_000) as u64),
+                _ => Duration::from_micros(8_000 + rng.below(4_000)),
             };
             let (first, second) = (draw(), draw());
             let learnt = delay(&hedge, &times, now);

@@ -7,6 +7,9 @@ use crate::codec::prefixed::PrefixedBody;
 
 const LIMIT: usize = 64 * 1024;
 
+/// An attempt, what it has read, and whether it is at its end.
+type Reading = (Body, (Vec<u8>, Option<HeaderMap>), bool);
+
 fn read(body: &mut Body) -> Option<Bytes> {
     match body.poll_frame(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Some(Ok(Frame::Data(data)))) => Some(data),
@@ -199,7 +202,7 @@ proptest! {
         prop_assume!(whole.len() <= LIMIT);
         let end = with_trailers.then(trailers);
         let replay = Replay::new(PrefixedBody::of(pieces, end.clone()), LIMIT);
-        let mut attempts: [Option<(Body, (Vec<u8>, Option<HeaderMap>), bool)>; 3] = [None, None, None];
+        let mut attempts: [Option<Reading>; 3] = [None, None, None];
         let all = turns.into_iter().chain((0..3).flat_map(|at| std::iter::repeat_n(at, 20)));
         for at in all {
             let (body, seen, ended) =
