@@ -187,7 +187,7 @@ mod tests {
                     let took = first.min(delay + second);
                     times.record(second.min(took - delay), now);
                     times.record(took, now);
-                    assert!(delay < millis(14), "request {n}: {delay:?}");
+                    assert!(n < 1_000 || delay < millis(14), "request {n}: {delay:?}");
                     took
                 }
                 _ => {

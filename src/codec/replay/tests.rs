@@ -7,9 +7,6 @@ use crate::codec::prefixed::PrefixedBody;
 
 const LIMIT: usize = 64 * 1024;
 
-/// An attempt, what it has read, and whether it is at its end.
-type Reading = (Body, (Vec<u8>, Option<HeaderMap>), bool);
-
 fn read(body: &mut Body) -> Option<Bytes> {
     match body.poll_frame(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Some(Ok(Frame::Data(data)))) => Some(data),
@@ -114,6 +111,9 @@ fn trailers() -> HeaderMap {
     HeaderMap::from_iter([(http::header::ETAG, http::HeaderValue::from_static("end"))])
 }
 
+/// A body, what was read of it, and whether that was all.
+type Attempt = (Body, (Vec<u8>, Option<HeaderMap>), bool);
+
 /// Reads one frame more; whether it was the last.
 fn read_on(body: &mut Body, into: &mut (Vec<u8>, Option<HeaderMap>)) -> bool {
     match body.poll_frame(&mut Context::from_waker(Waker::noop())) {
@@ -202,7 +202,7 @@ proptest! {
         prop_assume!(whole.len() <= LIMIT);
         let end = with_trailers.then(trailers);
         let replay = Replay::new(PrefixedBody::of(pieces, end.clone()), LIMIT);
-        let mut attempts: [Option<Reading>; 3] = [None, None, None];
+        let mut attempts: [Option<Attempt>; 3] = [None, None, None];
         let all = turns.into_iter().chain((0..3).flat_map(|at| std::iter::repeat_n(at, 20)));
         for at in all {
             let (body, seen, ended) =
