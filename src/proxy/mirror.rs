@@ -13,7 +13,7 @@ use http::header::{EXPECT, HeaderName, HeaderValue};
 use outrigger_config::model::Criticality;
 
 use super::local::{Caller, grpc_status};
-use super::{criticality, with_random};
+use super::with_random;
 use crate::base::timer::Deadline;
 use crate::base::{limits, task};
 use crate::codec::tee::tee;
@@ -89,8 +89,6 @@ fn copy_of(head: &RequestHead) -> RequestHead {
     // Nobody waits to be told to send the body.
     head.headers.remove(EXPECT);
     head.headers.insert(MIRROR, HeaderValue::from_static("1"));
-    // Whatever its caller said: it is in nobody's way here, and must not be behind us.
-    criticality::tell(&mut head.headers, Some(Criticality::Sheddable));
     head
 }
 

@@ -52,19 +52,6 @@ async fn a_copy_has_the_same_head_and_body_and_says_that_it_is_one() {
     mirror.assert_clean();
 }
 
-/// A stranger cannot put copies before the requests of others at the mirror either.
-#[tokio::test]
-async fn a_copy_matters_less_than_any_request_whatever_its_caller_says() {
-    let (backend, mirror) = (H1Backend::ok().await, H1Backend::ok().await);
-    let proxy = Proxy::start(&config(backend.addr, mirror.addr, "")).await;
-    let mut client = H1Client::connect(proxy.addr()).await;
-    let answer = client.exchange("GET / HTTP/1.1\r\nhost: a\r\nx-outrigger-criticality: critical\r\n\r\n").await;
-    assert_eq!(answer.status, 200);
-    mirrored(&proxy, "answered", 1.0).await;
-    assert_eq!(mirror.requests()[0].head.all("x-outrigger-criticality"), ["sheddable"]);
-    assert_eq!(backend.requests()[0].head.all("x-outrigger-criticality"), ["default"]);
-}
-
 #[tokio::test]
 async fn a_share_of_the_requests_is_copied() {
     let (backend, mirror) = (H1Backend::ok().await, H1Backend::ok().await);
