@@ -17,14 +17,17 @@
 //! * [`concurrency`], [`queue`], [`overload`]: how many requests a cluster is given at a time, whose turn it is, and what is
 //!   given up first
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
+//! * [`breaker`]: whether it is asked at all
 //! * [`health`] and [`outlier`]: which endpoints are passed over
 //! * [`quantile`]: what answers took lately
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
+//! * [`hedge`]: when another is started beside one that takes long
 //!
 //! [`rng`] is the random number generator that each worker keeps.
 
 pub mod authz;
 pub mod balance;
+pub mod breaker;
 pub mod budget;
 pub mod concurrency;
 pub mod cookie;
@@ -33,6 +36,7 @@ pub mod deadline;
 pub mod ewma;
 pub mod fault;
 pub mod forwarding;
+pub mod hedge;
 pub mod hash;
 pub mod health;
 pub mod host;

@@ -142,7 +142,7 @@ async fn answers_that_come_and_go_change_nothing_below_the_thresholds() {
     let count = Arc::clone(&turn);
     let flapping = AnyBackend::with(Version::H1, move |_| {
         // Good, bad, bad, good, ...
-        let status = if count.fetch_add(1, Ordering::Relaxed) % 3 == 0 { 200 } else { 503 };
+        let status = if count.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) { 200 } else { 503 };
         (status, Message::body("?"))
     })
     .await;

@@ -17,10 +17,12 @@ mod authorization;
 mod backends;
 mod balance;
 mod balancing;
+mod breakers;
 mod cancel;
 mod cli;
 #[cfg(feature = "dev")]
 mod control;
+mod deadlines;
 mod descriptors;
 #[cfg(feature = "dev")]
 mod dev;
@@ -35,6 +37,7 @@ mod grpc;
 mod grpc_retries;
 mod h2_conformance;
 mod health;
+mod hedging;
 mod http1;
 mod http2;
 mod interop;
@@ -45,6 +48,7 @@ mod mesh;
 mod mirroring;
 mod mutations;
 mod nginx;
+mod overload;
 mod rate_limits;
 mod rehearsal;
 mod reload;

@@ -48,6 +48,7 @@ pub(super) async fn wait(
         if !line.queue.is_before(class) && admission.take_room(class, now).is_ok() {
             return Ok(Place { cluster: Arc::clone(cluster) });
         }
+        admission.limit.was_reached();
         let longest = line.queue.patience(class, patience, now);
         match line.queue.join((class, caller), sender, max, now) {
             Joined::Waiting { ticket, pushed_out } => {

@@ -66,6 +66,8 @@ pub(super) struct Scene<'a> {
     /// Where there are newcomers.
     pub(super) slow_start: Option<&'a SlowStart>,
     pub(super) hint: &'a PickHint<'a>,
+    /// Those that did not let this request in.
+    pub(super) turned: &'a [SocketAddr],
     pub(super) now: Instant,
     pub(super) bar: Bar,
 }
@@ -132,8 +134,16 @@ impl Group {
     /// The place of an endpoint in the set.
     pub(super) fn pick(&self, scene: &Scene<'_>, moment: Moment<'_>, rng: &mut Rng) -> Option<usize> {
         self.refresh(scene, moment);
+        let plain = self.tally.is_plain() && scene.hint.hash.is_none();
+        // The usual case, as short as it can be.
+        if plain
+            && scene.hint.tried.is_empty()
+            && let Some(picked) = self.levels[0].all.pick(scene, rng)
+        {
+            return Some(picked);
+        }
         let bars = bars(scene.hint);
-        if self.tally.is_plain() && scene.hint.hash.is_none() {
+        if plain {
             let only = &self.levels[0].all;
             return bars.into_iter().find_map(|bar| only.pick(&Scene { bar, ..*scene }, rng));
         }
@@ -367,7 +377,11 @@ impl Scene<'_> {
             Fit::Unchecked => panic || unchecked,
             Fit::Draining | Fit::Closed(_) => false,
         };
-        fit && !(tried && self.hint.tried.contains(&member.state.address)) && !(zones && self.was_in_zone_of(member))
+        let address = &member.state.address;
+        let passed_over = self.turned.contains(address)
+            || (tried && self.hint.tried.contains(address))
+            || (zones && self.was_in_zone_of(member));
+        fit && !passed_over
     }
 
     /// Whether an earlier attempt went to its zone.
