@@ -90,6 +90,9 @@ pub(super) fn probe(check: &Check<'_, '_>, field: &Field<raw::HeaderValues>) -> 
     read_values(check, field, (Twice::Allowed, probe_header))
 }
 
+/// What the name of a header must be.
+type NameRule = fn(&str) -> Result<HeaderName, Wrong>;
+
 /// Whether one header may be named twice: added yes, set no.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Twice {
@@ -104,7 +107,7 @@ fn values(check: &Check<'_, '_>, field: &Field<raw::HeaderValues>, twice: Twice)
 fn read_values(
     check: &Check<'_, '_>,
     field: &Field<raw::HeaderValues>,
-    (twice, name): (Twice, fn(&str) -> Result<HeaderName, Wrong>),
+    (twice, name): (Twice, NameRule),
 ) -> Vec<(HeaderName, HeaderValue)> {
     let mut pairs: Vec<(&str, Span, &Field<String>)> = Vec::new();
     match field.get() {

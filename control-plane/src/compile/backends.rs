@@ -233,7 +233,7 @@ struct Found {
     seen: BTreeSet<SocketAddr>,
     /// Workloads that an EndpointSlice says are going down.
     draining: BTreeSet<SocketAddr>,
-    outside: BTreeMap<(Option<Arc<str>>, String), (Target, bool)>,
+    outside: BTreeMap<(Option<Arc<str>>, String), Endpoint>,
     seen_outside: BTreeSet<String>,
 }
 
@@ -252,7 +252,8 @@ impl Found {
             Target::Name { host, port } => format!("{host}:{port}"),
         };
         if self.seen_outside.insert(key.clone()) {
-            self.outside.insert((zone, key), (target, draining));
+            let endpoint = Endpoint { zone: zone.clone(), condition: condition(draining), ..Endpoint::at(target) };
+            self.outside.insert((zone, key), endpoint);
         }
     }
 
@@ -286,15 +287,7 @@ impl Found {
         if !self.outside.is_empty() || out.is_empty() {
             let name = if out.is_empty() { name } else { format!("{name}@outside").into() };
             let mut outside = cluster((&name, protocol, tls), traffic, port.place.clone());
-            let endpoints: Vec<Endpoint> = self
-                .outside
-                .into_iter()
-                .map(|((zone, _), (target, draining))| Endpoint {
-                    zone,
-                    condition: condition(draining),
-                    ..Endpoint::at(target)
-                })
-                .collect();
+            let endpoints: Vec<Endpoint> = self.outside.into_values().collect();
             if endpoints.iter().any(|endpoint| matches!(endpoint.target, Target::Name { .. })) {
                 outside.endpoints.clone_from(&endpoints);
             }
