@@ -371,6 +371,26 @@ fn what_was_not_checked_yet_is_passed_over_and_no_sign_of_a_panic() {
     assert_eq!(fixture.all(), [1, 2, 3, 4], "somebody must be the first");
 }
 
+/// That nobody was found among those that are known takes no turn of those that are not.
+#[test]
+fn what_was_not_checked_yet_takes_turns() {
+    let balance = Balance { policy: BalancePolicy::RoundRobin, ..Balance::default() };
+    let mut fixture = Fixture::new(balance, (1..=2).map(endpoint).collect());
+    (1..=2).for_each(|port| fixture.mark(port, Against::Unchecked, true));
+    assert_eq!(fixture.picks(&ANY), BTreeMap::from([(1, 500), (2, 500)]));
+    // A later attempt has had its turn.
+    let tried = [address(1)];
+    let mut firsts = BTreeMap::<u16, u32>::new();
+    for _ in 0..100 {
+        let first = fixture.pick(&ANY).expect("one");
+        *firsts.entry(first).or_default() += 1;
+        if first == 1 {
+            assert_eq!(fixture.pick(&PickHint { tried: &tried, ..ANY }), Some(2));
+        }
+    }
+    assert_eq!(firsts, BTreeMap::from([(1, 50), (2, 50)]));
+}
+
 #[test]
 fn it_is_said_why_an_endpoint_is_not_picked() {
     let fixture = Fixture::plain(vec![endpoint(1), endpoint(2), draining(3), unhealthy(4), endpoint(5), prior(6, 1)]);
