@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::{self, Readiness};
+use crate::admin::{self, BreakerName, BreakerState, Readiness};
 use crate::base::task;
 use crate::cli::args::{LogArgs, RunArgs};
 use crate::cli::{self, Report, logging};
@@ -28,6 +28,7 @@ use crate::discovery::apply::{COMMAND_LINE, Start};
 use crate::discovery::material::watch_expiry;
 use crate::discovery::xds::{self, StateError, StateFolder};
 use crate::discovery::{Applier, LastGood, Parts, Status, Watch, jwks};
+use crate::policy::breaker::Force;
 use crate::proxy::Proxy;
 use crate::server::shutdown::{Outcome, shutdown};
 use crate::server::{ListenerSet, ListenerStatus, Workers, cpu, files, overload};
@@ -35,6 +36,7 @@ use crate::snapshot::{Snapshot, SnapshotCell};
 use crate::telemetry::metrics::OverloadMetrics;
 use crate::telemetry::{AccessLog, Metrics, metrics};
 use crate::upstream::Registry;
+use crate::upstream::breakers::BreakerOrder;
 use crate::upstream::dns::SystemResolver;
 
 /// What a proxy is started with.
@@ -345,6 +347,24 @@ impl admin::Subject for Shared {
 
     fn clusters(&self) -> impl Serialize {
         self.registry.status(Instant::now())
+    }
+
+    fn breakers(&self) -> impl Serialize {
+        self.registry.breakers(Instant::now())
+    }
+
+    fn order_breaker(&self, name: &BreakerName, state: BreakerState) -> Result<impl Serialize + use<>, String> {
+        let order = match name {
+            BreakerName::Cluster(cluster) => BreakerOrder::Cluster(cluster.clone()),
+            BreakerName::Endpoint(cluster, address) => BreakerOrder::Endpoint(cluster.clone(), *address),
+            BreakerName::Rule(table, rule) => BreakerOrder::Rule(table.clone(), rule.clone()),
+        };
+        let force = match state {
+            BreakerState::Open => Force::Open,
+            BreakerState::Closed => Force::Closed,
+            BreakerState::Auto => Force::Auto,
+        };
+        self.registry.order_breaker(&order, force, Instant::now()).map_err(|problem| problem.to_string())
     }
 
     fn listeners(&self) -> impl Serialize {

@@ -22,7 +22,10 @@ use tokio::task::JoinHandle;
 use self::limited::Limited;
 use crate::base::task;
 
+mod breakers;
 mod limited;
+
+pub use self::breakers::{BreakerName, BreakerState};
 
 /// What the admin server shows and can do.
 pub trait Subject: Send + Sync + 'static {
@@ -34,6 +37,13 @@ pub trait Subject: Send + Sync + 'static {
     fn config(&self) -> impl Serialize;
     /// Clusters and their endpoints.
     fn clusters(&self) -> impl Serialize;
+    /// Circuit breakers.
+    fn breakers(&self) -> impl Serialize;
+    /// Orders a breaker to be something; it holds until it is taken back.
+    ///
+    /// # Errors
+    /// Why there is no such breaker, in a sentence.
+    fn order_breaker(&self, name: &BreakerName, state: BreakerState) -> Result<impl Serialize + use<Self>, String>;
     /// Listeners and their connections.
     fn listeners(&self) -> impl Serialize;
     /// Certificates in effect and what was refused, without keys.
@@ -108,6 +118,7 @@ fn router<S: Subject>(subject: Arc<S>, bound: IpAddr) -> Router {
         .route("/live", get(async || "live\n"))
         .route("/config", get(async |State(s): State<Arc<S>>| json(&s.config())))
         .route("/clusters", get(async |State(s): State<Arc<S>>| json(&s.clusters())))
+        .route("/breakers", get(async |State(s): State<Arc<S>>| json(&s.breakers())).post(breakers::order::<S>))
         .route("/listeners", get(async |State(s): State<Arc<S>>| json(&s.listeners())))
         .route("/certs", get(async |State(s): State<Arc<S>>| json(&s.certificates())))
         .route("/rehearsal", get(async |State(s): State<Arc<S>>| json(&s.rehearsal())))
@@ -163,6 +174,8 @@ GET  /ready         200 while callers should be sent here, else 503
 GET  /live          200 while this process works
 GET  /config        what runs, and what was refused last
 GET  /clusters      endpoints with live health
+GET  /breakers      circuit breakers
+POST /breakers?…    force one: cluster=…[&endpoint=…] or rule=…[&routes=…], with state=open, closed or auto
 GET  /listeners     listeners with their connections
 GET  /certs         certificates, roots and when they end
 GET  /rehearsal     who would be refused if listeners were stricter

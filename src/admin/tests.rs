@@ -24,6 +24,17 @@ impl Subject for Fake {
     fn clusters(&self) -> impl Serialize {
         json!([{ "name": "c" }])
     }
+    fn breakers(&self) -> impl Serialize {
+        ["closed"]
+    }
+
+    fn order_breaker(&self, name: &BreakerName, state: BreakerState) -> Result<impl Serialize + use<>, String> {
+        match name {
+            BreakerName::Cluster(cluster) if cluster == "none" => Err("There is none.".to_owned()),
+            name => Ok(format!("{name:?} {state:?}")),
+        }
+    }
+
     fn listeners(&self) -> impl Serialize {
         json!([{ "name": "l" }])
     }
@@ -154,4 +165,24 @@ async fn connections_over_the_limit_wait_until_one_ends() {
     assert!(early.is_err(), "it has to wait");
     held.pop();
     assert_eq!(waiting.await.expect("no panic").0, 200);
+}
+
+#[tokio::test]
+async fn orders_to_breakers_name_one_and_say_what_it_is_to_be() {
+    let (address, _) = server().await;
+    let order = async |query: &str| ask(address, &format!("POST /breakers?{query}"), "localhost").await;
+    for (query, understood) in [
+        ("cluster=c&state=open", "Cluster(\\\"c\\\") Open"),
+        ("cluster=c&endpoint=127.0.0.1:80&state=closed", "Endpoint(\\\"c\\\", 127.0.0.1:80) Closed"),
+        ("rule=charges&state=auto", "Rule(None, \\\"charges\\\") Auto"),
+        ("routes=out&rule=charges&state=auto", "Rule(Some(\\\"out\\\"), \\\"charges\\\") Auto"),
+    ] {
+        let (status, reply) = order(query).await;
+        assert!(status == 200 && reply.contains(understood), "{query}: {reply}");
+    }
+    for query in ["", "state=open", "cluster=c", "cluster=c&state=ajar", "cluster=c&endpoint=here&state=open"] {
+        assert_eq!(order(query).await.0, 400, "{query}");
+    }
+    assert_eq!(order("cluster=none&state=open").await.0, 404);
+    assert_eq!(ask(address, "GET /breakers", "localhost").await.0, 200);
 }

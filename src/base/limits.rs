@@ -64,6 +64,12 @@ pub const METRIC_CLUSTERS: usize = 1000;
 pub const METRIC_ACCESS_RULES: usize = 1000;
 /// Rate limits that have metrics of their own; later ones count as `other`.
 pub const METRIC_RATE_LIMITS: usize = 1000;
+/// Breakers (those of a cluster's endpoints, of a cluster, of a rule) that have metrics of their own; later ones count as
+/// `other`.
+pub const METRIC_BREAKERS: usize = 1000;
+/// Lines about circuit breakers that change: of one cluster or rule at most so many in [`REFUSAL_LOG`], with a count of the
+/// others.
+pub const BREAKER_LOG_LINES: u32 = 10;
 /// Certificates, roots included, that metrics show; of more, those that end first.
 pub const METRIC_CERTIFICATES: usize = 1000;
 /// Different reason codes counted for one route or listener; later ones count as `other`.

@@ -17,6 +17,7 @@
 //! * [`concurrency`], [`queue`], [`overload`]: how many requests a cluster is given at a time, whose turn it is, and what is
 //!   given up first
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
+//! * [`breaker`]: whether it is asked at all
 //! * [`health`] and [`outlier`]: which endpoints are passed over
 //! * [`quantile`]: what answers took lately
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
@@ -25,6 +26,7 @@
 
 pub mod authz;
 pub mod balance;
+pub mod breaker;
 pub mod budget;
 pub mod concurrency;
 pub mod cookie;

@@ -82,7 +82,8 @@ impl Passage {
                 self.cluster.pick(&hint, random, Instant::now())
             });
             let permit = permit.map(Permit::untimed).map_err(|error| match error {
-                PickError::NoEndpoint | PickError::Open { .. } => (Reason::NoEndpoint, None),
+                PickError::NoEndpoint => (Reason::NoEndpoint, None),
+                PickError::Open { .. } => (Reason::BreakerOpen, None),
                 PickError::Overflow => (Reason::Overflow, None),
             })?;
             let address = permit.member().state.address;

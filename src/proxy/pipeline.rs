@@ -32,8 +32,9 @@ use crate::policy::path;
 use crate::policy::rng::Rng;
 use crate::policy::route::RouteQuery;
 use crate::snapshot::{Action, Backend, External, Listener, Rule};
+use crate::telemetry::metrics::BreakerScope;
 use crate::upstream::admission::Cause;
-use crate::upstream::{Applicant, Permit, PickHint, Shed};
+use crate::upstream::{Applicant, Outcome, Passage, Permit, PickHint, Shed};
 
 /// Memory is not freed sooner than connections are closed.
 const OUT_OF_MEMORY_RETRY: Duration = Duration::from_secs(2);
@@ -321,6 +322,7 @@ impl ConnectionHandler {
         let hint = affinity.map_or_else(PickHint::default, |affinity| affinity.hint(backend));
         let hint = PickHint { subset: backend.subset.as_ref(), ..hint };
         let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.deadline };
+        let passage = pass_breakers(rule, backend).map_err(|failure| noted(failure, record))?;
         let place = backend.cluster.admit(applicant, Instant::now()).await.map_err(Local::shed)?;
         let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, attempt_limit, caller, hint };
         match attempt::run(&exchange, head, body, interim, record).await {
@@ -334,13 +336,17 @@ impl ConnectionHandler {
                 if let Some(affinity) = affinity {
                     affinity.tell(&permit, backend, &mut response.head.headers);
                 }
-                Ok(Answer { response, permit: Some(permit.holding(place)), limits })
-            }
-            Err(Failure { reason, details, retry_after, retried }) => {
-                if !details.is_empty() {
-                    record.details = details;
+                let mut permit = permit.holding(place);
+                if let Some(passage) = passage {
+                    permit = permit.answering(passage, Instant::now());
                 }
-                Err(Local { retry_after, retried, ..reason.into() })
+                Ok(Answer { response, permit: Some(permit), limits })
+            }
+            Err(failure) => {
+                if let Some(passage) = passage {
+                    tell_breaker(&passage, failure.reason, record.started());
+                }
+                Err(noted(failure, record))
             }
         }
     }
@@ -379,6 +385,40 @@ fn finish(answer: Answer, asked_head: bool, caller: Caller, mut record: Record) 
     }
     let bodiless = asked_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     Response { head, body: TrackedBody::new(body, bodiless, caller, permit, record, limits) }
+}
+
+/// No answer could be had: what is said of it, with its details in the record.
+fn noted(failure: Failure, record: &mut Record) -> Local {
+    let Failure { reason, details, retry_after, retried } = failure;
+    if !details.is_empty() {
+        record.details = details;
+    }
+    Local { retry_after, retried, ..reason.into() }
+}
+
+/// Whether the breakers of the rule and of the cluster let a request through, before it waits for anything.
+fn pass_breakers(rule: &Rule, backend: &Backend) -> Result<Option<Passage>, Failure> {
+    let now = Instant::now();
+    if let Some(after) = backend.cluster.refuses(now) {
+        return Err(Failure::open(BreakerScope::Cluster, after));
+    }
+    let Some(breaker) = &rule.breaker else { return Ok(None) };
+    match with_random(|random| breaker.enter(random, now)) {
+        Ok(passage) => Ok(Some(passage)),
+        Err(after) => Err(Failure::open(BreakerScope::Rule, after)),
+    }
+}
+
+/// A request that was given no answer, as evidence for the breaker of its rule.
+fn tell_breaker(passage: &Passage, reason: Reason, started: Instant) {
+    let now = Instant::now();
+    match reason {
+        Reason::ConnectFailure | Reason::UpstreamReset | Reason::UpstreamClosed | Reason::UpstreamProtocol => {
+            passage.report(Outcome::Broken, now);
+        }
+        Reason::Timeout => passage.gave_up(now.saturating_duration_since(started), now),
+        _ => {}
+    }
 }
 
 /// The answer to a CORS preflight: it never reaches an upstream.

@@ -118,7 +118,9 @@ impl Snapshot {
                         .map(|rule| {
                             let gates = Gates::compile(rule, registry, &services);
                             let mirrors = Mirroring::all(rule, &clusters, metrics);
-                            Arc::new(Rule::compile(rule, &clusters, (gates, mirrors), tls))
+                            let named = |breaker| registry.rule_breaker((&table.name, &rule.name), breaker);
+                            let breaker = rule.breaker.as_ref().map(named);
+                            Arc::new(Rule { breaker, ..Rule::compile(rule, &clusters, (gates, mirrors), tls) })
                         })
                         .collect(),
                     authorization: listener

@@ -12,7 +12,7 @@ use crate::policy::hash::xxh64;
 use crate::policy::session::Namer;
 use crate::policy::weighted::Split;
 use crate::telemetry::RouteMetrics;
-use crate::upstream::Cluster;
+use crate::upstream::{Cluster, RuleBreaker};
 
 /// A rule with its backends found.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Rule {
     pub action: Action,
     /// Its CORS rules.
     pub cors: Option<CorsPolicy>,
+    /// Its breaker.
+    pub breaker: Option<Arc<RuleBreaker>>,
     /// Names the endpoints of its sessions.
     pub session: Option<Arc<Namer>>,
     /// What its requests must pass before anything is done with them.
@@ -83,7 +85,8 @@ impl Rule {
             _ => None,
         });
         let session = rule.session.as_ref().and_then(|session| tls.session_key(&session.key_file)).cloned();
-        Self { config: rule.clone(), action, cors, session, gates, mirrors, metrics: OnceLock::new() }
+        let config = rule.clone();
+        Self { config, action, cors, breaker: None, session, gates, mirrors, metrics: OnceLock::new() }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::base::limits;
 mod access;
 mod admission;
 mod authorization;
+mod breakers;
 mod certificates;
 mod cluster;
 mod control;
@@ -36,6 +37,7 @@ mod route;
 pub use access::{Asked, AuthorizerMetrics, KeyMetrics};
 pub use admission::ShedCause;
 pub use authorization::{AccessDecision, AccessLabels, AccessMetrics};
+pub use breakers::{BreakerLabels, BreakerMetrics, BreakerScope, BreakerStand};
 pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
 pub use cluster::{AttemptOutcome, ClusterMetrics, GivenUp, Overflow};
 pub use control::ControlMetrics;
@@ -74,14 +76,17 @@ pub struct Metrics {
     authorizers: Mutex<HashMap<Arc<str>, Kept<AuthorizerMetrics>>>,
     rate_limits: Mutex<HashMap<Arc<str>, Kept<RateLimitMetrics>>>,
     rate_limit_services: Mutex<HashMap<Arc<str>, Kept<RateLimitServiceMetrics>>>,
+    breakers: Mutex<HashMap<BreakerLabels, Kept<BreakerMetrics>>>,
     mirrors: Mutex<HashMap<Arc<str>, Kept<MirrorMetrics>>>,
     other_route: Arc<RouteMetrics>,
     other_cluster: Arc<ClusterMetrics>,
     other_access: Arc<AccessMetrics>,
+    other_breakers: Arc<BreakerMetrics>,
     other_rate_limit: Arc<RateLimitMetrics>,
     route_slots: Arc<Slots>,
     cluster_slots: Arc<Slots>,
     access_slots: Arc<Slots>,
+    breaker_slots: Arc<Slots>,
     rate_limit_slots: Arc<Slots>,
 }
 
@@ -114,14 +119,17 @@ impl Metrics {
             authorizers: Mutex::default(),
             rate_limits: Mutex::default(),
             rate_limit_services: Mutex::default(),
+            breakers: Mutex::default(),
             mirrors: Mutex::default(),
             other_route: Arc::new(RouteMetrics::other()),
             other_cluster: Arc::new(ClusterMetrics::other()),
             other_access: Arc::new(AccessMetrics::other()),
+            other_breakers: Arc::new(BreakerMetrics::other()),
             other_rate_limit: Arc::new(RateLimitMetrics::other()),
             route_slots: Slots::new(routes),
             cluster_slots: Slots::new(clusters),
             access_slots: Slots::new(limits::METRIC_ACCESS_RULES),
+            breaker_slots: Slots::new(limits::METRIC_BREAKERS),
             rate_limit_slots: Slots::new(limits::METRIC_RATE_LIMITS),
         }
     }
@@ -175,6 +183,12 @@ impl Metrics {
         keep(&self.rate_limit_services, name, || RateLimitServiceMetrics::new(name))
     }
 
+    /// The handle of breakers.
+    #[must_use]
+    pub fn breakers(&self, labels: &BreakerLabels) -> Arc<BreakerMetrics> {
+        keep(&self.breakers, labels, || BreakerMetrics::bounded(labels, &self.breaker_slots, &self.other_breakers))
+    }
+
     /// The handle of a cluster that gets copies of requests.
     #[must_use]
     pub fn mirror(&self, cluster: &Arc<str>) -> Arc<MirrorMetrics> {
@@ -190,6 +204,7 @@ impl Metrics {
         forget(&self.access, now);
         forget(&self.keys, now);
         forget(&self.authorizers, now);
+        forget(&self.breakers, now);
         forget(&self.rate_limits, now);
         forget(&self.rate_limit_services, now);
         forget(&self.mirrors, now);
@@ -215,6 +230,9 @@ impl Metrics {
         let mut clusters = handles(&self.clusters);
         clusters.push(Arc::clone(&self.other_cluster));
         cluster::encode(&clusters, &mut text);
+        let mut all_breakers = handles(&self.breakers);
+        all_breakers.push(Arc::clone(&self.other_breakers));
+        breakers::encode(&all_breakers, &mut text);
         access::encode_keys(&handles(&self.keys), &mut text);
         access::encode_authorizers(&handles(&self.authorizers), &mut text);
         let mut limits = handles(&self.rate_limits);

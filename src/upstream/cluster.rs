@@ -10,6 +10,7 @@ use http::Version;
 use outrigger_config::model::{self, ClusterProtocol, Target};
 use thiserror::Error;
 
+use super::breakers;
 use super::dns::Names;
 use super::endpoints::{EndpointSet, Moment, Placement, Plan};
 use super::lease::{Lease, LeaseError};
@@ -20,6 +21,7 @@ use super::state::{ClusterState, EndpointState};
 use crate::codec::SendErrorKind;
 use crate::net::tls::ClientTls;
 use crate::policy::rng::Rng;
+use crate::telemetry::metrics::BreakerScope;
 
 /// A cluster.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ pub struct Cluster {
     registry: Weak<Registry>,
     placement: Placement,
     endpoints: ArcSwap<EndpointSet>,
+    terms: Arc<breakers::Terms>,
 }
 
 /// One endpoint with its share.
@@ -37,6 +40,8 @@ pub struct Cluster {
 pub struct Member {
     /// Its live state.
     pub state: Arc<EndpointState>,
+    /// What the cluster's configuration says of its endpoints.
+    pub terms: Arc<breakers::Terms>,
     /// Its connections.
     pub pool: Arc<Pool>,
     /// Its share.
@@ -82,6 +87,8 @@ pub enum PickError {
     /// Breakers are open.
     #[error("the circuit breaker is open")]
     Open {
+        /// Whose.
+        scope: BreakerScope,
         /// When the first of them lets a request through.
         retry_after: Duration,
     },
@@ -96,7 +103,8 @@ impl Cluster {
     ) -> Arc<Self> {
         let plan = Plan { balance: &config.balance, placement: &placement, tables: &state.tables, start: 0 };
         let endpoints = ArcSwap::from_pointee(EndpointSet::new(Vec::new(), &plan));
-        let cluster = Arc::new(Self { config, tls, state, registry, placement, endpoints });
+        let terms = breakers::Terms::new(&config, &state);
+        let cluster = Arc::new(Self { config, tls, state, registry, placement, endpoints, terms });
         cluster.fill(names);
         cluster
     }
@@ -130,18 +138,34 @@ impl Cluster {
     /// # Errors
     /// See [`PickError`]; nothing is counted then.
     pub fn pick(&self, hint: &PickHint<'_>, rng: &mut Rng, now: Instant) -> Result<Permit, PickError> {
+        let ticket = self
+            .terms
+            .enter_cluster(rng, now)
+            .map_err(|retry_after| PickError::Open { scope: BreakerScope::Cluster, retry_after })?;
         if !self.state.in_flight.try_acquire(self.config.ceilings.max_requests) {
             return Err(PickError::Overflow);
         }
         let set = self.endpoints.load();
         let moment = Moment { state: &self.state, now };
-        match set.pick(hint, moment, rng) {
-            Ok(index) => Ok(Permit::new(Arc::clone(&self.state), set.members()[index].clone(), now)),
+        match set.enter(hint, moment, rng) {
+            Ok(entered) => Ok(Permit::new(entered, ticket.keep(), now)),
             Err(error) => {
                 self.state.in_flight.release();
                 Err(error)
             }
         }
+    }
+
+    /// How long its own breaker lets nothing through; `None` when a request may ask. A request that is turned away by
+    /// this is counted as refused.
+    #[must_use]
+    pub fn refuses(&self, now: Instant) -> Option<Duration> {
+        let breaker = &self.state.breaker;
+        breaker.refuses(&self.terms.cluster_breaker, now).inspect(|_| breaker.reject())
+    }
+
+    pub(super) fn terms(&self) -> &Arc<breakers::Terms> {
+        &self.terms
     }
 
     /// A connection, or a stream of one, for a request of `version` to a chosen endpoint. Cancel safe.
@@ -194,7 +218,11 @@ impl Cluster {
 
     fn ceilings(&self) -> Ceilings {
         let ceilings = &self.config.ceilings;
-        Ceilings { pending: ceilings.max_pending, connections: ceilings.max_connections }
+        Ceilings {
+            pending: ceilings.max_pending,
+            connections: ceilings.max_connections,
+            endpoint: self.config.endpoint_ceilings,
+        }
     }
 
     pub(super) fn has_names(&self) -> bool {
@@ -244,7 +272,7 @@ impl Cluster {
             }
         }
         let addresses: Vec<SocketAddr> = places.iter().map(|(address, ..)| *address).collect();
-        let states = registry.endpoints(&self.config, &addresses);
+        let states = registry.endpoints(&self.config, &self.state, &addresses);
         let unlabelled = Arc::new(model::Labels::new());
         let members = places
             .into_iter()
@@ -261,6 +289,7 @@ impl Cluster {
                 let pool = registry.pool(key, &self.state, &state);
                 Member {
                     state,
+                    terms: Arc::clone(&self.terms),
                     pool,
                     weight: endpoint.weight,
                     zone: endpoint.zone.clone(),

@@ -113,9 +113,15 @@ impl EndpointSet {
         }
     }
 
-    /// Chooses a member.
-    pub(super) fn pick(&self, hint: &PickHint<'_>, moment: Moment<'_>, rng: &mut Rng) -> Result<usize, PickError> {
-        let scene = self.scene(hint, moment.now);
+    /// Chooses a member, other than those that have turned the request away.
+    pub(super) fn pick(
+        &self,
+        hint: &PickHint<'_>,
+        turned: &[SocketAddr],
+        moment: Moment<'_>,
+        rng: &mut Rng,
+    ) -> Result<usize, PickError> {
+        let scene = Scene { turned, ..self.scene(hint, moment.now) };
         let group = self.group(hint.subset);
         if let Some(address) = hint.bound {
             let bound = self.find(address, hint.subset);
@@ -131,6 +137,20 @@ impl EndpointSet {
         group.pick(&scene, moment, rng).ok_or_else(|| self.why_none(group, moment.now))
     }
 
+    /// Those that a request may go to, were nothing against them.
+    pub(super) fn candidates(&self, hint: &PickHint<'_>) -> impl Iterator<Item = &Member> {
+        let only = hint.bound.filter(|_| hint.strict);
+        let bound = only.and_then(|address| self.find(address, hint.subset)).map(|index| &self.members[index]);
+        let group = if only.is_none() { self.group(hint.subset) } else { None };
+        bound.into_iter().chain(group.into_iter().flat_map(|group| group.members(&self.members)))
+    }
+
+    /// Whether a member is among those that a subset means.
+    pub(super) fn offers(&self, member: &Member, subset: Option<&model::Labels>) -> bool {
+        let falls_back = || self.group(subset).is_some_and(|group| std::ptr::eq(group, &self.everything));
+        subset.is_none_or(|labels| has_labels(member, labels) || falls_back())
+    }
+
     /// The group of those with these labels; `None` where there is none and that means none.
     fn group(&self, subset: Option<&model::Labels>) -> Option<&Group> {
         let Some(wanted) = subset.filter(|labels| !labels.is_empty()) else { return Some(&self.everything) };
@@ -143,16 +163,15 @@ impl EndpointSet {
 
     fn find(&self, address: SocketAddr, subset: Option<&model::Labels>) -> Option<usize> {
         let index = *self.places.get(&address)? as usize;
-        let falls_back = || self.group(subset).is_some_and(|group| std::ptr::eq(group, &self.everything));
-        let wanted = subset.is_none_or(|labels| has_labels(&self.members[index], labels) || falls_back());
-        wanted.then_some(index)
+        self.offers(&self.members[index], subset).then_some(index)
     }
 
     /// Whether an endpoint gets the requests of a session that is bound to it. Draining ones do. An attempt after one
     /// that failed there goes elsewhere, unless the session may not.
     fn serves_its_session(&self, index: usize, group: Option<&Group>, scene: &Scene<'_>, moment: Moment<'_>) -> bool {
         let member = &self.members[index];
-        if !scene.hint.strict && scene.hint.tried.contains(&member.state.address) {
+        let address = &member.state.address;
+        if scene.turned.contains(address) || (!scene.hint.strict && scene.hint.tried.contains(address)) {
             return false;
         }
         match Fit::of(member, moment.now) {
@@ -164,31 +183,27 @@ impl EndpointSet {
 
     /// What stands in the way of all of a group.
     fn why_none(&self, group: &Group, now: Instant) -> PickError {
-        let mut error = PickError::NoEndpoint;
-        for member in group.members(&self.members) {
-            error = match (error, refusal(Some(Fit::of(member, now)))) {
-                // It is at its ceiling: it is there, and there may be room at any moment.
-                (_, PickError::Overflow) | (PickError::Overflow, _) => return PickError::Overflow,
-                (PickError::Open { retry_after: one }, PickError::Open { retry_after: other }) => {
-                    PickError::Open { retry_after: one.min(other) }
-                }
-                (PickError::NoEndpoint, other) => other,
-                (open @ PickError::Open { .. }, PickError::NoEndpoint) => open,
-            };
-        }
-        error
+        let reasons = group.members(&self.members).map(|member| refusal(Some(Fit::of(member, now))));
+        reasons.fold(PickError::NoEndpoint, PickError::weigh)
     }
 
     fn scene<'a>(&'a self, hint: &'a PickHint<'a>, now: Instant) -> Scene<'a> {
         let slow_start = self.balance.slow_start.as_ref().filter(|_| self.warming.is_some_and(|until| now < until));
-        Scene { members: &self.members, balance: &self.balance, slow_start, hint, now, bar: Bar::default() }
+        Scene {
+            members: &self.members,
+            balance: &self.balance,
+            slow_start,
+            hint,
+            turned: &[],
+            now,
+            bar: Bar::default(),
+        }
     }
 }
 
 fn refusal(fit: Option<Fit>) -> PickError {
     match fit {
-        Some(Fit::Closed(Closed::Ceiling)) => PickError::Overflow,
-        Some(Fit::Closed(Closed::Breaker { retry_after })) => PickError::Open { retry_after },
+        Some(Fit::Closed(closed)) => closed.into(),
         Some(Fit::Fit | Fit::Unwell | Fit::Unchecked | Fit::Draining) | None => PickError::NoEndpoint,
     }
 }

@@ -38,7 +38,10 @@ pub enum Closed {
 impl Fit {
     /// Of a member now.
     #[must_use]
-    pub fn of(member: &Member, _now: Instant) -> Self {
+    pub fn of(member: &Member, now: Instant) -> Self {
+        if let Some(closed) = member.closed(now) {
+            return Self::Closed(closed);
+        }
         let standing = &member.state.standing;
         match member.condition {
             Condition::Unhealthy => Self::Unwell,

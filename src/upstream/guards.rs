@@ -4,25 +4,42 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::lease::{LeaseError, Overflow};
+use super::pool::Ceilings;
 use super::state::{ClusterState, EndpointState};
 
 /// One who waits for a connection.
-pub(super) struct Pending<'a>(&'a ClusterState);
+pub(super) struct Pending<'a> {
+    cluster: &'a ClusterState,
+    /// Where it has a ceiling of its own.
+    endpoint: Option<&'a EndpointState>,
+}
 
 impl<'a> Pending<'a> {
-    pub(super) fn enter(cluster: &'a ClusterState, ceiling: u32) -> Result<Self, LeaseError> {
-        if !cluster.pending.try_acquire(ceiling) {
+    pub(super) fn enter(
+        cluster: &'a ClusterState,
+        endpoint: &'a EndpointState,
+        ceilings: &Ceilings,
+    ) -> Result<Self, LeaseError> {
+        if !cluster.pending.try_acquire(ceilings.pending) {
+            return Err(LeaseError::Overflow(Overflow::Pending));
+        }
+        let own = ceilings.endpoint.max_pending;
+        if own.is_some_and(|most| !endpoint.pending.try_acquire(most)) {
+            cluster.pending.release();
             return Err(LeaseError::Overflow(Overflow::Pending));
         }
         cluster.metrics.pending_began();
-        Ok(Self(cluster))
+        Ok(Self { cluster, endpoint: own.and(Some(endpoint)) })
     }
 }
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        self.0.pending.release();
-        self.0.metrics.pending_ended();
+        self.cluster.pending.release();
+        self.cluster.metrics.pending_ended();
+        if let Some(endpoint) = self.endpoint {
+            endpoint.pending.release();
+        }
     }
 }
 
@@ -35,11 +52,20 @@ pub(super) struct Open {
 }
 
 impl Open {
-    pub(super) fn enter(cluster: &Arc<ClusterState>, endpoint: &Arc<EndpointState>, ceiling: u32) -> Option<Self> {
-        if !cluster.connections.try_acquire(ceiling) {
+    pub(super) fn enter(
+        cluster: &Arc<ClusterState>,
+        endpoint: &Arc<EndpointState>,
+        ceilings: &Ceilings,
+    ) -> Option<Self> {
+        if !cluster.connections.try_acquire(ceilings.connections) {
             return None;
         }
-        endpoint.connections.fetch_add(1, Ordering::Relaxed);
+        let before = endpoint.connections.fetch_add(1, Ordering::Relaxed);
+        if ceilings.endpoint.max_connections.is_some_and(|most| before >= most) {
+            endpoint.connections.fetch_sub(1, Ordering::Relaxed);
+            cluster.connections.release();
+            return None;
+        }
         Some(Self { cluster: Arc::clone(cluster), endpoint: Arc::clone(endpoint), made: false })
     }
 

@@ -2,6 +2,7 @@
 //! outlives a configuration.
 
 pub mod admission;
+pub mod breakers;
 pub mod cluster;
 pub mod dns;
 pub mod endpoints;
@@ -22,6 +23,7 @@ pub mod status;
 mod world;
 
 pub use admission::{Applicant, Place, Shed};
+pub use breakers::{Passage, RuleBreaker};
 pub use cluster::{Cluster, Member, PickError, PickHint};
 pub use endpoints::{EndpointSet, Placement};
 pub use fitness::{Closed, Fit};

@@ -1,12 +1,13 @@
 //! The right to send one attempt to one endpoint, and the duty to say how it went.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::admission::Place;
+use super::breakers::{Entered, Passage};
 use super::cluster::Member;
 use super::state::ClusterState;
+use crate::policy::breaker::Pass;
 use crate::policy::concurrency::Sample;
 
 /// How an attempt ended, as evidence about its endpoint. One attempt gives one of them, or [`Outcome::Answering`] and
@@ -63,8 +64,17 @@ impl Outcome {
 /// without a report means that the caller left or that we gave up, which is no evidence against the endpoint.
 #[derive(Debug)]
 pub struct Permit {
-    cluster: Arc<ClusterState>,
     member: Member,
+    /// Through the endpoint's breaker.
+    endpoint: Pass,
+    /// Through the cluster's.
+    cluster: Pass,
+    /// Through the rule's, once the request has its answer.
+    rule: Option<Box<Passage>>,
+    /// What was reported last.
+    outcome: LastOutcome,
+    /// Counted among the endpoint's retries.
+    retry: bool,
     started: Instant,
     /// Whether the times of its answers say how busy the upstream is.
     timed: bool,
@@ -75,12 +85,24 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Counts the attempt in. The cluster's slot must have been acquired by the caller and is released by the permit.
-    pub(super) fn new(cluster: Arc<ClusterState>, member: Member, now: Instant) -> Self {
-        cluster.traffic.note(now);
-        member.state.in_flight.fetch_add(1, Ordering::Relaxed);
+    /// For an attempt that its endpoint and its cluster have let in. The cluster's slot must have been acquired by the
+    /// caller and is released by the permit.
+    pub(super) fn new(entered: Entered, cluster: Pass, now: Instant) -> Self {
+        let Entered { member, pass: endpoint, retry } = entered;
+        member.terms.cluster.traffic.note(now);
         member.state.requests.fetch_add(1, Ordering::Relaxed);
-        Self { cluster, member, started: now, timed: true, reported: AtomicBool::new(false), place: None }
+        Self {
+            member,
+            endpoint,
+            cluster,
+            rule: None,
+            outcome: LastOutcome::default(),
+            retry,
+            started: now,
+            timed: true,
+            reported: AtomicBool::new(false),
+            place: None,
+        }
     }
 
     /// The endpoint.
@@ -89,10 +111,16 @@ impl Permit {
         &self.member
     }
 
+    /// Whether this attempt finds out if its endpoint may be used again.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.endpoint.is_probe()
+    }
+
     /// The state of its cluster.
     #[must_use]
     pub fn cluster(&self) -> &ClusterState {
-        &self.cluster
+        &self.member.terms.cluster
     }
 
     /// When the attempt began.
@@ -122,14 +150,17 @@ impl Permit {
 
     /// It was given up after it had waited for an answer for this long: at least so long it would have taken.
     pub fn unanswered(&self, waited: Duration, now: Instant) {
-        self.member.state.latency.observe_at_least(waited, now);
+        let Member { state, terms, .. } = &self.member;
+        state.latency.observe_at_least(waited, now);
+        state.breaker.gave_up(self.endpoint, waited, &terms.endpoint_breaker, now);
+        terms.cluster.breaker.gave_up(self.cluster, waited, &terms.cluster_breaker, now);
         self.sample(Sample::Unanswered(waited), now);
     }
 
     fn sample(&self, sample: Sample, now: Instant) {
         self.reported.store(true, Ordering::Relaxed);
         if self.timed {
-            self.cluster.observe(sample, now);
+            self.member.terms.cluster.observe(sample, now);
         }
     }
 
@@ -145,15 +176,21 @@ impl Permit {
             // Its own errors say nothing of how much it has to do.
             Outcome::ServerError | Outcome::Done => {}
         }
-        let state = &self.member.state;
-        self.cluster.note_outcome(state, outcome, now);
+        let Member { state, terms, .. } = &self.member;
+        self.outcome.set(outcome);
+        terms.cluster.note_outcome(state, outcome, now);
+        state.breaker.report(self.endpoint, outcome, &terms.endpoint_breaker, now);
+        terms.cluster.breaker.report(self.cluster, outcome, &terms.cluster_breaker, now);
+        if let Some(rule) = &self.rule {
+            rule.report(outcome, now);
+        }
         match outcome {
             Outcome::Success(latency) => {
-                state.consecutive_failures.store(0, Ordering::Relaxed);
+                state.forget_failures();
                 state.latency.observe(latency, now);
             }
             Outcome::Answering(latency) => state.latency.observe(latency, now),
-            Outcome::Done => state.consecutive_failures.store(0, Ordering::Relaxed),
+            Outcome::Done => state.forget_failures(),
             Outcome::Busy | Outcome::ServerError | Outcome::GatewayError | Outcome::Broken => {
                 state.failures.fetch_add(1, Ordering::Relaxed);
                 state.consecutive_failures.fetch_add(1, Ordering::Relaxed);
@@ -161,13 +198,26 @@ impl Permit {
             }
         }
     }
+
+    /// This attempt is the answer of a request that a rule's breaker has let through: what is known of it is told there,
+    /// and what will be.
+    #[must_use]
+    pub fn answering(mut self, rule: Passage, now: Instant) -> Self {
+        if let Some(outcome) = self.outcome.get() {
+            rule.report(outcome, now);
+        }
+        self.rule = Some(Box::new(rule));
+        self
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let before = self.member.state.in_flight.fetch_sub(1, Ordering::Relaxed);
-        debug_assert!(before > 0, "an endpoint had fewer requests in flight than ended");
-        self.cluster.in_flight.release();
+        let Member { state, terms, .. } = &self.member;
+        state.breaker.give_back(self.endpoint, &terms.endpoint_breaker);
+        terms.cluster.breaker.give_back(self.cluster, &terms.cluster_breaker);
+        self.member.count_out(self.retry);
+        terms.cluster.in_flight.release();
         if !*self.reported.get_mut() {
             // The caller left. How long it had waited says something all the same.
             let now = Instant::now();
@@ -176,11 +226,65 @@ impl Drop for Permit {
     }
 }
 
+/// An outcome in one word: what it is in the lowest three bits (0: none yet), its time in microseconds above.
+#[derive(Debug, Default)]
+struct LastOutcome(AtomicU64);
+
+impl LastOutcome {
+    fn set(&self, outcome: Outcome) {
+        let (kind, took) = match outcome {
+            Outcome::Success(took) => (1, took),
+            Outcome::Answering(took) => (2, took),
+            Outcome::Done => (3, Duration::ZERO),
+            Outcome::Busy => (4, Duration::ZERO),
+            Outcome::ServerError => (5, Duration::ZERO),
+            Outcome::GatewayError => (6, Duration::ZERO),
+            Outcome::Broken => (7, Duration::ZERO),
+        };
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(u64::MAX >> 3);
+        self.0.store(micros << 3 | kind, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<Outcome> {
+        let word = self.0.load(Ordering::Relaxed);
+        let took = Duration::from_micros(word >> 3);
+        Some(match word & 0b111 {
+            1 => Outcome::Success(took),
+            2 => Outcome::Answering(took),
+            3 => Outcome::Done,
+            4 => Outcome::Busy,
+            5 => Outcome::ServerError,
+            6 => Outcome::GatewayError,
+            7 => Outcome::Broken,
+            _ => return None,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const TOOK: Duration = Duration::from_millis(7);
+
+    #[test]
+    fn the_last_outcome_is_remembered_to_the_microsecond() {
+        let last = LastOutcome::default();
+        assert_eq!(last.get(), None);
+        let all = [
+            Outcome::Success(TOOK),
+            Outcome::Answering(TOOK),
+            Outcome::Done,
+            Outcome::Busy,
+            Outcome::ServerError,
+            Outcome::GatewayError,
+            Outcome::Broken,
+        ];
+        for outcome in all {
+            last.set(outcome);
+            assert_eq!(last.get(), Some(outcome));
+        }
+    }
 
     #[test]
     fn what_a_status_says() {

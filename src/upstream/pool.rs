@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use outrigger_config::model::ConnectionOptions;
+use outrigger_config::model::{ConnectionOptions, EndpointCeilings};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -174,6 +174,8 @@ pub struct Ceilings {
     pub pending: u32,
     /// Open connections.
     pub connections: u32,
+    /// Those of the endpoint alone.
+    pub endpoint: EndpointCeilings,
 }
 
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use outrigger_config::model::{self, DnsOptions, Target};
 use parking_lot::Mutex;
 
+use super::breakers::{RuleBreaker, RuleBreakers};
 use super::cluster::Cluster;
 use super::dns::{Answer, Names, Resolve};
 use super::endpoints::Placement;
@@ -33,6 +34,7 @@ pub struct Registry {
     states: Mutex<HashMap<Arc<str>, Kept<ClusterState>>>,
     endpoints: Mutex<HashMap<EndpointKey, Kept<EndpointState>>>,
     pools: Mutex<HashMap<PoolKey, Weak<Pool>>>,
+    rule_breakers: RuleBreakers,
     rates: Mutex<HashMap<Arc<str>, Kept<RateState>>>,
     active: Mutex<Vec<Weak<Cluster>>>,
     names: Names,
@@ -60,26 +62,26 @@ type EndpointKey = (Arc<str>, SocketAddr);
 
 /// Something kept for as long as it is used, and a while longer.
 #[derive(Debug)]
-struct Kept<T> {
+pub(super) struct Kept<T> {
     value: Arc<T>,
     /// Since when nobody uses it, as far as was looked.
     orphaned: Option<Instant>,
 }
 
 impl<T> Kept<T> {
-    fn new(value: T) -> Self {
+    pub(super) fn new(value: T) -> Self {
         Self { value: Arc::new(value), orphaned: None }
     }
 
     /// For somebody who uses it. It may be given up again before anybody looks.
-    fn share(&mut self) -> Arc<T> {
+    pub(super) fn share(&mut self) -> Arc<T> {
         self.orphaned = None;
         Arc::clone(&self.value)
     }
 
     /// Whether it is in use, or was within [`LINGER`]. The time counts from the look that first found it unused:
     /// what a configuration used for a week and then dropped must not be forgotten at once.
-    fn stays(&mut self, now: Instant) -> bool {
+    pub(super) fn stays(&mut self, now: Instant) -> bool {
         if Arc::strong_count(&self.value) > 1 {
             self.orphaned = None;
             return true;
@@ -118,6 +120,7 @@ impl Registry {
             states: Mutex::default(),
             endpoints: Mutex::default(),
             pools: Mutex::default(),
+            rule_breakers: RuleBreakers::default(),
             rates: Mutex::default(),
             active: Mutex::default(),
             names: Names::default(),
@@ -305,14 +308,29 @@ impl Registry {
         self.rates.lock().entry(Arc::clone(limit)).or_insert_with(|| Kept::new(new())).share()
     }
 
+    /// The breaker of a rule, by its table and name, old or new.
+    #[must_use]
+    pub fn rule_breaker(&self, name: (&Arc<str>, &Arc<str>), settings: &model::Breaker) -> Arc<RuleBreaker> {
+        self.rule_breakers.get(name, settings, &self.metrics, (self.surroundings.clock)())
+    }
+
+    pub(super) fn rule_breakers(&self) -> &RuleBreakers {
+        &self.rule_breakers
+    }
+
     fn state(&self, name: &Arc<str>) -> Arc<ClusterState> {
-        let new = || ClusterState::new(Arc::clone(name), self.metrics.cluster(name), (self.surroundings.clock)());
+        let new = || ClusterState::unused(name, &self.metrics, (self.surroundings.clock)());
         self.states.lock().entry(Arc::clone(name)).or_insert_with(|| Kept::new(new())).share()
     }
 
     /// The states of a cluster's endpoints, old or new. A newcomer is expected to take the median time of those
     /// that are known.
-    pub(super) fn endpoints(&self, cluster: &model::Cluster, addresses: &[SocketAddr]) -> Vec<Arc<EndpointState>> {
+    pub(super) fn endpoints(
+        &self,
+        config: &model::Cluster,
+        cluster: &ClusterState,
+        addresses: &[SocketAddr],
+    ) -> Vec<Arc<EndpointState>> {
         let now = (self.surroundings.clock)();
         let mut endpoints = self.endpoints.lock();
         let key = |address: &SocketAddr| (Arc::clone(&cluster.name), *address);
@@ -328,11 +346,11 @@ impl Registry {
             .iter()
             .map(|address| {
                 let new = || {
-                    let state = EndpointState { newcomer, ..EndpointState::new(*address, expected, now) };
-                    if cluster.health_check.is_some() {
+                    let state = EndpointState::new(*address, expected, &cluster.board, now);
+                    if config.health_check.is_some() {
                         state.standing.set(Against::Unchecked);
                     }
-                    Kept::new(state)
+                    Kept::new(EndpointState { newcomer, ..state })
                 };
                 endpoints.entry(key(address)).or_insert_with(new).share()
             })
@@ -360,6 +378,7 @@ impl Registry {
     pub fn sweep(&self, now: Instant) {
         self.endpoints.lock().retain(|_, kept| kept.stays(now));
         self.states.lock().retain(|_, kept| kept.stays(now));
+        self.rule_breakers.sweep(now);
         self.pools.lock().retain(|_, pool| pool.strong_count() > 0);
         self.rates.lock().retain(|_, kept| kept.stays(now));
         let rates: Vec<Arc<RateState>> = self.rates.lock().values().map(|kept| Arc::clone(&kept.value)).collect();

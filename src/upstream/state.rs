@@ -10,6 +10,7 @@ use arc_swap::ArcSwapOption;
 use outrigger_config::model;
 
 use super::admission::Admission;
+use super::breakers::{Board, CircuitBreaker, Owner};
 use super::endpoints::Tables;
 use super::health::{CheckRecord, News, Traffic};
 use super::outlier::{OutlierRecord, Outliers};
@@ -19,7 +20,7 @@ use crate::codec::tee::CopyRoom;
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
 use crate::policy::ewma::AtomicEwma;
-use crate::telemetry::{ClusterMetrics, Refusals};
+use crate::telemetry::{ClusterMetrics, Metrics, Refusals};
 
 /// What is known of a cluster, whatever its configuration says today.
 #[derive(Debug)]
@@ -38,6 +39,10 @@ pub struct ClusterState {
     pub budget: BudgetUsage,
     /// Places for requests, where there is a queue or an adaptive limit.
     pub admission: Admission,
+    /// Its breaker.
+    pub breaker: CircuitBreaker,
+    /// What its breaker and those of its endpoints share.
+    pub(super) board: Arc<Board>,
     /// Its metric handles.
     pub metrics: Arc<ClusterMetrics>,
     /// Copies of requests that it gets.
@@ -47,7 +52,7 @@ pub struct ClusterState {
     /// Endpoints that came after the configuration in effect, and replace those in it.
     pub assigned: ArcSwapOption<Vec<model::Endpoint>>,
     /// Moves when what health says of any endpoint changes.
-    pub health_epoch: HealthEpoch,
+    pub health_epoch: Arc<HealthEpoch>,
     /// When it had its last request.
     pub traffic: Traffic,
     /// Who is ejected.
@@ -64,21 +69,39 @@ pub struct ClusterState {
 impl ClusterState {
     /// A cluster nobody has used yet.
     #[must_use]
-    pub fn new(name: Arc<str>, metrics: Arc<ClusterMetrics>, now: Instant) -> Self {
+    pub fn unused(name: &Arc<str>, all: &Metrics, now: Instant) -> Self {
+        Self::new(name, all.cluster(name), |health| Board::of_cluster(name, health, all, now), now)
+    }
+
+    /// One of which nothing is shown, for connections that are none of its requests'.
+    pub(super) fn unseen(name: &Arc<str>, metrics: Arc<ClusterMetrics>, now: Instant) -> Self {
+        Self::new(name, metrics, |health| Board::unseen(name, health, now), now)
+    }
+
+    fn new(
+        name: &Arc<str>,
+        metrics: Arc<ClusterMetrics>,
+        board: impl FnOnce(&Arc<HealthEpoch>) -> Arc<Board>,
+        now: Instant,
+    ) -> Self {
+        let health_epoch = Arc::new(HealthEpoch::default());
+        let board = board(&health_epoch);
         Self {
-            outliers: Outliers::new(&name),
-            name,
+            outliers: Outliers::new(name),
+            name: Arc::clone(name),
             in_flight: Usage::default(),
             pending: Usage::default(),
             retries: Usage::default(),
             connections: Usage::default(),
             budget: BudgetUsage::new(now),
+            breaker: CircuitBreaker::new(Owner::Cluster, &board, now),
+            board,
             admission: Admission::new(Arc::clone(&metrics), now),
             metrics,
             mirrors: Mirrors::default(),
             refusals: Refusals::default(),
             assigned: ArcSwapOption::empty(),
-            health_epoch: HealthEpoch::default(),
+            health_epoch,
             traffic: Traffic::new(now),
             health_news: News::default(),
             tables: Tables::default(),
@@ -117,8 +140,14 @@ pub struct EndpointState {
     pub failures: AtomicU64,
     /// Failures since the last success.
     pub consecutive_failures: AtomicU32,
+    /// Requests waiting for a connection. Counted only where there is a ceiling.
+    pub pending: Usage,
+    /// Retries in flight. Counted only where there is a ceiling.
+    pub retries: Usage,
     /// Open connections of all workers.
     pub connections: AtomicU32,
+    /// Its breaker.
+    pub breaker: CircuitBreaker,
     /// What health says of it.
     pub standing: Standing,
     /// What its checks said.
@@ -133,7 +162,7 @@ impl EndpointState {
     /// A new endpoint, expected to answer in so many seconds: what its peers take, so that it is neither
     /// flooded nor shunned.
     #[must_use]
-    pub fn new(address: SocketAddr, expected: f64, now: Instant) -> Self {
+    pub(super) fn new(address: SocketAddr, expected: f64, board: &Arc<Board>, now: Instant) -> Self {
         Self {
             address,
             in_flight: AtomicU32::new(0),
@@ -141,11 +170,23 @@ impl EndpointState {
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             consecutive_failures: AtomicU32::new(0),
+            pending: Usage::default(),
+            retries: Usage::default(),
             connections: AtomicU32::new(0),
+            breaker: CircuitBreaker::new(Owner::Endpoint(address), board, now),
             standing: Standing::default(),
             checked: CheckRecord::default(),
             outlier: OutlierRecord::default(),
             newcomer: None,
+        }
+    }
+}
+
+impl EndpointState {
+    /// After a success. Written only when there is something to forget: all workers share the word.
+    pub(super) fn forget_failures(&self) {
+        if self.consecutive_failures.load(Ordering::Relaxed) != 0 {
+            self.consecutive_failures.store(0, Ordering::Relaxed);
         }
     }
 }

@@ -7,6 +7,7 @@ use outrigger_config::model::{self, Condition};
 use serde::Serialize;
 
 use super::admission::Occupation;
+use super::breakers::BreakerStatus;
 use super::cluster::{Cluster, Member};
 use super::dns::Names;
 use super::endpoints::{LevelStatus, Moment};
@@ -30,6 +31,9 @@ pub struct ClusterStatus {
     pub retries: u32,
     /// Open connections.
     pub connections: u32,
+    /// Its breaker, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerStatus>,
     /// Places for requests, where a queue or the latency limits them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admission: Option<AdmissionStatus>,
@@ -110,6 +114,8 @@ pub struct EndpointStatus {
     pub consecutive_failures: u32,
     /// Open connections.
     pub connections: u32,
+    /// Its breaker.
+    pub breaker: BreakerStatus,
 }
 
 /// A health check that ended.
@@ -227,6 +233,7 @@ impl ClusterStatus {
                     failures: state.failures.load(Ordering::Relaxed),
                     consecutive_failures,
                     connections: state.connections.load(Ordering::Relaxed),
+                    breaker: member.breaker_status(now),
                 }
             })
             .collect();
@@ -238,6 +245,7 @@ impl ClusterStatus {
             pending: state.pending.get(),
             retries: state.retries.get(),
             connections: state.connections.get(),
+            breaker: cluster.breaker_status(now),
             admission: cluster.occupation().map(AdmissionStatus::from),
             priorities: set.levels(Moment { state, now }),
             endpoints,

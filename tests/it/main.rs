@@ -17,6 +17,7 @@ mod authorization;
 mod backends;
 mod balance;
 mod balancing;
+mod breakers;
 mod cancel;
 mod cli;
 #[cfg(feature = "dev")]

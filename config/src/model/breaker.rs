@@ -15,8 +15,8 @@ pub struct Breakers {
 
 /// A breaker: closed, open after too many failures, half-open after a time with one request that decides.
 ///
-/// A failure is what got no answer (connect, reset, protocol), 502, 503, 504, and the gRPC statuses that say that
-/// the server is in trouble. Time limits, queueing and callers that leave are none.
+/// A failure is what got no answer (connect, reset, protocol), 502, 503, 504, and gRPC UNAVAILABLE: not 500, not 429.
+/// Time limits, queueing and callers that leave are none.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Breaker {
     /// Failures in a row that open it (default 5; 0: off). By default, not written, an endpoint that answers is not

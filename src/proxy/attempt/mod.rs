@@ -37,6 +37,7 @@ use super::record::Record;
 use super::tracked::Limits;
 use crate::base::timer::Deadline;
 use crate::codec::{Body, Interim, PollBody, Replay, RequestHead, Response};
+use crate::telemetry::metrics::BreakerScope;
 use crate::upstream::{Cluster, Permit, PickHint};
 
 /// What stays the same over all attempts.
@@ -73,6 +74,18 @@ pub(super) struct Failure {
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
         Self { reason, details: "", retry_after: None, retried: None }
+    }
+}
+
+impl Failure {
+    /// A breaker is open.
+    pub(super) fn open(scope: BreakerScope, retry_after: Duration) -> Self {
+        let details = match scope {
+            BreakerScope::Endpoint => "breaker_endpoint",
+            BreakerScope::Cluster => "breaker_cluster",
+            BreakerScope::Rule => "breaker_rule",
+        };
+        Self { details, retry_after: Some(retry_after), ..Reason::BreakerOpen.into() }
     }
 }
 

@@ -143,10 +143,7 @@ impl<'a> One<'a> {
         let permit = match with_random(|random| cluster.pick(&hint, random, now)) {
             Ok(permit) => permit,
             Err(PickError::NoEndpoint) => return Err(Reason::NoEndpoint.into()),
-            Err(PickError::Open { retry_after }) => {
-                let open = Failure { retry_after: Some(retry_after), ..Reason::BreakerOpen.into() };
-                return Err(Failure { details: "breaker_endpoint", ..open });
-            }
+            Err(PickError::Open { scope, retry_after }) => return Err(Failure::open(scope, retry_after)),
             Err(PickError::Overflow) => {
                 cluster.state().metrics.overflowed(Overflow::Requests);
                 return Err(Reason::Overflow.into());

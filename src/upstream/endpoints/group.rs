@@ -66,6 +66,8 @@ pub(super) struct Scene<'a> {
     /// Where there are newcomers.
     pub(super) slow_start: Option<&'a SlowStart>,
     pub(super) hint: &'a PickHint<'a>,
+    /// Those that did not let this request in.
+    pub(super) turned: &'a [SocketAddr],
     pub(super) now: Instant,
     pub(super) bar: Bar,
 }
@@ -367,7 +369,11 @@ impl Scene<'_> {
             Fit::Unchecked => panic || unchecked,
             Fit::Draining | Fit::Closed(_) => false,
         };
-        fit && !(tried && self.hint.tried.contains(&member.state.address)) && !(zones && self.was_in_zone_of(member))
+        let address = &member.state.address;
+        let passed_over = self.turned.contains(address)
+            || (tried && self.hint.tried.contains(address))
+            || (zones && self.was_in_zone_of(member));
+        fit && !passed_over
     }
 
     /// Whether an earlier attempt went to its zone.

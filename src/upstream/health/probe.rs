@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
-use outrigger_config::model::{ClusterProtocol, HealthCheck, Probe};
+use outrigger_config::model::{ClusterProtocol, EndpointCeilings, HealthCheck, Probe};
 use tokio::net::TcpStream;
 
 use super::LastCheck;
@@ -126,7 +126,10 @@ impl Target<'_> {
     }
 
     async fn exchange(&self, line: &mut Option<Line>, head: &RequestHead, body: Body) -> Exchanged {
-        let terms = Terms { ceilings: Ceilings { pending: 2, connections: 2 }, tls: self.cluster.tls() };
+        let terms = Terms {
+            ceilings: Ceilings { pending: 2, connections: 2, endpoint: EndpointCeilings::default() },
+            tls: self.cluster.tls(),
+        };
         let pool = &line.get_or_insert_with(|| self.line()).0;
         let lease = match pool.lease(self.wire(), Preference::Any, terms).await {
             Ok(lease) => lease,
@@ -236,8 +239,8 @@ impl Target<'_> {
 
     fn line(&self) -> Line {
         let now = Instant::now();
-        let cluster = ClusterState::new(Arc::clone(&self.cluster.config().name), Arc::clone(self.unseen), now);
-        let endpoint = EndpointState::new(self.address, 0.0, now);
+        let cluster = ClusterState::unseen(&self.cluster.config().name, Arc::clone(self.unseen), now);
+        let endpoint = EndpointState::new(self.address, 0.0, &cluster.board, now);
         Line(Pool::new(&self.key(), 1, &Arc::new(cluster), &Arc::new(endpoint)))
     }
 }
@@ -285,7 +288,7 @@ impl Line {
     /// Without a connection.
     pub(super) fn idle(endpoint: &Arc<EndpointState>) -> Self {
         let unseen = ClusterMetrics::unseen();
-        let cluster = Arc::new(ClusterState::new("c".into(), unseen, Instant::now()));
+        let cluster = Arc::new(ClusterState::unseen(&"c".into(), unseen, Instant::now()));
         let text = "listeners: [{ name: l, bind: 127.0.0.1:0, routes: r }]\n\
                     routes: { r: [{ rules: [{ backendRefs: [{ cluster: c }] }] }] }\n\
                     clusters: { c: { endpoints: [127.0.0.1:1] } }\n";

@@ -65,9 +65,9 @@ struct Dialed {
 impl WorkerPool {
     /// A TCP connection as it is, for bytes that are none of ours.
     pub(super) async fn open_tunnel(&self, ceilings: Ceilings) -> Result<Tunnel, LeaseError> {
-        let _pending = Pending::enter(&self.cluster, ceilings.pending)?;
-        let mut open = Open::enter(&self.cluster, &self.endpoint, ceilings.connections)
-            .ok_or(LeaseError::Overflow(Overflow::Connections))?;
+        let _pending = Pending::enter(&self.cluster, &self.endpoint, &ceilings)?;
+        let mut open =
+            Open::enter(&self.cluster, &self.endpoint, &ceilings).ok_or(LeaseError::Overflow(Overflow::Connections))?;
         let io = self.connect(self.deadline()).await?;
         open.made();
         Ok(Tunnel { io, open: TunnelOpen { _counted: open } })
@@ -75,8 +75,8 @@ impl WorkerPool {
 
     /// A connection for one HTTP/1 request, or a shared one if the endpoint chooses so.
     pub(super) async fn open_h1(&self, wire: Wire, terms: Terms<'_>) -> Result<Opened, LeaseError> {
-        let _pending = Pending::enter(&self.cluster, terms.ceilings.pending)?;
-        let guard = Open::enter(&self.cluster, &self.endpoint, terms.ceilings.connections)
+        let _pending = Pending::enter(&self.cluster, &self.endpoint, &terms.ceilings)?;
+        let guard = Open::enter(&self.cluster, &self.endpoint, &terms.ceilings)
             .ok_or(LeaseError::Overflow(Overflow::Connections))?;
         let pool = self.this.upgrade().ok_or(LeaseError::Connect(SendErrorKind::Closed))?;
         Ok(match pool.make(guard, wire, terms.tls.map(|tls| &**tls)).await? {

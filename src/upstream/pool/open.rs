@@ -80,7 +80,7 @@ impl WorkerPool {
         if let Some(slot) = self.reserve(preference, Instant::now()) {
             return Ok(Some(Lease::H2(slot)));
         }
-        let _pending = Pending::enter(&self.cluster, terms.ceilings.pending)?;
+        let _pending = Pending::enter(&self.cluster, &self.endpoint, &terms.ceilings)?;
         loop {
             self.check_open()?;
             let mut gone = Vec::new();
@@ -114,8 +114,7 @@ impl WorkerPool {
     /// At the ceiling those who can wait for a stream of an open connection wait; if there is none, it is an overflow.
     fn start_dial(&self, shared: &mut Shared, wire: Wire, terms: Terms<'_>) -> Result<(), LeaseError> {
         let ceilings = terms.ceilings;
-        let (Some(pool), Some(guard)) =
-            (self.this.upgrade(), Open::enter(&self.cluster, &self.endpoint, ceilings.connections))
+        let (Some(pool), Some(guard)) = (self.this.upgrade(), Open::enter(&self.cluster, &self.endpoint, &ceilings))
         else {
             if shared.connections.is_empty() && shared.dialing == 0 {
                 shared.fail(&Failure::Overflow);

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 
-use super::{Ceilings, ConnectionOptions, Pool, PoolKey, Preference, Terms, Wire};
+use super::{Ceilings, ConnectionOptions, EndpointCeilings, Pool, PoolKey, Preference, Terms, Wire};
 use crate::net::tls::TlsKey;
 use crate::telemetry::Metrics;
 use crate::upstream::{ClusterState, EndpointState, Lease, LeaseError, Overflow};
 
-const CEILINGS: Ceilings = Ceilings { pending: 100, connections: 100 };
+const CEILINGS: Ceilings = Ceilings { pending: 100, connections: 100, endpoint: FREE };
+const FREE: EndpointCeilings =
+    EndpointCeilings { max_requests: None, max_pending: None, max_retries: None, max_connections: None };
 
 fn plain(ceilings: Ceilings) -> Terms<'static> {
     Terms { ceilings, tls: None }
@@ -45,8 +47,8 @@ fn setup_in_time(address: SocketAddr, max_streams: u32, (tls, connect): (Option<
     };
     let now = Instant::now();
     let name: Arc<str> = Arc::from("c");
-    let cluster = Arc::new(ClusterState::new(Arc::clone(&name), Metrics::new().cluster(&name), now));
-    let endpoint = Arc::new(EndpointState::new(address, 0.001, now));
+    let cluster = Arc::new(ClusterState::unused(&name, &Metrics::new(), now));
+    let endpoint = Arc::new(EndpointState::new(address, 0.001, &cluster.board, now));
     let pool = Pool::new(&PoolKey { cluster: name, address, options, tls, host: None }, 1, &cluster, &endpoint);
     Setup { cluster, endpoint, pool }
 }
@@ -115,7 +117,7 @@ async fn one_dial_serves_all_who_wait_for_it() {
 async fn one_who_leaves_when_called_lets_the_next_go_on() {
     let (_listener, address) = listener().await;
     let setup = setup(address, 1);
-    let only = Ceilings { pending: 100, connections: 1 };
+    let only = Ceilings { connections: 1, ..CEILINGS };
     let first = setup.pool.lease(Wire::Http2, Preference::Any, plain(only)).await.expect("a stream");
     let mut second = Box::pin(setup.pool.lease(Wire::Http2, Preference::Any, plain(only)));
     let mut third = Box::pin(setup.pool.lease(Wire::Http2, Preference::Any, plain(only)));
@@ -135,7 +137,7 @@ async fn those_a_connection_has_no_room_for_get_another() {
     let (_listener, address) = listener().await;
     // Before the server has said what it allows, 100 are assumed; we would put 1000 on one connection.
     let setup = Arc::new(setup(address, 1000));
-    let all = Ceilings { pending: 1000, connections: 100 };
+    let all = Ceilings { pending: 1000, ..CEILINGS };
     let mut waiting = tokio::task::JoinSet::new();
     for _ in 0..150 {
         let setup = Arc::clone(&setup);
@@ -155,12 +157,12 @@ async fn those_a_connection_has_no_room_for_get_another() {
 async fn at_the_ceiling_a_request_overflows_and_leaves_nothing_counted() {
     let (_listener, address) = listener().await;
     let setup = setup(address, 10);
-    let none = Ceilings { pending: 100, connections: 0 };
+    let none = Ceilings { connections: 0, ..CEILINGS };
     for wire in [Wire::Http1, Wire::Http2] {
         let refused = setup.pool.lease(wire, Preference::Any, plain(none)).await;
         assert!(matches!(refused, Err(LeaseError::Overflow(Overflow::Connections))), "{refused:?}");
     }
-    let none = Ceilings { pending: 0, connections: 100 };
+    let none = Ceilings { pending: 0, ..CEILINGS };
     let refused = setup.pool.lease(Wire::Http1, Preference::Any, plain(none)).await;
     assert!(matches!(refused, Err(LeaseError::Overflow(Overflow::Pending))), "{refused:?}");
     assert_eq!((setup.cluster.pending.get(), setup.cluster.connections.get()), (0, 0));

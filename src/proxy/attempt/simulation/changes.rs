@@ -111,6 +111,9 @@ impl World<'_> {
             {
                 continue;
             }
+            if set.members().iter().any(|member| member.breaker_status(now).state != "closed") {
+                continue;
+            }
             let weights: BTreeMap<SocketAddr, u32> =
                 set.members().iter().map(|member| (member.state.address, member.weight)).collect();
             let equal = set.members().windows(2).all(|pair| pair[0].weight == pair[1].weight);

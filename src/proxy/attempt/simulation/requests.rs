@@ -25,7 +25,7 @@ use crate::proxy::local::Caller;
 use crate::proxy::pipeline::time_limits;
 use crate::proxy::tracked::Limits;
 use crate::snapshot::{Action, Listener, Rule};
-use crate::upstream::{Cluster, EndpointSet, Permit, PickError, PickHint};
+use crate::upstream::{Cluster, EndpointSet, Fit, Permit, PickError, PickHint};
 
 /// A request under way.
 pub(super) struct Request {
@@ -184,6 +184,7 @@ impl World<'_> {
         }
         let set = request.cluster.endpoints();
         let scores: Vec<Option<f64>> = (0..set.members().len()).map(|index| set.score(index, now)).collect();
+        let fit: Vec<bool> = set.members().iter().map(|member| Fit::of(member, now) == Fit::Fit).collect();
         let full = self.ledger.in_flight(&request.cluster) >= request.cluster.config().ceilings.max_requests;
         let hint = PickHint { tried: &request.tried, ..PickHint::default() };
         let permit = match request.cluster.pick(&hint, &mut self.picks, now) {
@@ -193,7 +194,12 @@ impl World<'_> {
                 self.trace.counts.over_the_ceiling += 1;
                 return self.finish(id, request, "overflow");
             }
-            Err(PickError::NoEndpoint | PickError::Open { .. }) => {
+            Err(PickError::Open { .. }) => {
+                assert!(!fit.contains(&true), "refused although {fit:?} may be picked");
+                self.trace.counts.refused_by_breakers += 1;
+                return self.finish(id, request, "breakers are open");
+            }
+            Err(PickError::NoEndpoint) => {
                 assert!(set.members().is_empty(), "no endpoint was picked of {}", set.members().len());
                 self.trace.counts.without_endpoint += 1;
                 return self.finish(id, request, "no endpoint");
@@ -201,7 +207,7 @@ impl World<'_> {
         };
         assert!(!full, "picked at the ceiling");
         self.ledger.picked(&request.cluster, &permit, now);
-        self.check_pick(&request, &permit, &set, &scores);
+        self.check_pick(&request, &permit, &set, (&scores, &fit));
         self.check_sending(&request, &head);
         let address = permit.member().state.address;
         request.tried.push(address);
@@ -218,7 +224,13 @@ impl World<'_> {
         self.at(ends, Event::AttemptEnds(id, attempt));
     }
 
-    fn check_pick(&mut self, request: &Request, permit: &Permit, set: &EndpointSet, scores: &[Option<f64>]) {
+    fn check_pick(
+        &mut self,
+        request: &Request,
+        permit: &Permit,
+        set: &EndpointSet,
+        (scores, fit): (&[Option<f64>], &[bool]),
+    ) {
         let address = permit.member().state.address;
         let generation = request.listener.generation;
         let configured = &self.endpoints[&(generation, Arc::clone(&request.cluster.config().name))];
@@ -227,7 +239,7 @@ impl World<'_> {
             self.trace.counts.picks_after_a_reload_on_an_old_configuration += 1;
         }
         let members = set.members();
-        if members.iter().any(|member| !request.tried.contains(&member.state.address)) {
+        if members.iter().zip(fit).any(|(member, fit)| *fit && !request.tried.contains(&member.state.address)) {
             assert!(!request.tried.contains(&address), "{address} was tried before, and there are others");
         }
         let index = members.iter().position(|member| member.state.address == address).expect("a member");
@@ -235,8 +247,10 @@ impl World<'_> {
         if let Some(score) = scores[index]
             && members.len() <= 3
             && request.tried.is_empty()
+            && !permit.is_probe()
         {
-            let lowest = scores.iter().flatten().copied().fold(f64::INFINITY, f64::min);
+            let of_fit = scores.iter().zip(fit).filter(|(_, fit)| **fit).filter_map(|(score, _)| *score);
+            let lowest = of_fit.fold(f64::INFINITY, f64::min);
             assert!(score <= lowest, "{address} scores {score}, another {lowest}");
             self.trace.counts.lowest_scores += 1;
         }

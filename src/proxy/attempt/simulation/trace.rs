@@ -64,6 +64,7 @@ counts! {
     left_early,
     unrouted,
     without_endpoint,
+    refused_by_breakers,
     over_the_ceiling,
     timed_out,
     retried_free,
