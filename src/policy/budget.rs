@@ -1,5 +1,6 @@
 //! How much traffic retries may add: a share of the requests of the last ten seconds, and a few a second whatever
-//! the traffic is. A retry beyond both is not made, so that a failing cluster is not buried by its callers.
+//! the traffic is. A retry beyond both is not made, so that a failing cluster is not buried by its callers. Hedged
+//! attempts have a share of their own, and none beyond it.
 //!
 //! The limits are arguments, not state: a changed configuration applies at once and usage stays.
 
@@ -21,6 +22,7 @@ pub struct BudgetUsage {
 struct Bucket {
     requests: AtomicU64,
     retries: AtomicU64,
+    hedges: AtomicU64,
 }
 
 impl BudgetUsage {
@@ -53,6 +55,26 @@ impl BudgetUsage {
     /// the limits allow.
     #[must_use]
     pub fn try_withdraw(&self, limits: RetryBudget, now: Instant) -> bool {
+        self.withdraw(limits, |bucket| &bucket.retries, now)
+    }
+
+    /// Whether another hedged attempt may be made, which must be at most this share of the requests; if so, it is
+    /// counted. Exact, as [`Self::try_withdraw`].
+    #[must_use]
+    pub fn try_withdraw_hedge(&self, percent: u8, now: Instant) -> bool {
+        let limits = RetryBudget { percent: percent.into(), min_per_second: 0 };
+        self.withdraw(limits, |bucket| &bucket.hedges, now)
+    }
+
+    /// A hedged attempt that was counted at `now` could not be made.
+    pub fn give_back_hedge(&self, now: Instant) {
+        let second = self.second(now);
+        let one_less = |old| (tag(old) == second && count(old) > 0).then(|| old - 1);
+        // In the next second it is too late, and too little to matter.
+        let _ = self.bucket(second).hedges.fetch_update(Relaxed, Relaxed, one_less);
+    }
+
+    fn withdraw(&self, limits: RetryBudget, spent: impl Fn(&Bucket) -> &AtomicU64, now: Instant) -> bool {
         let second = self.second(now);
         let requests: u64 = self.buckets.iter().map(|bucket| in_window(&bucket.requests, second)).sum();
         let allowed = requests * u64::from(limits.percent) / 100;
@@ -61,14 +83,14 @@ impl BudgetUsage {
             .buckets
             .iter()
             .filter(|bucket| !std::ptr::eq(*bucket, current))
-            .map(|bucket| in_window(&bucket.retries, second))
+            .map(|bucket| in_window(spent(bucket), second))
             .sum();
         let take = |old| {
             let this_second = if tag(old) == second { count(old) } else { 0 };
             let granted = this_second < u64::from(limits.min_per_second) || earlier + this_second < allowed;
             granted.then(|| counted(old, second)).flatten()
         };
-        current.retries.fetch_update(Relaxed, Relaxed, take).is_ok()
+        spent(current).fetch_update(Relaxed, Relaxed, take).is_ok()
     }
 
     /// Seconds since the start, wrapping after 136 years.
@@ -146,6 +168,20 @@ mod tests {
         let none = RetryBudget { min_per_second: 0, ..LIMITS };
         assert_eq!(granted(&budget, none, start + Duration::from_secs(10)), 0);
         assert_eq!(granted(&budget, none, start + Duration::from_millis(9_999)), 20);
+    }
+
+    #[test]
+    fn hedged_attempts_have_a_share_of_their_own_and_no_floor() {
+        let now = Instant::now();
+        let budget = BudgetUsage::new(now);
+        assert!(!budget.try_withdraw_hedge(100, now));
+        (0..100).for_each(|_| budget.deposit(now));
+        let granted_hedges = || (0..1_000).take_while(|_| budget.try_withdraw_hedge(10, now)).count();
+        assert_eq!(granted_hedges(), 10);
+        budget.give_back_hedge(now);
+        assert_eq!(granted_hedges(), 1);
+        assert_eq!(granted(&budget, LIMITS, now), 20);
+        assert!(!budget.try_withdraw_hedge(10, now + Duration::from_secs(9)), "they count for ten seconds");
     }
 
     #[test]

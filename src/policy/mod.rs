@@ -21,6 +21,7 @@
 //! * [`health`] and [`outlier`]: which endpoints are passed over
 //! * [`quantile`]: what answers took lately
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
+//! * [`hedge`]: when another is started beside one that takes long
 //!
 //! [`rng`] is the random number generator that each worker keeps.
 
@@ -35,6 +36,7 @@ pub mod deadline;
 pub mod ewma;
 pub mod fault;
 pub mod forwarding;
+pub mod hedge;
 pub mod hash;
 pub mod health;
 pub mod host;

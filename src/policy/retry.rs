@@ -153,6 +153,11 @@ impl Attempts {
         self.made
     }
 
+    /// A further attempt is made beside the present one. It counts against the same limit of attempts.
+    pub fn hedge(&mut self) {
+        self.made = self.made.saturating_add(1);
+    }
+
     /// Another attempt is made on this verdict. A verdict that says no changes nothing.
     pub fn record(&mut self, verdict: Verdict) {
         match verdict {
@@ -269,6 +274,13 @@ pub fn names_header(policy: &Retry, headers: &HeaderMap) -> bool {
     policy.on_headers.iter().any(|wanted| lines_hold(wanted, headers))
 }
 
+/// Whether a further attempt may be made beside those so far, of which `hedges` are wanted at most. Those that failed
+/// and those that are under way count against the same limit.
+#[must_use]
+pub fn may_hedge(policy: &Retry, attempts: &Attempts, hedges: u8) -> bool {
+    attempts.made < most_attempts(policy).max(hedges.saturating_add(1)).min(MOST_ATTEMPTS)
+}
+
 /// Attempts in all: 3, or as many as the rule asks for, and 6 at the very most.
 fn most_attempts(policy: &Retry) -> u8 {
     policy.attempts.value.saturating_add(1).clamp(USUAL_ATTEMPTS, MOST_ATTEMPTS)
@@ -287,7 +299,7 @@ fn is_free(outcome: Outcome, idempotency: Idempotency) -> bool {
     }
 }
 
-fn covers(on: RetryOn, outcome: Outcome) -> bool {
+pub(super) fn covers(on: RetryOn, outcome: Outcome) -> bool {
     match outcome {
         Outcome::NeverSent(how) => match on {
             RetryOn::ConnectFailure => how == NeverSent::ConnectFailure,

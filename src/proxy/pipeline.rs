@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use outrigger_config::model::Criticality;
 
 use super::affinity::Affinity;
+use super::attempt::hedge::Hedging;
 use super::attempt::marks::Spent;
 use super::attempt::{self, DEADLINE, EXPECTED, Exchange, Failure, GRPC_TIMEOUT};
 use super::authorize::{authorize, authorize_preflight, claims};
@@ -321,10 +322,13 @@ impl ConnectionHandler {
         let (limits, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
         let hint = affinity.map_or_else(PickHint::default, |affinity| affinity.hint(backend));
         let hint = PickHint { subset: backend.subset.as_ref(), ..hint };
-        let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.deadline };
+        let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.answer_until() };
         let passage = pass_breakers(rule, backend).map_err(|failure| noted(failure, record))?;
         let place = backend.cluster.admit(applicant, Instant::now()).await.map_err(Local::shed)?;
-        let exchange = Exchange { cluster: &backend.cluster, rule: &rule.config, limits, attempt_limit, caller, hint };
+        let hedging = backend.hedge_times.as_ref().zip(rule.config.hedge.as_ref());
+        let hedging = hedging.map(|(times, hedge)| Hedging { hedge, times });
+        let cluster = &backend.cluster;
+        let exchange = Exchange { cluster, rule: &rule.config, limits, attempt_limit, caller, hedging, hint };
         match attempt::run(&exchange, head, body, interim, record).await {
             Ok((mut response, permit)) => {
                 strip_hop_by_hop(&mut response.head.headers);

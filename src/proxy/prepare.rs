@@ -9,6 +9,7 @@ use http::uri::{PathAndQuery, Scheme};
 use smallvec::SmallVec;
 
 use super::attempt::marks::RETRIED;
+use super::attempt::{DEADLINE, EXPECTED};
 use super::client_cert;
 use super::local::REASON;
 use super::origin::Origin;
@@ -18,7 +19,7 @@ use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Refusal, RequestHead};
 use crate::policy::forwarding::Belief;
 use crate::policy::rng::Rng;
-use crate::policy::{forwarding, host, path};
+use crate::policy::{deadline, forwarding, host, path};
 use crate::snapshot::Listener;
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
@@ -28,8 +29,9 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PASSED: HeaderName = HeaderName::from_static("x-outrigger-via");
 
-/// Fields with which only proxies speak to each other. Of callers that are not trusted none is taken, but one:
-/// [`PASSED`] can only end the request that carries it, and without it a loop through a listener would not be seen.
+/// Fields with which only proxies speak to each other. Of callers that are not trusted none is taken, but those that
+/// can only end or shorten the request that carries them: [`PASSED`], without which a loop through a listener would not
+/// be seen, and how long the caller waits, where that can be read ([`says_patience`]).
 const INTERNAL: [&str; 2] = ["x-outrigger-", "x-envoy-"];
 
 /// What is wrong with a request.
@@ -114,7 +116,19 @@ fn strip_internal(headers: &mut HeaderMap) {
     let found: SmallVec<[HeaderName; 2]> =
         headers.keys().filter(internal).filter(|name| **name != PASSED).cloned().collect();
     for name in found {
-        headers.remove(name);
+        if !says_patience(&name, headers) {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Whether this field says how long the caller waits. It is written anew for each attempt.
+fn says_patience(name: &HeaderName, headers: &HeaderMap) -> bool {
+    let limit = || headers.get(name).and_then(|value| deadline::parse_millis(value.as_bytes()));
+    match name {
+        name if *name == DEADLINE => limit().is_some(),
+        name if *name == EXPECTED => limit().is_some_and(|limit| !limit.is_zero()),
+        _ => false,
     }
 }
 

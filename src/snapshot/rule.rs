@@ -9,6 +9,7 @@ use super::{Gates, Mirroring};
 use crate::net::tls::TlsSet;
 use crate::policy::cors::CorsPolicy;
 use crate::policy::hash::xxh64;
+use crate::policy::hedge::HedgeTimes;
 use crate::policy::session::Namer;
 use crate::policy::weighted::Split;
 use crate::telemetry::RouteMetrics;
@@ -65,6 +66,8 @@ pub struct Backend {
     pub mark: u64,
     /// Applied to requests that go there.
     pub filters: Vec<model::Filter>,
+    /// How long its answers took lately, where the rule hedges.
+    pub hedge_times: Option<Arc<HedgeTimes>>,
     pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
 }
 
@@ -78,7 +81,7 @@ impl Rule {
         let action = match &rule.action {
             model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
             model::Action::Direct(direct) => Action::Direct(direct.clone()),
-            model::Action::Forward(refs) => Action::Forward(Backends::compile(refs, clusters)),
+            model::Action::Forward(refs) => Action::Forward(Backends::compile(refs, clusters).hedged(rule)),
         };
         let cors = rule.filters.iter().find_map(|filter| match filter {
             model::Filter::Cors(cors) => Some(CorsPolicy::compile(cors)),
@@ -133,11 +136,22 @@ impl Backends {
                 mark: mark(backend),
                 subset: (!backend.subset.is_empty()).then(|| backend.subset.clone()),
                 filters: backend.filters.clone(),
+                hedge_times: None,
                 metrics: OnceLock::new(),
             })
             .collect();
         let split = Split::new(all.iter().map(|backend| backend.weight));
         Self { all, split }
+    }
+
+    /// With the times that a rule that hedges goes by.
+    fn hedged(mut self, rule: &model::Rule) -> Self {
+        if rule.hedge.is_some() {
+            for backend in &mut self.all {
+                backend.hedge_times = Some(backend.cluster.state().hedge_times(&rule.name));
+            }
+        }
+        self
     }
 
     /// The backend that a uniformly random number falls to.

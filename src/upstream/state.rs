@@ -1,13 +1,15 @@
 //! Live state that is true for the whole proxy, shared by all workers in atomics, and kept across
 //! configurations by its key (docs/ARCHITECTURE.md, "What survives a change").
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use outrigger_config::model;
+use parking_lot::Mutex;
 
 use super::admission::Admission;
 use super::breakers::{Board, CircuitBreaker, Owner};
@@ -20,6 +22,7 @@ use crate::codec::tee::CopyRoom;
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
 use crate::policy::ewma::AtomicEwma;
+use crate::policy::hedge::HedgeTimes;
 use crate::telemetry::{ClusterMetrics, Metrics, Refusals};
 
 /// What is known of a cluster, whatever its configuration says today.
@@ -37,6 +40,8 @@ pub struct ClusterState {
     pub connections: Usage,
     /// Requests and retries of the last ten seconds.
     pub budget: BudgetUsage,
+    /// What answers to rules that hedge took lately, by the name of the rule.
+    hedge_times: Mutex<HashMap<Arc<str>, Weak<HedgeTimes>>>,
     /// Places for requests, where there is a queue or an adaptive limit.
     pub admission: Admission,
     /// Its breaker.
@@ -96,6 +101,7 @@ impl ClusterState {
             budget: BudgetUsage::new(now),
             breaker: CircuitBreaker::new(Owner::Cluster, &board, now),
             board,
+            hedge_times: Mutex::default(),
             admission: Admission::new(Arc::clone(&metrics), now),
             metrics,
             mirrors: Mirrors::default(),
@@ -107,6 +113,20 @@ impl ClusterState {
             tables: Tables::default(),
             tls: ArcSwapOption::empty(),
         }
+    }
+
+    /// What its answers to a rule took lately: of a rule that a configuration in use has, what is known already. Rules
+    /// of the same name share it.
+    #[must_use]
+    pub fn hedge_times(&self, rule: &Arc<str>) -> Arc<HedgeTimes> {
+        let mut all = self.hedge_times.lock();
+        if let Some(known) = all.get(rule).and_then(Weak::upgrade) {
+            return known;
+        }
+        all.retain(|_, times| times.strong_count() > 0);
+        let times = Arc::new(HedgeTimes::new(Instant::now()));
+        all.insert(Arc::clone(rule), Arc::downgrade(&times));
+        times
     }
 }
 

@@ -22,6 +22,7 @@ mod cancel;
 mod cli;
 #[cfg(feature = "dev")]
 mod control;
+mod deadlines;
 mod descriptors;
 #[cfg(feature = "dev")]
 mod dev;
@@ -36,6 +37,7 @@ mod grpc;
 mod grpc_retries;
 mod h2_conformance;
 mod health;
+mod hedging;
 mod http1;
 mod http2;
 mod interop;

@@ -43,7 +43,8 @@ impl<'a> Again<'a> {
             policy,
             attempts: Attempts::first(),
             idempotency: Idempotency::of_request(policy, &head.method, &head.headers),
-            incoming: (policy.attempts.value > 0).then(|| Incoming::of(&head.headers, exchange.caller)),
+            incoming: (policy.attempts.value > 0 || exchange.hedging.is_some())
+                .then(|| Incoming::of(&head.headers, exchange.caller)),
             retrying: None,
             reached: 0,
             failed: false,
@@ -64,6 +65,18 @@ impl<'a> Again<'a> {
     /// Whether the head of the next answer is held back until it shows how a call goes on.
     pub(super) fn holds(&self, replay: Option<&Replay>) -> bool {
         retry::is_worth_holding(self.policy, &self.attempts, self.request(replay))
+    }
+
+    /// Whether a further attempt may be made beside those so far: of what may be executed twice, and that is not being
+    /// repeated by a hop before.
+    pub(super) fn may_hedge(&self, most: u8) -> bool {
+        let repeatable = self.idempotency == Idempotency::Idempotent || self.policy.non_idempotent;
+        repeatable && !self.is_retried_above() && retry::may_hedge(self.policy, &self.attempts, most)
+    }
+
+    /// Such a one was begun.
+    pub(super) fn hedged(&mut self) {
+        self.attempts.hedge();
     }
 
     /// An attempt ended. How long to wait before the next one; `None`: the end stands.

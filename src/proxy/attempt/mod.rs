@@ -7,6 +7,7 @@ mod again;
 mod classify;
 mod conclude;
 mod forward;
+pub(super) mod hedge;
 mod hold;
 mod judge;
 pub(super) mod marks;
@@ -28,6 +29,7 @@ use self::again::Again;
 use self::conclude::conclude;
 pub(super) use self::forward::{DEADLINE, EXPECTED, GRPC_TIMEOUT};
 use self::forward::{before_forwarding, forward_deadline};
+use self::hedge::{Hedging, Race};
 use self::marks::Spent;
 use self::one::{One, Try};
 use self::patience::Patience;
@@ -48,6 +50,8 @@ pub(super) struct Exchange<'a> {
     /// Of one attempt, to its response head.
     pub(super) attempt_limit: Option<Duration>,
     pub(super) caller: Caller,
+    /// How attempts are made beside each other, if at all.
+    pub(super) hedging: Option<Hedging<'a>>,
     /// What bears on the choice of an endpoint, beside the attempts before.
     pub(super) hint: PickHint<'a>,
 }
@@ -118,6 +122,8 @@ async fn attempt_all(
     record: &mut Record,
 ) -> Result<(Response<Body>, Permit), Failure> {
     let mut again = Again::first(exchange, head);
+    // A session stays with its endpoint also when that is slow.
+    let hedging = exchange.hedging.filter(|_| exchange.hint.bound.is_none());
     let mut timer = Deadline::default();
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
     again.count(Instant::now());
@@ -135,17 +141,31 @@ async fn attempt_all(
             Err(failure) => return Err(Failure { retried: again.spent_on_failure(), ..failure }),
         };
         tried.push(one.address());
-        let body = replay.map_or(Body::Empty, Replay::attempt);
-        let tried_once = {
-            let mut sending = pin!(one::send(exchange, &one.sending, head, body, interim));
-            poll_fn(|cx| match sending.as_mut().poll(cx) {
-                Poll::Ready(end) => Poll::Ready(end),
-                Poll::Pending => poll_limits(cx, (&mut one.patience, one.sending.is_held()), &mut timer, record, head),
-            })
-            .await
+        let (tried_once, permit) = match hedging.filter(|hedging| again.may_hedge(hedging.hedge.max)) {
+            None => {
+                let body = replay.map_or(Body::Empty, Replay::attempt);
+                let tried_once = {
+                    let mut sending = pin!(one::send(exchange, &one.sending, head, body, interim));
+                    poll_fn(|cx| match sending.as_mut().poll(cx) {
+                        Poll::Ready(end) => Poll::Ready(end),
+                        Poll::Pending => {
+                            poll_limits(cx, (&mut one.patience, one.sending.is_held()), &mut timer, record, head)
+                        }
+                    })
+                    .await
+                };
+                let permit = one.end(exchange, &tried_once, record, Instant::now());
+                (tried_once, permit)
+            }
+            Some(hedging) => {
+                let race = Race { exchange, hedging, head, replay, hold, interim };
+                match Box::pin(race.run(one, &mut tried, (&mut again, record))).await {
+                    Ok(end) => end,
+                    Err(failure) => return Err(Failure { retried: again.spent_on_failure(), ..failure }),
+                }
+            }
         };
         let now = Instant::now();
-        let permit = one.end(exchange, &tried_once, record, now);
         let tried_once = match tried_once {
             Try::Late if record.attempts > 1 => Try::TimedOut,
             ended => ended,

@@ -10,6 +10,7 @@ use super::hold::{self, Ended};
 use super::patience::Patience;
 use super::{Exchange, Failure, judge};
 use crate::codec::{Body, Interim, Replay, RequestHead, Response, SendError};
+use crate::policy::hedge::HedgeTimes;
 use crate::proxy::reason::Reason;
 use crate::proxy::record::Record;
 use crate::proxy::with_random;
@@ -41,6 +42,8 @@ pub(super) struct One<'a> {
     cluster: &'a Cluster,
     /// Why it is given up, if it is.
     pub(super) in_vain: InVain,
+    /// It was begun beside another.
+    pub(super) is_hedge: bool,
 }
 
 /// What sending it needs.
@@ -78,25 +81,47 @@ struct Sent(AtomicU64);
 /// Why an attempt was given up before its end. Attempts beside each other share it: those that are dropped when one of
 /// them has won have lost.
 #[derive(Clone, Default)]
-pub(super) struct InVain(Option<Arc<AtomicBool>>);
+pub(super) struct InVain(Option<Arc<Beside>>);
+
+struct Beside {
+    decided: AtomicBool,
+    times: Arc<HedgeTimes>,
+    /// What an attempt takes when it is waited for no longer without another.
+    delay: Option<Duration>,
+}
 
 impl InVain {
-    /// For attempts beside each other.
-    pub(super) fn shared() -> Self {
-        Self(Some(Arc::default()))
+    /// For attempts beside each other, whose times are told to `times`.
+    pub(super) fn shared(times: Arc<HedgeTimes>, delay: Option<Duration>) -> Self {
+        Self(Some(Arc::new(Beside { decided: AtomicBool::new(false), times, delay })))
     }
 
     /// One has won.
     pub(super) fn decide(&self) {
-        if let Some(decided) = &self.0 {
-            decided.store(true, Ordering::Relaxed);
+        if let Some(beside) = &self.0 {
+            beside.decided.store(true, Ordering::Relaxed);
         }
     }
 
     fn cause(&self) -> Waste {
         match &self.0 {
-            Some(decided) if decided.load(Ordering::Relaxed) => Waste::HedgeLost,
+            Some(beside) if beside.decided.load(Ordering::Relaxed) => Waste::HedgeLost,
             _ => Waste::CallerLeft,
+        }
+    }
+
+    fn answered(&self, took: Duration, now: Instant) {
+        if let Some(beside) = &self.0 {
+            beside.times.record(took, now);
+        }
+    }
+
+    /// It would have taken longer. One that had hardly begun says nothing.
+    fn unanswered(&self, waited: Duration, now: Instant) {
+        if let Some(beside) = &self.0
+            && beside.delay.is_some_and(|delay| waited >= delay)
+        {
+            beside.times.record(waited, now);
         }
     }
 }
@@ -124,7 +149,9 @@ impl Drop for One<'_> {
         metrics.wasted(cause, spent);
         if cause == Waste::HedgeLost {
             // It was too slow, and that is all that is known of it.
-            permit.unanswered(self.patience.answered_after(now), now);
+            let waited = self.patience.answered_after(now);
+            permit.unanswered(waited, now);
+            self.in_vain.unanswered(waited, now);
         }
     }
 }
@@ -173,6 +200,7 @@ impl<'a> One<'a> {
             patience: Patience::new(exchange, replay, now),
             cluster: exchange.cluster,
             in_vain: InVain::default(),
+            is_hedge: false,
         }
     }
 
@@ -196,6 +224,11 @@ impl<'a> One<'a> {
         // Zero: nothing was sent.
         let latency = if spent.is_some() { self.patience.answered_after(now) } else { Duration::ZERO };
         judge::note(exchange.cluster, &permit, tried, exchange.caller, latency, now);
+        match tried {
+            Try::Answered(response) if response.head.status.as_u16() < 500 => self.in_vain.answered(latency, now),
+            Try::TimedOut => self.in_vain.unanswered(latency, now),
+            _ => {}
+        }
         permit
     }
 }

@@ -68,6 +68,7 @@ impl Request {
             limits: self.limits,
             attempt_limit: self.attempt_limit,
             caller: self.caller,
+            hedging: None,
             hint: PickHint::default(),
         }
     }
