@@ -26,7 +26,8 @@ use outrigger::policy::weighted::Split;
 use outrigger::telemetry::access_log::Entry;
 use outrigger::telemetry::metrics::{AttemptOutcome, Finished, RouteLabels};
 use outrigger::telemetry::{AccessLog, Metrics};
-use outrigger::upstream::RateState;
+use outrigger::upstream::dns::{Answer, BoxFuture, Resolve};
+use outrigger::upstream::{PickHint, Placement, RateState, Registry};
 use outrigger_config::model::{
     self, Access, AccessAction, AccessOperation, AccessRule, AccessSource, Action, Authorization, BalancePolicy,
     EscapedSlashes, HeaderMatch, HostPattern, Match, PathMatch, PathOptions, Place, Retry, Rule, Setting, Timeouts,
@@ -39,6 +40,7 @@ fn main() {
     routes(&bench);
     authorization(&bench);
     picks(&bench);
+    clusters(&bench);
     text(&bench);
     counters(&bench);
     rates(&bench);
@@ -373,6 +375,58 @@ fn picks(bench: &Bench) {
     let split = Split::new([95, 5]).expect("not all zero");
     let mut rng = Rng::new(3);
     bench.run("pick/backend of 2", |_| split.pick(rng.next_u64()));
+}
+
+/// Names are not resolved here.
+struct NoNames;
+
+impl Resolve for NoNames {
+    fn resolve<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Answer, String>> {
+        Box::pin(async { Err("no names here".to_owned()) })
+    }
+}
+
+/// Whole picks, with what is counted.
+fn clusters(bench: &Bench) {
+    for count in [3, 10_000] {
+        for (name, settings, more) in [
+            ("least request", "", ""),
+            ("by zone", "loadBalancing: { locality: preferZone }", "zone"),
+            ("by priority", "", "priority"),
+            ("maglev", "loadBalancing: { policy: maglev }", ""),
+        ] {
+            let name = format!("pick/cluster of {count}, {name}");
+            if !bench.wants(&name) {
+                continue;
+            }
+            let endpoint = |n: usize| {
+                let more = match more {
+                    "zone" => format!(", zone: z{}", n % 3),
+                    "priority" => format!(", priority: {}", n % 2),
+                    _ => String::new(),
+                };
+                format!("{{ address: \"10.{}.{}.{}:80\"{more} }}", n >> 16, n >> 8 & 255, n & 255)
+            };
+            let endpoints: Vec<String> = (0..count).map(endpoint).collect();
+            let text = format!(
+                "listeners: [{{ name: l, bind: 127.0.0.1:0, routes: r }}]\n\
+                 routes: {{ r: [{{ rules: [{{ backendRefs: [{{ cluster: c }}] }}] }}] }}\n\
+                 clusters:\n  c:\n    {settings}\n    endpoints: [{}]\n",
+                endpoints.join(", ")
+            );
+            let loaded = outrigger_config::load("bench.yaml", &text).expect("valid");
+            let registry = Registry::new(1, Metrics::new(), Box::new(NoNames));
+            let placement = Placement { zone: Some("z0".into()), subsets: Vec::new() };
+            let cluster = registry.placed(&loaded.config.clusters["c"], None, placement);
+            let now = Instant::now();
+            let mut rng = Rng::new(5);
+            bench.run(&name, |n| {
+                let hash = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let hint = PickHint { hash: Some(hash).filter(|_| name.ends_with("maglev")), ..PickHint::default() };
+                cluster.pick(&hint, &mut rng, now).is_ok()
+            });
+        }
+    }
 }
 
 fn text(bench: &Bench) {

@@ -6,8 +6,11 @@
 //! endpoints, and a claim may name a provider that is not there, which then verifies nothing, so that it never holds.
 
 mod access;
+mod balance;
 mod clusters;
+mod health;
 mod listeners;
+mod overload;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -45,6 +48,8 @@ pub enum Part {
     JwtProvider,
     /// An authorizer outside.
     ExternalAuthorizer,
+    /// A rate limit service.
+    RateLimitService,
 }
 
 impl Part {
@@ -60,6 +65,7 @@ impl Part {
             Self::Authorization => "authorization policy",
             Self::JwtProvider => "token provider",
             Self::ExternalAuthorizer => "external authorizer",
+            Self::RateLimitService => "rate limit service",
         }
     }
 }
@@ -122,13 +128,14 @@ fn whole(config: &Config, problems: &RefCell<Vec<Problem>>) {
         authorization,
         jwt_providers,
         external_authorizers,
-        rate_limit_services: _,
-        overload: _,
+        rate_limit_services,
+        overload,
     } = config;
     let of = |part: Part, name: &Arc<str>| Subject { part, name: Arc::clone(name), problems, config };
     let nameless: Arc<str> = Arc::from("");
     let process = of(Part::Process, &nameless);
     self::process(&process, (node, drain));
+    overload::overload(&process, overload);
     if let Some(workers) = workers {
         process.number("workers", u64::from(*workers), crate::limits::WORKERS);
     }
@@ -141,24 +148,33 @@ fn whole(config: &Config, problems: &RefCell<Vec<Problem>>) {
     process.at_most("authorization", authorization.len(), crate::limits::MAX_POLICIES);
     process.at_most("jwt_providers", jwt_providers.len(), crate::limits::MAX_JWT_PROVIDERS);
     process.at_most("external_authorizers", external_authorizers.len(), crate::limits::MAX_EXTERNAL_AUTHORIZERS);
+    process.at_most("rate_limit_services", rate_limit_services.len(), crate::limits::MAX_RATE_LIMIT_SERVICES);
     process.at_most("patterns", text::patterns(config), MAX_PATTERNS);
     let rules = routes.values().flat_map(|table| &table.hosts).map(|host| host.rules.len()).sum();
     process.at_most("rules", rules, crate::limits::MAX_RULES);
 
     listeners::binds(listeners, admin, |listener| of(Part::Listener, &listener.name));
     let mut seen = HashSet::new();
+    let mut rates = HashSet::new();
     for listener in listeners {
         let subject = of(Part::Listener, &listener.name);
         if !seen.insert(&listener.name) {
             subject.say("name", "a second listener has this name", "give it another name");
         }
         listeners::listener(&subject, listener);
+        overload::unique(&subject, "rate_limits", (&listener.rate_limits, &mut rates));
     }
     each(routes, |name, table| {
         let subject = of(Part::Routes, name);
         subject.key(name, &table.name);
         routes::table(&subject, table);
     });
+    for (name, table) in routes {
+        let subject = of(Part::Routes, name);
+        for rule in table.hosts.iter().flat_map(|host| &host.rules) {
+            overload::unique(&subject, &format!("rule {}", rule.name), (&rule.rate_limits, &mut rates));
+        }
+    }
     each(clusters, |name, cluster| {
         let subject = of(Part::Cluster, name);
         subject.key(name, &cluster.name);
@@ -178,6 +194,11 @@ fn whole(config: &Config, problems: &RefCell<Vec<Problem>>) {
         let subject = of(Part::ExternalAuthorizer, name);
         subject.key(name, &authorizer.name);
         tokens::authorizer(&subject, authorizer);
+    });
+    each(rate_limit_services, |name, service| {
+        let subject = of(Part::RateLimitService, name);
+        subject.named("name", name);
+        overload::service(&subject, service);
     });
 }
 

@@ -15,8 +15,8 @@ use crate::model::{
 /// What changed. Its `Display` has one short line for each thing, `+` added, `-` removed, `~` changed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Diff {
-    /// Sections of the process as a whole that changed: `node`, `admin`, `accessLog`, `workers`, `drain`,
-    /// `identity`.
+    /// Sections as a whole that changed: `node`, `admin`, `accessLog`, `workers`, `drain`, `rateLimitServices`,
+    /// `overload`, `identity`.
     pub settings: Vec<&'static str>,
     /// Listeners by name.
     pub listeners: Changes,
@@ -494,7 +494,8 @@ fn cluster(old: &Cluster, new: &Cluster) -> Vec<&'static str> {
         .add("circuitBreaker", breaker)
         .add("healthCheck", old.health_check == *health_check)
         .add("outlierDetection", old.outlier_detection == *outlier_detection)
-        .add("admission", old.admission == *admission)
+        .add("queue", old.admission.queue == admission.queue)
+        .add("concurrency", old.admission.concurrency == admission.concurrency)
         .add("retryBudget", old.retry_budget == *retry_budget)
         .add("connection", old.connection == *connection)
         .add("tls", guards::same_cluster_tls(old.tls.as_ref(), tls.as_ref()))

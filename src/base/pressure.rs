@@ -31,6 +31,8 @@ pub struct Pressure {
     /// An acceptor waits for room.
     full: AtomicBool,
     room: Notify,
+    /// There may be no room any more.
+    filled: Notify,
 }
 
 /// One connection to a listener, counted until dropped.
@@ -69,6 +71,7 @@ impl Default for Pressure {
             max_open: AtomicUsize::new(usize::MAX),
             full: AtomicBool::new(false),
             room: Notify::new(),
+            filled: Notify::new(),
         }
     }
 }
@@ -102,14 +105,14 @@ impl Pressure {
     pub fn set(&self, level: Level) -> bool {
         self.level.store(level as u8, Ordering::SeqCst);
         let changed = self.changes.send_if_modified(|old| std::mem::replace(old, level) != level);
-        self.room.notify_waiters();
+        self.tell_acceptors();
         changed
     }
 
     /// Changes how many connections all listeners may have together.
     pub fn limit_connections(&self, most: usize) {
         if self.max_open.swap(most, Ordering::SeqCst) != most {
-            self.room.notify_waiters();
+            self.tell_acceptors();
         }
     }
 
@@ -117,6 +120,9 @@ impl Pressure {
     #[must_use]
     pub fn enter(self: &Arc<Self>) -> OpenConnection {
         self.open.fetch_add(1, Ordering::SeqCst);
+        if !self.has_room() {
+            self.filled.notify_waiters();
+        }
         OpenConnection(Arc::clone(self))
     }
 
@@ -142,10 +148,26 @@ impl Pressure {
         }
     }
 
+    /// Waits until no connection may be accepted: another listener took the last one, or memory became short. Cancel safe.
+    pub async fn no_room(&self) {
+        while self.has_room() {
+            let mut told = pin!(self.filled.notified());
+            told.as_mut().enable();
+            if self.has_room() {
+                told.await;
+            }
+        }
+    }
+
     /// For a connection.
     #[must_use]
     pub fn watch(self: &Arc<Self>) -> PressureWatch {
         PressureWatch { pressure: Arc::clone(self), changes: self.changes.subscribe() }
+    }
+
+    fn tell_acceptors(&self) {
+        self.room.notify_waiters();
+        self.filled.notify_waiters();
     }
 
     fn is_at(&self, level: Level) -> bool {

@@ -238,6 +238,7 @@ fn decide(config: &Config, listener: &Listener, rule: &Rule, head: &RequestHead,
                 .map(|(name, span, limit)| Limit::of(name, span, limit, listener))
                 .collect(),
                 retries: Retries::of(&rule.retry, &head.method),
+                settings: dump::settings(rule),
             }
         }
     }
@@ -274,6 +275,8 @@ fn backend(
         sends_authority: sent.authority.map(|authority| authority.to_string()).unwrap_or_default(),
         filters: filters.iter().map(describe).collect(),
         connect_timeout: known.map(|c| dump::duration(c.connection.connect_timeout)).unwrap_or_default(),
+        subset: subset.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        settings: known.map(dump::fitness).unwrap_or_default(),
         endpoints: known
             .map(|c| c.endpoints.iter().map(|endpoint| Endpoint::of(endpoint, subset)).collect())
             .unwrap_or_default(),

@@ -4,6 +4,9 @@
 //! is taken apart field by field, so that a new setting cannot be forgotten here.
 
 mod guards;
+mod health;
+mod limits;
+mod sessions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,8 +31,8 @@ pub(super) fn config(config: &model::Config, assigned: impl Fn(&str) -> Option<A
         authorization,
         jwt_providers,
         external_authorizers,
-        rate_limit_services: _,
-        overload: _,
+        rate_limit_services,
+        overload,
     } = config;
     let model::Node { id, service, zone } = node;
     let model::Admin { address } = admin;
@@ -50,6 +53,7 @@ pub(super) fn config(config: &model::Config, assigned: impl Fn(&str) -> Option<A
         ("accessLog", access_log),
         ("workers", json!(workers)),
         ("drain", json!({ "acceptFor": duration(*accept_for), "deadline": duration(*deadline) })),
+        ("overload", limits::overload(overload)),
         ("listeners", listeners.iter().map(listener).collect()),
         ("routes", routes.iter().map(|(name, table)| (name.to_string(), route_table(table))).collect()),
         ("clusters", by_name(clusters, |one| cluster(one, assigned(&one.name).as_deref()))),
@@ -57,6 +61,7 @@ pub(super) fn config(config: &model::Config, assigned: impl Fn(&str) -> Option<A
         ("authorization", by_name(authorization, guards::authorization)),
         ("jwtProviders", by_name(jwt_providers, guards::jwt_provider)),
         ("externalAuthorizers", by_name(external_authorizers, guards::external_authorizer)),
+        ("rateLimitServices", by_name(rate_limit_services, limits::service)),
     ])
 }
 
@@ -83,7 +88,7 @@ fn listener(listener: &model::Listener) -> Value {
         authorization,
         jwt,
         external_authorization,
-        rate_limits: _,
+        rate_limits,
         place: _,
     } = listener;
     // Where nothing is decrypted there are no requests to say anything about.
@@ -144,6 +149,7 @@ fn listener(listener: &model::Listener) -> Value {
         ("authorization", json!(authorization)),
         ("jwt", jwt.as_ref().map_or(Value::Null, guards::listener_jwt)),
         ("externalAuthorization", json!(external_authorization)),
+        ("rateLimits", rate_limits.iter().map(limits::rate_limit).collect()),
     ])
 }
 
@@ -209,22 +215,65 @@ fn rule(rule: &model::Rule, unnamed: &str) -> Value {
     let request = if request.place.is_some() { off_or(request.value) } else { Value::Null };
     let timeouts =
         some([("request", request), ("backendRequest", off_or(backend_request.value)), ("idle", off_or(idle.value))]);
-    let model::Retry { attempts, on, non_idempotent, backoff_base, backoff_max, .. } = retry;
-    let retry = json!({
-        "attempts": attempts.value,
-        "on": on.iter().map(retry_on).collect::<Vec<_>>(),
-        "nonIdempotent": non_idempotent,
-        "backoff": { "base": duration(*backoff_base), "max": duration(*backoff_max) },
-    });
-    some([
+    let mut out = some([
         ("name", if &**name == unnamed { Value::Null } else { json!(name) }),
         ("matches", matches.iter().map(self::matches).collect()),
         ("filters", json!(filters)),
         ("backendRefs", backends),
         ("timeouts", if forwards { timeouts } else { Value::Null }),
-        ("retry", if forwards && attempts.place.is_some() { retry } else { Value::Null }),
+        ("retry", if forwards && retry.attempts.place.is_some() { self::retry(retry) } else { Value::Null }),
         ("externalAuthorization", if *external_authorization { Value::Null } else { json!("off") }),
+    ]);
+    if let Value::Object(members) = &mut out {
+        members.extend(settings(rule));
+    }
+    out
+}
+
+/// What a rule says beside where requests go, how long they take and when they are tried again, as far as it is
+/// written.
+pub(crate) fn settings(rule: &model::Rule) -> Map<String, Value> {
+    let model::Rule { hedge, breaker, hash, session, rate_limits, global_rate_limits, criticality, .. } = rule;
+    members([
+        ("hedge", hedge.as_ref().map_or(Value::Null, sessions::hedge)),
+        ("circuitBreaker", breaker.as_ref().map_or(Value::Null, health::breaker)),
+        ("hash", hash.iter().map(sessions::hash_key).collect()),
+        ("sessionPersistence", session.as_ref().map_or(Value::Null, sessions::session)),
+        ("rateLimits", rate_limits.iter().map(limits::rate_limit).collect()),
+        ("globalRateLimits", global_rate_limits.iter().map(limits::global).collect()),
+        ("criticality", criticality.map_or(Value::Null, |class| json!(limits::criticality(class)))),
     ])
+}
+
+fn retry(retry: &model::Retry) -> Value {
+    let model::Retry {
+        attempts,
+        on,
+        on_headers,
+        non_idempotent,
+        idempotency_key,
+        backoff_base,
+        backoff_max,
+        max_pushback,
+        other_locality,
+        buffer,
+    } = retry;
+    some([
+        ("attempts", json!(attempts.value)),
+        ("on", on.iter().map(retry_on).collect()),
+        ("headers", on_headers.iter().map(header_condition).collect()),
+        ("nonIdempotent", json!(non_idempotent)),
+        ("idempotencyKey", json!(idempotency_key)),
+        ("backoff", json!({ "base": duration(*backoff_base), "max": duration(*backoff_max) })),
+        ("maxPushback", json!(duration(*max_pushback))),
+        ("otherLocality", json!(other_locality)),
+        ("buffer", json!(format!("{buffer}B"))),
+    ])
+}
+
+fn header_condition(condition: &model::HeaderMatch) -> Value {
+    let model::HeaderMatch { name, value } = condition;
+    named(name.as_str(), value)
 }
 
 fn matches(condition: &model::Match) -> Value {
@@ -246,7 +295,7 @@ fn matches(condition: &model::Match) -> Value {
         ("path", plain),
         ("grpc", rpc),
         ("method", json!(method.as_ref().map(http::Method::as_str))),
-        ("headers", headers.iter().map(|header| named(header.name.as_str(), &header.value)).collect()),
+        ("headers", headers.iter().map(header_condition).collect()),
         ("query", query.iter().map(|parameter| named(&parameter.name, &parameter.value)).collect()),
     ])
 }
@@ -310,7 +359,8 @@ pub(crate) fn filter(filter: &model::Filter) -> Value {
                 ("path", path.as_ref().map_or(Value::Null, path_rewrite)),
             ]) })
         }
-        model::Filter::Fault(_) | model::Filter::Mirror(_) => Value::Null,
+        model::Filter::Fault(fault) => json!({ "fault": limits::fault(fault) }),
+        model::Filter::Mirror(mirror) => json!({ "mirror": limits::mirror(mirror) }),
         model::Filter::Cors(cors) => {
             let model::Cors { allow_origins, allow_methods, allow_headers, expose_headers, allow_credentials, max_age } =
                 &**cors;
@@ -361,8 +411,13 @@ fn redirect(redirect: &model::Redirect) -> Value {
 }
 
 fn backend_ref(backend: &model::BackendRef) -> Value {
-    let model::BackendRef { cluster, weight, subset: _, filters } = backend;
-    json!({ "cluster": cluster, "weight": weight, "filters": filters.iter().map(filter).collect::<Vec<_>>() })
+    let model::BackendRef { cluster, weight, subset, filters } = backend;
+    some([
+        ("cluster", json!(cluster)),
+        ("weight", json!(weight)),
+        ("subset", labels(subset)),
+        ("filters", filters.iter().map(filter).collect()),
+    ])
 }
 
 /// A retry condition in the words of the file.
@@ -405,7 +460,7 @@ fn cluster(cluster: &model::Cluster, assigned: Option<&Vec<model::Endpoint>>) ->
         protocol,
         balance,
         endpoints,
-        ceilings,
+        ceilings: _,
         retry_budget,
         connection,
         tls,
@@ -417,7 +472,6 @@ fn cluster(cluster: &model::Cluster, assigned: Option<&Vec<model::Endpoint>>) ->
         admission: _,
         place: _,
     } = cluster;
-    let model::Ceilings { max_requests, max_pending, max_retries, max_connections } = ceilings;
     let model::RetryBudget { percent, min_per_second } = retry_budget;
     let model::ConnectionOptions {
         connect_timeout,
@@ -428,12 +482,6 @@ fn cluster(cluster: &model::Cluster, assigned: Option<&Vec<model::Endpoint>>) ->
         max_age,
     } = connection;
     let model::DnsOptions { min_ttl, max_ttl } = dns;
-    let breaker = json!({
-        "maxRequests": max_requests,
-        "maxPending": max_pending,
-        "maxRetries": max_retries,
-        "maxConnections": max_connections,
-    });
     let connection = json!({
         "connectTimeout": duration(*connect_timeout),
         "idleTimeout": duration(*idle_timeout),
@@ -442,15 +490,32 @@ fn cluster(cluster: &model::Cluster, assigned: Option<&Vec<model::Endpoint>>) ->
         "maxStreams": max_streams,
         "maxAge": duration(*max_age),
     });
-    some([
+    let mut out = some([
         ("protocol", json!(cluster_protocol(*protocol))),
-        ("loadBalancing", json!({ "policy": balance_policy(balance.policy) })),
-        ("circuitBreaker", breaker),
+        ("loadBalancing", sessions::balance(balance)),
         ("retryBudget", json!({ "percent": percent, "minPerSecond": min_per_second })),
         ("connection", connection),
         ("tls", tls.as_ref().map_or(Value::Null, guards::cluster_tls)),
         ("dns", json!({ "minTtl": duration(*min_ttl), "maxTtl": duration(*max_ttl) })),
         ("endpoints", assigned.unwrap_or(endpoints).iter().map(endpoint).collect()),
+    ]);
+    if let Value::Object(members) = &mut out {
+        members.extend(fitness(cluster));
+    }
+    out
+}
+
+/// What decides which endpoints are asked and how many requests are let in.
+pub(crate) fn fitness(cluster: &model::Cluster) -> Map<String, Value> {
+    let model::Cluster { ceilings, endpoint_ceilings, breakers, health_check, outlier_detection, admission, .. } =
+        cluster;
+    let model::Admission { queue, concurrency } = admission;
+    members([
+        ("circuitBreaker", health::circuit_breaker(ceilings, endpoint_ceilings, breakers)),
+        ("healthCheck", health_check.as_ref().map_or(Value::Null, health::check)),
+        ("outlierDetection", outlier_detection.as_ref().map_or(Value::Null, health::outliers)),
+        ("queue", queue.as_ref().map_or(Value::Null, limits::queue)),
+        ("concurrency", concurrency.as_ref().map_or(Value::Null, limits::concurrency)),
     ])
 }
 
@@ -476,19 +541,38 @@ pub(crate) fn balance_policy(policy: model::BalancePolicy) -> &'static str {
 }
 
 fn endpoint(endpoint: &model::Endpoint) -> Value {
-    let model::Endpoint { target, weight, zone, priority: _, labels: _, condition: _ } = endpoint;
+    let model::Endpoint { target, weight, zone, priority, labels, condition } = endpoint;
     let address = match target {
         model::Target::Address(address) => address.to_string(),
         model::Target::Name { host, port } => format!("{host}:{port}"),
     };
-    some([("address", json!(address)), ("weight", json!(weight)), ("zone", json!(zone))])
+    some([
+        ("address", json!(address)),
+        ("weight", json!(weight)),
+        ("zone", json!(zone)),
+        ("priority", json!(priority)),
+        ("labels", self::labels(labels)),
+        ("condition", json!(condition.word())),
+    ])
+}
+
+/// Labels as a mapping; nothing where there are none.
+pub(crate) fn labels(labels: &model::Labels) -> Value {
+    if labels.is_empty() {
+        return Value::Null;
+    }
+    labels.iter().map(|(name, value)| (name.to_string(), json!(value))).collect()
 }
 
 /// An object without the members that are null or empty lists.
-fn some<const N: usize>(members: [(&str, Value); N]) -> Value {
+fn some<const N: usize>(all: [(&str, Value); N]) -> Value {
+    Value::Object(members(all))
+}
+
+fn members<const N: usize>(all: [(&str, Value); N]) -> Map<String, Value> {
     let there = |value: &Value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty());
-    let members = members.into_iter().filter(|(_, value)| there(value));
-    Value::Object(members.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
+    let there = all.into_iter().filter(|(_, value)| there(value));
+    there.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// A duration as a configuration writes it, in its largest whole unit.

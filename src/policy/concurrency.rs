@@ -7,9 +7,9 @@
 //!
 //! The baseline is what an answer takes when nothing waits. There may never be such a moment to look at: under a lasting
 //! overload the limit is always reached. Stopping the traffic to look costs requests. It is not necessary either: the
-//! limit lies above `k` by the tolerance, so it can be lowered by that much, for the time of one window, and the
-//! upstream still has work for all its workers ([`Phase::Eased`]). What latency does then tells the two reasons for a
-//! long one apart. It falls with the number in flight: requests wait for each other. It stays: the service has become
+//! limit lies above `k` by the tolerance, so it can be lowered by that much and a little more, for the time of one
+//! window, and the upstream still has work for nearly all its workers ([`Phase::Eased`]); critical requests keep the limit
+//! that there was. What latency does then tells the two reasons for a long one apart. It falls with the number in flight: requests wait for each other. It stays: the service has become
 //! slower, and this is the new baseline. The same is concluded when the limit went down by much and nothing got better,
 //! so a limit does not fall to nothing because a service has changed.
 //!
@@ -34,9 +34,17 @@ pub struct Concurrency {
     failing: Option<(f64, f64)>,
     /// Failures did not become fewer when the limit went down: they are not about load.
     deaf_until: Option<Instant>,
-    /// Samples of requests that began earlier tell about another limit.
-    since: Instant,
-    ease_after: Instant,
+    /// What ends earlier began under another limit. Until the first sample: none. Which samples count is decided by when
+    /// they end and not when they began: of those that began just now, only the fast ones have ended.
+    since: Option<Instant>,
+    /// Of the last window.
+    last: f64,
+    /// The last window wanted about the limit that there was.
+    steady: bool,
+    /// The baseline was looked at once with an eased limit.
+    proved: bool,
+    /// `None`: as soon as it can be.
+    ease_after: Option<Instant>,
     ease_every: Duration,
 }
 
@@ -93,27 +101,39 @@ const EASED_SAMPLES: usize = 100;
 const LONG_WINDOW: Duration = Duration::from_secs(2);
 /// Samples kept of one window: of more, every second, fourth, ...
 const KEPT: usize = 256;
+/// Nothing takes no time, and logarithms are taken.
+const SHORTEST: f64 = 1e-6;
 /// The limit changes by at most this factor in one window.
 const STEP: f64 = 2.0;
 /// How much of a change is made at once.
 const GAIN: f64 = 0.6;
 /// How fast the baseline falls to a lower latency, a window.
-const FALL: f64 = 0.3;
+const FALL: f64 = 0.15;
 /// How fast it rises to a higher one while the limit holds nobody back, a window.
 const RISE: f64 = 0.05;
-/// An eased limit lies this far below what the baseline says, so that a baseline that is too high falls.
-const EASE: f64 = 0.9;
+/// An eased limit lies this far below what the baseline says, so that a baseline that is too high shows.
+const EASE: f64 = 0.85;
+/// And this far below the one before while it only shows that all still waits.
+const EASE_ON: f64 = 0.75;
+/// A limit is not eased for longer than this.
+const EASED_MOST: Duration = Duration::from_secs(4);
+/// The limit is about what is wanted.
+const STEADY: f64 = 0.25;
 /// How often the limit is eased: at first, and when it has proved right.
 const EASE_FIRST: Duration = Duration::from_secs(1);
 const EASE_MOST: Duration = Duration::from_secs(10);
 /// Latency that follows the number in flight by less than this (as exponents) is not about waiting.
 const ANSWERS: f64 = 0.4;
 /// And by more than this: all of it is.
-const WAITING: f64 = 0.85;
+const WAITING: f64 = 0.6;
+/// By less than this: something else changed.
+const UNCLEAR: f64 = -0.45;
 /// Nothing is concluded from a fall in which the logarithm of the limit varied by less than this.
 const SPREAD: f64 = 0.04;
 /// Nor of failures while the limit went down by less than this factor.
 const PROOF: f64 = 0.55;
+/// So many times the latency a change of the limit takes to show.
+const SETTLE: f64 = 1.5;
 /// A share of failures from which on the limit goes down.
 const FAILING: f64 = 0.05;
 /// Failures that have nothing to do with load are not looked at for this long.
@@ -122,7 +142,7 @@ const DEAF: Duration = Duration::from_secs(10);
 impl Concurrency {
     /// Nothing is known yet.
     #[must_use]
-    pub fn new(settings: &AdaptiveConcurrency, now: Instant) -> Self {
+    pub fn new(settings: &AdaptiveConcurrency) -> Self {
         Self {
             limit: FIRST_LIMIT.clamp(settings.min.into(), settings.max.into()),
             baseline: None,
@@ -132,8 +152,11 @@ impl Concurrency {
             fall: Fall::default(),
             failing: None,
             deaf_until: None,
-            since: now,
-            ease_after: now + EASE_FIRST,
+            since: None,
+            last: 0.0,
+            steady: false,
+            proved: false,
+            ease_after: None,
             ease_every: EASE_FIRST,
         }
     }
@@ -144,6 +167,15 @@ impl Concurrency {
         self.limit.round() as u32
     }
 
+    /// How many there may be where it matters most: a limit that is lowered to have a look is not.
+    #[must_use]
+    pub fn limit_of_critical(&self) -> u32 {
+        match self.phase {
+            Phase::Following => self.limit(),
+            Phase::Eased { limit, .. } => self.limit().max(limit.round() as u32),
+        }
+    }
+
     /// What an answer takes when nothing waits, as far as is known.
     #[must_use]
     pub fn baseline(&self) -> Option<Duration> {
@@ -152,7 +184,11 @@ impl Concurrency {
 
     /// Keeps the limit within other bounds.
     pub fn bound(&mut self, settings: &AdaptiveConcurrency) {
-        self.limit = self.limit.clamp(settings.min.into(), settings.max.into());
+        let bounded = self.limit.clamp(settings.min.into(), settings.max.into());
+        if bounded != self.limit {
+            self.limit = bounded;
+            self.phase = Phase::Following;
+        }
     }
 
     /// An attempt ended. `pressed`: somebody was refused or had to wait because of the limit since the last sample.
@@ -160,7 +196,8 @@ impl Concurrency {
     pub fn observe(&mut self, settings: &AdaptiveConcurrency, sample: Sample, pressed: bool, now: Instant) -> bool {
         self.window.pressed |= pressed;
         let (Sample::Answered(took) | Sample::Unanswered(took) | Sample::Overloaded(took)) = sample;
-        if now.checked_sub(took).is_none_or(|began| began < self.since) {
+        let since = *self.since.get_or_insert(now + WINDOW + took * 3);
+        if now < since {
             return false;
         }
         let seconds = took.as_secs_f64();
@@ -175,13 +212,18 @@ impl Concurrency {
             Sample::Overloaded(_) => self.window.fail(now),
         }
         let samples = if self.phase == Phase::Following { SAMPLES } else { EASED_SAMPLES };
-        if !self.window.is_complete(samples, now) {
-            return false;
+        let before = (self.limit(), self.limit_of_critical());
+        if self.window.is_complete(samples, now) {
+            self.conclude(settings, now);
+        } else if let Phase::Eased { limit, .. } = self.phase
+            && now.saturating_duration_since(since) > EASED_MOST
+        {
+            // Hardly anybody asks any more: nothing will be seen, and nobody need be held back.
+            (self.phase, self.window) = (Phase::Following, Window::default());
+            self.change(limit, now);
         }
-        let before = self.limit();
-        self.conclude(settings, now);
         self.bound(settings);
-        self.limit() != before
+        (self.limit(), self.limit_of_critical()) != before
     }
 
     fn conclude(&mut self, settings: &AdaptiveConcurrency, now: Instant) {
@@ -191,6 +233,7 @@ impl Concurrency {
             self.heed_failures(failed, now);
             return;
         };
+        self.last = latency;
         let baseline = *self.baseline.get_or_insert(latency);
         if latency < baseline {
             self.baseline = Some(baseline + FALL * (latency - baseline));
@@ -209,19 +252,26 @@ impl Concurrency {
             return;
         }
         let wanted = tolerated(settings) * self.baseline.unwrap_or(latency) / latency;
+        let steady = (wanted - 1.0).abs() < STEADY;
+        let was_steady = std::mem::replace(&mut self.steady, steady);
+        let is_due = steady && was_steady && self.ease_after.is_none_or(|after| now >= after);
+        if pressed && (is_due || !self.proved) {
+            let eased = self.eased(EASE / tolerated(settings), settings);
+            if eased < self.limit {
+                self.phase = Phase::Eased { limit: self.limit, latency: recent };
+                self.change(eased, now);
+                return;
+            }
+            self.proved = true;
+        }
         if wanted < 1.0 {
             self.lower(wanted, latency, now);
         } else if pressed {
             if self.fall.limit <= self.limit {
                 self.fall = Fall::default();
             }
-            let eased = self.limit * EASE / tolerated(settings);
-            if now >= self.ease_after && eased >= f64::from(settings.min) {
-                self.phase = Phase::Eased { limit: self.limit, latency: recent };
-                self.change(eased, now);
-            } else {
-                self.limit = (self.limit * (1.0 + GAIN * (wanted.min(STEP) - 1.0))).max(self.limit + 0.5);
-            }
+            let raised = self.limit * (1.0 + GAIN * (wanted.min(STEP) - 1.0));
+            self.change(raised.max(self.limit + 0.5), now);
         }
     }
 
@@ -235,25 +285,39 @@ impl Concurrency {
     ) {
         let answers = (latency / before).ln() / (self.limit / limit).ln();
         let baseline = self.baseline.unwrap_or(latency);
-        self.since = now;
+        let was_too_high = latency < baseline * 0.92;
         self.recent = None;
+        if !self.proved && answers < UNCLEAR {
+            // The load was still coming up: there is nothing to compare with yet.
+            self.baseline = Some(latency);
+            return;
+        }
+        if latency > baseline {
+            // As far as fewer in flight are no faster: nobody waits, and the service takes this long.
+            let share = 0.6 * (1.0 - answers).clamp(0.0, 1.0);
+            self.baseline = Some(baseline + share * (latency.min(baseline * 1.3) - baseline));
+        }
         if answers < ANSWERS {
-            // Fewer in flight are no faster: nobody waits, and the service takes this long.
-            self.baseline = Some(baseline + 0.5 * (latency.min(baseline * 1.2) - baseline));
             self.change(limit, now);
-        } else if answers > WAITING {
+        } else if answers > WAITING && was_too_high {
             // All still waits for each other: what was taken for the baseline was waiting too.
-            self.baseline = Some(baseline.min(latency));
-            let eased = self.limit * EASE / tolerated(settings);
-            if eased >= f64::from(settings.min) {
+            self.baseline = Some(latency);
+            let eased = self.eased(EASE_ON, settings);
+            if eased < self.limit {
                 self.phase = Phase::Eased { limit: self.limit, latency };
                 self.change(eased, now);
                 return;
             }
         }
         // From here the limit goes up again by itself.
-        self.ease_every = (self.ease_every * 2).min(EASE_MOST);
-        self.ease_after = now + self.ease_every;
+        self.proved = true;
+        self.ease_every = if was_too_high { EASE_FIRST } else { (self.ease_every * 2).min(EASE_MOST) };
+        self.ease_after = Some(now + self.ease_every);
+    }
+
+    /// As far as the limit can be lowered for a look: to what the baseline says that the upstream works on.
+    fn eased(&self, factor: f64, settings: &AdaptiveConcurrency) -> f64 {
+        (self.limit * factor).max(settings.min.into()).ceil()
     }
 
     fn lower(&mut self, wanted: f64, latency: f64, now: Instant) {
@@ -289,7 +353,7 @@ impl Concurrency {
 
     fn change(&mut self, limit: f64, now: Instant) {
         self.limit = limit;
-        self.since = now;
+        self.since = Some(now + Duration::from_secs_f64(self.last * SETTLE));
     }
 }
 
@@ -323,7 +387,7 @@ impl Window {
         if !self.answered.is_multiple_of(self.stride) {
             return;
         }
-        self.latencies.push(seconds as f32);
+        self.latencies.push(seconds.max(SHORTEST) as f32);
         if self.latencies.len() == KEPT {
             let mut at = 0;
             self.latencies.retain(|_| {
@@ -361,3 +425,6 @@ impl Window {
         Some(middle.iter().copied().map(f64::from).sum::<f64>() / middle.len() as f64)
     }
 }
+
+#[cfg(test)]
+mod tests;

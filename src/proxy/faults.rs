@@ -29,7 +29,7 @@ struct Hold<'a>(&'a HeldUp);
 
 impl HeldUp {
     fn hold(&self) -> Option<Hold<'_>> {
-        self.0.try_acquire(limits::FAULT_DELAYS).then_some(Hold(self))
+        self.0.try_acquire(limits::FAULT_DELAYS).then(|| Hold(self))
     }
 }
 
@@ -133,3 +133,17 @@ impl ConnectionHandler {
 
 /// In the access log.
 const DELAYED: &str = "fault_delay";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_so_many_requests_are_held_up_at_a_time() {
+        let held_up = HeldUp::default();
+        let mut holds: Vec<_> = (0..limits::FAULT_DELAYS).map(|_| held_up.hold().expect("room")).collect();
+        assert!(held_up.hold().is_none());
+        holds.pop();
+        assert!(held_up.hold().is_some());
+    }
+}

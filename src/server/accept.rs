@@ -172,7 +172,13 @@ impl<F: ConnectionFactory> Acceptor<F> {
                 pressure.room().await;
                 continue;
             }
-            match listener.accept().await.map_err(AcceptError::from) {
+            // Both are cancel safe.
+            let accepted = tokio::select! {
+                biased;
+                () = pressure.no_room() => continue,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted.map_err(AcceptError::from) {
                 Ok((stream, peer)) => {
                     self.dispatch(stream, peer);
                     trouble.passed();

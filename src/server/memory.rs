@@ -10,7 +10,7 @@ pub(super) fn control_group_limit() -> Option<u64> {
 
 /// `groups` is `/proc/self/cgroup`; `root` is where control groups are mounted.
 fn limit_below(root: &Path, groups: &str) -> Option<u64> {
-    groups.lines().filter_map(|line| memory_file(root, line)).flat_map(|(folder, file)| limits(folder, file)).min()
+    groups.lines().filter_map(|line| memory_file(root, line)).flat_map(|(folder, file)| limits(&folder, file)).min()
 }
 
 /// The folder of the group and the name of the file with its limit, for a line `number:controllers:path`.
@@ -28,7 +28,7 @@ fn memory_file(root: &Path, line: &str) -> Option<(PathBuf, &'static str)> {
 }
 
 /// The limits of a group and of those around it.
-fn limits(folder: PathBuf, file: &str) -> Vec<u64> {
+fn limits(folder: &Path, file: &str) -> Vec<u64> {
     // In a container the path may be that of the host, and the group itself is what is mounted: the folders that do not
     // exist here are passed over.
     folder.ancestors().take(DEEPEST).filter_map(|folder| parse(&fs::read_to_string(folder.join(file)).ok()?)).collect()

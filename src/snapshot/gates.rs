@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::HeaderValue;
 use outrigger_config::model;
@@ -84,7 +85,10 @@ impl Gates {
             model::Filter::Fault(fault) => Some(Arc::clone(fault)),
             _ => None,
         });
-        let faults: Vec<_> = faults.collect();
+        let (faults, over): (Vec<_>, Vec<_>) = faults.partition(|fault| fault.until > SystemTime::now());
+        if !over.is_empty() {
+            tracing::warn!(rule = %rule.name, "a fault is over and injects nothing; remove it, or move its `until`");
+        }
         let local = LocalLimit::all(&rule.rate_limits, registry);
         let mut global: Vec<GlobalLimits> = Vec::new();
         for model::GlobalRateLimit { service, descriptor } in &rule.global_rate_limits {

@@ -6,15 +6,16 @@
 //! is room and nobody waits, a place costs a few atomic operations. At the limit a lock of the cluster is taken; it is
 //! never held across an await, and nobody is woken under it.
 //!
-//! Less critical classes get a part of the places, so that there is room when a more critical request comes, but only
-//! while such requests come: a cluster whose callers do not say how much their requests matter has all its places.
+//! Where there is no queue, in which they would be first, less critical classes get a part of the places, so that there is
+//! room when a more critical request comes; but only while such requests come: a cluster whose callers do not say how much
+//! their requests matter has all its places.
 
 mod limit;
 mod waiting;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use outrigger_config::model::{Admission as Settings, Criticality};
@@ -25,6 +26,7 @@ use self::limit::Limit;
 use self::waiting::Turn;
 use super::cluster::Cluster;
 use super::state::ClusterState;
+use crate::base::clock;
 use crate::policy::concurrency::Sample;
 use crate::policy::overload::{self, Demand};
 use crate::policy::queue::{self, Patience, Queue};
@@ -66,6 +68,11 @@ pub struct Admission {
     limit: Limit,
     /// Requests in the queue.
     waiting: AtomicU32,
+    /// Requests that have a place go on under the ceiling that it was given under, whatever configuration they began with.
+    /// Zero: there are no places.
+    ceiling: AtomicU32,
+    /// Whether there is a queue.
+    queues: AtomicBool,
     /// In which second a class last asked, from 1; 0: never.
     asked: [AtomicU32; queue::CLASSES],
     epoch: Instant,
@@ -138,7 +145,9 @@ impl ClusterState {
         if let Some(queue) = settings.queue {
             admission.line.lock().patience = Patience::new(queue.timeout);
         }
-        admission.limit.configure(settings.concurrency, max_requests, now);
+        admission.ceiling.store(if is_on { max_requests } else { 0 }, Ordering::Relaxed);
+        admission.queues.store(settings.queue.is_some(), Ordering::Relaxed);
+        admission.limit.configure(settings.concurrency, max_requests);
         self.metrics.places(if is_on { admission.limit.get() } else { 0 });
         self.after_more_room(now);
     }
@@ -162,7 +171,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.cluster.admission.give_back();
         if self.cluster.admission.waiting.load(Ordering::SeqCst) > 0 {
-            waiting::serve(&self.cluster.admission, Instant::now());
+            waiting::serve(&self.cluster.admission, clock::now());
         }
     }
 }
@@ -182,11 +191,24 @@ impl Admission {
             admitted: AtomicU64::new(0),
             limit: Limit::default(),
             waiting: AtomicU32::new(0),
+            ceiling: AtomicU32::new(0),
+            queues: AtomicBool::new(false),
             asked: Default::default(),
             epoch: now,
             line: Mutex::new(line),
             metrics,
         }
+    }
+
+    /// How many attempts may be in flight, for a request whose configuration says `own`.
+    pub(super) fn ceiling(&self, own: u32) -> u32 {
+        self.ceiling.load(Ordering::Relaxed).max(own)
+    }
+
+    /// Places taken, and requests in the queue.
+    #[cfg(test)]
+    pub(crate) fn usage(&self) -> (u32, u32) {
+        (self.taken.load(Ordering::SeqCst), self.waiting.load(Ordering::SeqCst))
     }
 
     /// Takes a place, unless there is none or somebody waits for it.
@@ -200,8 +222,7 @@ impl Admission {
 
     /// Takes a place, unless there is none.
     fn take_room(&self, class: Criticality, now: Instant) -> Result<(), Cause> {
-        let limit = self.limit.get();
-        let room = self.room(limit, class, now);
+        let room = self.room(class, now);
         let take = |taken| (taken < room).then(|| taken + 1);
         match self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
             Ok(_) => {
@@ -210,24 +231,30 @@ impl Admission {
             }
             Err(taken) => {
                 self.limit.was_reached();
-                Err(if taken < limit { Cause::Class } else { Cause::Limit })
+                Err(if taken < self.limit.for_critical() { Cause::Class } else { Cause::Limit })
             }
         }
     }
 
     fn has_room(&self, class: Criticality, now: Instant) -> bool {
-        self.taken.load(Ordering::SeqCst) < self.room(self.limit.get(), class, now)
+        self.taken.load(Ordering::SeqCst) < self.room(class, now)
     }
 
     /// Places that a class may use.
-    fn room(&self, limit: u32, class: Criticality, now: Instant) -> u32 {
+    fn room(&self, class: Criticality, now: Instant) -> u32 {
+        if class == Criticality::Critical {
+            return self.limit.for_critical();
+        }
+        if self.queues.load(Ordering::Relaxed) {
+            return self.limit.get();
+        }
         let second = self.second(now);
         let asks = |asked: &AtomicU32| match asked.load(Ordering::Relaxed) {
             0 => false,
             last => second.saturating_sub(last) <= ASKED_LATELY,
         };
         let others = self.asked[queue::index(class) + 1..].iter().any(asks);
-        overload::share(limit, class, others)
+        overload::share(self.limit.get(), class, others)
     }
 
     fn note_asked(&self, class: Criticality, now: Instant) {

@@ -142,7 +142,7 @@ impl Cluster {
             .terms
             .enter_cluster(rng, now)
             .map_err(|retry_after| PickError::Open { scope: BreakerScope::Cluster, retry_after })?;
-        if !self.state.in_flight.try_acquire(self.config.ceilings.max_requests) {
+        if !self.state.in_flight.try_acquire(self.state.admission.ceiling(self.config.ceilings.max_requests)) {
             return Err(PickError::Overflow);
         }
         let set = self.endpoints.load();

@@ -7,6 +7,7 @@ use super::admission::Place;
 use super::breakers::{Entered, Passage};
 use super::cluster::Member;
 use super::state::ClusterState;
+use crate::base::clock;
 use crate::policy::breaker::Pass;
 use crate::policy::concurrency::Sample;
 
@@ -220,7 +221,7 @@ impl Drop for Permit {
         terms.cluster.in_flight.release();
         if !*self.reported.get_mut() {
             // The caller left. How long it had waited says something all the same.
-            let now = Instant::now();
+            let now = clock::now();
             self.sample(Sample::Unanswered(now.saturating_duration_since(self.started)), now);
         }
     }

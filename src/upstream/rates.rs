@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::RwLock;
@@ -25,7 +25,8 @@ pub struct RateState {
     epoch: Instant,
     /// Of requests that have no key.
     all: Bucket,
-    shards: [RwLock<Shard>; SHARDS],
+    /// Of those that have one. Most limits of a large configuration never see any.
+    shards: OnceLock<Box<[RwLock<Shard>; SHARDS]>>,
     /// Nobody outside can choose keys that collide.
     hashing: RandomState,
 }
@@ -42,7 +43,7 @@ impl RateState {
     /// A limit nobody has met yet.
     #[must_use]
     pub fn new(metrics: Arc<RateLimitMetrics>, now: Instant) -> Self {
-        Self { metrics, epoch: now, all: Bucket::default(), shards: Default::default(), hashing: RandomState::new() }
+        Self { metrics, epoch: now, all: Bucket::default(), shards: OnceLock::new(), hashing: RandomState::new() }
     }
 
     /// The key of what is fed to the hasher.
@@ -90,13 +91,13 @@ impl RateState {
     /// Keys that are remembered.
     #[must_use]
     pub fn keys(&self) -> usize {
-        self.shards.iter().map(|shard| shard.read().len()).sum()
+        self.used_shards().map(|shard| shard.read().len()).sum()
     }
 
     /// Forgets keys whose whole burst is there again: nothing is lost with them.
     pub fn sweep(&self, now: Instant) {
         let now = self.since_epoch(now);
-        for shard in &self.shards {
+        for shard in self.used_shards() {
             let mut shard = shard.write();
             shard.retain(|_, bucket| bucket.full_at() > now);
             if shard.capacity() > SHRINK_ABOVE && shard.len() < shard.capacity() / 4 {
@@ -108,7 +109,11 @@ impl RateState {
 
     fn shard(&self, key: u64) -> &RwLock<Shard> {
         // The upper bits: the map hashes the whole.
-        &self.shards[(key >> 32) as usize % SHARDS]
+        &self.shards.get_or_init(Box::default)[(key >> 32) as usize % SHARDS]
+    }
+
+    fn used_shards(&self) -> impl Iterator<Item = &RwLock<Shard>> {
+        self.shards.get().into_iter().flat_map(|shards| shards.iter())
     }
 
     fn since_epoch(&self, now: Instant) -> u64 {

@@ -145,6 +145,15 @@ async fn an_experiment_ends_by_itself() {
     assert_eq!(get(&proxy, "").await.status, 200, "without a new configuration");
 }
 
+#[tokio::test]
+async fn a_fault_that_is_over_is_told_and_injects_nothing() {
+    let backend = H1Backend::ok().await;
+    let rule = "filters: [{ fault: { until: 2020-01-01T00:00:00Z, abort: { percent: 100, status: 418 } } }]";
+    let proxy = Proxy::start(&Config::to("http1", &[backend.addr]).rule(rule)).await;
+    proxy.logged("a fault is over").await;
+    assert_eq!(get(&proxy, "").await.status, 200);
+}
+
 /// The second, as the file writes it.
 fn to_the_second(time: SystemTime) -> String {
     outrigger::telemetry::rfc3339(time).split('.').next().expect("seconds").trim_end_matches('Z').to_owned() + "Z"

@@ -23,5 +23,5 @@ mod plain;
 mod refusals;
 mod resources;
 mod security;
-mod subject;
+pub mod subject;
 mod table;

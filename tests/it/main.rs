@@ -48,6 +48,7 @@ mod mesh;
 mod mirroring;
 mod mutations;
 mod nginx;
+mod overload;
 mod rate_limits;
 mod rehearsal;
 mod reload;

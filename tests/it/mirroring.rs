@@ -96,6 +96,23 @@ async fn a_mirror_that_fails_or_hangs_costs_the_request_nothing() {
 }
 
 #[tokio::test]
+async fn only_so_many_copies_are_on_the_way_at_a_time() {
+    let backend = H1Backend::ok().await;
+    let silent = H1Backend::start(|mut connection| async move {
+        connection.request().await;
+        connection.closed().await;
+    })
+    .await;
+    let proxy = Proxy::start(&config(backend.addr, silent.addr, "")).await;
+    let mut client = H1Client::connect(proxy.addr()).await;
+    for _ in 0..260 {
+        assert_eq!(client.exchange("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.status, 200);
+    }
+    assert_eq!(proxy.metric("outrigger_mirrored_requests_in_flight", &[]).await, 256.0);
+    assert_eq!(proxy.metric("outrigger_mirrored_requests_total", &[r#"result="left_out""#]).await, 4.0);
+}
+
+#[tokio::test]
 async fn a_mirror_that_takes_no_body_loses_the_copy_and_the_upload_goes_on() {
     let backend = H1Backend::ok().await;
     // Reads the head and nothing more.

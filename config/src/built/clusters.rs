@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::Subject;
+use super::{Subject, balance, health, overload};
 use crate::limits;
 use crate::model::{
     Ceilings, Cluster, ClusterTls, ClusterTlsMode, ConnectionOptions, DnsOptions, Endpoint, RetryBudget, Target,
@@ -12,15 +12,15 @@ use crate::validate::{self, Wrong};
 pub(super) fn cluster(subject: &Subject<'_>, cluster: &Cluster) {
     let Cluster {
         name: _,
-        protocol: _,
-        balance: _,
+        protocol,
+        balance,
         endpoints,
         ceilings,
-        endpoint_ceilings: _,
-        breakers: _,
-        health_check: _,
-        outlier_detection: _,
-        admission: _,
+        endpoint_ceilings,
+        breakers,
+        health_check,
+        outlier_detection,
+        admission,
         retry_budget,
         connection,
         tls,
@@ -28,6 +28,16 @@ pub(super) fn cluster(subject: &Subject<'_>, cluster: &Cluster) {
         place: _,
     } = cluster;
     self::endpoints(subject, endpoints);
+    balance::balance(subject, balance);
+    health::ceilings(subject, endpoint_ceilings);
+    health::breakers(subject, breakers);
+    if let Some(check) = health_check {
+        health::check(subject, check, *protocol);
+    }
+    if let Some(outliers) = outlier_detection {
+        health::outliers(subject, outliers);
+    }
+    overload::admission(subject, admission);
     let Ceilings { max_requests, max_pending, max_retries, max_connections } = ceilings;
     subject.number("ceilings.max_requests", u64::from(*max_requests), limits::MAX_REQUESTS);
     subject.number("ceilings.max_pending", u64::from(*max_pending), limits::MAX_PENDING);
@@ -64,7 +74,7 @@ pub(super) fn cluster(subject: &Subject<'_>, cluster: &Cluster) {
 fn endpoints(subject: &Subject<'_>, list: &[Endpoint]) {
     subject.at_most("endpoints", list.len(), limits::MAX_ENDPOINTS);
     let mut seen = HashSet::with_capacity(list.len());
-    for (at, Endpoint { target, weight, zone, priority: _, labels: _, condition: _ }) in list.iter().enumerate() {
+    for (at, Endpoint { target, weight, zone, priority, labels, condition: _ }) in list.iter().enumerate() {
         let field = || format!("endpoints[{at}]");
         let text = match target {
             Target::Address(address) => address.to_string(),
@@ -78,6 +88,8 @@ fn endpoints(subject: &Subject<'_>, list: &[Endpoint]) {
         if let Some(zone) = zone {
             subject.named(&field(), zone);
         }
+        subject.number(&field(), u64::from(*priority), limits::PRIORITY);
+        balance::labels(subject, &field(), labels);
     }
 }
 

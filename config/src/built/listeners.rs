@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::Subject;
+use super::{Subject, overload};
 use crate::limits;
 use crate::model::{
     Admin, ClientCertHeader, ClientCertificate, ClientTrust, HostPattern, Identity, Listener, ListenerJwt,
@@ -56,7 +56,7 @@ pub(super) fn listener(subject: &Subject<'_>, listener: &Listener) {
         authorization,
         jwt,
         external_authorization,
-        rate_limits: _,
+        rate_limits,
         place: _,
     } = listener;
     let config = subject.config;
@@ -79,6 +79,7 @@ pub(super) fn listener(subject: &Subject<'_>, listener: &Listener) {
             ("authorization", authorization.is_some()),
             ("jwt", jwt.is_some()),
             ("external_authorization", external_authorization.is_some()),
+            ("rate_limits", !rate_limits.is_empty()),
         ] {
             if there {
                 let message = "this has no effect: nothing is decrypted on this listener";
@@ -86,6 +87,7 @@ pub(super) fn listener(subject: &Subject<'_>, listener: &Listener) {
             }
         }
     }
+    overload::rate_limits(subject, "rate_limits", rate_limits);
     let asked = tls.as_ref().is_some_and(|tls| tls.client_certificate != ClientCertificate::None);
     if !asked && *client_cert_header != ClientCertHeader::Sanitize {
         let message = "callers are not asked for a certificate, so anybody could write this header";

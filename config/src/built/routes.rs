@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use http::{HeaderValue, Method};
+use http::Method;
 
-use super::Subject;
+use super::{Subject, balance, health, overload};
 use crate::limits::{
     self, MAX_BACKENDS, MAX_BODY_BYTES, MAX_CONDITIONS, MAX_CORS_ENTRIES, MAX_FILTERS, MAX_HEADER_EDITS, MAX_HOSTNAMES,
     MAX_MATCH_BYTES, MAX_MATCHES, MAX_RETRY_CONDITIONS,
@@ -53,12 +53,12 @@ fn rule(subject: &Subject<'_>, here: &str, rule: &Rule) {
         action,
         timeouts,
         retry,
-        hedge: _,
-        breaker: _,
-        hash: _,
-        session: _,
-        rate_limits: _,
-        global_rate_limits: _,
+        hedge,
+        breaker,
+        hash,
+        session,
+        rate_limits,
+        global_rate_limits,
         criticality: _,
         external_authorization: _,
         place: _,
@@ -80,6 +80,18 @@ fn rule(subject: &Subject<'_>, here: &str, rule: &Rule) {
         }
     }
     self::retry(subject, &format!("{here}.retry"), retry);
+    if let Some(hedge) = hedge {
+        overload::hedge(subject, &format!("{here}.hedge"), hedge);
+    }
+    if let Some(breaker) = breaker {
+        health::breaker(subject, &format!("{here}.breaker"), breaker);
+    }
+    balance::hash(subject, &format!("{here}.hash"), hash);
+    if let Some(session) = session {
+        balance::session(subject, &format!("{here}.session"), session);
+    }
+    overload::rate_limits(subject, &format!("{here}.rate_limits"), rate_limits);
+    overload::global(subject, &format!("{here}.global_rate_limits"), global_rate_limits);
 }
 
 fn one_match(subject: &Subject<'_>, here: &str, one: &Match) {
@@ -121,7 +133,8 @@ fn filters(subject: &Subject<'_>, here: &str, (list, matches): (&[Filter], &[Mat
                 cors += 1;
                 self::cors(subject, &here, policy);
             }
-            Filter::Fault(_) | Filter::Mirror(_) => {}
+            Filter::Fault(fault) => overload::fault(subject, &here, fault),
+            Filter::Mirror(mirror) => overload::mirror(subject, &here, mirror),
         }
     }
     if rewrites > 1 || cors > 1 {
@@ -150,18 +163,11 @@ fn edit(subject: &Subject<'_>, here: &str, edit: &HeaderEdit) {
         for (at, (name, value)) in list.iter().enumerate() {
             let field = format!("{here}.{what}[{at}]");
             subject.editable(&field, name);
-            header_value(subject, &field, value);
+            subject.header_value(&field, value);
         }
     }
     for (what, count) in [("remove", remove.len()), ("set", set.len()), ("add", add.len())] {
         subject.at_most(&format!("{here}.{what}"), count, MAX_HEADER_EDITS);
-    }
-}
-
-fn header_value(subject: &Subject<'_>, field: &str, value: &HeaderValue) {
-    match value.to_str() {
-        Ok(text) => drop(subject.held(field, validate::header_value(text))),
-        Err(_) => subject.say(field, "this value has bytes beyond printable ASCII", "encode them"),
     }
 }
 
@@ -207,11 +213,12 @@ fn backends(subject: &Subject<'_>, here: &str, list: &[BackendRef]) {
 pub(super) fn weighted(subject: &Subject<'_>, here: &str, list: &[BackendRef]) {
     subject.at_most(here, list.len(), MAX_BACKENDS);
     let mut seen = HashSet::new();
-    for (at, BackendRef { cluster, weight, subset: _, filters: _ }) in list.iter().enumerate() {
+    for (at, BackendRef { cluster, weight, subset, filters: _ }) in list.iter().enumerate() {
         let field = format!("{here}[{at}]");
         subject.number(&format!("{field}.weight"), u64::from(*weight), limits::BACKEND_WEIGHT);
         subject.refers(&format!("{field}.cluster"), cluster, &subject.config.clusters, "cluster");
-        if !seen.insert(cluster) {
+        balance::labels(subject, &format!("{field}.subset"), subset);
+        if !seen.insert((cluster, subset)) {
             subject.say(field, format!("the cluster `{cluster}` comes twice"), "keep one and add up the weights");
         }
     }
@@ -256,7 +263,7 @@ fn direct(subject: &Subject<'_>, here: &str, direct: &DirectResponse) {
         let message = format!("a response with status {} has no body", status.as_u16());
         subject.say(format!("{here}.body"), message, "leave it out");
     }
-    header_value(subject, &format!("{here}.content_type"), content_type);
+    subject.header_value(&format!("{here}.content_type"), content_type);
 }
 
 fn cors(subject: &Subject<'_>, here: &str, cors: &Cors) {
@@ -302,17 +309,20 @@ fn retry(subject: &Subject<'_>, here: &str, retry: &Retry) {
     let Retry {
         attempts,
         on,
-        on_headers: _,
+        on_headers,
         non_idempotent: _,
         idempotency_key: _,
         backoff_base,
         backoff_max,
-        max_pushback: _,
+        max_pushback,
         other_locality: _,
-        buffer: _,
+        buffer,
     } = retry;
     subject.number(&format!("{here}.attempts"), u64::from(attempts.value), limits::RETRY_ATTEMPTS);
     subject.at_most(&format!("{here}.on"), on.len(), MAX_RETRY_CONDITIONS);
+    subject.header_conditions(&format!("{here}.on_headers"), on_headers);
+    subject.duration_or_zero(&format!("{here}.max_pushback"), *max_pushback);
+    subject.number(&format!("{here}.buffer"), u64::from(*buffer), limits::REPLAY_BUFFER);
     for (at, condition) in on.iter().enumerate() {
         let field = format!("{here}.on[{at}]");
         match condition {

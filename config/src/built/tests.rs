@@ -28,6 +28,7 @@ fn every_reference_must_lead_somewhere() {
     config.authorization.clear();
     config.jwt_providers.clear();
     config.external_authorizers.clear();
+    config.rate_limit_services.clear();
     let problems = check(config).expect_err("dangling references");
     assert!(problems.iter().any(|problem| problem.message.contains("route table")), "{problems:?}");
     assert!(problems.iter().all(|problem| problem.part == Part::Listener), "{problems:?}");
@@ -77,4 +78,121 @@ fn a_pattern_must_stand_for_the_whole_value() {
     table.hosts[0].rules[0].matches = vec![any];
     let problems = check(config).expect_err("not anchored");
     assert!(problems.iter().any(|problem| problem.message.contains("anchored")), "{problems:?}");
+}
+
+#[test]
+fn what_a_file_could_not_say_about_resilience_cannot_be_built_either() {
+    use crate::model::{Breaker, Filter, HealthCheck, Mirror, Probe, Share};
+    type Change = fn(&mut Config);
+    fn cluster(config: &mut Config) -> &mut crate::model::Cluster {
+        config.clusters.get_mut("payments-v1").expect("a cluster")
+    }
+    fn rule(config: &mut Config) -> &mut crate::model::Rule {
+        &mut config.routes.get_mut("outbound").expect("a table").hosts[0].rules[0]
+    }
+    let changes: [(&str, Change); 28] = [
+        ("balance.bounded_load", |c| cluster(c).balance.bounded_load = Some(99)),
+        ("balance.panic_threshold", |c| cluster(c).balance.panic_threshold = 101),
+        ("balance.overprovisioning", |c| cluster(c).balance.overprovisioning = 99),
+        ("balance.slow_start.aggression", |c| {
+            cluster(c).balance.slow_start.as_mut().expect("a slow start").aggression = f64::NAN;
+        }),
+        ("endpoints[0]", |c| cluster(c).endpoints[0].priority = 128),
+        ("endpoints[0]", |c| drop(cluster(c).endpoints[0].labels.insert("a b".into(), "c".into()))),
+        ("endpoint_ceilings.max_requests", |c| cluster(c).endpoint_ceilings.max_requests = Some(0)),
+        ("breakers.endpoint.failure_ratio.percent", |c| {
+            cluster(c).breakers.endpoint.failure_ratio.as_mut().expect("a ratio").percent = 0;
+        }),
+        ("breakers.cluster.reset_timeout", |c| {
+            cluster(c).breakers.cluster =
+                Some(Breaker { max_reset_timeout: Duration::from_secs(1), ..Breaker::default() });
+        }),
+        ("health_check.interval", |c| {
+            cluster(c).health_check.as_mut().expect("a check").interval = Duration::from_millis(1);
+        }),
+        ("health_check.http.path", |c| {
+            let check = cluster(c).health_check.as_mut().expect("a check");
+            let probe = Probe::Http {
+                path: "no path".into(),
+                host: None,
+                method: http::Method::GET,
+                headers: Vec::new(),
+                expected: vec![200..=200],
+            };
+            *check = HealthCheck { probe, ..check.clone() };
+        }),
+        ("health_check.grpc", |c| cluster(c).protocol = crate::model::ClusterProtocol::Http1),
+        ("outlier_detection.max_ejection_percent", |c| {
+            cluster(c).outlier_detection.as_mut().expect("detection").max_ejection_percent = 101;
+        }),
+        ("admission.queue.max", |c| cluster(c).admission.queue.as_mut().expect("a queue").max = 0),
+        ("admission.concurrency.min", |c| {
+            cluster(c).admission.concurrency.as_mut().expect("concurrency").min = 2_000;
+        }),
+        ("hosts[0].rules[0].retry.buffer", |c| rule(c).retry.buffer = u32::MAX),
+        ("hosts[0].rules[0].hedge.max", |c| rule(c).hedge.as_mut().expect("a hedge").max = 4),
+        ("hosts[0].rules[0].breaker.latency.above", |c| {
+            let breaker = rule(c).breaker.as_mut().expect("a breaker");
+            breaker.latency.as_mut().expect("a latency").above = Duration::ZERO;
+        }),
+        ("hosts[0].rules[0].rate_limits[0].per", |c| rule(c).rate_limits[0].per = Duration::from_secs(100 * 3_600)),
+        ("rule charges", |c| {
+            let again = rule(c).rate_limits[0].clone();
+            rule(c).rate_limits.push(again);
+        }),
+        ("hosts[0].rules[0].global_rate_limits[0].service", |c| {
+            rule(c).global_rate_limits[0].service = "nobody".into();
+        }),
+        ("hosts[0].rules[0].filters[4]", |c| {
+            let Filter::Fault(fault) = &mut rule(c).filters[4] else { panic!("a fault") };
+            let fault = Arc::make_mut(fault);
+            (fault.delay, fault.abort) = (None, None);
+        }),
+        ("hosts[0].rules[0].filters[4].delay.by", |c| {
+            let Filter::Fault(fault) = &mut rule(c).filters[4] else { panic!("a fault") };
+            Arc::make_mut(fault).delay.as_mut().expect("a delay").by = Duration::from_secs(7_200);
+        }),
+        ("hosts[0].rules[0].filters[5].cluster", |c| {
+            rule(c).filters[5] = Filter::Mirror(Mirror { cluster: "nobody".into(), share: Share(1) });
+        }),
+        ("hosts[0].rules[0].filters[5].share", |c| {
+            rule(c).filters[5] = Filter::Mirror(Mirror { cluster: "app".into(), share: Share(1_000_001) });
+        }),
+        ("cluster", |c| c.rate_limit_services.values_mut().for_each(|service| service.cluster = "app".into())),
+        ("overload", |c| c.overload.shrink_at = 99),
+        ("rate_limits[0].requests", |c| c.listeners[1].rate_limits[0].requests = 0),
+    ];
+    for (field, change) in changes {
+        let mut config = loaded(EXAMPLES[0]);
+        change(&mut config);
+        let problems = check(config).expect_err(field);
+        assert!(problems.iter().any(|problem| problem.field == field), "{field}: {problems:?}");
+    }
+}
+
+#[test]
+fn sessions_and_hashes_are_held_to_the_rules_of_files() {
+    use crate::model::{HashKey, HashSource, SessionCarrier};
+    let find = |config: &Config, name: &str| {
+        let hosts = &config.routes["outbound"].hosts;
+        let at = |host: usize| hosts[host].rules.iter().position(|rule| &*rule.name == name).map(|rule| (host, rule));
+        (0..hosts.len()).find_map(at).expect("the rule")
+    };
+    let mut config = loaded(EXAMPLES[0]);
+    let (host, at) = find(&config, "by-user");
+    let table = config.routes.get_mut("outbound").expect("a table");
+    table.hosts[host].rules[at].hash =
+        vec![HashKey { source: HashSource::Cookie { name: "a b".into(), ttl: None, path: None }, terminal: false }];
+    let problems = check(config).expect_err("not a cookie");
+    assert!(problems.iter().any(|problem| problem.message.contains("not the name of a cookie")), "{problems:?}");
+
+    let mut config = loaded(EXAMPLES[0]);
+    let (host, at) = find(&config, "checkout");
+    let table = config.routes.get_mut("outbound").expect("a table");
+    let session = table.hosts[host].rules[at].session.as_mut().expect("a session");
+    session.carrier = SessionCarrier::Header(http::HeaderName::from_static("x-forwarded-for"));
+    session.key_file = "".into();
+    let problems = check(config).expect_err("neither header nor key");
+    assert!(problems.iter().any(|problem| problem.field.ends_with("session.header")), "{problems:?}");
+    assert!(problems.iter().any(|problem| problem.field.ends_with("session.key_file")), "{problems:?}");
 }

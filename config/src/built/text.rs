@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use regex::Regex;
 
 use super::Subject;
@@ -137,5 +137,13 @@ impl Subject<'_> {
     /// A header that a filter may change.
     pub(super) fn editable(&self, field: &str, name: &HeaderName) {
         self.held(field, validate::editable(name.as_str()));
+    }
+
+    /// A header's value as a filter sets it.
+    pub(super) fn header_value(&self, field: &str, value: &HeaderValue) {
+        match value.to_str() {
+            Ok(text) => drop(self.held(field, validate::header_value(text))),
+            Err(_) => self.say(field, "this value has bytes beyond printable ASCII", "encode them"),
+        }
     }
 }

@@ -124,7 +124,10 @@ fn every_range_of_the_schema_is_the_loaders() {
 
 #[test]
 fn what_does_not_fit_the_schema_does_not_load() {
-    let (schema, full) = (json_schema(), as_json(FULL));
+    let (schema, mut full) = (json_schema(), as_json(FULL));
+    // What it took over from another cluster is there once already.
+    let merged = full.pointer_mut("/clusters/payments-v2").and_then(Value::as_object_mut).expect("the cluster");
+    merged.retain(|field, _| field == "endpoints");
     let mut pointers = Vec::new();
     places(&full, String::new(), &mut pointers);
     // Once for each kind of place, not for each entry of a list and each cluster.
@@ -137,14 +140,16 @@ fn what_does_not_fit_the_schema_does_not_load() {
         let workers: Vec<_> = parts.map(|part| scope.spawn(|| damaged(&schema, &full, part))).collect();
         workers.into_iter().map(|worker| worker.join().expect("every document was judged alike")).sum()
     });
-    assert!(refused > 1_500, "{refused}");
+    assert!(refused > 900, "{refused}");
 }
 
 /// Damages the document at every place, and gives how often the schema refused it.
 fn damaged(schema: &Value, full: &Value, pointers: &[String]) -> usize {
     let mut refused = 0;
-    for pointer in pointers {
-        for other in [json!({ "surplus": "x" }), json!([[]]), json!("odd word"), json!(-1)] {
+    for (at, pointer) in pointers.iter().enumerate() {
+        // Two of these at each place, in turn.
+        let others = [json!({ "surplus": "x" }), json!("odd word"), json!([[]]), json!(-1)];
+        for other in others.into_iter().skip(at % 2).step_by(2) {
             let mut doc = full.clone();
             let here = doc.pointer_mut(pointer).expect("a place");
             // A number or a word of the other kind is text where text is wanted: the loader takes what is written.

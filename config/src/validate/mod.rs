@@ -29,14 +29,20 @@ mod tokens;
 mod units;
 
 pub(crate) use access::cidr;
+pub(crate) use balance::label_value;
+pub(crate) use breakers::WINDOWS;
+pub(crate) use faults::DELAYS;
 pub(crate) use filters::{authority, groups_exist, new_path, origin};
 pub(crate) use headers::{editable, value as header_value};
+pub(crate) use health::{INTERVALS, authority as probe_authority, probe_header, probe_path, service_name};
 pub(crate) use identity::{file, identity_pattern, namespace};
 pub(crate) use names::{Anchors, compile, host, host_pattern, name, path, target, virtual_host};
+pub(crate) use names::{cookie, cookie_path, parameter, word as compared};
+pub(crate) use overload::PERIODS;
 pub use parts::{CheckedRule, Checker};
 pub(crate) use tls::{server_name, server_pattern, subject_name};
 pub(crate) use tokens::{claim_header, end_to_end, jwks_url, word};
-pub(crate) use units::{show_decimal, show_timestamp, timestamp};
+pub(crate) use units::{show_decimal, show_duration, show_timestamp, timestamp};
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};

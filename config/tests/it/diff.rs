@@ -53,6 +53,37 @@ fn each_kind_of_change_has_its_line() {
             "+ endpoint c 127.0.0.1:5\n+ endpoint c x.y:1\n- endpoint c 127.0.0.1:4\n",
         ),
         ("127.0.0.1:4]", "{ address: 127.0.0.1:4, weight: 2 }]", "~ endpoint c 127.0.0.1:4: weight\n"),
+        (
+            "127.0.0.1:4]",
+            "{ address: 127.0.0.1:4, priority: 1, labels: { v: a }, condition: draining }]",
+            "~ endpoint c 127.0.0.1:4: priority, labels, condition\n",
+        ),
+        ("listeners:", "overload: { refuseAt: 85 }\nlisteners:", "~ overload\n"),
+        (
+            "c: {",
+            "c: { loadBalancing: { panicThreshold: 0 }, circuitBreaker: { cluster: {} },",
+            "~ cluster c: loadBalancing, circuitBreaker\n",
+        ),
+        (
+            "c: {",
+            "c: { healthCheck: { tcp: {} }, outlierDetection: {}, queue: {}, concurrency: adaptive,",
+            "~ cluster c: healthCheck, outlierDetection, queue, concurrency\n",
+        ),
+        (
+            "name: one,",
+            "name: one, hedge: { after: 1s }, circuitBreaker: {}, criticality: critical, rateLimits: [{ name: a, requests: 1, per: 1s }],",
+            "~ rule r/one: hedge, circuitBreaker, rateLimits, criticality\n",
+        ),
+        (
+            "name: one,",
+            "name: one, sessionPersistence: { header: x-s, keyFile: /k }, filters: [{ mirror: { cluster: c } }],",
+            "~ rule r/one: filters, sessionPersistence\n",
+        ),
+        (
+            "127.0.0.1:2, routes: r }",
+            "127.0.0.1:2, routes: r, rateLimits: [{ name: a, requests: 1, per: 1s }] }",
+            "~ listener old: rateLimits\n",
+        ),
         ("  c: {", "  d: { endpoints: [127.0.0.1:9] }\n  c: {", "+ cluster d\n"),
     ] {
         assert_eq!(changed(from, to).to_string(), line, "{from} -> {to}");
@@ -63,6 +94,14 @@ fn each_kind_of_change_has_its_line() {
 fn an_explicit_default_of_a_rules_time_limit_is_a_change() {
     // Written, it holds for streaming requests too.
     assert_eq!(changed("name: one,", "name: one, timeouts: { request: 15s },").to_string(), "~ rule r/one: timeouts\n");
+}
+
+#[test]
+fn a_breaker_that_somebody_wrote_is_a_change_although_its_threshold_is_the_default() {
+    // Written, it also takes out the last endpoint that answers.
+    let written = changed("c: {", "c: { circuitBreaker: { failureThreshold: 5 },");
+    assert_eq!(written.to_string(), "~ cluster c: circuitBreaker\n");
+    assert!(changed("c: {", "c: { circuitBreaker: { resetTimeout: 30s },").is_empty());
 }
 
 #[test]

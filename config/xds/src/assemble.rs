@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outrigger_config::model::{
-    AccessLog, Action, Admin, Authorization, Cluster, Config, Drain, Endpoint, ExternalAuthorizer, Identity,
-    JwtProvider, Listener, Node, Overload, Place, RouteTable,
+    AccessLog, Action, Admin, Authorization, Cluster, Config, Drain, Endpoint, ExternalAuthorizer, Filter, Identity,
+    JwtProvider, Listener, Node, Overload, Place, RateLimitService, RouteTable,
 };
 
 use crate::Kind;
@@ -29,6 +29,8 @@ pub struct Settings {
     pub drain: Drain,
     /// The mesh identity: the secrets `default` and `ROOTCA`.
     pub identity: Option<Identity>,
+    /// What is done when the process runs short.
+    pub overload: Overload,
 }
 
 /// The resources that have come, by name.
@@ -104,7 +106,7 @@ pub struct Assembled {
 /// # Errors
 /// Policies of two listeners have one name and are not the same.
 pub fn assemble(settings: &Settings, parts: &Parts) -> Result<Assembled, Vec<Refusal>> {
-    let Settings { node, admin, access_log, workers, drain, identity } = settings.clone();
+    let Settings { node, admin, access_log, workers, drain, identity, overload } = settings.clone();
     let mut whole = Whole::default();
     for (name, part) in &parts.clusters {
         whole.cluster(name, part, parts);
@@ -116,8 +118,17 @@ pub fn assemble(settings: &Settings, parts: &Parts) -> Result<Assembled, Vec<Ref
         whole.listener(name, part);
     }
     whole.fill();
-    let Whole { listeners, routes, clusters, authorization, jwt_providers, external_authorizers, waiting, refusals } =
-        whole;
+    let Whole {
+        listeners,
+        routes,
+        clusters,
+        authorization,
+        jwt_providers,
+        external_authorizers,
+        rate_limit_services,
+        waiting,
+        refusals,
+    } = whole;
     if !refusals.is_empty() {
         return Err(refusals);
     }
@@ -134,8 +145,8 @@ pub fn assemble(settings: &Settings, parts: &Parts) -> Result<Assembled, Vec<Ref
         authorization,
         jwt_providers,
         external_authorizers,
-        rate_limit_services: BTreeMap::new(),
-        overload: Overload::default(),
+        rate_limit_services,
+        overload,
     };
     Ok(Assembled { config, waiting: waiting.into_iter().collect() })
 }
@@ -148,6 +159,7 @@ struct Whole {
     authorization: BTreeMap<Arc<str>, Authorization>,
     jwt_providers: BTreeMap<Arc<str>, JwtProvider>,
     external_authorizers: BTreeMap<Arc<str>, ExternalAuthorizer>,
+    rate_limit_services: BTreeMap<Arc<str>, RateLimitService>,
     waiting: BTreeSet<Waiting>,
     refusals: Vec<Refusal>,
 }
@@ -168,7 +180,14 @@ impl Whole {
     }
 
     fn listener(&mut self, name: &Arc<str>, part: &DecodedListener) {
-        let DecodedListener { listener, authorization, jwt_providers, external_authorizer, routes } = part;
+        let DecodedListener {
+            listener,
+            authorization,
+            jwt_providers,
+            external_authorizer,
+            rate_limit_services,
+            routes,
+        } = part;
         if let Some(table) = routes {
             self.routes.insert(table.name.clone(), RouteTable::clone(table));
         } else if let Some(routes) = listener.routes.as_ref().filter(|routes| !self.routes.contains_key(*routes)) {
@@ -184,6 +203,9 @@ impl Whole {
         }
         if let Some(authorizer) = external_authorizer {
             clashes.extend(put(&mut self.external_authorizers, &authorizer.name, authorizer, "external authorizer"));
+        }
+        for (name, service) in rate_limit_services {
+            clashes.extend(put(&mut self.rate_limit_services, name, service, "rate limit service"));
         }
         self.refusals.extend(clashes.into_iter().map(|reason| Refusal {
             type_url: Kind::Listener.type_url().to_owned(),
@@ -205,8 +227,14 @@ impl Whole {
         let handed_on = handed_on.flat_map(|tls| &tls.passthrough).flat_map(|entry| &entry.backends);
         let named = forwards.flatten().chain(handed_on).map(|backend| &backend.cluster);
         let asked = self.external_authorizers.values().map(|authorizer| &authorizer.cluster);
+        let asked = asked.chain(self.rate_limit_services.values().map(|service| &service.cluster));
+        let rules = self.routes.values().flat_map(|table| &table.hosts).flat_map(|host| &host.rules);
+        let mirrored = rules.flat_map(|rule| &rule.filters).filter_map(|filter| match filter {
+            Filter::Mirror(mirror) => Some(&mirror.cluster),
+            _ => None,
+        });
         let missing: BTreeSet<Arc<str>> =
-            named.chain(asked).filter(|name| !self.clusters.contains_key(*name)).cloned().collect();
+            named.chain(asked).chain(mirrored).filter(|name| !self.clusters.contains_key(*name)).cloned().collect();
         for name in missing {
             let place = Place { file: format!("xds:cluster/{name}").into(), line: 1, column: 1 };
             self.clusters.insert(name.clone(), placeholder(name.clone(), &place));

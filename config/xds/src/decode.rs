@@ -8,10 +8,12 @@ mod access;
 mod action;
 mod cluster;
 mod endpoint;
+mod fitness;
 mod filters;
 mod listener;
 mod matching;
 mod reader;
+mod resilience;
 mod route;
 mod secret;
 mod tls;
@@ -24,7 +26,8 @@ use std::sync::Arc;
 
 use outrigger_config::built::Problem;
 use outrigger_config::model::{
-    Authorization, CertificateFiles, Cluster, Endpoint, ExternalAuthorizer, JwtProvider, Listener, Place, RouteTable,
+    Authorization, CertificateFiles, Cluster, Endpoint, ExternalAuthorizer, JwtProvider, Listener, Place,
+    RateLimitService, RouteTable,
 };
 use prost::Message;
 
@@ -55,7 +58,11 @@ impl Refusal {
     pub fn of(problem: &Problem) -> Option<Self> {
         use outrigger_config::built::Part;
         let kind = match problem.part {
-            Part::Listener | Part::Authorization | Part::JwtProvider | Part::ExternalAuthorizer => Kind::Listener,
+            Part::Listener
+            | Part::Authorization
+            | Part::JwtProvider
+            | Part::ExternalAuthorizer
+            | Part::RateLimitService => Kind::Listener,
             Part::Routes => Kind::Route,
             Part::Cluster => Kind::Cluster,
             Part::Process | Part::Identity => return None,
@@ -178,6 +185,8 @@ pub struct DecodedListener {
     pub jwt_providers: Vec<JwtProvider>,
     /// The authorizer that it asks.
     pub external_authorizer: Option<ExternalAuthorizer>,
+    /// Rate limit services, by name.
+    pub rate_limit_services: Vec<(Arc<str>, RateLimitService)>,
     /// Its routes, where they are in it and no resource of their own.
     pub routes: Option<Arc<RouteTable>>,
 }

@@ -6,11 +6,13 @@
 pub(crate) mod access;
 mod cluster;
 mod endpoint;
+mod fitness;
 mod filters;
 mod grpc;
 mod listener;
 pub(crate) mod matching;
 mod merged;
+mod resilience;
 pub(crate) mod route;
 mod tls;
 pub(crate) mod tokens;
@@ -18,7 +20,7 @@ pub(crate) mod tokens;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use outrigger_config::model::{self, Authorization, Config, ExternalAuthorizer, JwtProvider};
+use outrigger_config::model::{self, Authorization, Config, ExternalAuthorizer, JwtProvider, RateLimitService};
 
 pub use cluster::{cluster, discovers_endpoints, keys_cluster};
 pub use endpoint::endpoints;
@@ -49,6 +51,8 @@ pub struct Policies<'a> {
     pub jwt_providers: &'a BTreeMap<Arc<str>, JwtProvider>,
     /// Authorizers outside.
     pub external_authorizers: &'a BTreeMap<Arc<str>, ExternalAuthorizer>,
+    /// Rate limit services.
+    pub rate_limit_services: &'a BTreeMap<Arc<str>, RateLimitService>,
 }
 
 impl<'a> Policies<'a> {
@@ -59,6 +63,7 @@ impl<'a> Policies<'a> {
             authorization: &config.authorization,
             jwt_providers: &config.jwt_providers,
             external_authorizers: &config.external_authorizers,
+            rate_limit_services: &config.rate_limit_services,
         }
     }
 }

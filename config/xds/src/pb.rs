@@ -18,8 +18,10 @@ pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 pub(crate) use envoy_types::pb::envoy::r#type::v3 as kind;
-pub(crate) use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, Empty, UInt32Value};
+pub(crate) use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, Empty, UInt32Value, Value, value};
 
+/// The key of labels in metadata.
+pub(crate) const SUBSETS: &str = "envoy.lb";
 /// The key of our own messages in metadata.
 pub(crate) const OWN: &str = "outrigger.dev";
 /// The secret that is the proxy's own certificate.

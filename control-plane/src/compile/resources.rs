@@ -26,6 +26,7 @@ impl ProxyConfig {
         for part in listeners {
             out.extend_from_slice(part.encoded(form, |part| {
                 let policies = Policies {
+                    rate_limit_services: &std::collections::BTreeMap::new(),
                     authorization: &part.authorization,
                     jwt_providers: &part.jwt_providers,
                     external_authorizers: &std::collections::BTreeMap::new(),

@@ -49,8 +49,13 @@ pub fn check(input: &[u8]) {
             let policies = one.authorization.as_ref().map(named).unwrap_or_default();
             let providers = one.jwt_providers.iter().map(|one| (one.name.clone(), one.clone())).collect();
             let authorizers = one.external_authorizer.iter().map(|one| (one.name.clone(), one.clone())).collect();
-            let policies =
-                Policies { authorization: &policies, jwt_providers: &providers, external_authorizers: &authorizers };
+            let services = one.rate_limit_services.iter().cloned().collect();
+            let policies = Policies {
+                authorization: &policies,
+                jwt_providers: &providers,
+                external_authorizers: &authorizers,
+                rate_limit_services: &services,
+            };
             let What::Listener(read) =
                 again(&one.listener.name, &encode::listener(&one.listener, &policies, Form::Outrigger))
             else {

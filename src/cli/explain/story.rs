@@ -3,6 +3,7 @@
 use http::Method;
 use outrigger_config::model::{self, Condition, Labels, Listener, Place, Retry, Target};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::discovery::dump;
 use crate::policy::deadline::{self, Source};
@@ -83,11 +84,33 @@ pub(super) struct AccessRulePart {
 #[derive(Debug, Serialize)]
 #[serde(tag = "action", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(super) enum Decision {
-    Denied { status: u16, reason: &'static str, sentence: &'static str },
-    NoRoute { status: u16, reason: &'static str, sentence: &'static str },
-    Redirect { status: u16, location: Option<String> },
-    Direct { status: u16, content_type: String, bytes: usize },
-    Forward { backends: Vec<Backend>, filters: Vec<String>, timeouts: Vec<Limit>, retries: Retries },
+    Denied {
+        status: u16,
+        reason: &'static str,
+        sentence: &'static str,
+    },
+    NoRoute {
+        status: u16,
+        reason: &'static str,
+        sentence: &'static str,
+    },
+    Redirect {
+        status: u16,
+        location: Option<String>,
+    },
+    Direct {
+        status: u16,
+        content_type: String,
+        bytes: usize,
+    },
+    Forward {
+        backends: Vec<Backend>,
+        filters: Vec<String>,
+        timeouts: Vec<Limit>,
+        retries: Retries,
+        /// Hedging, breakers, hashing, sessions and rate limits of the rule, in the words of the file.
+        settings: Map<String, Value>,
+    },
 }
 
 #[derive(Debug, Serialize)]
@@ -102,6 +125,10 @@ pub(super) struct Backend {
     pub(super) sends_path: String,
     pub(super) filters: Vec<String>,
     pub(super) connect_timeout: String,
+    /// Labels that endpoints must have, `NAME=VALUE`.
+    pub(super) subset: Vec<String>,
+    /// Breakers, health and admission of the cluster, in the words of the file.
+    pub(super) settings: Map<String, Value>,
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) place: Option<String>,
 }
@@ -193,11 +220,12 @@ impl Limit {
 
 impl Retries {
     pub(super) fn of(retry: &Retry, method: &Method) -> Self {
-        let Retry { attempts, on, non_idempotent, backoff_base, backoff_max, .. } = retry;
+        let Retry { attempts, on, non_idempotent, idempotency_key, backoff_base, backoff_max, .. } = retry;
         let idempotent = Idempotency::of(method) == Idempotency::Idempotent;
         let why = match (idempotent, non_idempotent) {
             (true, _) => "the method is idempotent",
             (false, true) => "the rule says nonIdempotent: true",
+            (false, false) if *idempotency_key => "the method is not idempotent, unless an Idempotency-Key is there",
             (false, false) => "the method is not idempotent",
         };
         Self {

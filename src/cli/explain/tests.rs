@@ -182,3 +182,38 @@ fn who_may_not_ask_is_told_nothing_of_where_it_would_go() {
         "{text}"
     );
 }
+
+#[test]
+fn what_a_rule_and_its_cluster_do_beside_forwarding_is_told() {
+    let text = r#"
+listeners: [{ name: outbound, bind: 127.0.0.1:15001, routes: r }]
+routes:
+  r:
+    - rules:
+        - hedge: { after: 50ms }
+          retry: { attempts: 1, idempotencyKey: true }
+          criticality: critical
+          backendRefs: [{ cluster: app, subset: { version: v2 } }]
+clusters:
+  app:
+    queue: { timeout: 50ms }
+    endpoints:
+      - { address: 127.0.0.1:8080, labels: { version: v1 } }
+      - { address: 127.0.0.1:8081, labels: { version: v2 }, priority: 1, condition: draining }
+"#;
+    let loaded = load("proxy.yaml", text).expect("valid");
+    let story = explain(&loaded, &args(&["POST", "http://app/"])).expect("a story");
+    let Decision::Forward { backends, retries, settings, .. } = &story.decision else { panic!("{story:?}") };
+    assert_eq!(retries.why, "the method is not idempotent, unless an Idempotency-Key is there");
+    assert_eq!((settings.len(), &settings["criticality"]), (2, &serde_json::json!("critical")));
+    assert_eq!(backends[0].settings["queue"]["timeout"], "50ms");
+    let text = text::render(&story, Style::Plain);
+    for line in [
+        "settings  criticality: \"critical\"",
+        "          only endpoints with version=v2",
+        "          - 127.0.0.1:8080, weight 1, version=v1 (not of the subset)",
+        "          - 127.0.0.1:8081, weight 1, priority 1, version=v2 (draining: only what is bound to it)",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+}

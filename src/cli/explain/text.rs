@@ -66,7 +66,7 @@ impl Page {
             Decision::Direct { status, content_type, bytes } => {
                 self.line("answer", &format!("{status} made here: {bytes} bytes of {content_type}"));
             }
-            Decision::Forward { backends, filters, timeouts, retries } => {
+            Decision::Forward { backends, filters, timeouts, retries, settings } => {
                 self.list("filters", filters);
                 for backend in backends {
                     self.backend(backend);
@@ -75,18 +75,27 @@ impl Page {
                     self.limit(if at == 0 { "timeouts" } else { "" }, limit);
                 }
                 self.retries(retries);
+                for (at, (name, value)) in settings.iter().enumerate() {
+                    self.line(if at == 0 { "settings" } else { "" }, &format!("{name}: {value}"));
+                }
             }
         }
     }
 
     fn backend(&mut self, backend: &Backend) {
-        let Backend { cluster, share_percent, protocol, policy, endpoints, place, .. } = backend;
+        let Backend { cluster, share_percent, protocol, policy, subset, settings, endpoints, place, .. } = backend;
         let share = format!("{share_percent:.1}");
         let share = share.trim_end_matches('0').trim_end_matches('.');
         self.placed("cluster", &format!("{share} % `{cluster}`, {protocol}, {policy}"), place.as_deref());
         self.line("", &format!("sends {} to {}", backend.sends_path, backend.sends_authority));
         self.line("", &format!("connects within {}", backend.connect_timeout));
         self.list("", &backend.filters);
+        for (name, value) in settings {
+            self.line("", &format!("{name}: {value}"));
+        }
+        if !subset.is_empty() {
+            self.line("", &format!("only endpoints with {}", subset.join(", ")));
+        }
         for Endpoint { address, resolved, weight, zone, priority, labels, condition: _, never } in endpoints {
             let zone = zone.as_ref().map(|zone| format!(", zone {zone}")).unwrap_or_default();
             let priority = if *priority > 0 { format!(", priority {priority}") } else { String::new() };

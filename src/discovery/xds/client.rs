@@ -626,9 +626,9 @@ impl Client {
         }
         loop {
             let without: BTreeSet<Id> = refused.keys().cloned().collect();
-            let Config { node, admin, access_log, workers, drain, .. } = (*base.config).clone();
+            let Config { node, admin, access_log, workers, drain, overload, .. } = (*base.config).clone();
             let identity = self.identity.configured();
-            let settings = Settings { node, admin, access_log, workers, drain, identity };
+            let settings = Settings { node, admin, access_log, workers, drain, identity, overload };
             let config = match self.catalog.assemble(&self.store, &without, &settings) {
                 Ok(config) => config,
                 Err(problems) if add(&mut refused, problems.clone(), &without) => continue,

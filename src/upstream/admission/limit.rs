@@ -12,6 +12,8 @@ use crate::policy::concurrency::{Concurrency, Sample};
 #[derive(Debug)]
 pub(super) struct Limit {
     places: AtomicU32,
+    /// Those that critical requests may use.
+    for_critical: AtomicU32,
     adapts: AtomicBool,
     /// Somebody was refused or had to wait since the rule last heard of it.
     reached: AtomicBool,
@@ -28,6 +30,7 @@ impl Default for Limit {
     fn default() -> Self {
         Self {
             places: AtomicU32::new(u32::MAX),
+            for_critical: AtomicU32::new(u32::MAX),
             adapts: AtomicBool::new(false),
             reached: AtomicBool::new(false),
             rule: Mutex::new(Rule { ceiling: u32::MAX, adaptive: None }),
@@ -38,6 +41,10 @@ impl Default for Limit {
 impl Limit {
     pub(super) fn get(&self) -> u32 {
         self.places.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn for_critical(&self) -> u32 {
+        self.for_critical.load(Ordering::SeqCst)
     }
 
     pub(super) fn baseline(&self) -> Option<Duration> {
@@ -51,17 +58,25 @@ impl Limit {
     }
 
     /// What was learned stays when bounds change.
-    pub(super) fn configure(&self, settings: Option<AdaptiveConcurrency>, ceiling: u32, now: Instant) {
+    pub(super) fn configure(&self, settings: Option<AdaptiveConcurrency>, ceiling: u32) {
         let mut rule = self.rule.lock();
         rule.ceiling = ceiling;
         let known = rule.adaptive.take().map(|(_, known)| known);
         rule.adaptive = settings.map(|settings| {
-            let mut known = known.unwrap_or_else(|| Concurrency::new(&settings, now));
+            let mut known = known.unwrap_or_else(|| Concurrency::new(&settings));
             known.bound(&settings);
             (settings, known)
         });
         self.adapts.store(rule.adaptive.is_some(), Ordering::Relaxed);
-        self.places.store(rule.places(), Ordering::SeqCst);
+        self.publish(&rule);
+    }
+
+    fn publish(&self, rule: &Rule) {
+        let of = |limit: fn(&Concurrency) -> u32| {
+            rule.adaptive.as_ref().map_or(rule.ceiling, |(_, known)| limit(known).min(rule.ceiling))
+        };
+        self.places.store(of(Concurrency::limit), Ordering::SeqCst);
+        self.for_critical.store(of(Concurrency::limit_of_critical), Ordering::SeqCst);
     }
 
     /// An attempt has ended. True when there are other places than before.
@@ -76,13 +91,7 @@ impl Limit {
         if !known.observe(settings, sample, reached, now) {
             return false;
         }
-        self.places.store(rule.places(), Ordering::SeqCst);
+        self.publish(&rule);
         true
-    }
-}
-
-impl Rule {
-    fn places(&self) -> u32 {
-        self.adaptive.as_ref().map_or(self.ceiling, |(_, rule)| rule.limit().min(self.ceiling))
     }
 }

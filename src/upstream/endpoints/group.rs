@@ -134,8 +134,16 @@ impl Group {
     /// The place of an endpoint in the set.
     pub(super) fn pick(&self, scene: &Scene<'_>, moment: Moment<'_>, rng: &mut Rng) -> Option<usize> {
         self.refresh(scene, moment);
+        let plain = self.tally.is_plain() && scene.hint.hash.is_none();
+        // The usual case, as short as it can be.
+        if plain
+            && scene.hint.tried.is_empty()
+            && let Some(picked) = self.levels[0].all.pick(scene, rng)
+        {
+            return Some(picked);
+        }
         let bars = bars(scene.hint);
-        if self.tally.is_plain() && scene.hint.hash.is_none() {
+        if plain {
             let only = &self.levels[0].all;
             return bars.into_iter().find_map(|bar| only.pick(&Scene { bar, ..*scene }, rng));
         }

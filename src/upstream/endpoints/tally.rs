@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
+
+use crate::base::clock;
 use smallvec::SmallVec;
 
 /// What was last counted.
@@ -16,8 +18,8 @@ pub(super) struct Tally {
     plain: AtomicBool,
     /// The epoch of health in which it was counted.
     epoch: AtomicU64,
-    /// Until when it counts, in milliseconds after `from`.
-    until: AtomicU64,
+    /// In which second after `from` it was counted.
+    second: AtomicU64,
     from: Instant,
     counting: Mutex<()>,
 }
@@ -49,8 +51,8 @@ impl Default for Tally {
             spread: ArcSwap::default(),
             plain: AtomicBool::new(false),
             epoch: AtomicU64::new(NEVER),
-            until: AtomicU64::new(0),
-            from: Instant::now(),
+            second: AtomicU64::new(0),
+            from: clock::now(),
             counting: Mutex::new(()),
         }
     }
@@ -67,12 +69,13 @@ impl Tally {
         self.spread.load()
     }
 
-    /// Counts anew where health has moved on, or time has: a breaker that may be tried again says so to nobody. One
+    /// Counts anew where health has moved on, or the second has: a breaker that may be tried again says so to nobody. One
     /// counts, and others go on meanwhile with what was; only before the first time they wait.
     pub(super) fn refresh(&self, epoch: u64, now: Instant, count: impl FnOnce() -> (Spread, bool)) {
         let known = self.epoch.load(Ordering::Acquire);
-        let millis = now.saturating_duration_since(self.from).as_millis() as u64;
-        if known == epoch && millis < self.until.load(Ordering::Relaxed) {
+        // Whole seconds, because they cost nothing to know.
+        let second = now.saturating_duration_since(self.from).as_secs();
+        if known == epoch && second <= self.second.load(Ordering::Relaxed) {
             return;
         }
         let counting = if known == NEVER { Some(self.counting.lock()) } else { self.counting.try_lock() };
@@ -82,13 +85,10 @@ impl Tally {
             self.spread.store(Arc::new(spread));
         }
         self.plain.store(plain, Ordering::Relaxed);
-        self.until.store(millis + RECOUNT_MILLIS, Ordering::Relaxed);
+        self.second.fetch_max(second, Ordering::Relaxed);
         self.epoch.store(epoch, Ordering::Release);
     }
 }
-
-/// After this time it is counted again although nothing was heard of.
-const RECOUNT_MILLIS: u64 = 1_000;
 
 /// No epoch.
 const NEVER: u64 = u64::MAX;

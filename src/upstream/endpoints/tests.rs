@@ -396,3 +396,135 @@ fn a_newcomer_is_expected_to_take_the_median() {
     let expected = set.members()[3].state.latency.read(Instant::now());
     assert!((0.3..0.41).contains(&expected), "{expected}");
 }
+
+/// An endpoint in any state: zone, priority, condition, what health says, version.
+type State = (u8, u8, u8, u8, u8);
+
+/// What the rules say, without groups and without counting ahead.
+struct Naive<'a> {
+    members: &'a [Member],
+    wanted: Option<&'a Labels>,
+    loads: BTreeMap<u8, crate::policy::balance::priority::Load>,
+}
+
+impl<'a> Naive<'a> {
+    fn new(members: &'a [Member], wanted: Option<&'a Labels>, balance: &Balance, now: Instant) -> Self {
+        let mut naive = Self { members, wanted, loads: BTreeMap::new() };
+        let mut counts = BTreeMap::<u8, crate::policy::balance::priority::Level>::new();
+        for member in members.iter().filter(|member| naive.is_in(member)) {
+            let count =
+                counts.entry(member.priority).or_insert(crate::policy::balance::priority::Level { all: 0, well: 0 });
+            match Fit::of(member, now) {
+                Fit::Fit => (count.all, count.well) = (count.all + 1, count.well + 1),
+                Fit::Unwell => count.all += 1,
+                Fit::Unchecked | Fit::Draining | Fit::Closed(_) => {}
+            }
+        }
+        let levels: Vec<_> = counts.values().copied().collect();
+        let loads = crate::policy::balance::priority::loads(&levels, balance.overprovisioning, balance.panic_threshold);
+        naive.loads = counts.into_keys().zip(loads).collect();
+        naive
+    }
+
+    fn is_in(&self, member: &Member) -> bool {
+        let labelled = self.wanted.is_none_or(|wanted| wanted.iter().all(|(k, v)| member.labels.get(k) == Some(v)));
+        labelled && member.condition != Condition::Draining
+    }
+
+    fn panics(&self, member: &Member) -> bool {
+        self.loads.get(&member.priority).is_some_and(|load| load.panic)
+    }
+
+    /// Whether it is picked before those that were not checked yet.
+    fn is_usable(&self, member: &Member, now: Instant) -> bool {
+        let fit = match Fit::of(member, now) {
+            Fit::Fit => true,
+            Fit::Unwell | Fit::Unchecked => self.panics(member),
+            Fit::Draining | Fit::Closed(_) => false,
+        };
+        fit && self.is_in(member)
+    }
+
+    fn all(&self, condition: impl Fn(&Member) -> bool) -> Vec<&'a Member> {
+        self.members.iter().filter(|member| condition(member)).collect()
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn picks_keep_to_the_rules_in_every_state(
+        states in proptest::collection::vec((0..3_u8, 0..3_u8, 0..8_u8, 0..6_u8, 1..3_u8), 1..10) ,
+        policy in proptest::sample::select(vec![
+            BalancePolicy::RoundRobin, BalancePolicy::LeastRequest, BalancePolicy::PeakEwma, BalancePolicy::Random,
+            BalancePolicy::RingHash, BalancePolicy::Maglev,
+        ]),
+        (prefers, threshold, by_version, hash, other_zone) in proptest::prelude::any::<(bool, bool, bool, Option<u64>, bool)>(),
+        tried in proptest::collection::vec(0..10_usize, 0..4),
+        bound in proptest::option::of(0..12_usize),
+    ) {
+        let of = |(n, (zone, priority, condition, _, version)): (usize, &State)| Endpoint {
+            zone: Some(["here", "there", "elsewhere"][usize::from(*zone)].into()),
+            priority: *priority,
+            condition: match condition { 0 => Condition::Draining, 1 => Condition::Unhealthy, _ => Condition::Healthy },
+            labels: labels(&format!("version={version}")),
+            ..endpoint(n as u16 + 1)
+        };
+        let balance = Balance {
+            policy,
+            locality: if prefers { Locality::PreferZone } else { Locality::Any },
+            panic_threshold: if threshold { 50 } else { 0 },
+            ..Balance::default()
+        };
+        let mut fixture = Fixture::new(balance.clone(), states.iter().enumerate().map(of).collect());
+        for (n, (.., health, _)) in states.iter().enumerate() {
+            let against = match health { 0 => Against::Unhealthy, 1 => Against::Ejected, 2 => Against::Unchecked, _ => continue };
+            fixture.mark(n as u16 + 1, against, true);
+        }
+        let two = labels("version=2");
+        let subset = by_version.then_some(&two);
+        let tried: Vec<SocketAddr> = tried.iter().map(|n| address(*n as u16 + 1)).collect();
+        let bound = bound.map(|n| address(n as u16 + 1));
+        let hint = PickHint { tried: &tried, hash, bound, strict: false, subset, other_zone };
+        let set = fixture.cluster.endpoints();
+        let now = fixture.now;
+        let naive = Naive::new(set.members(), subset, &balance, now);
+        let usable = naive.all(|member| naive.is_usable(member, now));
+        let unchecked = naive.all(|member| naive.is_in(member) && Fit::of(member, now) == Fit::Unchecked);
+        let was_tried = |member: &Member| tried.contains(&member.state.address);
+        let home = set.members().iter().find(|member| {
+            let in_subset = subset.is_none_or(|wanted| has_labels(member, wanted));
+            let fit = match Fit::of(member, now) {
+                Fit::Fit | Fit::Draining | Fit::Unchecked => true,
+                Fit::Unwell => naive.panics(member),
+                Fit::Closed(_) => false,
+            };
+            Some(member.state.address) == bound && in_subset && fit && !was_tried(member)
+        });
+        for _ in 0..8 {
+            let permit = match fixture.try_pick(&hint) {
+                Ok(permit) => permit,
+                Err(error) => {
+                    proptest::prop_assert_eq!(error, PickError::NoEndpoint);
+                    proptest::prop_assert!(home.is_none() && usable.is_empty() && unchecked.is_empty());
+                    continue;
+                }
+            };
+            let picked = permit.member();
+            if let Some(home) = home {
+                proptest::prop_assert_eq!(picked.state.address, home.state.address);
+                continue;
+            }
+            proptest::prop_assert!(naive.is_in(picked));
+            let pool = if naive.is_usable(picked, now) { &usable } else { &unchecked };
+            proptest::prop_assert!(pool.iter().any(|member| member.state.address == picked.state.address));
+            proptest::prop_assert!(naive.is_usable(picked, now) || usable.is_empty(), "others were known to be well");
+            proptest::prop_assert!(!was_tried(picked) || pool.iter().all(|member| was_tried(member)));
+            let gets = |member: &Member| naive.loads[&member.priority].percent > 0;
+            if tried.is_empty() && naive.is_usable(picked, now) {
+                proptest::prop_assert!(gets(picked), "its priority gets nothing");
+            }
+        }
+    }
+}

@@ -153,18 +153,21 @@ fn is_everything(policy: &rbac::Policy) -> bool {
     *policy == all
 }
 
-fn claim(at: &At<'_>, message: &extensions::Claim) -> Option<ClaimMatch> {
+pub(super) fn value(at: &At<'_>, value: &extensions::Value) -> Option<ValueMatch> {
     use extensions::value::Condition;
-    let extensions::Claim { provider, path, values } = message;
-    let value = |value: &extensions::Value| match value.condition.as_ref()? {
+    match value.condition.as_ref()? {
         Condition::Exact(text) => Some(ValueMatch::Exact(text.as_str().into())),
         Condition::Prefix(text) => Some(ValueMatch::Prefix(text.as_str().into())),
         Condition::Regex(text) => {
             at.held(outrigger_config::pattern::whole(text).map_err(|error| error.to_string())).map(ValueMatch::Regex)
         }
         Condition::Present(wanted) => Some(ValueMatch::Present(*wanted)),
-    };
-    let read: Vec<ValueMatch> = values.iter().filter_map(value).collect();
+    }
+}
+
+fn claim(at: &At<'_>, message: &extensions::Claim) -> Option<ClaimMatch> {
+    let extensions::Claim { provider, path, values } = message;
+    let read: Vec<ValueMatch> = values.iter().filter_map(|one| value(at, one)).collect();
     if read.len() != values.len() {
         // A condition that is passed over would let more through.
         at.refuse("a condition on a claim says nothing");

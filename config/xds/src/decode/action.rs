@@ -6,13 +6,15 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode};
 use outrigger_config::limits::RETRY_ATTEMPTS;
 use outrigger_config::model::{
-    Action, BackendRef, DirectResponse, Filter, Labels, PathMatch, PathRewrite, Redirect, Retry, RetryOn, Setting,
-    Timeouts, UrlRewrite,
+    Action, BackendRef, DirectResponse, Filter, HashKey, HeaderMatch, Hedge, HedgeAfter, Labels, Mirror, PathMatch,
+    PathRewrite, Redirect, Retry, RetryOn, Setting, Timeouts, UrlRewrite,
 };
 use outrigger_config::{grammar, pattern};
 
+use super::matching::{self, Header};
 use super::reader::At;
 use super::route::{Edits, in_steps};
+use super::{endpoint, fitness, resilience};
 use crate::extensions::{RetryExtension, RewriteExtension, RouteExtension, rewrite_extension};
 use crate::pb::{core, matcher, route};
 use crate::{canonical, wire};
@@ -23,6 +25,9 @@ pub(super) struct Done {
     pub(super) rewrite: Option<UrlRewrite>,
     pub(super) timeouts: Timeouts,
     pub(super) retry: Retry,
+    pub(super) hedge: Option<Hedge>,
+    pub(super) hash: Vec<HashKey>,
+    pub(super) mirrors: Vec<Mirror>,
 }
 
 /// Beside what: the condition on the path, our own extension, the retry policy of the virtual host.
@@ -75,7 +80,7 @@ fn answered(at: &At<'_>, action: Action, own: Option<&RouteExtension>) -> Done {
         hostname: unused.hostname.as_deref().and_then(|text| HeaderValue::from_str(text).ok()),
         path: unused.path.as_ref().and_then(|path| own_rewrite(at, path)),
     });
-    Done { action, rewrite, timeouts, retry }
+    Done { action, rewrite, timeouts, retry, hedge: None, hash: Vec::new(), mirrors: Vec::new() }
 }
 
 /// As where nothing is written.
@@ -139,6 +144,10 @@ fn forward(at: &At<'_>, message: &route::RouteAction, beside: &Beside<'_>) -> Op
             max_stream_duration,
             cluster_specifier,
             host_rewrite_specifier,
+            metadata_match,
+            request_mirror_policies,
+            hash_policy,
+            hedge_policy,
         ],
         ignore: [
             include_vh_rate_limits, // rate limits are refused
@@ -147,20 +156,16 @@ fn forward(at: &At<'_>, message: &route::RouteAction, beside: &Beside<'_>) -> Op
             early_data_policy, // early data is not taken
         ],
         refuse: [
-            metadata_match,
             path_rewrite_policy,
             path_rewrite,
             flush_timeout,
             retry_policy_typed_config,
-            request_mirror_policies,
             priority,
             rate_limits,
-            hash_policy,
             cors,
             max_grpc_timeout,
             grpc_timeout_offset,
             internal_redirect_policy,
-            hedge_policy,
         ],
     });
     if *cluster_not_found_response_code != 0 {
@@ -175,7 +180,27 @@ fn forward(at: &At<'_>, message: &route::RouteAction, beside: &Beside<'_>) -> Op
             at.item("upgrade_configs", index).refuse("websockets are always taken, and nothing else; remove it");
         }
     }
-    let list = clusters(at, cluster_specifier.as_ref(), beside.own);
+    let list = clusters(at, cluster_specifier.as_ref(), beside.own).map(|mut list| {
+        let subset = endpoint::labels(metadata_match.as_ref());
+        for backend in &mut list {
+            for (key, value) in &subset {
+                // What a cluster of its own says goes before.
+                backend.subset.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        if let Some(given) = beside.own.and_then(|own| own.resilience.as_ref()) {
+            for (backend, labels) in list.iter_mut().zip(&given.subsets) {
+                backend.subset = resilience::labels(labels);
+            }
+        }
+        list
+    });
+    let mirrors = request_mirror_policies
+        .iter()
+        .enumerate()
+        .filter_map(|(index, message)| mirror(&at.item("request_mirror_policies", index), message));
+    let mirrors: Vec<Mirror> = mirrors.collect();
+    let hash = fitness::hash_policy(at, hash_policy);
     let path = match beside.own.and_then(|own| own.rewrite.as_ref()) {
         Some(own) => own_rewrite(at, own),
         None => match (prefix_rewrite.as_str(), regex_rewrite) {
@@ -218,7 +243,42 @@ fn forward(at: &At<'_>, message: &route::RouteAction, beside: &Beside<'_>) -> Op
         retry = own_retry(at, own, retry);
     }
     let rewrite = (hostname.is_some() || path.is_some()).then_some(UrlRewrite { hostname, path });
-    Some(Done { action: Action::Forward(list?), rewrite, timeouts, retry })
+    let hedge = hedge_policy.as_ref().and_then(|message| hedge(&at.field("hedge_policy"), message, &mut timeouts));
+    Some(Done { action: Action::Forward(list?), rewrite, timeouts, retry, hedge, hash, mirrors })
+}
+
+/// A second attempt after the time limit of one, which goes on. The limit is then none.
+fn hedge(at: &At<'_>, message: &route::HedgePolicy, timeouts: &mut Timeouts) -> Option<Hedge> {
+    unpack!(at, message => route::HedgePolicy {
+        take: [initial_requests, hedge_on_per_try_timeout],
+        ignore: [],
+        refuse: [additional_request_chance],
+    });
+    if initial_requests.as_ref().is_some_and(|number| number.value > 1) {
+        at.field("initial_requests").refuse("a request begins with one attempt; write 1, or remove it");
+    }
+    if !hedge_on_per_try_timeout {
+        return None;
+    }
+    let Some(delay) = timeouts.backend_request.value.take() else {
+        at.field("hedge_on_per_try_timeout").refuse("there is no `per_try_timeout` to start a second attempt at");
+        return None;
+    };
+    timeouts.backend_request.place = None;
+    Some(Hedge { after: HedgeAfter::Delay(delay), max: 1, budget_percent: 10 })
+}
+
+fn mirror(at: &At<'_>, message: &route::route_action::RequestMirrorPolicy) -> Option<Mirror> {
+    unpack!(at, message => route::route_action::RequestMirrorPolicy {
+        take: [cluster, runtime_fraction],
+        ignore: [
+            trace_sampled, // of traces
+            disable_shadow_host_suffix_append, // the host of a copy is that of the request
+        ],
+        refuse: [cluster_header, request_headers_mutations, host_rewrite_literal],
+    });
+    let share = fitness::fraction(&at.field("runtime_fraction"), runtime_fraction.as_ref());
+    Some(Mirror { cluster: at.field("cluster").held(grammar::name(cluster))?, share })
 }
 
 /// A limit for the whole stream, beside one for the answer.
@@ -298,14 +358,15 @@ fn weighted(
             request_headers_to_remove,
             response_headers_to_add,
             response_headers_to_remove,
+            metadata_match,
         ],
         ignore: [],
-        refuse: [cluster_header, metadata_match, typed_per_filter_config, host_rewrite_specifier],
+        refuse: [cluster_header, typed_per_filter_config, host_rewrite_specifier],
     });
     let request = Edits::read(at, "request", (request_headers_to_add, request_headers_to_remove));
     let response = Edits::read(at, "response", (response_headers_to_add, response_headers_to_remove));
     let filters = match own.and_then(|own| own.backend_steps.get(index)) {
-        Some(steps) => in_steps(at, steps, (request, response), (None, None)),
+        Some(steps) => in_steps(at, steps, (request, response), (None, None), (Vec::new(), Vec::new())),
         None => {
             let request = request.whole(at).map(Filter::RequestHeaders);
             request.into_iter().chain(response.whole(at).map(Filter::ResponseHeaders)).collect()
@@ -315,9 +376,40 @@ fn weighted(
     Some(BackendRef {
         cluster,
         weight: weight.as_ref().map_or(0, |weight| weight.value),
-        subset: Labels::new(),
+        subset: endpoint::labels(metadata_match.as_ref()),
         filters,
     })
+}
+
+/// Headers of responses that are tried again.
+fn answers(at: &At<'_>, list: &[route::HeaderMatcher]) -> Vec<HeaderMatch> {
+    let each = list.iter().enumerate().filter_map(|(index, message)| {
+        let at = at.item("retriable_headers", index);
+        match matching::header(&at, message)? {
+            Header::Other(condition) => Some(condition),
+            Header::Method(_) => {
+                at.refuse("a response has no method");
+                None
+            }
+        }
+    });
+    each.collect()
+}
+
+/// How long an answer's own word on when to come back is waited for.
+fn pushback(at: &At<'_>, message: &route::retry_policy::RateLimitedRetryBackOff) -> Duration {
+    unpack!(at, message => route::retry_policy::RateLimitedRetryBackOff {
+        take: [reset_headers, max_interval],
+        ignore: [],
+        refuse: [],
+    });
+    for (index, header) in reset_headers.iter().enumerate() {
+        // Always read, in seconds.
+        if !header.name.eq_ignore_ascii_case("retry-after") || header.format != 0 {
+            at.item("reset_headers", index).refuse("only `retry-after` in seconds is supported");
+        }
+    }
+    super::cluster::positive(at, "max_interval", max_interval.as_ref()).unwrap_or(Duration::from_secs(300))
 }
 
 /// A retry policy; the limit of one attempt goes to where ours keeps it.
@@ -332,14 +424,14 @@ fn retry(at: &At<'_>, message: Option<&route::RetryPolicy>, timeouts: &mut Timeo
             retriable_status_codes,
             retry_back_off,
             retriable_request_headers,
+            rate_limited_retry_back_off,
+            retriable_headers,
         ],
         ignore: [host_selection_retry_max_attempts], // one pick leaves out what has been tried
         refuse: [
             per_try_idle_timeout,
             retry_priority,
             retry_options_predicates,
-            rate_limited_retry_back_off,
-            retriable_headers,
             refresh_cluster_on_retry,
         ],
     });
@@ -374,6 +466,10 @@ fn retry(at: &At<'_>, message: Option<&route::RetryPolicy>, timeouts: &mut Timeo
     match canonical::retry(Some(message)) {
         Some(mut retry) => {
             retry.attempts.place = Some(at.place());
+            retry.on_headers = answers(at, retriable_headers);
+            if let Some(message) = rate_limited_retry_back_off {
+                retry.max_pushback = pushback(&at.field("rate_limited_retry_back_off"), message);
+            }
             retry
         }
         None => {
@@ -394,6 +490,10 @@ pub(crate) fn conditions(retry_on: &str, statuses: &[u32]) -> Result<Vec<RetryOn
         }
     };
     for text in retry_on.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        // What they are is in a list of its own.
+        if text == "retriable-headers" {
+            continue;
+        }
         if text == "retriable-status-codes" {
             for status in statuses {
                 let status = u16::try_from(*status).ok().filter(|status| (400..=599).contains(status));

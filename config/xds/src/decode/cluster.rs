@@ -6,14 +6,15 @@ use std::time::Duration;
 use outrigger_config::grammar;
 use outrigger_config::limits::{MAX_RETRIES, RETRIES_PER_SECOND};
 use outrigger_config::model::{
-    Admission, Balance, BalancePolicy, Breakers, Ceilings, Cluster, ClusterProtocol, ConnectionOptions, DnsOptions,
-    EndpointCeilings, RetryBudget,
+    Balance, BalancePolicy, Ceilings, Cluster, ClusterProtocol, ConnectionOptions, DnsOptions, EndpointCeilings,
+    RetryBudget, SlowStart, SubsetFallback,
 };
 
 use super::endpoint::{self, Names};
 use super::reader::At;
+use super::resilience::{self, Resilience};
 use super::tls::{self, Socket};
-use super::{DecodedCluster, listener};
+use super::{DecodedCluster, fitness, listener};
 use crate::extensions::ClusterExtension;
 use crate::pb::{self, cluster, core, upstream};
 use crate::wire;
@@ -40,6 +41,9 @@ pub(super) fn cluster(at: &At<'_>, message: &cluster::Cluster) -> Option<Decoded
             metadata,
             load_balancing_policy,
             lb_config,
+            health_checks,
+            outlier_detection,
+            lb_subset_config,
         ],
         ignore: [
             alt_stat_name, // labels have the name
@@ -51,8 +55,8 @@ pub(super) fn cluster(at: &At<'_>, message: &cluster::Cluster) -> Option<Decoded
             dns_failure_refresh_rate, // failures are tried again with a pause that grows
             wait_for_warm_on_init, // requests wait for the first lookup
             cleanup_interval, // for clusters that find their endpoints from traffic
-            close_connections_on_host_health_failure, // health checks are refused
-            ignore_health_on_host_removal, // likewise
+            close_connections_on_host_health_failure, // requests in flight may end
+            ignore_health_on_host_removal, // endpoints that are taken away are gone
             track_timeout_budgets, // metrics are ours
             track_cluster_stats, // likewise
             use_tcp_for_dns_lookups, // TCP is used where answers are cut off
@@ -60,15 +64,12 @@ pub(super) fn cluster(at: &At<'_>, message: &cluster::Cluster) -> Option<Decoded
         refuse: [
             transport_socket_matches,
             transport_socket_matcher,
-            health_checks,
             max_requests_per_connection,
             upstream_http_protocol_options,
             dns_resolvers,
             dns_resolution_config,
             typed_dns_resolver_config,
-            outlier_detection,
             upstream_bind_config,
-            lb_subset_config,
             protocol_selection,
             upstream_connection_options,
             filters,
@@ -143,22 +144,39 @@ pub(super) fn cluster(at: &At<'_>, message: &cluster::Cluster) -> Option<Decoded
             "what ALPN says is only known with TLS; use `explicit_http_config` or `use_downstream_protocol_config`";
         at.field("typed_extension_protocol_options").refuse(reason);
     }
-    let (ceilings, retry_budget) = breakers(&at.field("circuit_breakers"), circuit_breakers.as_ref());
-    common_balance(at, common_lb_config.as_ref());
+    let (ceilings, retry_budget, per_host) = breakers(&at.field("circuit_breakers"), circuit_breakers.as_ref());
+    let given = own.as_ref().and_then(|own| own.resilience.as_ref());
+    let Resilience { balance, endpoint_ceilings, breakers, health_check, outlier_detection, admission } = match given {
+        Some(given) => resilience::cluster(at, given),
+        None => {
+            let slow_start = options(at, lb_config.as_ref());
+            let mut balance = Balance {
+                policy: match &own {
+                    Some(own) if own.peak_ewma => BalancePolicy::PeakEwma,
+                    _ => policy(at, *lb_policy, load_balancing_policy.as_ref()),
+                },
+                slow_start,
+                subset_fallback: subsets(at, lb_subset_config.as_ref()),
+                ..Balance::default()
+            };
+            fitness::common(at, common_lb_config.as_ref(), &mut balance);
+            Resilience {
+                balance,
+                endpoint_ceilings: per_host,
+                health_check: fitness::health_check(at, health_checks),
+                outlier_detection: fitness::outliers(at, outlier_detection.as_ref()),
+                ..Resilience::default()
+            }
+        }
+    };
     let cluster = Cluster {
         protocol,
-        balance: Balance {
-            policy: match &own {
-                Some(own) if own.peak_ewma => BalancePolicy::PeakEwma,
-                _ => balance(at, *lb_policy, (lb_config.as_ref(), load_balancing_policy.as_ref())),
-            },
-            ..Balance::default()
-        },
-        endpoint_ceilings: EndpointCeilings::default(),
-        breakers: Breakers::default(),
-        health_check: None,
-        outlier_detection: None,
-        admission: Admission::default(),
+        balance,
+        endpoint_ceilings,
+        breakers,
+        health_check,
+        outlier_detection,
+        admission,
         endpoints,
         ceilings,
         retry_budget,
@@ -401,33 +419,57 @@ fn speaks(at: &At<'_>, protocol: ClusterProtocol, alpn: &[String]) {
     }
 }
 
-fn balance(
-    at: &At<'_>,
-    policy: i32,
-    (lb_config, typed): (Option<&cluster::cluster::LbConfig>, Option<&cluster::LoadBalancingPolicy>),
-) -> BalancePolicy {
-    use cluster::cluster::{LbConfig, LbPolicy, LeastRequestLbConfig, RoundRobinLbConfig};
-    match lb_config {
-        None => {}
+/// The options of a policy.
+fn options(at: &At<'_>, message: Option<&cluster::cluster::LbConfig>) -> Option<SlowStart> {
+    use cluster::cluster::{LbConfig, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig, RoundRobinLbConfig};
+    match message {
+        None => None,
         Some(LbConfig::LeastRequestLbConfig(message)) => {
             let at = at.field("least_request_lb_config");
             unpack!(at, message => LeastRequestLbConfig {
-                take: [choice_count],
+                take: [choice_count, slow_start_config],
                 ignore: [],
-                refuse: [active_request_bias, slow_start_config],
+                refuse: [active_request_bias],
             });
             if choice_count.as_ref().is_some_and(|count| count.value != 2) {
                 at.field("choice_count").refuse("two are compared; remove it");
             }
+            fitness::slow_start(&at, slow_start_config.as_ref())
         }
         Some(LbConfig::RoundRobinLbConfig(message)) => {
             let at = at.field("round_robin_lb_config");
-            unpack!(at, message => RoundRobinLbConfig { take: [], ignore: [], refuse: [slow_start_config] });
+            unpack!(at, message => RoundRobinLbConfig { take: [slow_start_config], ignore: [], refuse: [] });
+            fitness::slow_start(&at, slow_start_config.as_ref())
         }
-        Some(LbConfig::RingHashLbConfig(_)) => at.field("ring_hash_lb_config").refuse(HASHING),
-        Some(LbConfig::MaglevLbConfig(_)) => at.field("maglev_lb_config").refuse(HASHING),
-        Some(LbConfig::OriginalDstLbConfig(_)) => at.field("original_dst_lb_config").refuse("this is not supported"),
+        Some(LbConfig::RingHashLbConfig(message)) => {
+            unpack!(at, message => RingHashLbConfig {
+                take: [],
+                ignore: [
+                    minimum_ring_size, // tuning
+                    hash_function, // which endpoint a value leads to is each proxy's own
+                    maximum_ring_size, // tuning
+                ],
+                refuse: [],
+            });
+            None
+        }
+        Some(LbConfig::MaglevLbConfig(message)) => {
+            unpack!(at, message => MaglevLbConfig {
+                take: [],
+                ignore: [table_size], // tuning
+                refuse: [],
+            });
+            None
+        }
+        Some(LbConfig::OriginalDstLbConfig(_)) => {
+            at.field("original_dst_lb_config").refuse("this is not supported");
+            None
+        }
     }
+}
+
+fn policy(at: &At<'_>, policy: i32, typed: Option<&cluster::LoadBalancingPolicy>) -> BalancePolicy {
+    use cluster::cluster::LbPolicy;
     if let Some(typed) = typed {
         return self::typed(&at.field("load_balancing_policy"), typed);
     }
@@ -435,18 +477,41 @@ fn balance(
         Ok(LbPolicy::RoundRobin) => BalancePolicy::RoundRobin,
         Ok(LbPolicy::LeastRequest) => BalancePolicy::LeastRequest,
         Ok(LbPolicy::Random) => BalancePolicy::Random,
-        Ok(LbPolicy::RingHash | LbPolicy::Maglev) => {
-            at.field("lb_policy").refuse(HASHING);
-            BalancePolicy::LeastRequest
-        }
+        Ok(LbPolicy::RingHash) => BalancePolicy::RingHash,
+        Ok(LbPolicy::Maglev) => BalancePolicy::Maglev,
         Ok(LbPolicy::ClusterProvided | LbPolicy::LoadBalancingPolicyConfig) | Err(_) => {
-            at.field("lb_policy").refuse("this is not supported; use ROUND_ROBIN, LEAST_REQUEST or RANDOM");
+            at.field("lb_policy").refuse("this is not supported; use one of the policies that have a name here");
             BalancePolicy::LeastRequest
         }
     }
 }
 
-const HASHING: &str = "hashing is not supported; use ROUND_ROBIN, LEAST_REQUEST or RANDOM";
+/// What is done when no endpoint has the labels of a route.
+fn subsets(at: &At<'_>, message: Option<&cluster::cluster::LbSubsetConfig>) -> SubsetFallback {
+    use cluster::cluster::lb_subset_config::LbSubsetFallbackPolicy;
+    let Some(message) = message else { return SubsetFallback::None };
+    let at = at.field("lb_subset_config");
+    unpack!(at, message => cluster::cluster::LbSubsetConfig {
+        take: [fallback_policy, metadata_fallback_policy],
+        ignore: [
+            subset_selectors, // any labels can be asked for
+            locality_weight_aware, // weights of localities are refused
+            scale_locality_weight, // likewise
+        ],
+        refuse: [default_subset, panic_mode_any, list_as_any],
+    });
+    if *metadata_fallback_policy != 0 {
+        at.field("metadata_fallback_policy").refuse("this is not supported; remove it");
+    }
+    match LbSubsetFallbackPolicy::try_from(*fallback_policy) {
+        Ok(LbSubsetFallbackPolicy::NoFallback) => SubsetFallback::None,
+        Ok(LbSubsetFallbackPolicy::AnyEndpoint) => SubsetFallback::Any,
+        Ok(LbSubsetFallbackPolicy::DefaultSubset) | Err(_) => {
+            at.field("fallback_policy").refuse("this is NO_FALLBACK or ANY_ENDPOINT");
+            SubsetFallback::None
+        }
+    }
+}
 
 /// The first policy that is known, as Envoy takes it.
 fn typed(at: &At<'_>, message: &cluster::LoadBalancingPolicy) -> BalancePolicy {
@@ -463,8 +528,12 @@ fn typed(at: &At<'_>, message: &cluster::LoadBalancingPolicy) -> BalancePolicy {
             "round_robin.v3.RoundRobin" => BalancePolicy::RoundRobin,
             "least_request.v3.LeastRequest" => BalancePolicy::LeastRequest,
             "random.v3.Random" => BalancePolicy::Random,
+            "ring_hash.v3.RingHash" => BalancePolicy::RingHash,
+            "maglev.v3.Maglev" => BalancePolicy::Maglev,
             other => {
-                at.refuse(format!("the policy `{other}` is not supported; use round robin, least request or random"));
+                at.refuse(format!(
+                    "the policy `{other}` is not supported; use round robin, least request, random, ring hash or maglev"
+                ));
                 continue;
             }
         };
@@ -476,33 +545,18 @@ fn typed(at: &At<'_>, message: &cluster::LoadBalancingPolicy) -> BalancePolicy {
     BalancePolicy::RoundRobin
 }
 
-fn common_balance(at: &At<'_>, message: Option<&cluster::cluster::CommonLbConfig>) {
-    let Some(message) = message else { return };
-    let at = at.field("common_lb_config");
-    unpack!(at, message => cluster::cluster::CommonLbConfig {
-        take: [],
-        ignore: [
-            healthy_panic_threshold, // without health checks every endpoint counts as healthy
-            update_merge_window, // each update is taken as it comes
-            ignore_new_hosts_until_first_hc, // health checks are refused
-        ],
-        refuse: [
-            close_connections_on_host_set_change,
-            consistent_hashing_lb_config,
-            override_host_status,
-            locality_config_specifier,
-        ],
-    });
-}
-
-fn breakers(at: &At<'_>, message: Option<&cluster::CircuitBreakers>) -> (Ceilings, RetryBudget) {
+fn breakers(at: &At<'_>, message: Option<&cluster::CircuitBreakers>) -> (Ceilings, RetryBudget, EndpointCeilings) {
     // Envoy's defaults.
     let mut ceilings = Ceilings { max_requests: 1024, max_pending: 1024, max_retries: 3, max_connections: 1024 };
     // Without a budget, only the number of retries at a time counts.
     let free = RetryBudget { percent: 100, min_per_second: u32::try_from(RETRIES_PER_SECOND.max).unwrap_or(u32::MAX) };
-    let Some(message) = message else { return (ceilings, free) };
+    let Some(message) = message else { return (ceilings, free, EndpointCeilings::default()) };
     let mut budget = free;
-    unpack!(at, message => cluster::CircuitBreakers { take: [thresholds], ignore: [], refuse: [per_host_thresholds] });
+    unpack!(at, message => cluster::CircuitBreakers {
+        take: [thresholds, per_host_thresholds],
+        ignore: [],
+        refuse: [],
+    });
     for (index, message) in thresholds.iter().enumerate() {
         let at = at.item("thresholds", index);
         unpack!(at, message => cluster::circuit_breakers::Thresholds {
@@ -542,7 +596,7 @@ fn breakers(at: &At<'_>, message: Option<&cluster::CircuitBreakers>) -> (Ceiling
             }
         }
     }
-    (ceilings, budget)
+    (ceilings, budget, fitness::per_host(at, per_host_thresholds))
 }
 
 /// More than any proxy has is no limit.

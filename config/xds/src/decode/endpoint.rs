@@ -4,11 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use outrigger_config::grammar;
-use outrigger_config::limits::ENDPOINT_WEIGHT;
-use outrigger_config::model::{Endpoint, Target};
+use outrigger_config::limits::{ENDPOINT_WEIGHT, PRIORITY};
+use outrigger_config::model::{Condition, Endpoint, Labels, Target};
 
 use super::reader::At;
-use crate::pb::{core, endpoint};
+use super::resilience;
+use crate::extensions::LabelsExtension;
+use crate::pb::{self, core, endpoint};
 
 /// What may stand where an endpoint is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub(super) fn endpoints(at: &At<'_>, message: &endpoint::ClusterLoadAssignment, 
         let at = at.field("policy");
         unpack!(at, policy => endpoint::cluster_load_assignment::Policy {
             take: [],
-            ignore: [overprovisioning_factor], // without priorities there is nothing to spill over to
+            ignore: [overprovisioning_factor], // one for a cluster, as it is or of our own
             refuse: [drop_overloads, endpoint_stale_after, weighted_priority_health],
         });
     }
@@ -50,9 +52,10 @@ fn locality(at: &At<'_>, message: &endpoint::LocalityLbEndpoints, names: Names, 
         ],
         refuse: [lb_config],
     });
-    if *priority != 0 {
-        at.field("priority").refuse("priorities are not supported; put every endpoint at priority 0");
-    }
+    let Ok(priority) = u8::try_from(*priority) else {
+        at.field("priority").refuse(format!("priorities go from 0 to {}", PRIORITY.max));
+        return;
+    };
     let zone = locality.as_ref().and_then(|message| {
         let at = at.field("locality");
         unpack!(at, message => core::Locality {
@@ -65,25 +68,34 @@ fn locality(at: &At<'_>, message: &endpoint::LocalityLbEndpoints, names: Names, 
         if name.is_empty() { None } else { at.field("zone").held(grammar::name(name)) }
     });
     for (index, message) in lb_endpoints.iter().enumerate() {
-        out.extend(one(&at.item("lb_endpoints", index), message, (names, zone.clone())));
+        out.extend(one(&at.item("lb_endpoints", index), message, (names, zone.clone(), priority)));
     }
 }
 
-fn one(at: &At<'_>, message: &endpoint::LbEndpoint, (names, zone): (Names, Option<Arc<str>>)) -> Option<Endpoint> {
+fn one(
+    at: &At<'_>,
+    message: &endpoint::LbEndpoint,
+    (names, zone, priority): (Names, Option<Arc<str>>, u8),
+) -> Option<Endpoint> {
     use core::HealthStatus;
     unpack!(at, message => endpoint::LbEndpoint {
-        take: [health_status, load_balancing_weight, host_identifier],
-        ignore: [metadata], // read by subsets and transport socket matches, which are refused in clusters
+        take: [health_status, load_balancing_weight, host_identifier, metadata],
+        ignore: [],
         refuse: [],
     });
-    match HealthStatus::try_from(*health_status) {
-        Ok(HealthStatus::Unknown | HealthStatus::Healthy) => {}
-        // Who is told not to send there does not.
-        Ok(HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout) => return None,
+    let condition = match HealthStatus::try_from(*health_status) {
+        Ok(HealthStatus::Unknown | HealthStatus::Healthy) => Condition::Healthy,
+        Ok(HealthStatus::Draining) => Condition::Draining,
+        Ok(HealthStatus::Unhealthy | HealthStatus::Timeout) => Condition::Unhealthy,
         Ok(HealthStatus::Degraded) | Err(_) => {
             at.field("health_status").refuse("degraded endpoints are not supported; leave them out or in");
+            return None;
         }
-    }
+    };
+    let labels = match at.extension::<LabelsExtension>("LabelsExtension", metadata.as_ref()) {
+        Some(own) => resilience::labels(&own),
+        None => labels(metadata.as_ref()),
+    };
     let weight = load_balancing_weight.as_ref().map_or(1, |weight| weight.value);
     if u64::from(weight) < ENDPOINT_WEIGHT.min || u64::from(weight) > ENDPOINT_WEIGHT.max {
         let reason = format!("{weight} is out of range; weights go from 1 to {}", ENDPOINT_WEIGHT.max);
@@ -102,9 +114,8 @@ fn one(at: &At<'_>, message: &endpoint::LbEndpoint, (names, zone): (Names, Optio
     };
     let at = at.field("endpoint");
     unpack!(at, endpoint => endpoint::Endpoint {
-        take: [address],
+        take: [address, health_check_config],
         ignore: [
-            health_check_config, // health checks are refused in clusters
             hostname, // an endpoint with a name is asked for by it
             observability_name, // a label
         ],
@@ -126,7 +137,26 @@ fn one(at: &At<'_>, message: &endpoint::LbEndpoint, (names, zone): (Names, Optio
             return None;
         }
     };
-    Some(Endpoint { weight, zone, ..Endpoint::at(target) })
+    if let Some(message) = health_check_config {
+        let at = at.field("health_check_config");
+        unpack!(at, message => endpoint::endpoint::HealthCheckConfig {
+            take: [],
+            ignore: [hostname], // probes ask for what the health check of the cluster says
+            refuse: [port_value, address, disable_active_health_check],
+        });
+    }
+    Some(Endpoint { weight, zone, priority, labels, condition, target })
+}
+
+/// Labels as Envoy keeps them, for its subsets. What is no text is not a label.
+pub(super) fn labels(metadata: Option<&core::Metadata>) -> Labels {
+    use pb::value::Kind;
+    let fields = metadata.and_then(|metadata| metadata.filter_metadata.get(pb::SUBSETS)).map(|fields| &fields.fields);
+    let text = |(key, value): (&String, &pb::Value)| match &value.kind {
+        Some(Kind::StringValue(text)) => Some((Arc::from(key.as_str()), Arc::from(text.as_str()))),
+        _ => None,
+    };
+    fields.into_iter().flatten().filter_map(text).collect()
 }
 
 /// Host and port.

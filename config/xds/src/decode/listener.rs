@@ -16,7 +16,7 @@ use super::cluster::{http2, positive};
 use super::filters::{self, Filters};
 use super::reader::At;
 use super::tls::{self, Downstream, Socket};
-use super::{DecodedListener, access, endpoint, route};
+use super::{DecodedListener, access, endpoint, resilience, route};
 use crate::extensions::{ListenerExtension, PassthroughExtension};
 use crate::pb::{core, hcm, listener, tcp_proxy, tls_inspector};
 use crate::wire;
@@ -151,7 +151,11 @@ pub(super) fn listener(at: &At<'_>, message: &listener::Listener) -> Option<Deco
         http.routes.map(|table| Arc::new(RouteTable { name: format!("{name}/routes").into(), ..table }));
     let (jwt, jwt_providers) = tokens.map_or((None, Vec::new()), |tokens| (Some(tokens.listener), tokens.providers));
     let mut listener = Listener {
-        rate_limits: Vec::new(),
+        rate_limits: own
+            .map_or(&[][..], |own| &own.rate_limits)
+            .iter()
+            .filter_map(|one| resilience::rate_limit(&at.field("metadata"), one))
+            .collect(),
         bind,
         protocol: http.protocol,
         routes: routes.as_ref().map(|table| table.name.clone()).or(http.rds),
@@ -175,7 +179,16 @@ pub(super) fn listener(at: &At<'_>, message: &listener::Listener) -> Option<Deco
         at.field("filter_chains").refuse(reason);
     }
     access::refer(&mut listener, authorization.as_ref());
-    Some(DecodedListener { listener, authorization, jwt_providers, external_authorizer: authorizer, routes })
+    let services = own.map_or(&[][..], |own| &own.rate_limit_services);
+    let rate_limit_services = services.iter().filter_map(|message| resilience::service(at, message)).collect();
+    Some(DecodedListener {
+        listener,
+        authorization,
+        jwt_providers,
+        external_authorizer: authorizer,
+        rate_limit_services,
+        routes,
+    })
 }
 
 /// Whether callers are believed by other roots than those of the mesh.

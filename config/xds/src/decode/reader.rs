@@ -10,8 +10,8 @@ use std::time::Duration;
 use outrigger_config::built;
 use outrigger_config::model::{
     AccessLog, Action, Admin, Admission, Balance, Breakers, Ceilings, CertificateFiles, Cluster, ClusterProtocol,
-    Config, ConnectionOptions, DnsOptions, Drain, EndpointCeilings, Identity, Node, Overload, Place, RetryBudget,
-    RouteTable,
+    Config, ConnectionOptions, DnsOptions, Drain, EndpointCeilings, Filter, Identity, Node, Overload, Place,
+    RateLimitService, RetryBudget, RouteTable,
 };
 use prost::{Message, Name};
 use sha2::{Digest as _, Sha256};
@@ -103,17 +103,30 @@ impl<'a> Reader<'a> {
                 for provider in &decoded.jwt_providers {
                     config.jwt_providers.insert(provider.name.clone(), provider.clone());
                 }
+                for (name, service) in &decoded.rate_limit_services {
+                    config.rate_limit_services.insert(name.clone(), service.clone());
+                }
                 config.listeners.push(decoded.listener.clone());
                 let tls = decoded.listener.tls.iter();
                 let handed_on = tls.flat_map(|tls| &tls.passthrough).flat_map(|entry| &entry.backends);
                 let mut names: Vec<Arc<str>> = handed_on.map(|backend| backend.cluster.clone()).collect();
                 names.extend(decoded.external_authorizer.iter().map(|authorizer| authorizer.cluster.clone()));
+                names.extend(decoded.rate_limit_services.iter().map(|(_, service)| service.cluster.clone()));
                 names.extend(decoded.routes.iter().flat_map(|table| backends(table)));
+                for service in decoded.routes.iter().flat_map(|table| services(table)) {
+                    config.rate_limit_services.entry(service).or_insert_with(unknown_service);
+                }
+                names.extend(config.rate_limit_services.values().map(|service| service.cluster.clone()));
                 names
             }
             What::Routes(table) => {
                 config.routes.insert(table.name.clone(), RouteTable::clone(table));
-                backends(table).collect()
+                // They come with listeners.
+                for service in services(table) {
+                    config.rate_limit_services.insert(service, unknown_service());
+                }
+                let services = config.rate_limit_services.values().map(|service| service.cluster.clone());
+                backends(table).chain(services).collect()
             }
             What::Cluster(decoded) => {
                 config.clusters.insert(decoded.cluster.name.clone(), decoded.cluster.clone());
@@ -159,6 +172,31 @@ fn backends(table: &RouteTable) -> impl Iterator<Item = Arc<str>> {
         })
         .flatten()
         .map(|backend| backend.cluster.clone())
+        .chain(mirrors(table))
+}
+
+fn mirrors(table: &RouteTable) -> impl Iterator<Item = Arc<str>> {
+    let filters = table.hosts.iter().flat_map(|host| &host.rules).flat_map(|rule| &rule.filters);
+    filters.filter_map(|filter| match filter {
+        Filter::Mirror(mirror) => Some(mirror.cluster.clone()),
+        _ => None,
+    })
+}
+
+/// Rate limit services that a table names.
+fn services(table: &RouteTable) -> impl Iterator<Item = Arc<str>> {
+    let rules = table.hosts.iter().flat_map(|host| &host.rules);
+    rules.flat_map(|rule| &rule.global_rate_limits).map(|limit| limit.service.clone())
+}
+
+/// Stands for one that is looked at elsewhere.
+fn unknown_service() -> RateLimitService {
+    RateLimitService {
+        cluster: "-".into(),
+        domain: "-".into(),
+        timeout: Duration::from_millis(20),
+        allow_on_failure: false,
+    }
 }
 
 /// A configuration with nothing in it but an identity.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use outrigger_config::grammar;
 use outrigger_config::model::{
-    Cors, Filter, HeaderEdit, HostPattern, Match, RouteTable, Rule, UrlRewrite, VirtualHost,
+    Cors, Fault, Filter, HeaderEdit, HostPattern, Match, Mirror, RouteTable, Rule, UrlRewrite, VirtualHost,
 };
 
 use super::action::{self, Beside, Done};
 use super::filters::{self, PerRoute};
 use super::matching;
 use super::reader::At;
+use super::resilience::{self, RuleResilience};
 use crate::extensions::{RouteExtension, StepsExtension, VirtualHostExtension, step};
 use crate::pb::{core, route};
 
@@ -238,7 +239,23 @@ fn route(at: &At<'_>, message: &route::Route, levels: &Levels<'_>) -> Option<Rou
         return Some(Routed::Continues(one));
     }
     let beside = Beside { path: &one.path, own, host_retry: levels.retry };
-    let Done { action, rewrite, timeouts, retry } = action::action(at, action.as_ref(), &beside)?;
+    let Done { action, rewrite, timeouts, retry, hedge, hash, mirrors } = action::action(at, action.as_ref(), &beside)?;
+    let said = match own.and_then(|own| own.resilience.as_ref()) {
+        Some(given) => resilience::rule(at, given, retry),
+        None => RuleResilience::envoy(retry, (hedge, hash, mirrors)),
+    };
+    let RuleResilience {
+        retry,
+        hedge,
+        breaker,
+        hash,
+        session,
+        rate_limits,
+        global_rate_limits,
+        criticality,
+        faults,
+        mirrors,
+    } = said;
     let request = Edits::read(at, "request", (request_headers_to_add, request_headers_to_remove));
     let response = Edits::read(at, "response", (response_headers_to_add, response_headers_to_remove));
     once(at, [&request, &levels.host.request, &levels.table.request], "request_headers_to_add");
@@ -246,12 +263,14 @@ fn route(at: &At<'_>, message: &route::Route, levels: &Levels<'_>) -> Option<Rou
     let per_route = filters::per_route(at, typed_per_filter_config).over(&levels.host.filters);
     let cors = per_route.cors.map(|cors| filters::own_cors(cors, own.and_then(|own| own.cors.as_ref())));
     let mut filters = match own.and_then(|own| own.steps.as_ref()) {
-        Some(steps) => in_steps(at, steps, (request, response), (rewrite, cors)),
+        Some(steps) => in_steps(at, steps, (request, response), (rewrite, cors), (faults, mirrors)),
         None => {
             let mut out: Vec<Filter> = rewrite.map(Filter::UrlRewrite).into_iter().collect();
             out.extend(request.whole(at).map(Filter::RequestHeaders));
             out.extend(response.whole(at).map(Filter::ResponseHeaders));
             out.extend(cors.map(|cors| Filter::Cors(Arc::new(cors))));
+            out.extend(faults.into_iter().map(|fault| Filter::Fault(Arc::new(fault))));
+            out.extend(mirrors.into_iter().map(Filter::Mirror));
             out
         }
     };
@@ -271,13 +290,13 @@ fn route(at: &At<'_>, message: &route::Route, levels: &Levels<'_>) -> Option<Rou
         action,
         timeouts,
         retry,
-        hedge: None,
-        breaker: None,
-        hash: Vec::new(),
-        session: None,
-        rate_limits: Vec::new(),
-        global_rate_limits: Vec::new(),
-        criticality: None,
+        hedge,
+        breaker,
+        hash,
+        session,
+        rate_limits,
+        global_rate_limits,
+        criticality,
         external_authorization: !per_route.unasked,
         place: at.place_of(own.and_then(|own| own.place.as_ref())),
     })))
@@ -404,7 +423,9 @@ pub(super) fn in_steps(
     steps: &StepsExtension,
     (request, response): (Edits, Edits),
     (mut rewrite, mut cors): (Option<UrlRewrite>, Option<Cors>),
+    (faults, mirrors): (Vec<Fault>, Vec<Mirror>),
 ) -> Vec<Filter> {
+    let (mut faults, mut mirrors) = (faults.into_iter(), mirrors.into_iter());
     let mut request = Queue::of(request);
     let mut response = Queue::of(response);
     let mut out = Vec::with_capacity(steps.steps.len().min(64));
@@ -414,10 +435,13 @@ pub(super) fn in_steps(
             Ok(step::Kind::ResponseHeaders) => out.push(Filter::ResponseHeaders(response.take(one))),
             Ok(step::Kind::UrlRewrite) => out.extend(rewrite.take().map(Filter::UrlRewrite)),
             Ok(step::Kind::Cors) => out.extend(cors.take().map(|cors| Filter::Cors(Arc::new(cors)))),
+            Ok(step::Kind::Fault) => out.extend(faults.next().map(|fault| Filter::Fault(Arc::new(fault)))),
+            Ok(step::Kind::Mirror) => out.extend(mirrors.next().map(Filter::Mirror)),
             Err(_) => at.field("metadata").refuse("a filter of an unknown kind"),
         }
     }
-    if !request.is_empty() || !response.is_empty() || rewrite.is_some() || cors.is_some() {
+    let done = faults.len() == 0 && mirrors.len() == 0;
+    if !done || !request.is_empty() || !response.is_empty() || rewrite.is_some() || cors.is_some() {
         at.field("metadata").refuse("the filters leave something out that the route does");
     }
     out

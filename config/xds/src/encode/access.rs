@@ -109,16 +109,19 @@ pub(super) fn extension(policy: &Authorization) -> AuthorizationExtension {
     }
 }
 
-fn claim(ClaimMatch { provider, path, values }: &ClaimMatch) -> extensions::Claim {
+pub(super) fn value(value: &ValueMatch) -> extensions::Value {
     use extensions::value::Condition;
-    let value = |value: &ValueMatch| extensions::Value {
+    extensions::Value {
         condition: Some(match value {
             ValueMatch::Exact(text) => Condition::Exact(text.to_string()),
             ValueMatch::Prefix(text) => Condition::Prefix(text.to_string()),
             ValueMatch::Regex(regex) => Condition::Regex(pattern::text(regex).to_owned()),
             ValueMatch::Present(wanted) => Condition::Present(*wanted),
         }),
-    };
+    }
+}
+
+fn claim(ClaimMatch { provider, path, values }: &ClaimMatch) -> extensions::Claim {
     extensions::Claim {
         provider: provider.as_ref().map(ToString::to_string),
         path: path.iter().map(ToString::to_string).collect(),

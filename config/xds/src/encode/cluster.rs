@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use outrigger_config::model::{
-    BalancePolicy, Ceilings, Cluster, ClusterProtocol, ClusterTlsMode, ConnectionOptions, JwtProvider, KeySource,
-    RetryBudget, Target,
+    BalancePolicy, Ceilings, Cluster, ClusterProtocol, ClusterTlsMode, ConnectionOptions, EndpointCeilings,
+    JwtProvider, KeySource, RetryBudget, Target,
 };
 
-use super::{Form, endpoint, tls};
+use super::{Form, endpoint, fitness, resilience, tls};
 use crate::extensions::{ClusterExtension, ConnectionExtension};
 use crate::pb::{cluster, core, kind, upstream};
 use crate::{Kind, Resource, pb, wire};
@@ -33,10 +33,10 @@ fn message(config: &Cluster, form: Form) -> cluster::Cluster {
         balance,
         endpoints,
         ceilings,
-        endpoint_ceilings: _,
+        endpoint_ceilings,
         breakers: _,
-        health_check: _,
-        outlier_detection: _,
+        health_check,
+        outlier_detection,
         admission: _,
         retry_budget,
         connection,
@@ -67,7 +67,7 @@ fn message(config: &Cluster, form: Form) -> cluster::Cluster {
         load_assignment: (!discovered).then(|| endpoint::assignment(name, inline, form)),
         lb_policy: policy as i32,
         connect_timeout: wire::duration(connection.connect_timeout),
-        circuit_breakers: Some(breakers(ceilings, *retry_budget)),
+        circuit_breakers: Some(breakers(ceilings, *retry_budget, endpoint_ceilings)),
         ..Default::default()
     };
     if form == Form::Grpc {
@@ -82,13 +82,17 @@ fn message(config: &Cluster, form: Form) -> cluster::Cluster {
         // Every A and AAAA record is an endpoint, for as long as it says.
         dns_lookup_family: if discovered { 0 } else { cluster::cluster::DnsLookupFamily::All as i32 },
         respect_dns_ttl: !discovered,
+        lb_config: fitness::policy_options(balance),
+        common_lb_config: fitness::common(balance),
+        health_checks: health_check.iter().map(fitness::health_check).collect(),
+        outlier_detection: outlier_detection.as_ref().map(fitness::outliers),
         transport_socket: secured.as_ref().map(|config| tls::upstream(config, *protocol, form)),
         metadata: (form == Form::Outrigger).then(|| wire::metadata("ClusterExtension", &extension(config))),
         ..plain
     }
 }
 
-fn breakers(ceilings: &Ceilings, budget: RetryBudget) -> cluster::CircuitBreakers {
+fn breakers(ceilings: &Ceilings, budget: RetryBudget, each: &EndpointCeilings) -> cluster::CircuitBreakers {
     let Ceilings { max_requests, max_pending, max_retries, max_connections } = *ceilings;
     let RetryBudget { percent, min_per_second } = budget;
     let thresholds = cluster::circuit_breakers::Thresholds {
@@ -104,7 +108,7 @@ fn breakers(ceilings: &Ceilings, budget: RetryBudget) -> cluster::CircuitBreaker
         }),
         ..Default::default()
     };
-    cluster::CircuitBreakers { thresholds: vec![thresholds], per_host_thresholds: Vec::new() }
+    cluster::CircuitBreakers { thresholds: vec![thresholds], per_host_thresholds: fitness::per_host(each) }
 }
 
 fn http_options(
@@ -184,6 +188,7 @@ fn extension(config: &Cluster) -> ClusterExtension {
         max_ttl: wire::own_duration(config.dns.max_ttl),
         tls: config.tls.as_ref().and_then(|tls| wire::place(&tls.place)),
         certificate: shown.and_then(|files| wire::place(&files.place)),
+        resilience: resilience::cluster(config),
     }
 }
 

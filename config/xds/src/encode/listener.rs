@@ -7,7 +7,7 @@ use outrigger_config::model::{
 
 use prost::Message as _;
 
-use super::{Form, Policies, access, filters, tokens};
+use super::{Form, Policies, access, filters, resilience, tokens};
 use crate::extensions::{ListenerExtension, ListenerTlsExtension, PassthroughExtension, WeightedBackend};
 use crate::pb::{core, hcm, listener, tcp_proxy, tls_inspector};
 use crate::{Kind, Resource, wire};
@@ -234,6 +234,8 @@ fn extension(config: &Listener, policies: &Policies<'_>, form: Form) -> Listener
             .as_ref()
             .filter(|_| !terminates)
             .and_then(|tls| wire::own_duration(tls.handshake_timeout)),
+        rate_limits: config.rate_limits.iter().map(resilience::rate_limit).collect(),
+        rate_limit_services: policies.rate_limit_services.iter().map(resilience::service).collect(),
     }
 }
 

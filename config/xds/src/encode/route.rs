@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use outrigger_config::model::{
-    Action, BackendRef, Cors, DirectResponse, Filter, HeaderEdit, HostPattern, Match, PathMatch, PathRewrite, Redirect,
-    Retry, RetryOn, RouteTable, Rule, Setting, Timeouts, UrlRewrite, VirtualHost,
+    Action, BackendRef, Cors, DirectResponse, Filter, HeaderEdit, HostPattern, Match, Mirror, PathMatch, PathRewrite,
+    Redirect, Retry, RetryOn, RouteTable, Rule, Setting, Timeouts, UrlRewrite, VirtualHost,
 };
 use prost::Message as _;
 
-use super::{Form, matching, merged};
+use super::{Form, fitness, matching, merged, resilience};
 use crate::extensions::{
     CorsExtension, RegexRewrite, RetryExtension, RewriteExtension, RouteExtension, Step, StepsExtension,
     TimeoutsExtension, UrlRewriteExtension, VirtualHostExtension, rewrite_extension, step,
@@ -188,7 +188,8 @@ impl<'a> Parts<'a> {
                     cors = Some(&**one);
                     (step::Kind::Cors, &nothing)
                 }
-                Filter::Fault(_) | Filter::Mirror(_) => continue,
+                Filter::Fault(_) => (step::Kind::Fault, &nothing),
+                Filter::Mirror(_) => (step::Kind::Mirror, &nothing),
             };
             let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
             steps.push(Step {
@@ -230,6 +231,7 @@ fn forward(
     let out = route::RouteAction {
         cluster_specifier: Some(destination),
         retry_policy: retry_policy(&rule.retry, &rule.timeouts),
+        hash_policy: fitness::hash_policy(&rule.hash),
         ..Default::default()
     };
     if form == Form::Grpc {
@@ -251,6 +253,7 @@ fn forward(
             .rewrite
             .and_then(|rewrite| rewrite.hostname.as_ref())
             .map(|hostname| HostRewriteSpecifier::HostRewriteLiteral(hostname.to_str().unwrap_or_default().to_owned())),
+        request_mirror_policies: rule.filters.iter().filter_map(mirrored).collect(),
         ..out
     };
     match parts.rewrite.and_then(|rewrite| rewrite.path.as_ref()).map(|path| envoy_rewrite(path, one)) {
@@ -259,6 +262,16 @@ fn forward(
         Some(EnvoyRewrite::Regex(regex)) => out.regex_rewrite = Some(regex),
     }
     out
+}
+
+fn mirrored(filter: &Filter) -> Option<route::route_action::RequestMirrorPolicy> {
+    let Filter::Mirror(Mirror { cluster, share }) = filter else { return None };
+    Some(route::route_action::RequestMirrorPolicy {
+        cluster: cluster.to_string(),
+        runtime_fraction: Some(fitness::fraction(*share)),
+        disable_shadow_host_suffix_append: true,
+        ..Default::default()
+    })
 }
 
 /// Envoy's default cuts off streams, ours does not: a rule for gRPC says so.
@@ -504,6 +517,7 @@ fn extension(rule: &Rule, one: Option<&Match>) -> RouteExtension {
             max_age: wire::own_duration(cors.max_age),
         }),
         unused_rewrite: unused,
+        resilience: resilience::rule(rule),
     }
 }
 

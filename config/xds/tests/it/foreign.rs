@@ -167,7 +167,7 @@ fn everything_that_a_route_asks_for_in_vain_is_named_at_once() {
         &host(vec![good, forwarding(prefix("/b"), action), forwarding(cookies, Default::default())]),
     ));
     for field in [
-        "virtual_hosts[0].routes[1].route.hash_policy",
+        "virtual_hosts[0].routes[1].route.hash_policy[0]",
         "virtual_hosts[0].routes[1].route.rate_limits",
         "virtual_hosts[0].routes[1].route.priority",
         "virtual_hosts[0].routes[1].route.retry_policy.retry_on",
@@ -209,13 +209,42 @@ fn endpoints(list: &[(&str, i32)]) -> endpoint::ClusterLoadAssignment {
 }
 
 #[test]
-fn unhealthy_endpoints_are_left_out_and_zones_kept() {
-    let message = endpoints(&[("10.0.0.1", 1), ("10.0.0.2", 2), ("10.0.0.3", 3), ("10.0.0.4", 0)]);
+fn endpoints_keep_their_zone_and_priority_and_what_is_said_of_their_health() {
+    let mut message = endpoints(&[("10.0.0.1", 1), ("10.0.0.2", 2), ("10.0.0.3", 3), ("10.0.0.4", 0), ("10.0.0.5", 4)]);
+    message.endpoints[0].priority = 2;
     let decoded = take(Kind::Endpoints, "backend", &message).expect("taken");
     let outrigger_xds::decode::What::Endpoints(list) = decoded.what else { panic!("no endpoints") };
-    let hosts: Vec<String> = list.iter().map(|endpoint| format!("{:?}", endpoint.target)).collect();
-    assert_eq!(hosts, ["Address(10.0.0.1:80)", "Address(10.0.0.4:80)"]);
-    assert!(list.iter().all(|endpoint| endpoint.zone.as_deref() == Some("eu-1a")));
+    let conditions: Vec<Condition> = list.iter().map(|endpoint| endpoint.condition).collect();
+    use Condition::{Draining, Healthy, Unhealthy};
+    assert_eq!(conditions, [Healthy, Unhealthy, Draining, Healthy, Unhealthy]);
+    assert!(list.iter().all(|endpoint| endpoint.zone.as_deref() == Some("eu-1a") && endpoint.priority == 2));
+
+    message.endpoints[0].priority = 128;
+    assert_eq!(fields(take(Kind::Endpoints, "backend", &message)).len(), 5);
+    let degraded = endpoints(&[("10.0.0.1", 5)]);
+    assert_eq!(fields(take(Kind::Endpoints, "backend", &degraded)), ["endpoints[0].lb_endpoints[0].health_status"]);
+}
+
+#[test]
+fn labels_are_those_of_envoys_subsets() {
+    let text = |text: &str| protobuf::Value { kind: Some(protobuf::value::Kind::StringValue(text.to_owned())) };
+    let labels = |list: &[(&str, &str)]| core::Metadata {
+        filter_metadata: HashMap::from([(
+            "envoy.lb".to_owned(),
+            protobuf::Struct { fields: list.iter().map(|(key, value)| ((*key).to_owned(), text(value))).collect() },
+        )]),
+        ..Default::default()
+    };
+    let mut message = endpoints(&[("10.0.0.1", 1)]);
+    message.endpoints[0].lb_endpoints[0].metadata = Some(labels(&[("version", "v2"), ("track", "a")]));
+    let decoded = take(Kind::Endpoints, "backend", &message).expect("taken");
+    let outrigger_xds::decode::What::Endpoints(list) = decoded.what else { panic!("no endpoints") };
+    assert_eq!(list[0].labels, Labels::from([("track".into(), "a".into()), ("version".into(), "v2".into())]));
+
+    let action = route::RouteAction { metadata_match: Some(labels(&[("version", "v2")])), ..Default::default() };
+    let table = table(&host(vec![forwarding(prefix("/"), action)]));
+    let Action::Forward(backends) = &table.hosts[0].rules[0].action else { panic!("no backends") };
+    assert_eq!(backends[0].subset, Labels::from([("version".into(), "v2".into())]));
 }
 
 fn eds(name: &str) -> cluster::Cluster {
@@ -239,16 +268,171 @@ fn ads() -> core::ConfigSource {
 
 #[test]
 fn what_clusters_of_ours_do_not_do_is_refused_by_name() {
+    let outliers = cluster::OutlierDetection {
+        enforcing_consecutive_5xx: number(50),
+        enforcing_failure_percentage: number(100),
+        ..Default::default()
+    };
     let message = cluster::Cluster {
-        outlier_detection: Some(Default::default()),
+        outlier_detection: Some(outliers),
         health_checks: vec![Default::default()],
-        lb_policy: cluster::cluster::LbPolicy::RingHash as i32,
+        lb_policy: cluster::cluster::LbPolicy::ClusterProvided as i32,
+        upstream_bind_config: Some(Default::default()),
         ..eds("backend")
     };
     let refusals = take(Kind::Cluster, "backend", &message).expect_err("refused");
-    let fields: Vec<&str> = refusals.iter().map(|refusal| &*refusal.field).collect();
-    assert_eq!(fields, ["health_checks", "outlier_detection", "lb_policy"]);
+    let mut fields: Vec<&str> = refusals.iter().map(|refusal| &*refusal.field).collect();
+    fields.sort_unstable();
+    let expected = [
+        "health_checks[0]",
+        "lb_policy",
+        "outlier_detection.enforcing_consecutive_5xx",
+        "outlier_detection.enforcing_failure_percentage",
+        "upstream_bind_config",
+    ];
+    assert_eq!(fields, expected);
     assert!(refusals.iter().all(|refusal| refusal.name == "backend" && refusal.type_url.ends_with("v3.Cluster")));
+}
+
+fn number(value: u32) -> Option<protobuf::UInt32Value> {
+    Some(protobuf::UInt32Value { value })
+}
+
+fn seconds(seconds: i64) -> Option<protobuf::Duration> {
+    Some(protobuf::Duration { seconds, nanos: 0 })
+}
+
+fn taken(message: &cluster::Cluster) -> Cluster {
+    let decoded = take(Kind::Cluster, "backend", message).unwrap_or_else(|refusals| panic!("{refusals:?}"));
+    let outrigger_xds::decode::What::Cluster(one) = decoded.what else { panic!("no cluster") };
+    one.cluster.clone()
+}
+
+#[test]
+fn outlier_detection_is_envoys_with_its_defaults() {
+    let read = |message: cluster::OutlierDetection| {
+        taken(&cluster::Cluster { outlier_detection: Some(message), ..eds("backend") }).outlier_detection.expect("some")
+    };
+    let plain = read(Default::default());
+    assert_eq!(plain, OutlierDetection { max_ejection_percent: 10, ..OutlierDetection::default() });
+    let other = read(cluster::OutlierDetection {
+        consecutive_5xx: number(7),
+        consecutive_gateway_failure: number(3),
+        enforcing_consecutive_gateway_failure: number(100),
+        enforcing_success_rate: number(0),
+        split_external_local_origin_errors: true,
+        base_ejection_time: seconds(600),
+        ..Default::default()
+    });
+    assert_eq!((other.consecutive_errors, other.consecutive_gateway_errors), (7, 3));
+    assert_eq!((other.success_rate_min_hosts, other.split_local_origin), (0, true));
+    assert_eq!((other.base_ejection, other.max_ejection), (Duration::from_secs(600), Duration::from_secs(600)));
+}
+
+#[test]
+fn health_checks_are_envoys() {
+    use core::health_check::{HealthChecker, HttpHealthCheck};
+    use outrigger_xds::envoy::r#type::v3::Int64Range;
+    let http = HttpHealthCheck {
+        path: "/healthz".to_owned(),
+        host: "app.local".to_owned(),
+        expected_statuses: vec![Int64Range { start: 200, end: 300 }],
+        ..Default::default()
+    };
+    let check = core::HealthCheck {
+        timeout: seconds(2),
+        interval: seconds(20),
+        interval_jitter: seconds(1),
+        unhealthy_threshold: number(4),
+        healthy_threshold: number(2),
+        health_checker: Some(HealthChecker::HttpHealthCheck(http)),
+        ..Default::default()
+    };
+    let read = taken(&cluster::Cluster { health_checks: vec![check.clone()], ..eds("backend") });
+    let read = read.health_check.expect("a check");
+    let Probe::Http { path, host, expected, .. } = &read.probe else { panic!("{read:?}") };
+    assert_eq!((&**path, host.as_deref(), &expected[..]), ("/healthz", Some("app.local"), &[200..=299][..]));
+    assert_eq!((read.interval, read.timeout, read.jitter), (Duration::from_secs(20), Duration::from_secs(2), 5));
+    assert_eq!((read.healthy_threshold, read.unhealthy_threshold), (2, 4));
+
+    let two = cluster::Cluster { health_checks: vec![check.clone(), check], ..eds("backend") };
+    assert_eq!(fields(take(Kind::Cluster, "backend", &two)), ["health_checks[1]"]);
+}
+
+#[test]
+fn balancing_is_envoys() {
+    use cluster::cluster::common_lb_config::ConsistentHashingLbConfig;
+    use cluster::cluster::{CommonLbConfig, LbConfig, LbPolicy, RoundRobinLbConfig, SlowStartConfig};
+    use outrigger_xds::envoy::r#type::v3::Percent;
+    let hashing = cluster::Cluster {
+        lb_policy: LbPolicy::Maglev as i32,
+        common_lb_config: Some(CommonLbConfig {
+            healthy_panic_threshold: Some(Percent { value: 0.0 }),
+            consistent_hashing_lb_config: Some(ConsistentHashingLbConfig {
+                hash_balance_factor: number(125),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..eds("backend")
+    };
+    let balance = taken(&hashing).balance;
+    assert_eq!((balance.policy, balance.bounded_load, balance.panic_threshold), (BalancePolicy::Maglev, Some(125), 0));
+    let unbound = taken(&cluster::Cluster { common_lb_config: None, ..hashing.clone() }).balance;
+    assert_eq!((unbound.bounded_load, unbound.panic_threshold), (None, 50));
+
+    let slow = SlowStartConfig { slow_start_window: seconds(60), ..Default::default() };
+    let options = LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config: Some(slow) });
+    let slow = taken(&cluster::Cluster { lb_config: Some(options), ..eds("backend") }).balance;
+    assert_eq!(slow.slow_start, Some(SlowStart { window: Duration::from_secs(60), min_weight: 10, aggression: 1.0 }));
+
+    let out_of_bounds = ConsistentHashingLbConfig { hash_balance_factor: number(5_000), ..Default::default() };
+    let common = CommonLbConfig { consistent_hashing_lb_config: Some(out_of_bounds), ..Default::default() };
+    let message = cluster::Cluster { common_lb_config: Some(common), ..hashing };
+    assert_eq!(fields(take(Kind::Cluster, "backend", &message)), ["balance.bounded_load"]);
+}
+
+#[test]
+fn hashes_mirrors_and_hedges_are_envoys() {
+    use outrigger_xds::envoy::r#type::v3::FractionalPercent;
+    use route::route_action::hash_policy::{ConnectionProperties, Header, PolicySpecifier};
+    use route::route_action::{HashPolicy, RequestMirrorPolicy};
+    let key = |specifier| HashPolicy { terminal: true, policy_specifier: Some(specifier) };
+    let header = Header { header_name: "x-user".to_owned(), ..Default::default() };
+    let half = FractionalPercent { numerator: 50, denominator: 0 };
+    let action = route::RouteAction {
+        hash_policy: vec![
+            key(PolicySpecifier::Header(header)),
+            key(PolicySpecifier::ConnectionProperties(ConnectionProperties { source_ip: true })),
+        ],
+        request_mirror_policies: vec![RequestMirrorPolicy {
+            cluster: "copies".to_owned(),
+            runtime_fraction: Some(core::RuntimeFractionalPercent { default_value: Some(half), ..Default::default() }),
+            ..Default::default()
+        }],
+        hedge_policy: Some(route::HedgePolicy { hedge_on_per_try_timeout: true, ..Default::default() }),
+        retry_policy: Some(route::RetryPolicy {
+            retry_on: "5xx,retriable-headers".to_owned(),
+            per_try_timeout: seconds(1),
+            retriable_headers: vec![route::HeaderMatcher { name: "x-again".to_owned(), ..Default::default() }],
+            rate_limited_retry_back_off: Some(route::retry_policy::RateLimitedRetryBackOff {
+                max_interval: seconds(60),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let table = table(&host(vec![forwarding(prefix("/"), action)]));
+    let rule = &table.hosts[0].rules[0];
+    let name = http::HeaderName::from_static("x-user");
+    assert_eq!(rule.hash[0], HashKey { source: HashSource::Header(name), terminal: true });
+    assert_eq!(rule.hash[1], HashKey { source: HashSource::SourceAddress, terminal: true });
+    assert_eq!(rule.filters, [Filter::Mirror(Mirror { cluster: "copies".into(), share: Share(500_000) })]);
+    let hedge = rule.hedge.expect("a hedge");
+    assert_eq!((hedge.after, hedge.max), (HedgeAfter::Delay(Duration::from_secs(1)), 1));
+    assert_eq!(rule.timeouts.backend_request.value, None);
+    assert_eq!((rule.retry.on_headers.len(), rule.retry.max_pushback), (1, Duration::from_secs(60)));
 }
 
 #[test]

@@ -5,5 +5,6 @@
 
 mod foreign;
 mod model;
+mod resilience;
 mod roundtrip;
 mod table;

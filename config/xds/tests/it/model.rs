@@ -1,6 +1,5 @@
 //! Configurations made at random: every variant of every type, every reference leading somewhere.
 
-use outrigger_config::model::{Admission, Balance, Breakers, EndpointCeilings, Overload};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +14,9 @@ use proptest::option::of;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-const CLUSTERS: [&str; 4] = ["alpha", "beta|80", "gamma.shop", "plain"];
+use crate::resilience;
+
+pub(crate) const CLUSTERS: [&str; 4] = ["alpha", "beta|80", "gamma.shop", "plain"];
 const PROVIDERS: [&str; 2] = ["corp", "partner"];
 
 pub(crate) fn place() -> impl Strategy<Value = Place> {
@@ -34,7 +35,7 @@ fn texts(list: &'static [&'static str], least: usize) -> impl Strategy<Value = V
     subsequence(list, least..=list.len()).prop_map(|list| list.into_iter().map(Arc::from).collect())
 }
 
-fn duration() -> impl Strategy<Value = Duration> {
+pub(crate) fn duration() -> impl Strategy<Value = Duration> {
     select(vec![
         Duration::from_micros(1500),
         Duration::from_millis(250),
@@ -43,7 +44,7 @@ fn duration() -> impl Strategy<Value = Duration> {
     ])
 }
 
-fn duration_or_zero() -> impl Strategy<Value = Duration> {
+pub(crate) fn duration_or_zero() -> impl Strategy<Value = Duration> {
     prop_oneof![1 => Just(Duration::ZERO), 3 => duration()]
 }
 
@@ -71,7 +72,7 @@ fn value() -> impl Strategy<Value = ValueMatch> {
     ]
 }
 
-fn header() -> impl Strategy<Value = HeaderMatch> {
+pub(crate) fn header() -> impl Strategy<Value = HeaderMatch> {
     (select(vec!["host", "x-version", "content-type"]), value())
         .prop_map(|(name, value)| HeaderMatch { name: HeaderName::from_static(name), value })
 }
@@ -154,21 +155,22 @@ fn cors() -> impl Strategy<Value = Filter> {
 
 fn filters(by_prefix: bool) -> impl Strategy<Value = Vec<Filter>> {
     let rewrite = if by_prefix { prefix_rewrite().boxed() } else { rewrite().boxed() };
-    (vec(header_filter(), 0..4), of(url_rewrite(rewrite)), of(cors())).prop_flat_map(|(headers, rewrite, cors)| {
-        Just(headers.into_iter().chain(rewrite).chain(cors).collect::<Vec<_>>()).prop_shuffle()
-    })
+    let disturbances = prop_oneof![3 => Just(Vec::new()), 1 => vec(resilience::disturbance(), 1..4)];
+    (vec(header_filter(), 0..4), of(url_rewrite(rewrite)), of(cors()), disturbances).prop_flat_map(
+        |(headers, rewrite, cors, disturbances)| {
+            let all = headers.into_iter().chain(rewrite).chain(cors).chain(disturbances);
+            Just(all.collect::<Vec<_>>()).prop_shuffle()
+        },
+    )
 }
 
 fn backends(filters: bool) -> impl Strategy<Value = Vec<BackendRef>> {
     let list = subsequence(CLUSTERS.to_vec(), 1..=3);
     let filters = if filters { vec(header_filter(), 0..3).boxed() } else { Just(Vec::new()).boxed() };
-    (list, vec((0..4_u32, filters), 4)).prop_map(|(names, rest)| {
-        let one = |(name, (weight, filters)): (&str, _)| BackendRef {
-            cluster: name.into(),
-            weight,
-            subset: BTreeMap::new(),
-            filters,
-        };
+    let subset = prop_oneof![3 => Just(Labels::new()), 1 => resilience::labels()];
+    (list, vec((0..4_u32, filters, subset), 4)).prop_map(|(names, rest)| {
+        let one =
+            |(name, (weight, filters, subset)): (&str, _)| BackendRef { cluster: name.into(), weight, subset, filters };
         let mut list: Vec<BackendRef> = names.into_iter().zip(rest).map(one).collect();
         if list.iter().all(|backend| backend.weight == 0) {
             list[0].weight = 1;
@@ -225,14 +227,25 @@ fn retry() -> impl Strategy<Value = Retry> {
         0..=10,
     )
     .prop_shuffle();
-    (0..=5_u8, of(place()), on, any::<bool>(), duration()).prop_map(|(value, place, on, non_idempotent, base)| Retry {
-        attempts: Setting { value, place },
-        on,
-        non_idempotent,
-        backoff_base: base,
-        backoff_max: base * 10,
-        ..Retry::default()
-    })
+    let more = (vec(header(), 0..2), any::<bool>(), duration_or_zero(), any::<bool>(), 0..=65_536_u32);
+    (0..=5_u8, of(place()), on, any::<bool>(), duration(), of(more)).prop_map(
+        |(value, place, on, non_idempotent, base, more)| {
+            let retry = Retry {
+                attempts: Setting { value, place },
+                on,
+                non_idempotent,
+                backoff_base: base,
+                backoff_max: base * 10,
+                ..Retry::default()
+            };
+            match more {
+                None => retry,
+                Some((on_headers, idempotency_key, max_pushback, other_locality, buffer)) => {
+                    Retry { on_headers, idempotency_key, max_pushback, other_locality, buffer, ..retry }
+                }
+            }
+        },
+    )
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
@@ -245,32 +258,58 @@ fn rule() -> impl Strategy<Value = Rule> {
         };
         (
             matches,
-            filters(by_prefix),
-            action(by_prefix),
-            (setting(), setting(), setting()),
-            retry(),
-            any::<bool>(),
+            filters(by_prefix).boxed(),
+            action(by_prefix).boxed(),
+            (setting(), setting(), setting()).boxed(),
+            retry().boxed(),
+            (any::<bool>(), said()).boxed(),
             place(),
         )
-            .prop_map(|(matches, filters, action, timeouts, retry, external_authorization, place)| Rule {
-                hedge: None,
-                breaker: None,
-                hash: Vec::new(),
-                session: None,
-                rate_limits: Vec::new(),
-                global_rate_limits: Vec::new(),
-                criticality: None,
+            .prop_map(|(matches, filters, action, timeouts, retry, (external_authorization, said), place)| {
+                Rule {
+                    hedge: said.0,
+                    breaker: said.1,
+                    hash: said.2,
+                    session: said.3,
+                    rate_limits: said.4,
+                    global_rate_limits: said.5,
+                    criticality: said.6,
 
-                name: Arc::from(""),
-                matches,
-                filters,
-                action,
-                timeouts: Timeouts { request: timeouts.0, backend_request: timeouts.1, idle: timeouts.2 },
-                retry,
-                external_authorization,
-                place,
+                    name: Arc::from(""),
+                    matches,
+                    filters,
+                    action,
+                    timeouts: Timeouts { request: timeouts.0, backend_request: timeouts.1, idle: timeouts.2 },
+                    retry,
+                    external_authorization,
+                    place,
+                }
             })
     })
+}
+
+type Said = (
+    Option<Hedge>,
+    Option<Breaker>,
+    Vec<HashKey>,
+    Option<SessionPersistence>,
+    Vec<RateLimit>,
+    Vec<GlobalRateLimit>,
+    Option<Criticality>,
+);
+
+/// Half of the rules say nothing of these.
+fn said() -> impl Strategy<Value = Said> {
+    let all = (
+        of(resilience::hedge()),
+        of(resilience::breaker()),
+        resilience::hash(),
+        of(resilience::session()),
+        vec(resilience::rate_limit(), 0..3),
+        vec(resilience::global(), 0..3),
+        resilience::criticality(),
+    );
+    of(all.boxed()).prop_map(Option::unwrap_or_default).boxed()
 }
 
 fn table(name: &'static str) -> impl Strategy<Value = RouteTable> {
@@ -280,7 +319,7 @@ fn table(name: &'static str) -> impl Strategy<Value = RouteTable> {
         HostPattern::Exact("a.example.com".into()),
         HostPattern::Exact("[::1]".into()),
     ];
-    (Just(patterns).prop_shuffle(), 1..4_usize, vec((vec(rule(), 0..3), place()), 2)).prop_map(
+    (Just(patterns).prop_shuffle(), 1..4_usize, vec((vec(rule().boxed(), 0..3), place()).boxed(), 2)).prop_map(
         move |(patterns, split, hosts)| {
             let (first, second) = patterns.split_at(split);
             let mut table = RouteTable { name: name.into(), hosts: Vec::new() };
@@ -334,64 +373,80 @@ fn endpoints() -> impl Strategy<Value = Vec<Endpoint>> {
         Target::Address("10.0.0.2:65535".parse().expect("an address")),
         Target::Name { host: "db.example".into(), port: 5432 },
     ];
-    let one = (1..=1000_u32, of(text(&["eu-1a", "eu-1b"])));
+    let said = (select(vec![0_u8, 0, 1, 127]), resilience::labels(), resilience::condition());
+    let one = (1..=1000_u32, of(text(&["eu-1a", "eu-1b"])), said);
     (subsequence(targets, 0..=4).prop_shuffle(), vec(one, 4)).prop_map(|(targets, rest)| {
         targets
             .into_iter()
             .zip(rest)
-            .map(|(target, (weight, zone))| Endpoint { weight, zone, ..Endpoint::at(target) })
+            .map(|(target, (weight, zone, (priority, labels, condition)))| Endpoint {
+                target,
+                weight,
+                zone,
+                priority,
+                labels,
+                condition,
+            })
             .collect()
     })
 }
 
 fn cluster(name: &'static str) -> impl Strategy<Value = Cluster> {
     let protocol = select(vec![ClusterProtocol::Http1, ClusterProtocol::Http2, ClusterProtocol::Auto]);
-    let balance = select(vec![
-        BalancePolicy::RoundRobin,
-        BalancePolicy::LeastRequest,
-        BalancePolicy::PeakEwma,
-        BalancePolicy::Random,
-    ]);
+    let fit = (
+        resilience::endpoint_ceilings(),
+        resilience::breakers(),
+        of(resilience::health_check(name == CLUSTERS[0])),
+        of(resilience::outliers()),
+        resilience::admission(),
+    );
+    let fit = prop_oneof![
+        1 => Just((EndpointCeilings::default(), Breakers::default(), None, None, Admission::default())),
+        1 => fit.boxed(),
+    ]
+    .boxed();
     let ceilings = (1..9_u32, 0..9_u32, 0..9_u32, 1..9_u32);
     let connection = (duration(), duration(), duration_or_zero(), duration(), 1..1000_u32, duration_or_zero());
     (
-        (protocol, balance, endpoints(), place()),
+        (protocol, resilience::balance(), endpoints(), place(), fit),
         ceilings,
         (0..=100_u8, 0..9_u32),
         connection,
         of(cluster_tls()),
         (duration(), 1..9_u32),
     )
-        .prop_map(move |((protocol, balance, endpoints, place), ceilings, budget, connection, tls, dns)| Cluster {
-            name: name.into(),
-            // Authorizers are asked over the first one, and TLS is handed on to the last.
-            protocol: if name == CLUSTERS[0] { ClusterProtocol::Http2 } else { protocol },
-            balance: Balance { policy: balance, ..Balance::default() },
-            endpoint_ceilings: EndpointCeilings::default(),
-            breakers: Breakers::default(),
-            health_check: None,
-            outlier_detection: None,
-            admission: Admission::default(),
+        .prop_map(move |((protocol, balance, endpoints, place, fit), ceilings, budget, connection, tls, dns)| {
+            Cluster {
+                name: name.into(),
+                // Authorizers are asked over the first one, and TLS is handed on to the last.
+                protocol: if name == CLUSTERS[0] { ClusterProtocol::Http2 } else { protocol },
+                balance,
+                endpoint_ceilings: fit.0,
+                breakers: fit.1,
+                health_check: fit.2,
+                outlier_detection: fit.3,
+                admission: fit.4,
 
-            endpoints,
-            ceilings: Ceilings {
-                max_requests: ceilings.0,
-                max_pending: ceilings.1,
-                max_retries: ceilings.2,
-                max_connections: ceilings.3,
-            },
-            retry_budget: RetryBudget { percent: budget.0, min_per_second: budget.1 },
-            connection: ConnectionOptions {
-                connect_timeout: connection.0,
-                idle_timeout: connection.1,
-                keepalive_interval: connection.2,
-                keepalive_timeout: connection.3,
-                max_streams: connection.4,
-                max_age: connection.5,
-            },
-            tls: tls.filter(|_| name != "plain"),
-            dns: DnsOptions { min_ttl: dns.0, max_ttl: dns.0 * dns.1 },
-            place,
+                endpoints,
+                ceilings: Ceilings {
+                    max_requests: ceilings.0,
+                    max_pending: ceilings.1,
+                    max_retries: ceilings.2,
+                    max_connections: ceilings.3,
+                },
+                retry_budget: RetryBudget { percent: budget.0, min_per_second: budget.1 },
+                connection: ConnectionOptions {
+                    connect_timeout: connection.0,
+                    idle_timeout: connection.1,
+                    keepalive_interval: connection.2,
+                    keepalive_timeout: connection.3,
+                    max_streams: connection.4,
+                    max_age: connection.5,
+                },
+                tls: tls.filter(|_| name != "plain"),
+                dns: DnsOptions { min_ttl: dns.0, max_ttl: dns.0 * dns.1 },
+                place,
+            }
         })
 }
 
@@ -475,41 +530,43 @@ fn listener(name: &'static str, port: u16) -> impl Strategy<Value = Listener> {
     (
         (protocol, direction, trust, path, numbers, times),
         (of(listener_tls()), header, guards, place()),
-        select(vec!["127.0.0.1", "0.0.0.0", "::1"]),
+        (select(vec!["127.0.0.1", "0.0.0.0", "::1"]), vec(resilience::rate_limit(), 0..2)),
     )
-        .prop_map(move |((protocol, direction, trust, path, numbers, times), (tls, header, guards, place), ip)| {
-            let handed_on = tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::Passthrough);
-            let asked = tls.as_ref().is_some_and(|tls| tls.client_certificate != ClientCertificate::None);
-            let (authorized, jwt, external) = guards;
-            let guarded = !handed_on;
-            Listener {
-                rate_limits: Vec::new(),
-                name: name.into(),
-                bind: SocketAddr::new(ip.parse().expect("an address"), port),
-                protocol,
-                routes: (!handed_on || authorized).then(|| Arc::from("main")),
-                direction,
-                trust,
-                path: PathOptions { merge_slashes: path.0, escaped_slashes: path.1 },
-                limits: ListenerLimits {
-                    max_connections: numbers.0,
-                    max_head_bytes: numbers.1,
-                    max_headers: numbers.2,
-                    max_concurrent_streams: numbers.3,
-                    header_timeout: times.0,
-                    idle_timeout: times.1,
-                    stream_idle_timeout: times.2,
-                    max_connection_age: times.3,
-                    detect_timeout: times.4,
-                },
-                tls,
-                client_cert_header: if asked { header } else { ClientCertHeader::Sanitize },
-                authorization: (authorized && guarded).then(|| Arc::from("policy")),
-                jwt: jwt.filter(|_| guarded).map(|(providers, required)| ListenerJwt { providers, required }),
-                external_authorization: (external && guarded).then(|| Arc::from("gate")),
-                place,
-            }
-        })
+        .prop_map(
+            move |((protocol, direction, trust, path, numbers, times), (tls, header, guards, place), (ip, rates))| {
+                let handed_on = tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::Passthrough);
+                let asked = tls.as_ref().is_some_and(|tls| tls.client_certificate != ClientCertificate::None);
+                let (authorized, jwt, external) = guards;
+                let guarded = !handed_on;
+                Listener {
+                    rate_limits: if handed_on { Vec::new() } else { rates },
+                    name: name.into(),
+                    bind: SocketAddr::new(ip.parse().expect("an address"), port),
+                    protocol,
+                    routes: (!handed_on || authorized).then(|| Arc::from("main")),
+                    direction,
+                    trust,
+                    path: PathOptions { merge_slashes: path.0, escaped_slashes: path.1 },
+                    limits: ListenerLimits {
+                        max_connections: numbers.0,
+                        max_head_bytes: numbers.1,
+                        max_headers: numbers.2,
+                        max_concurrent_streams: numbers.3,
+                        header_timeout: times.0,
+                        idle_timeout: times.1,
+                        stream_idle_timeout: times.2,
+                        max_connection_age: times.3,
+                        detect_timeout: times.4,
+                    },
+                    tls,
+                    client_cert_header: if asked { header } else { ClientCertHeader::Sanitize },
+                    authorization: (authorized && guarded).then(|| Arc::from("policy")),
+                    jwt: jwt.filter(|_| guarded).map(|(providers, required)| ListenerJwt { providers, required }),
+                    external_authorization: (external && guarded).then(|| Arc::from("gate")),
+                    place,
+                }
+            },
+        )
 }
 
 const PROVIDERS_TEXT: [&str; 2] = PROVIDERS;
@@ -687,13 +744,19 @@ fn authorizer() -> impl Strategy<Value = ExternalAuthorizer> {
 /// A whole configuration. What no listener uses is not in it, because it would not travel.
 pub(crate) fn config() -> impl Strategy<Value = Config> {
     (
-        (listener("inbound", 15006), listener("outbound", 15001)),
-        table("main"),
-        (cluster(CLUSTERS[0]), cluster(CLUSTERS[1]), cluster(CLUSTERS[2]), cluster(CLUSTERS[3])),
+        (listener("inbound", 15006).boxed(), listener("outbound", 15001).boxed()),
+        table("main").boxed(),
+        (
+            cluster(CLUSTERS[0]).boxed(),
+            cluster(CLUSTERS[1]).boxed(),
+            cluster(CLUSTERS[2]).boxed(),
+            cluster(CLUSTERS[3]).boxed(),
+        ),
         (policy(), provider(PROVIDERS[0]), provider(PROVIDERS[1]), authorizer()),
+        (resilience::service(), resilience::service()),
         place(),
     )
-        .prop_map(|(listeners, table, clusters, (policy, corp, partner, gate), place)| {
+        .prop_map(|(listeners, table, clusters, (policy, corp, partner, gate), services, place)| {
             let mut config = Config {
                 listeners: vec![listeners.0, listeners.1],
                 routes: BTreeMap::from([(table.name.clone(), table)]),
@@ -721,8 +784,20 @@ pub(crate) fn config() -> impl Strategy<Value = Config> {
             if config.listeners.iter().any(|one| one.external_authorization.is_some()) {
                 config.external_authorizers.insert(gate.name.clone(), gate);
             }
+            config.rate_limit_services =
+                [("limits", services.0), ("others", services.1)].map(|(name, one)| (name.into(), one)).into();
+            name_rates(&mut config);
             config
         })
+}
+
+/// Gives each rate limit a name of its own.
+fn name_rates(config: &mut Config) {
+    let listeners = config.listeners.iter_mut().flat_map(|listener| &mut listener.rate_limits);
+    let rules = config.routes.values_mut().flat_map(|table| &mut table.hosts).flat_map(|host| &mut host.rules);
+    for (number, limit) in listeners.chain(rules.flat_map(|rule| &mut rule.rate_limits)).enumerate() {
+        limit.name = format!("rate-{number}").into();
+    }
 }
 
 /// The settings of a process and an identity, and no resources.

@@ -19,6 +19,7 @@ pub(crate) fn settings(config: &Config) -> Settings {
         workers: config.workers,
         drain: config.drain.clone(),
         identity: config.identity.clone(),
+        overload: config.overload.clone(),
     }
 }
 
