@@ -201,7 +201,7 @@ impl Admission {
     }
 
     /// How many attempts may be in flight, for a request whose configuration says `own`.
-    pub(super) fn ceiling(&self, own: u32) -> u32 {
+    pub(crate) fn ceiling(&self, own: u32) -> u32 {
         self.ceiling.load(Ordering::Relaxed).max(own)
     }
 

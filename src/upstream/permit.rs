@@ -118,6 +118,12 @@ impl Permit {
         self.endpoint.is_probe()
     }
 
+    /// The same of its cluster.
+    #[cfg(test)]
+    pub(crate) fn is_probe_of_cluster(&self) -> bool {
+        self.cluster.is_probe()
+    }
+
     /// The state of its cluster.
     #[must_use]
     pub fn cluster(&self) -> &ClusterState {

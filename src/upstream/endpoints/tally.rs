@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::base::clock;
-use smallvec::SmallVec;
 
 /// What was last counted.
 #[derive(Debug)]

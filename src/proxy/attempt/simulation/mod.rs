@@ -10,11 +10,17 @@
 //! OUTRIGGER_SEEDS=5000 cargo test -p outrigger --lib simulation   more seeds than the usual 64
 //! ```
 
+mod attempts;
+mod books;
 mod changes;
+mod checks;
 mod fleet;
+mod invariants;
 mod ledger;
+mod names;
 mod plan;
 mod requests;
+mod settings;
 mod trace;
 mod world;
 
