@@ -90,6 +90,9 @@ class Outrigger(Peer):
         upstream_tls = ""
         if work.tls_upstream:
             upstream_tls = f', tls: {{ mode: mutual, sni: {HOST}, peerIdentities: ["{identity(work.tls_upstream)}"] }}'
+        rule, cluster = self.rule(), self.cluster()
+        if rule:
+            hosts = [line.replace(refs, refs + rule) for line in hosts]
         lines = [
             # Its own name: two of the same in a row would be a loop.
             f"node: {{ id: compare-{work.port} }}",
@@ -108,10 +111,53 @@ class Outrigger(Peer):
             "  main:",
             *hosts,
             "clusters:",
-            f"  backend: {{ protocol: {work.upstream}{upstream_tls}, endpoints: [{work.backend}] }}",
+            f"  backend: {{ protocol: {work.upstream}{upstream_tls}{cluster}, endpoints: [{work.backend}] }}",
         ]
         config = work.write("outrigger.yaml", "\n".join(lines) + "\n")
         return [self.program(), "run", "--config", config]
+
+    def rule(self):
+        """More of each rule."""
+        return ""
+
+    def cluster(self):
+        """More of the cluster."""
+        return ""
+
+
+class Resilient(Outrigger):
+    """Outrigger with all of its resilience on and none of it triggered."""
+
+    name = "resilient"
+    kinds = frozenset({"h1", "grpc", "h2h1"})
+
+    def rule(self):
+        return (
+            ", retry: { attempts: 2, on: [connect-failure, refused-stream, reset, gateway-error, unavailable] }"
+            ", timeouts: { request: 15s, backendRequest: 5s }"
+            ", hedge: { after: 2s }"
+            ", circuitBreaker: { failureThreshold: 50, failureRatio: { percent: 90 } }"
+            ", rateLimits: [{ name: callers, by: [address], requests: 100000000, per: 1s }]"
+        )
+
+    def cluster(self):
+        return (
+            ", loadBalancing: { policy: peakEwma, slowStart: { window: 1s } }"
+            ", circuitBreaker: { failureThreshold: 5, failureRatio: { percent: 50 }"
+            ", latency: { quantile: 99, above: 5s }, cluster: { failureThreshold: 50 }, perEndpoint: { maxRequests: 1000 } }"
+            ", healthCheck: { tcp: {}, interval: 1s }"
+            ", outlierDetection: { consecutiveErrors: 5, consecutiveGatewayErrors: 5 }"
+            ", queue: { timeout: 100ms }, concurrency: { min: 500, max: 1000 }"
+        )
+
+
+class Before(Outrigger):
+    """Another build of Outrigger, to see what a change costs: the program in OUTRIGGER_BEFORE."""
+
+    name = "before"
+
+    def program(self):
+        return os.environ.get("OUTRIGGER_BEFORE")
 
 
 class Envoy(Peer):
@@ -346,7 +392,7 @@ class Copy(Peer):
         return [self.program(), f"127.0.0.1:{work.port}", work.backend]
 
 
-PEERS = {peer.name: peer for peer in (Outrigger, Envoy, Nginx, HAProxy, Copy)}
+PEERS = {peer.name: peer for peer in (Outrigger, Resilient, Before, Envoy, Nginx, HAProxy, Copy)}
 
 
 def identity(name):

@@ -2,7 +2,7 @@
 
 import statistics
 
-# (scenario, figure, peer it is compared with or None for an absolute value, at most)
+# (scenario, figure, peer it is compared with or None for an absolute value, at most), of Outrigger or of the peer named last
 TARGETS = [
     ("h1", "cpu_us", "envoy", 0.42),
     ("h1", "cpu_us", "nginx", 1.25),
@@ -13,6 +13,12 @@ TARGETS = [
     ("handshake", "cpu_us", "envoy", 0.85),
     ("handshake-pq", "cpu_us", "envoy", 0.85),
     ("mesh", "cpu_us", "envoy", 0.62),
+    ("h1", "cpu_us", "outrigger", 1.05, "resilient"),
+    ("grpc", "cpu_us", "outrigger", 1.05, "resilient"),
+    ("h2h1", "cpu_us", "outrigger", 1.05, "resilient"),
+    ("h1", "cpu_us", "before", 1.05, "resilient"),
+    ("grpc", "cpu_us", "before", 1.05, "resilient"),
+    ("h2h1", "cpu_us", "before", 1.05, "resilient"),
 ]
 
 
@@ -48,16 +54,19 @@ class Results:
 def targets(results):
     """Lines that say which targets were met, and whether all that could be judged were."""
     lines, met_all = [], True
-    for scenario, figure, other, limit in TARGETS:
+    for scenario, figure, other, limit, *of in TARGETS:
+        subject = of[0] if of else "outrigger"
         if other is None:
-            value, text = results.median(scenario, "outrigger", figure), f"{scenario} {figure}"
+            value, text = results.median(scenario, subject, figure), f"{scenario} {figure}"
         elif "-" in other:
-            value, text = results.ratio(scenario, "outrigger", figure, other, "outrigger"), f"{scenario} {figure} / {other}"
+            value, text = results.ratio(scenario, subject, figure, other, subject), f"{scenario} {figure} / {other}"
         else:
-            value, text = results.ratio(scenario, "outrigger", figure, scenario, other), f"{scenario} {figure} / {other}"
+            value, text = results.ratio(scenario, subject, figure, scenario, other), f"{scenario} {figure} / {other}"
         if value is None:
             continue
-        met = value <= limit and not results.faults(scenario, "outrigger")
+        if subject != "outrigger":
+            text = f"{subject}: {text}"
+        met = value <= limit and not results.faults(scenario, subject)
         met_all = met_all and met
         lines.append(f"{'PASS' if met else 'FAIL'}  {text}: {value:.2f}, at most {limit}")
     return lines, met_all
@@ -85,7 +94,7 @@ def table(results, scenario, title, peers):
             ("CPU us/req", "cpu_us", "{:.1f}"), ("requests/s", "rps", "{:,.0f}"),
             ("p50 us", "p50_us", "{:,.0f}"), ("p99 us", "p99_us", "{:,.0f}"), ("core busy", "busy", "{:.0%}"),
         ]
-        main, against = "cpu_us", [other for other in ("envoy", "nginx") if other in peers]
+        main, against = "cpu_us", [other for other in ("envoy", "nginx", "before") if other in peers]
     header = ["", columns[0][0], "min..max", *(f"x {other}" for other in against), *(name for name, _, _ in columns[1:])]
     rows = [header]
     notes = []
