@@ -193,9 +193,13 @@ impl World<'_> {
         let clusters = sorted(&self.cell.load());
         let cluster = &clusters[self.rng.below(clusters.len() as u64) as usize];
         let name = cluster.config().name.to_string();
-        let order = match self.rng.below(4) {
-            0 => BreakerOrder::Cluster(name),
-            1 => BreakerOrder::Rule(None, format!("r{}", self.rng.below(plan::RULES))),
+        let listener = self.cell.listener("inbound").expect("the listener stays");
+        let wanted = format!("r{}", self.rng.below(plan::RULES));
+        // One that only an older configuration has is nobody's to order.
+        let rule = listener.rules.iter().filter_map(|rule| rule.breaker.as_ref()).find(|rule| *rule.rule == *wanted);
+        let order = match (self.rng.below(4), rule) {
+            (0, _) => BreakerOrder::Cluster(name),
+            (1, Some(_)) => BreakerOrder::Rule(None, wanted),
             _ => BreakerOrder::Endpoint(name, plan::any_address(&mut self.rng)),
         };
         // Most orders are taken back soon.
@@ -205,10 +209,8 @@ impl World<'_> {
             self.note(&format!("{order:?} is ordered: {force:?}"));
         }
         self.ledger.see_breakers(cluster, Step::Ordered);
-        for rule in self.cell.listener("inbound").iter().flat_map(|listener| &listener.rules) {
-            if let Some(breaker) = &rule.breaker {
-                self.ledger.see_rule(breaker, Step::Ordered, now);
-            }
+        if let Some(rule) = rule {
+            self.ledger.see_rule(rule, Step::Ordered, now);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outrigger_config::model::{Locality, SubsetFallback};
+use outrigger_config::model::{Condition, Labels, Locality, SubsetFallback};
 
 use super::invariants;
 use super::ledger::hold;
@@ -70,7 +70,7 @@ impl World<'_> {
         let asks_for_a_retry = cluster.config().endpoint_ceilings.max_retries.is_some() && !request.tried.is_empty();
         let bound = request.ties.bound.filter(|_| request.ties.strict);
         let takes = |member: &Member| {
-            (group(member) || (falls_back && !set.members().iter().any(group)))
+            (group(member) || (falls_back && !set.members().iter().any(|member| takes_new(member) && group(member))))
                 && bound.is_none_or(|bound| bound == member.state.address)
         };
         let lets_in = |member: &Member| {
@@ -143,7 +143,7 @@ impl World<'_> {
             Fit::Unchecked => counts.picked_unchecked += 1,
         }
         if let Some(labels) = &request.ties.subset {
-            let found = members.iter().any(|member| has_labels(member, labels));
+            let found = members.iter().any(|member| takes_new(member) && has_labels(member, labels));
             let falls_back = balance.subset_fallback == SubsetFallback::Any && !found;
             assert!(falls_back || has_labels(member, labels), "{address} is not of {labels:?}");
             counts.picked_of_a_subset += 1;
@@ -212,6 +212,11 @@ impl World<'_> {
     }
 }
 
-fn has_labels(member: &Member, labels: &outrigger_config::model::Labels) -> bool {
+/// A subset of endpoints that all go away is none.
+fn takes_new(member: &Member) -> bool {
+    member.condition != Condition::Draining
+}
+
+fn has_labels(member: &Member, labels: &Labels) -> bool {
     labels.iter().all(|(name, value)| member.labels.get(name) == Some(value))
 }
