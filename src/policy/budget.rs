@@ -62,7 +62,7 @@ impl BudgetUsage {
     /// counted. Exact, as [`Self::try_withdraw`].
     #[must_use]
     pub fn try_withdraw_hedge(&self, percent: u8, now: Instant) -> bool {
-        let limits = RetryBudget { percent: percent.into(), min_per_second: 0 };
+        let limits = RetryBudget { percent, min_per_second: 0 };
         self.withdraw(limits, |bucket| &bucket.hedges, now)
     }
 

@@ -88,7 +88,11 @@ impl TrackedBody {
 
     fn end(&mut self) {
         self.ended = true;
-        self.permit = None;
+        if let Some(permit) = self.permit.take()
+            && self.caller == Caller::Http
+        {
+            permit.answered(Instant::now());
+        }
         self.record.complete();
     }
 
@@ -132,6 +136,7 @@ impl TrackedBody {
             self.moved = false;
             self.received = received;
             self.last_moved = Instant::now();
+            self.note_that_it_lasts();
         }
         let idle_at = self.limits.idle.map(|idle| self.last_moved + idle);
         let at = match (self.limits.deadline, idle_at) {
@@ -156,6 +161,15 @@ impl TrackedBody {
         }
         let late = self.limits.deadline.is_some_and(|deadline| at == Some(deadline));
         Err(BodyError::Timeout(if late { LATE } else { IDLE }))
+    }
+
+    /// Events may follow each other for hours: an answer that has gone on for a while is a good one.
+    fn note_that_it_lasts(&self) {
+        if let Some(permit) = self.permit.as_ref().filter(|_| self.caller == Caller::Http)
+            && self.last_moved.saturating_duration_since(permit.started()) >= LASTING
+        {
+            permit.answered(self.last_moved);
+        }
     }
 
     fn note_end_of_grpc(&mut self, status: Option<u8>) {
@@ -230,5 +244,7 @@ pub(super) fn is_server_failure(grpc_status: u8) -> bool {
     Outcome::of_grpc_failure(grpc_status).is_some()
 }
 
+/// An answer of HTTP that lasts longer counts as good while it goes on.
+const LASTING: Duration = Duration::from_secs(2);
 const IDLE: &str = "nothing moved on the stream for too long";
 const LATE: &str = "the time limit of the request ran out";

@@ -17,7 +17,7 @@ use crate::policy::concurrency::Sample;
 pub enum Outcome {
     /// It answered; the time is to the response head.
     Success(Duration),
-    /// Its response head came, after this time, and says nothing yet of how it goes (gRPC): the rest follows.
+    /// Its response head came, after this time, and says nothing yet of how it goes: the rest follows.
     Answering(Duration),
     /// What began with [`Outcome::Answering`] ended well.
     Done,
@@ -206,6 +206,13 @@ impl Permit {
         }
     }
 
+    /// What began with [`Outcome::Answering`] ended well, unless it was said already how it ended.
+    pub fn answered(&self, now: Instant) {
+        if self.outcome.is_open() {
+            self.report(Outcome::Done, now);
+        }
+    }
+
     /// This attempt is the answer of a request that a rule's breaker has let through: what is known of it is told there,
     /// and what will be.
     #[must_use]
@@ -252,6 +259,11 @@ impl LastOutcome {
         self.0.store(micros << 3 | kind, Ordering::Relaxed);
     }
 
+    /// Whether the end is to follow.
+    fn is_open(&self) -> bool {
+        matches!(self.get(), Some(Outcome::Answering(_)))
+    }
+
     fn get(&self) -> Option<Outcome> {
         let word = self.0.load(Ordering::Relaxed);
         let took = Duration::from_micros(word >> 3);
@@ -290,6 +302,7 @@ mod tests {
         for outcome in all {
             last.set(outcome);
             assert_eq!(last.get(), Some(outcome));
+            assert_eq!(last.is_open(), outcome == Outcome::Answering(TOOK));
         }
     }
 

@@ -207,7 +207,7 @@ async fn both_attempts_get_the_whole_body_also_of_an_upload_that_still_streams()
     let (a, b) = (H1Backend::start(serve.clone()).await, H1Backend::start(serve).await);
     let proxy = Proxy::start(&config(Version::H1, &[a.addr, b.addr], "after: 50ms, budgetPercent: 100")).await;
     let mut client = H1Client::connect(proxy.addr()).await;
-    let body: Vec<u8> = (0..40_000_u32).flat_map(|n| n.to_le_bytes()).take(40_000).collect();
+    let body: Vec<u8> = (0..40_000_u32).flat_map(u32::to_le_bytes).take(40_000).collect();
     client.send(format!("PUT / HTTP/1.1\r\nhost: a.example\r\ncontent-length: {}\r\n\r\n", body.len())).await;
     client.send(&body[..15_000]).await;
     within(PATIENCE, "a second attempt while the upload stands still", async {

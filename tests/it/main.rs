@@ -15,6 +15,7 @@
 mod admin;
 mod authorization;
 mod backends;
+mod bad_endpoint;
 mod balance;
 mod balancing;
 mod breakers;

@@ -111,6 +111,9 @@ fn trailers() -> HeaderMap {
     HeaderMap::from_iter([(http::header::ETAG, http::HeaderValue::from_static("end"))])
 }
 
+/// A body, what was read of it, and whether that was all.
+type Attempt = (Body, (Vec<u8>, Option<HeaderMap>), bool);
+
 /// Reads one frame more; whether it was the last.
 fn read_on(body: &mut Body, into: &mut (Vec<u8>, Option<HeaderMap>)) -> bool {
     match body.poll_frame(&mut Context::from_waker(Waker::noop())) {
@@ -199,7 +202,7 @@ proptest! {
         prop_assume!(whole.len() <= LIMIT);
         let end = with_trailers.then(trailers);
         let replay = Replay::new(PrefixedBody::of(pieces, end.clone()), LIMIT);
-        let mut attempts: [Option<(Body, (Vec<u8>, Option<HeaderMap>), bool)>; 3] = [None, None, None];
+        let mut attempts: [Option<Attempt>; 3] = [None, None, None];
         let all = turns.into_iter().chain((0..3).flat_map(|at| std::iter::repeat_n(at, 20)));
         for at in all {
             let (body, seen, ended) =

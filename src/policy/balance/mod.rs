@@ -4,7 +4,9 @@
 //! nothing but a sequence number, takes no lock, and may be used from every worker at once.
 //!
 //! * **roundRobin**: in turn when the weights are equal; else a golden-ratio sequence over the weights, which
-//!   spaces each endpoint's turns as evenly as can be and costs one atomic addition and a binary search.
+//!   spaces each endpoint's turns as evenly as can be and costs one atomic addition and a binary search. A request has one
+//!   turn: its later attempts are drawn by weight. If they took turns, the next request would again begin where this one
+//!   failed: of two endpoints, each request at the same.
 //! * **random**: by weight.
 //! * **leastRequest**: two different endpoints are drawn by weight and the one with fewer requests in flight is
 //!   taken. Of up to three endpoints all are looked at: with two out of three the busiest would still get
@@ -46,6 +48,10 @@ pub trait Candidates {
     /// How much of its weight it has, of [`FULL`]. Less only for newcomers.
     fn ramp(&self, _index: usize) -> u32 {
         FULL
+    }
+    /// Whether the pick is for another attempt of a request that has had its turn.
+    fn is_again(&self) -> bool {
+        false
     }
 }
 
@@ -113,11 +119,16 @@ impl Balancer {
     /// are left.
     fn draw(&self, candidates: &impl Candidates, drawn: &mut Drawn, rng: &mut Rng) -> Option<usize> {
         let good = |index: usize, drawn: &Drawn| candidates.eligible(index) && !drawn.taken.contains(&index);
-        for _ in 0..DRAWS {
-            let index = self.place(self.point(rng));
+        let again = candidates.is_again();
+        for draw in 0..DRAWS {
+            let index = self.place(self.point(again, rng));
             if good(index, drawn) && drawn.takes_part(index, candidates.ramp(index), rng) {
                 drawn.taken.push(index);
                 return Some(index);
+            }
+            if draw == 0 && !self.has_eligible(candidates, index) {
+                self.give_back(again);
+                return None;
             }
         }
         let weight = |index: usize| self.wheel.weight(index) * u64::from(candidates.ramp(index));
@@ -125,7 +136,7 @@ impl Balancer {
         let remains =
             |index: &usize| good(*index, drawn) && (drawn.taken.is_empty() || candidates.ramp(*index) == FULL);
         let remaining = || (0..self.wheel.len()).filter(remains);
-        let mut left = scale(self.point(rng), remaining().map(weight).sum());
+        let mut left = scale(self.point(again, rng), remaining().map(weight).sum());
         let found = remaining().find(|&index| {
             let weight = weight(index);
             let hit = left < weight;
@@ -136,11 +147,26 @@ impl Balancer {
         found
     }
 
+    /// Whether there is anybody, looked for from one place on.
+    fn has_eligible(&self, candidates: &impl Candidates, from: usize) -> bool {
+        (from..self.wheel.len()).chain(0..from).any(|index| candidates.eligible(index))
+    }
+
     /// The next turn, or chance.
-    fn point(&self, rng: &mut Rng) -> u64 {
+    fn point(&self, again: bool, rng: &mut Rng) -> u64 {
         match &self.policy {
-            Policy::RoundRobin(sequence) => sequence.fetch_add(1, Ordering::Relaxed).wrapping_mul(GOLDEN),
-            Policy::Random | Policy::LeastRequest | Policy::PeakEwma => rng.next_u64(),
+            Policy::RoundRobin(sequence) if !again => sequence.fetch_add(1, Ordering::Relaxed).wrapping_mul(GOLDEN),
+            Policy::RoundRobin(_) | Policy::Random | Policy::LeastRequest | Policy::PeakEwma => rng.next_u64(),
+        }
+    }
+
+    /// Nobody could take the turn. Callers ask again with a wider choice: if each asking took turns, all requests would
+    /// have one in so many, and of two endpoints the same one.
+    fn give_back(&self, again: bool) {
+        if let Policy::RoundRobin(sequence) = &self.policy
+            && !again
+        {
+            sequence.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

@@ -12,6 +12,7 @@ struct Fixed {
     latency: Vec<f64>,
     eligible: Vec<bool>,
     ramp: Vec<u32>,
+    again: bool,
 }
 
 impl Fixed {
@@ -21,6 +22,7 @@ impl Fixed {
             latency: vec![0.01; count],
             eligible: vec![true; count],
             ramp: vec![FULL; count],
+            again: false,
         }
     }
 }
@@ -37,6 +39,9 @@ impl Candidates for Fixed {
     }
     fn ramp(&self, index: usize) -> u32 {
         self.ramp[index]
+    }
+    fn is_again(&self) -> bool {
+        self.again
     }
 }
 
@@ -89,6 +94,44 @@ fn round_robin_spreads_the_share_of_an_endpoint_that_is_out() {
         let counts = counts(&Balancer::new(RoundRobin, weights, 0), &endpoints, 9_000);
         assert_eq!(counts[1], 0);
         assert!(counts.iter().filter(|&&count| count > 0).all(|count| (2_400..4_100).contains(count)), "{counts:?}");
+    }
+}
+
+#[test]
+fn a_search_that_finds_nobody_takes_no_turn() {
+    for count in 2..=5 {
+        let balancer = Balancer::new(RoundRobin, vec![1; count], 0);
+        let mut nobody = Fixed::idle(count);
+        nobody.eligible.fill(false);
+        let mut rng = Rng::new(0);
+        let mut pick = || {
+            assert_eq!(balancer.pick(&nobody, &mut rng), None);
+            balancer.pick(&Fixed::idle(count), &mut rng)
+        };
+        let picks: Vec<_> = (0..2 * count).filter_map(|_| pick()).collect();
+        assert!((0..2 * count).all(|turn| picks[turn] == turn % count), "{picks:?}");
+    }
+}
+
+/// Or each request would begin where the one before failed.
+#[test]
+fn later_attempts_take_no_turn() {
+    for count in 2..=5 {
+        let balancer = Balancer::new(RoundRobin, vec![1; count], 0);
+        let mut others = Fixed::idle(count);
+        (others.eligible[0], others.again) = (false, true);
+        let mut rng = Rng::new(7);
+        let (mut first, mut second) = (vec![0; count], vec![0; count]);
+        for _ in 0..600 {
+            let index = balancer.pick(&Fixed::idle(count), &mut rng).expect("not empty");
+            first[index] += 1;
+            if index == 0 {
+                second[balancer.pick(&others, &mut rng).expect("another")] += 1;
+            }
+        }
+        assert!(first.iter().all(|&times| times == 600 / count), "{first:?}");
+        let even = 600 / count / (count - 1);
+        assert!(second[0] == 0 && near(&second[1..], &vec![even; count - 1], even / 2), "{second:?}");
     }
 }
 
@@ -292,6 +335,7 @@ proptest! {
             latency: states.iter().map(|s| s.1).collect(),
             eligible: states.iter().map(|s| s.2).collect(),
             ramp: states.iter().map(|s| s.3 % FULL + 1).collect(),
+            again: false,
         };
         let balancer = Balancer::new(policy, states.iter().map(|s| s.3), seed);
         let mut rng = Rng::new(seed);

@@ -26,7 +26,11 @@ pub(super) fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Call
                 (_, Some(grpc)) => Outcome::of_grpc_failure(grpc).unwrap_or(Outcome::Success(latency)),
                 // A call that has only begun: its trailers say how it went.
                 (Caller::Grpc, None) if status == 200 && !response.body.is_end() => Outcome::Answering(latency),
-                _ => Outcome::of_status(status, latency),
+                _ => match Outcome::of_status(status, latency) {
+                    // An endpoint that always breaks off within its answers is no good endpoint.
+                    Outcome::Success(latency) if !response.body.is_end() => Outcome::Answering(latency),
+                    outcome => outcome,
+                },
             };
             permit.report(evidence, now);
             if failed { AttemptOutcome::ServerError } else { AttemptOutcome::Success }
@@ -98,6 +102,8 @@ pub(super) fn discard(permit: &Permit, tried: &Try, now: Instant) {
     if let Try::Ended(ended) = tried {
         let evidence = grpc_status(&ended.trailers).and_then(Outcome::of_grpc_failure).unwrap_or(Outcome::Done);
         permit.report(evidence, now);
+    } else {
+        permit.answered(now);
     }
 }
 

@@ -46,6 +46,26 @@ async fn half_a_response_reaches_the_caller_and_is_never_taken_for_a_whole_one()
     harness.settles().await;
 }
 
+/// The head of an answer is no success yet, or an endpoint that dies within each of its answers would look well.
+#[tokio::test]
+async fn an_endpoint_that_breaks_off_within_every_answer_is_given_up() {
+    const HALF: &[Act] = &[Act::Last("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf")];
+    const WHOLE: &[Act] = &[Act::Last("HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nhalf")];
+    for (acts, opens) in [(HALF, true), (WHOLE, false)] {
+        let upstream = Upstream::new(acts).await;
+        let harness = Harness::to(&[upstream.address]);
+        for _ in 0..5 {
+            harness.ask("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("what there was");
+        }
+        let answer = harness.ask("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("an answer");
+        assert_eq!(answer.contains("x-outrigger-reason: CB\r\n"), opens, "{answer}");
+        let endpoint = harness.cluster().endpoints().members()[0].state.clone();
+        let expected = if opens { 5 } else { 0 };
+        assert_eq!(endpoint.consecutive_failures.load(Ordering::Relaxed), expected);
+        harness.settles().await;
+    }
+}
+
 #[tokio::test]
 async fn an_upload_that_breaks_behind_the_answer_is_not_the_upstreams_fault() {
     const EARLY: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n";

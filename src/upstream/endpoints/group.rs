@@ -422,4 +422,8 @@ impl Candidates for View<'_> {
         let since = self.member(index).state.newcomer;
         since.map_or(FULL, |since| ramp(self.scene.now.saturating_duration_since(since), settings))
     }
+
+    fn is_again(&self) -> bool {
+        !self.scene.hint.tried.is_empty()
+    }
 }
