@@ -160,7 +160,7 @@ impl World<'_> {
         }
         let plain = balance.locality == Locality::Any
             && balance.slow_start.is_none()
-            && fit.iter().all(|fit| *fit == Fit::Fit)
+            && open.iter().all(|open| *open)
             && members.iter().all(|member| member.priority == 0)
             && request.ties.bound.is_none()
             && request.ties.subset.is_none();
