@@ -30,6 +30,8 @@ enum Mode {
     Good,
     /// So many percent of the answers are errors.
     Erring(u64),
+    /// Every answer is that it cannot serve now.
+    Unavailable,
     /// So many percent of the attempts break off.
     Breaking(u64),
     /// Nobody listens.
@@ -72,6 +74,7 @@ impl Fleet {
             Mode::Good => (time, good),
             Mode::Erring(percent) if rng.below(100) < percent => (time / 10, error(caller, rng)),
             Mode::Breaking(percent) if rng.below(100) < percent => (time, breakage(rng)),
+            Mode::Unavailable => (time / 10, unavailable(caller)),
             Mode::Uneven if rng.below(10) == 0 => (time * 40, good),
             Mode::Erring(_) | Mode::Breaking(_) | Mode::Uneven => (time, good),
             Mode::Down if rng.below(5) == 0 => (Duration::from_secs(1), Ending::ConnectTimeout),
@@ -86,18 +89,19 @@ impl Fleet {
             Mode::Down => CheckResult::Unreachable,
             Mode::Hanging => CheckResult::Timeout,
             Mode::Erring(percent) if rng.below(100) < percent / 2 => CheckResult::Failure,
-            Mode::Good | Mode::Uneven | Mode::Erring(_) | Mode::Breaking(_) => CheckResult::Success,
+            Mode::Good | Mode::Uneven | Mode::Unavailable | Mode::Erring(_) | Mode::Breaking(_) => CheckResult::Success,
         }
     }
 
     /// One of them changes.
     pub(super) fn change(&mut self, address: SocketAddr, rng: &mut Rng) {
-        let mode = match rng.below(12) {
+        let mode = match rng.below(14) {
             0..4 => Mode::Good,
             4..6 => Mode::Erring(20 + rng.below(81)),
             6..8 => Mode::Breaking(20 + rng.below(81)),
             8 => Mode::Down,
             9 | 10 => Mode::Uneven,
+            11 | 12 => Mode::Unavailable,
             _ => Mode::Hanging,
         };
         let mean = Duration::from_millis([2, 10, 50, 400][rng.below(4) as usize]);
@@ -111,6 +115,13 @@ fn error(caller: Caller, rng: &mut Rng) -> Ending {
     match caller {
         Caller::Http => Ending::Status([500, 502, 503, 504, 429, 404][rng.below(6) as usize]),
         Caller::Grpc => Ending::Grpc([14, 8, 13, 4, 5][rng.below(5) as usize]),
+    }
+}
+
+fn unavailable(caller: Caller) -> Ending {
+    match caller {
+        Caller::Http => Ending::Status(503),
+        Caller::Grpc => Ending::Grpc(14),
     }
 }
 
