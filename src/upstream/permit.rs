@@ -206,6 +206,17 @@ impl Permit {
         }
     }
 
+    /// The first message of an answer of which [`Outcome::Answering`] was reported has come: breakers that wait for it to
+    /// find out whether they may close have waited long enough.
+    pub fn flows(&self, now: Instant) {
+        let Member { state, terms, .. } = &self.member;
+        state.breaker.flows(self.endpoint, &terms.endpoint_breaker, now);
+        terms.cluster.breaker.flows(self.cluster, &terms.cluster_breaker, now);
+        if let Some(rule) = &self.rule {
+            rule.flows(now);
+        }
+    }
+
     /// What began with [`Outcome::Answering`] ended well, unless it was said already how it ended.
     pub fn answered(&self, now: Instant) {
         if self.outcome.is_open() {

@@ -49,12 +49,12 @@ impl Harness {
 async fn a_request_over_the_limit_of_its_rule_is_told_when_to_come_back() {
     let upstream = Upstream::new(&[Act::Answer(OK)]).await;
     let harness = Harness::edited(&FORWARD, &[upstream.address], |config| {
-        rule(config, 0).rate_limits = vec![limit("per hour", 2, &[])];
+        rule(config, 0).rate_limits = vec![limit("per-hour", 2, &[])];
     });
     let first = harness.get("/", "").await;
     assert!(first.starts_with("HTTP/1.1 200"), "{first}");
-    assert_eq!(fields(&first, "ratelimit-policy"), ["\"per hour\";q=2;w=3600"]);
-    assert_eq!(fields(&first, "ratelimit"), ["\"per hour\";r=1;t=1800"]);
+    assert_eq!(fields(&first, "ratelimit-policy"), ["\"per-hour\";q=2;w=3600"]);
+    assert_eq!(fields(&first, "ratelimit"), ["\"per-hour\";r=1;t=1800"]);
     assert!(fields(&first, "retry-after").is_empty());
     assert_eq!(harness.status("/", "").await, 200);
 
@@ -63,9 +63,9 @@ async fn a_request_over_the_limit_of_its_rule_is_told_when_to_come_back() {
     assert_eq!(fields(&refused, "x-outrigger-reason"), ["RL"]);
     let after: u32 = fields(&refused, "retry-after")[0].parse().expect("seconds");
     assert!((1799..=2250).contains(&after), "half an hour and up to a quarter more, not {after}");
-    assert!(fields(&refused, "ratelimit")[0].starts_with("\"per hour\";r=0;t=36"), "{refused}");
+    assert!(fields(&refused, "ratelimit")[0].starts_with("\"per-hour\";r=0;t=36"), "{refused}");
     assert_eq!(upstream.requests(), 2);
-    assert_eq!((harness.limited("per hour", "admitted"), harness.limited("per hour", "refused")), (2.0, 1.0));
+    assert_eq!((harness.limited("per-hour", "admitted"), harness.limited("per-hour", "refused")), (2.0, 1.0));
     assert_eq!(harness.metric("outrigger_local_responses_total", &["reason=\"RL\""]), 1.0);
 }
 

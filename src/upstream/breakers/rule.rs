@@ -68,6 +68,11 @@ impl Passage {
         self.rule.breaker.report(self.pass, outcome, &self.rule.settings, now);
     }
 
+    /// The answer has begun to flow.
+    pub(in crate::upstream) fn flows(&self, now: Instant) {
+        self.rule.breaker.flows(self.pass, &self.rule.settings, now);
+    }
+
     /// We gave up waiting for an answer after this time.
     pub fn gave_up(&self, after: Duration, now: Instant) {
         self.rule.breaker.gave_up(self.pass, after, &self.rule.settings, now);
