@@ -23,6 +23,7 @@ use super::reason::Reason;
 use super::record::Record;
 use super::tracked::{Limits, TrackedBody};
 use super::{ConnectionHandler, authn, criticality, external, filters, with_random};
+use crate::base::clock;
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response, ResponseHead};
 use crate::policy::cors::CorsDecision;
@@ -416,8 +417,8 @@ fn pass_breakers(rule: &Rule, backend: &Backend) -> Result<Option<Passage>, Fail
 }
 
 /// A request that was given no answer, as evidence for the breaker of its rule.
-fn tell_breaker(passage: &Passage, reason: Reason, started: Instant) {
-    let now = Instant::now();
+pub(super) fn tell_breaker(passage: &Passage, reason: Reason, started: Instant) {
+    let now = clock::now();
     match reason {
         Reason::ConnectFailure | Reason::UpstreamReset | Reason::UpstreamClosed | Reason::UpstreamProtocol => {
             passage.report(Outcome::Broken, now);

@@ -7,6 +7,7 @@ use super::admission::Place;
 use super::breakers::{Entered, Passage};
 use super::cluster::Member;
 use super::state::ClusterState;
+use crate::base::clock;
 use crate::policy::breaker::Pass;
 use crate::policy::concurrency::Sample;
 
@@ -115,6 +116,12 @@ impl Permit {
     #[must_use]
     pub fn is_probe(&self) -> bool {
         self.endpoint.is_probe()
+    }
+
+    /// The same of its cluster.
+    #[cfg(test)]
+    pub(crate) fn is_probe_of_cluster(&self) -> bool {
+        self.cluster.is_probe()
     }
 
     /// The state of its cluster.
@@ -238,7 +245,7 @@ impl Drop for Permit {
         terms.cluster.in_flight.release();
         if !*self.reported.get_mut() {
             // The caller left. How long it had waited says something all the same.
-            let now = Instant::now();
+            let now = clock::now();
             self.sample(Sample::Unanswered(now.saturating_duration_since(self.started)), now);
         }
     }

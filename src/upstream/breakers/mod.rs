@@ -24,6 +24,7 @@ pub(super) use self::rule::RuleBreakers;
 pub use self::rule::{Passage, RuleBreaker};
 pub use self::status::{BreakerOrder, BreakerStatus, NoBreaker};
 use super::permit::Outcome;
+use crate::base::clock;
 use crate::policy::breaker::{AtomicBreaker, Change, Evidence, Force, Machine, Pass, Standing, State, Verdict};
 use crate::policy::rng::Rng;
 use crate::telemetry::metrics::{BreakerScope, BreakerStand};
@@ -108,7 +109,7 @@ impl CircuitBreaker {
     pub(super) fn give_back(&self, pass: Pass, settings: &Breaker) {
         // The clock is read only where it matters.
         if pass.is_probe() {
-            let now = Instant::now();
+            let now = clock::now();
             self.tell(self.state.gone(pass, settings, now), settings, now);
         }
     }
@@ -125,6 +126,12 @@ impl CircuitBreaker {
 
     pub(super) fn standing(&self, settings: &Breaker, now: Instant) -> Standing {
         self.state.standing(settings, now)
+    }
+
+    /// Where it stands, with what it goes by.
+    #[cfg(test)]
+    pub(crate) fn machine(&self) -> Machine {
+        self.state.machine()
     }
 
     fn metrics(&self) -> &crate::telemetry::metrics::BreakerMetrics {
