@@ -78,7 +78,7 @@ impl WatchedBreaker {
             return Err("changed although its state was ordered".to_owned());
         }
         let legal = match (stands(before), stands(after), step, steps) {
-            // A ramp is over, a probe gave its place back, or an endpoint no longer answers.
+            // A ramp is over, or a probe gave its place back.
             (one, other, _, 0) => one == other,
             (Stands::Open | Stands::HalfOpen, Stands::HalfOpen, Step::Asked, 1) => true,
             (Stands::Closed, Stands::Open, Step::Told(_), 1) => true,
