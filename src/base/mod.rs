@@ -1,5 +1,6 @@
 //! Layer 0: what every other layer stands on.
 
+pub mod clock;
 pub mod drain;
 pub mod limits;
 pub mod pressure;

@@ -77,12 +77,12 @@ pub fn level(now: Level, used: u64, limit: u64, settings: &Overload) -> Level {
     let reaches = |percent: u8| u128::from(used) * 100 >= u128::from(limit) * u128::from(percent);
     let begins_at = [(Level::StopAccepting, stop_accepting_at), (Level::Refuse, refuse_at), (Level::Shrink, shrink_at)];
     let holds = |(level, percent): &(Level, u8)| {
-        reaches(if *level <= now { percent.saturating_sub(HYSTERESIS) } else { *percent })
+        reaches(if *level <= now { percent - HYSTERESIS.min(percent / 2) } else { *percent })
     };
     begins_at.into_iter().find(holds).map_or(Level::None, |(level, _)| level)
 }
 
-/// A level ends this many percent below where it begins.
+/// A level ends this many percent below where it begins, or at half of that: never at nothing, which nobody gets below.
 const HYSTERESIS: u8 = 5;
 const SECOND: Duration = Duration::from_secs(1);
 /// Whoever comes back later than this has given up.
@@ -147,6 +147,16 @@ mod tests {
             (0, none),
         ];
         assert_eq!(steps, expected);
+    }
+
+    #[test]
+    fn the_lowest_level_ends_too() {
+        for percent in 1..10 {
+            let settings =
+                Overload { shrink_at: percent, refuse_at: percent, stop_accepting_at: percent, ..Overload::default() };
+            assert_eq!(level(Level::None, percent.into(), 100, &settings), Level::StopAccepting, "{percent}");
+            assert_eq!(level(Level::StopAccepting, 0, 100, &settings), Level::None, "{percent}");
+        }
     }
 
     #[test]

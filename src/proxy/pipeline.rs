@@ -23,6 +23,7 @@ use super::reason::Reason;
 use super::record::Record;
 use super::tracked::{Limits, TrackedBody};
 use super::{ConnectionHandler, authn, criticality, external, filters, with_random};
+use crate::base::clock;
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response, ResponseHead};
 use crate::policy::cors::CorsDecision;
@@ -325,7 +326,7 @@ impl ConnectionHandler {
         let hint = affinity.map_or_else(PickHint::default, |affinity| affinity.hint(backend));
         let hint = PickHint { subset: backend.subset.as_ref(), ..hint };
         let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.answer_until() };
-        let passage = pass_breakers(rule, backend).map_err(|failure| noted(failure, record))?;
+        let passage = pass_breakers(rule, backend).map_err(|failure| noted(&failure, record))?;
         let place = backend.cluster.admit(applicant, Instant::now()).await.map_err(Local::shed)?;
         let hedging = backend.hedge_times.as_ref().zip(rule.config.hedge.as_ref());
         let hedging = hedging.map(|(times, hedge)| Hedging { hedge, times });
@@ -352,7 +353,7 @@ impl ConnectionHandler {
                 if let Some(passage) = passage {
                     tell_breaker(&passage, failure.reason, record.started());
                 }
-                Err(noted(failure, record))
+                Err(noted(&failure, record))
             }
         }
     }
@@ -394,8 +395,8 @@ fn finish(answer: Answer, asked_head: bool, caller: Caller, mut record: Record) 
 }
 
 /// No answer could be had: what is said of it, with its details in the record.
-fn noted(failure: Failure, record: &mut Record) -> Local {
-    let Failure { reason, details, retry_after, retried } = failure;
+fn noted(failure: &Failure, record: &mut Record) -> Local {
+    let &Failure { reason, details, retry_after, retried } = failure;
     if !details.is_empty() {
         record.details = details;
     }
@@ -416,8 +417,8 @@ fn pass_breakers(rule: &Rule, backend: &Backend) -> Result<Option<Passage>, Fail
 }
 
 /// A request that was given no answer, as evidence for the breaker of its rule.
-fn tell_breaker(passage: &Passage, reason: Reason, started: Instant) {
-    let now = Instant::now();
+pub(super) fn tell_breaker(passage: &Passage, reason: Reason, started: Instant) {
+    let now = clock::now();
     match reason {
         Reason::ConnectFailure | Reason::UpstreamReset | Reason::UpstreamClosed | Reason::UpstreamProtocol => {
             passage.report(Outcome::Broken, now);

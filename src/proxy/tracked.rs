@@ -163,6 +163,14 @@ impl TrackedBody {
         Err(BodyError::Timeout(if late { LATE } else { IDLE }))
     }
 
+    fn note_first_message(&self) {
+        if self.caller == Caller::Grpc
+            && let Some(permit) = &self.permit
+        {
+            permit.flows(Instant::now());
+        }
+    }
+
     /// Events may follow each other for hours: an answer that has gone on for a while is a good one.
     fn note_that_it_lasts(&self) {
         if let Some(permit) = self.permit.as_ref().filter(|_| self.caller == Caller::Http)
@@ -195,6 +203,9 @@ impl PollBody for TrackedBody {
         match self.body.poll_frame(cx) {
             Poll::Ready(Some(Ok(Frame::Data(data)))) => {
                 self.moved = true;
+                if self.record.bytes_sent == 0 {
+                    self.note_first_message();
+                }
                 self.record.bytes_sent += data.len() as u64;
                 if self.body.is_end() {
                     self.end();

@@ -26,6 +26,7 @@ use self::limit::Limit;
 use self::waiting::Turn;
 use super::cluster::Cluster;
 use super::state::ClusterState;
+use crate::base::clock;
 use crate::policy::concurrency::Sample;
 use crate::policy::overload::{self, Demand};
 use crate::policy::queue::{self, Patience, Queue};
@@ -170,7 +171,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.cluster.admission.give_back();
         if self.cluster.admission.waiting.load(Ordering::SeqCst) > 0 {
-            waiting::serve(&self.cluster.admission, Instant::now());
+            waiting::serve(&self.cluster.admission, clock::now());
         }
     }
 }
@@ -200,8 +201,14 @@ impl Admission {
     }
 
     /// How many attempts may be in flight, for a request whose configuration says `own`.
-    pub(super) fn ceiling(&self, own: u32) -> u32 {
+    pub(crate) fn ceiling(&self, own: u32) -> u32 {
         self.ceiling.load(Ordering::Relaxed).max(own)
+    }
+
+    /// Places taken, and requests in the queue.
+    #[cfg(test)]
+    pub(crate) fn usage(&self) -> (u32, u32) {
+        (self.taken.load(Ordering::SeqCst), self.waiting.load(Ordering::SeqCst))
     }
 
     /// Takes a place, unless there is none or somebody waits for it.

@@ -7,6 +7,7 @@ use super::admission::Place;
 use super::breakers::{Entered, Passage};
 use super::cluster::Member;
 use super::state::ClusterState;
+use crate::base::clock;
 use crate::policy::breaker::Pass;
 use crate::policy::concurrency::Sample;
 
@@ -117,6 +118,12 @@ impl Permit {
         self.endpoint.is_probe()
     }
 
+    /// The same of its cluster.
+    #[cfg(test)]
+    pub(crate) fn is_probe_of_cluster(&self) -> bool {
+        self.cluster.is_probe()
+    }
+
     /// The state of its cluster.
     #[must_use]
     pub fn cluster(&self) -> &ClusterState {
@@ -199,6 +206,17 @@ impl Permit {
         }
     }
 
+    /// The first message of an answer of which [`Outcome::Answering`] was reported has come: breakers that wait for it to
+    /// find out whether they may close have waited long enough.
+    pub fn flows(&self, now: Instant) {
+        let Member { state, terms, .. } = &self.member;
+        state.breaker.flows(self.endpoint, &terms.endpoint_breaker, now);
+        terms.cluster.breaker.flows(self.cluster, &terms.cluster_breaker, now);
+        if let Some(rule) = &self.rule {
+            rule.flows(now);
+        }
+    }
+
     /// What began with [`Outcome::Answering`] ended well, unless it was said already how it ended.
     pub fn answered(&self, now: Instant) {
         if self.outcome.is_open() {
@@ -227,7 +245,7 @@ impl Drop for Permit {
         terms.cluster.in_flight.release();
         if !*self.reported.get_mut() {
             // The caller left. How long it had waited says something all the same.
-            let now = Instant::now();
+            let now = clock::now();
             self.sample(Sample::Unanswered(now.saturating_duration_since(self.started)), now);
         }
     }

@@ -17,7 +17,7 @@ use super::endpoints::Tables;
 use super::health::{CheckRecord, News, Traffic};
 use super::outlier::{OutlierRecord, Outliers};
 use super::standing::{HealthEpoch, Standing};
-use crate::base::limits;
+use crate::base::{clock, limits};
 use crate::codec::tee::CopyRoom;
 use crate::net::tls::ClientTls;
 use crate::policy::budget::BudgetUsage;
@@ -124,7 +124,7 @@ impl ClusterState {
             return known;
         }
         all.retain(|_, times| times.strong_count() > 0);
-        let times = Arc::new(HedgeTimes::new(Instant::now()));
+        let times = Arc::new(HedgeTimes::new(clock::now()));
         all.insert(Arc::clone(rule), Arc::downgrade(&times));
         times
     }

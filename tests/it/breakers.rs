@@ -368,3 +368,87 @@ async fn grpc_callers_are_told_unavailable_and_trailers_are_evidence() {
     }
     panic!("the breaker opens");
 }
+
+/// A server of streams that comes back: the first stream to it goes on for ever, and all others must not wait for that.
+#[tokio::test]
+async fn a_stream_that_flows_closes_the_breaker_although_it_does_not_end() {
+    let backend = H2Backend::start(|mut call: Call| async move {
+        if call.index < 5 {
+            return call.reset(h2::Reason::INTERNAL_ERROR);
+        }
+        let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+        let Ok(mut stream) = call.respond(head, false) else { return };
+        h2_client::send_all(&mut stream, h2_client::grpc_message(b"news"), false).await.ok();
+        call.reset_while_sending(&mut stream).await;
+    })
+    .await;
+    let upstream = "circuitBreaker: { failureThreshold: 5, resetTimeout: 1s, maxResetTimeout: 60s }";
+    let proxy = Proxy::start(&Config::to("http2", &[backend.addr]).upstream(upstream)).await;
+    let client = H2Client::connect(proxy.addr()).await;
+    for _ in 0..5 {
+        let reply = client.send(h2_client::grpc("/s.S/Watch"), h2_client::grpc_message(b"x"), None).await.unwrap();
+        assert_eq!(reply.grpc_status(), Some("14"), "{reply:?}");
+    }
+    let probing = async {
+        loop {
+            let (mut response, upload) = client.open(h2_client::grpc("/s.S/Watch"), false).await.unwrap();
+            let (_, head) = h2_client::read_head(&mut response).await.unwrap();
+            if !head.headers().contains_key("x-outrigger-reason") {
+                return (head, upload);
+            }
+        }
+    };
+    let (mut probe, _upload) = within(PATIENCE, "the breaker lets a stream through", probing).await;
+    let message = within(PATIENCE, "its first message", probe.body_mut().data()).await;
+    assert!(message.is_some_and(|message| message.is_ok()));
+    for _ in 0..20 {
+        let (mut response, _upload) = client.open(h2_client::grpc("/s.S/Watch"), false).await.unwrap();
+        let (_, head) = within(PATIENCE, "a head", h2_client::read_head(&mut response)).await.unwrap();
+        assert_eq!(head.headers().get("x-outrigger-reason"), None, "{head:?}");
+    }
+    assert_eq!(endpoint_breaker(&proxy).await["state"], "closed");
+}
+
+/// The same for events over HTTP, of which there may be none for a long time.
+#[tokio::test]
+async fn a_stream_of_events_that_is_silent_closes_the_breaker() {
+    let mood = Arc::new(AtomicU8::new(DEAD));
+    let now = Arc::clone(&mood);
+    let backend = H1Backend::start(move |mut conn: Conn| {
+        let mood = now.load(Ordering::SeqCst);
+        async move {
+            if conn.request().await.is_none() {
+                return;
+            }
+            if mood == DEAD {
+                return conn.reset();
+            }
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+            conn.send(head).await.ok();
+            conn.closed().await;
+        }
+    })
+    .await;
+    let upstream = "circuitBreaker: { failureThreshold: 5, resetTimeout: 1s, maxResetTimeout: 60s }";
+    let proxy = Proxy::start(&Config::to("http1", &[backend.addr]).upstream(upstream)).await;
+    ask_until_open(&proxy).await;
+    mood.store(ALIVE, Ordering::SeqCst);
+    let events = "GET / HTTP/1.1\r\nhost: a.example\r\naccept: text/event-stream\r\n\r\n";
+    let probing = async {
+        loop {
+            let mut client = H1Client::connect(proxy.addr()).await;
+            client.send(events).await;
+            if client.response_head().await.status == 200 {
+                return client;
+            }
+        }
+    };
+    let _probe = within(PATIENCE, "the breaker lets a request through", probing).await;
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        let mut client = H1Client::connect(proxy.addr()).await;
+        client.send(events).await;
+        assert_eq!(client.response_head().await.status, 200);
+        streams.push(client);
+    }
+}

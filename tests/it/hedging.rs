@@ -263,6 +263,43 @@ async fn when_all_attempts_fail_the_failure_is_the_answer() {
     assert_eq!(in_flight(&proxy).await, 0);
 }
 
+/// One attempt reads on beyond what can be kept, and the other can no longer have the body: that is not the caller's
+/// fault when the one that has it fails.
+#[tokio::test]
+async fn an_attempt_that_lost_the_upload_to_the_other_is_not_blamed_on_the_caller() {
+    let heads = Arc::new(AtomicUsize::new(0));
+    let serve = {
+        let heads = Arc::clone(&heads);
+        move |mut conn: Conn| {
+            let heads = Arc::clone(&heads);
+            async move {
+                let Some(mut request) = conn.request_head().await else { return };
+                heads.fetch_add(1, Ordering::SeqCst);
+                if conn.finish_request(&mut request).await {
+                    conn.reset();
+                }
+            }
+        }
+    };
+    let (a, b) = (H1Backend::start(serve.clone()).await, H1Backend::start(serve).await);
+    let proxy = Proxy::start(&config(Version::H1, &[a.addr, b.addr], "after: 50ms, budgetPercent: 100")).await;
+    let mut client = H1Client::connect(proxy.addr()).await;
+    let body = vec![b'x'; 400_000];
+    client.send(format!("PUT / HTTP/1.1\r\nhost: a.example\r\ncontent-length: {}\r\n\r\n", body.len())).await;
+    client.send(&body[..15_000]).await;
+    within(PATIENCE, "a second attempt while the upload stands still", async {
+        while heads.load(Ordering::SeqCst) < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    client.send(&body[15_000..]).await;
+    let reply = client.response().await;
+    assert_eq!(reply.status, 502, "{reply:?}");
+    assert!(matches!(reply.reason(), Some("UC" | "UR")), "{reply:?}");
+    assert_eq!((a.connections(), b.connections()), (1, 1));
+}
+
 #[tokio::test]
 async fn a_caller_that_leaves_ends_all_attempts() {
     let (a, b) = (Hanging::start(Version::H2).await, Hanging::start(Version::H2).await);

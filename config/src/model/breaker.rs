@@ -19,8 +19,8 @@ pub struct Breakers {
 /// Time limits, queueing and callers that leave are none.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Breaker {
-    /// Failures in a row that open it (default 5; 0: off). By default, not written, an endpoint that answers is not
-    /// given up as long as no other is left: its own 503 says more than ours.
+    /// Failures in a row that open it (default 5; 0: off). By default, not written, the last endpoint that
+    /// is left is not given up: its own 503 says more than ours, and it may be back at any moment.
     pub failure_threshold: Setting<u32>,
     /// Opens by a share of failures.
     pub failure_ratio: Option<FailureRatio>,

@@ -23,8 +23,8 @@ pub struct CircuitBreaker {
     /// Connections.
     #[schemars(range(min = limits::CONNECTIONS.min, max = limits::CONNECTIONS.max), extend("default" = 1024))]
     pub max_connections: Field<u64>,
-    /// Failures in a row that open the breaker of an endpoint. 0: off. Without it: 5, but an endpoint that still answers
-    /// is not given up as long as no other one is left.
+    /// Failures in a row that open the breaker of an endpoint. 0: off. Without it and the other settings of a breaker: 5, but
+    /// the last endpoint that is left is not given up.
     #[schemars(range(min = limits::FAILURES.min, max = limits::FAILURES.max))]
     pub failure_threshold: Field<u64>,
     /// Opens the breaker of an endpoint by a share of failures.

@@ -15,7 +15,7 @@ pub enum HashKey {
     Text(#[schemars(schema_with = "plain_key")] String),
     /// With a name, or with `terminal`.
     #[serde(rename = "$map")]
-    Map(HashSource),
+    Map(Box<HashSource>),
 }
 
 fn plain_key(_: &mut SchemaGenerator) -> Schema {

@@ -33,6 +33,8 @@ pub(super) fn of_cluster(check: &Check<'_, '_>, field: &Field<raw::CircuitBreake
         per_endpoint,
     } = field.get().unwrap_or(&empty);
     let endpoint = Parts { failure_threshold, failure_ratio, latency, reset_timeout, max_reset_timeout, ramp };
+    // Who says when a breaker closes again asks for one.
+    let asked = reset_timeout.span().or(max_reset_timeout.span()).or(ramp.span());
     Checked {
         ceilings: Ceilings {
             max_requests: small(check.number(max_requests, 1_024, limits::MAX_REQUESTS)),
@@ -41,7 +43,7 @@ pub(super) fn of_cluster(check: &Check<'_, '_>, field: &Field<raw::CircuitBreake
             max_connections: small(check.number(max_connections, 1_024, limits::CONNECTIONS)),
         },
         endpoint_ceilings: endpoint_ceilings(check, per_endpoint),
-        breakers: Breakers { endpoint: endpoint.read(check, None), cluster: breaker(check, cluster) },
+        breakers: Breakers { endpoint: endpoint.read(check, asked), cluster: breaker(check, cluster) },
     }
 }
 

@@ -97,6 +97,9 @@ enum Twice {
     Refused,
 }
 
+/// Reads a name, or says what is wrong with it.
+type ReadName = fn(&str) -> Result<HeaderName, Wrong>;
+
 fn values(check: &Check<'_, '_>, field: &Field<raw::HeaderValues>, twice: Twice) -> Vec<(HeaderName, HeaderValue)> {
     read_values(check, field, (twice, editable))
 }
@@ -104,7 +107,7 @@ fn values(check: &Check<'_, '_>, field: &Field<raw::HeaderValues>, twice: Twice)
 fn read_values(
     check: &Check<'_, '_>,
     field: &Field<raw::HeaderValues>,
-    (twice, name): (Twice, fn(&str) -> Result<HeaderName, Wrong>),
+    (twice, name): (Twice, ReadName),
 ) -> Vec<(HeaderName, HeaderValue)> {
     let mut pairs: Vec<(&str, Span, &Field<String>)> = Vec::new();
     match field.get() {

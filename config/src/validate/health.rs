@@ -67,7 +67,7 @@ fn probe(check: &Check<'_, '_>, (http, tcp, grpc): Ways<'_>, span: Span) -> Opti
         [] => check.error(span, "this health check does not say what is asked", fix),
         [_] => {}
         [_, second, ..] => {
-            check.error(*second, "a health check is exactly one of `http`, `tcp` and `grpc`", "keep one")
+            check.error(*second, "a health check is exactly one of `http`, `tcp` and `grpc`", "keep one");
         }
     }
     if let Some((raw, span)) = http.here() {

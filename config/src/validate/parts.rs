@@ -5,9 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Check, MAX_GUESSES, Names, access, filters, identity, matches, names, policies, tokens, units};
+use super::{
+    Check, MAX_GUESSES, Names, access, balance, breakers, filters, health, identity, matches, names, overload,
+    policies, tokens, units,
+};
 use crate::limits::Bounds;
-use crate::model::{Action, Authorization, Filter, JwtProvider, Match, RetryOn};
+use crate::model::{
+    Action, Admission, Authorization, Balance, Breakers, EndpointCeilings, Filter, HealthCheck, Hedge, JwtProvider,
+    Match, OutlierDetection, Retry, RetryOn,
+};
 use crate::raw::{self, DurationText};
 use crate::read::{Field, Key, List};
 use crate::sink::Sink;
@@ -114,6 +120,43 @@ impl<'a, 't> Checker<'a, 't> {
             matches::require_prefixes(&self.check, &mut matches, at);
         }
         CheckedRule { matches, filters, answer: terminal.map(|(action, _)| action) }
+    }
+
+    /// How an endpoint is chosen.
+    pub fn balance(&self, field: &Field<raw::LoadBalancing>) -> Balance {
+        balance::balance(&self.check, field)
+    }
+
+    /// Ceilings of each endpoint, and breakers.
+    pub fn breakers(&self, field: &Field<raw::CircuitBreaker>) -> (EndpointCeilings, Breakers) {
+        let breakers::Checked { ceilings: _, endpoint_ceilings, breakers } = breakers::of_cluster(&self.check, field);
+        (endpoint_ceilings, breakers)
+    }
+
+    /// A health check of endpoints that speak HTTP/1 or HTTP/2, which is not known yet.
+    pub fn health_check(&self, field: &Field<raw::HealthCheck>) -> Option<HealthCheck> {
+        let any = Field::Here(raw::ClusterProtocol::Auto, Span::START);
+        health::check(&self.check, field, &any)
+    }
+
+    /// Ejection by what came of requests.
+    pub fn outlier_detection(&self, field: &Field<raw::OutlierDetection>) -> Option<OutlierDetection> {
+        health::outliers(&self.check, field)
+    }
+
+    /// How requests are let in when it is busy.
+    pub fn admission(&self, queue: &Field<raw::Queue>, concurrency: &Field<raw::Concurrency>) -> Admission {
+        overload::admission(&self.check, queue, concurrency)
+    }
+
+    /// Retries of a rule.
+    pub fn retry(&self, field: &Field<raw::Retry>) -> Retry {
+        policies::retry(&self.check, field)
+    }
+
+    /// Hedged attempts. `retry` is that of the same rule.
+    pub fn hedge(&self, field: &Field<raw::Hedge>, retry: &Retry) -> Option<Hedge> {
+        policies::hedge(&self.check, field, (retry, &[]))
     }
 
     /// Filters of one backend.

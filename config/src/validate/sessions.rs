@@ -49,7 +49,7 @@ fn plain(check: &Check<'_, '_>, text: &str, span: Span) -> Option<HashKey> {
         "sourceAddress" => HashSource::SourceAddress,
         "path" => HashSource::Path,
         other => {
-            let fix = match nearest(other, ["sourceAddress", "path"].into_iter()) {
+            let fix = match nearest(other, ["sourceAddress", "path"]) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => {
                     "write sourceAddress, path, `{ header: NAME }`, `{ cookie: { name: NAME } }` or `{ query: NAME }`"

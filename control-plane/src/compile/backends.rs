@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use outrigger_config::model::{
-    Admission, Balance, Breakers, Cluster, ClusterProtocol, ClusterTls, ClusterTlsMode, Endpoint, EndpointCeilings,
-    Target, TlsVersion,
+    Cluster, ClusterProtocol, ClusterTls, ClusterTlsMode, Condition, Endpoint, Target, TlsVersion,
 };
 use outrigger_config::spiffe::IdentityPattern;
 
@@ -172,15 +171,20 @@ impl<'a> Index<'a> {
         }
         for (object, slice) in slices {
             let Some((_, number)) = slice.ports.iter().find(|(name, _)| *name == port.name) else { continue };
-            for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready || service.unready) {
+            for endpoint in slice.endpoints.iter().filter(|one| one.ready || one.draining || service.unready) {
                 let target = endpoint.address.target(*number);
                 let registered = match &target {
                     Target::Address(address) => self.registered.get(&(object.id.namespace(), *address)),
                     Target::Name { .. } => None,
                 };
                 match registered {
-                    Some((object, workload, inbound)) => found.workload(object, workload, *inbound),
-                    None => found.outside(target, endpoint.zone.clone()),
+                    Some((object, workload, inbound)) => {
+                        found.workload(object, workload, *inbound);
+                        if endpoint.draining {
+                            found.draining.insert(SocketAddr::new(workload.address, *inbound));
+                        }
+                    }
+                    None => found.outside((target, endpoint.draining), endpoint.zone.clone()),
                 }
             }
         }
@@ -210,7 +214,11 @@ impl<'a> Index<'a> {
             .collect();
         let shares = clusters.iter().map(|(cluster, list)| Share {
             cluster: Arc::clone(&cluster.value.name),
-            weight: list.value.endpoints.iter().fold(0, |sum, endpoint| sum.saturating_add(endpoint.weight)),
+            // What goes down gets no new requests.
+            weight: list.value.endpoints.iter().fold(0, |sum, endpoint| match endpoint.condition {
+                Condition::Healthy => sum.saturating_add(endpoint.weight),
+                Condition::Draining | Condition::Unhealthy => sum,
+            }),
         });
         let shares = shares.collect();
         Arc::new(PortBackends { inputs, traffic, clusters, shares })
@@ -223,7 +231,9 @@ struct Found {
     mesh: BTreeMap<(Option<Arc<str>>, SocketAddr), u32>,
     accounts: BTreeSet<(Arc<str>, Arc<str>)>,
     seen: BTreeSet<SocketAddr>,
-    outside: BTreeMap<(Option<Arc<str>>, String), Target>,
+    /// Workloads that an EndpointSlice says are going down.
+    draining: BTreeSet<SocketAddr>,
+    outside: BTreeMap<(Option<Arc<str>>, String), Endpoint>,
     seen_outside: BTreeSet<String>,
 }
 
@@ -236,13 +246,14 @@ impl Found {
         }
     }
 
-    fn outside(&mut self, target: Target, zone: Option<Arc<str>>) {
+    fn outside(&mut self, (target, draining): (Target, bool), zone: Option<Arc<str>>) {
         let key = match &target {
             Target::Address(address) => address.to_string(),
             Target::Name { host, port } => format!("{host}:{port}"),
         };
         if self.seen_outside.insert(key.clone()) {
-            self.outside.insert((zone, key), target);
+            let endpoint = Endpoint { zone: zone.clone(), condition: condition(draining), ..Endpoint::at(target) };
+            self.outside.insert((zone, key), endpoint);
         }
     }
 
@@ -264,9 +275,11 @@ impl Found {
                 place: port.place.clone(),
             };
             let inside = cluster((&name, ClusterProtocol::Http2, Some(mutual)), traffic, port.place.clone());
+            let draining = self.draining;
             let endpoints = self.mesh.into_iter().map(|((zone, address), weight)| Endpoint {
                 weight,
                 zone,
+                condition: condition(draining.contains(&address)),
                 ..Endpoint::at(Target::Address(address))
             });
             out.push((inside, EndpointList { cluster: Arc::clone(&name), endpoints: endpoints.collect() }));
@@ -274,8 +287,7 @@ impl Found {
         if !self.outside.is_empty() || out.is_empty() {
             let name = if out.is_empty() { name } else { format!("{name}@outside").into() };
             let mut outside = cluster((&name, protocol, tls), traffic, port.place.clone());
-            let endpoints: Vec<Endpoint> =
-                self.outside.into_iter().map(|((zone, _), target)| Endpoint { zone, ..Endpoint::at(target) }).collect();
+            let endpoints: Vec<Endpoint> = self.outside.into_values().collect();
             if endpoints.iter().any(|endpoint| matches!(endpoint.target, Target::Name { .. })) {
                 outside.endpoints.clone_from(&endpoints);
             }
@@ -283,6 +295,10 @@ impl Found {
         }
         out
     }
+}
+
+fn condition(draining: bool) -> Condition {
+    if draining { Condition::Draining } else { Condition::Healthy }
 }
 
 /// A cluster without its endpoints.
@@ -294,12 +310,12 @@ pub(super) fn cluster(
     Cluster {
         name: name.into(),
         protocol,
-        balance: Balance { policy: settings::balance(traffic), ..Balance::default() },
-        endpoint_ceilings: EndpointCeilings::default(),
-        breakers: Breakers::default(),
-        health_check: None,
-        outlier_detection: None,
-        admission: Admission::default(),
+        balance: settings::balance(traffic),
+        endpoint_ceilings: settings::endpoint_ceilings(traffic),
+        breakers: settings::breakers(traffic),
+        health_check: settings::health_check(traffic, protocol),
+        outlier_detection: settings::outlier_detection(traffic),
+        admission: settings::admission(traffic),
         endpoints: Vec::new(),
         ceilings: settings::ceilings(traffic),
         retry_budget: settings::budget(traffic),

@@ -38,7 +38,7 @@ impl Maker<'_> {
         };
         let backends = weighted(&[Resolved { shares: &port.shares, weight: 1, filters: Vec::new() }]);
         let rule = Rule {
-            hedge: None,
+            hedge: settings::hedge(&port.traffic),
             breaker: None,
             hash: Vec::new(),
             session: None,
@@ -101,7 +101,7 @@ impl Maker<'_> {
             ..traffic
         };
         Rule {
-            hedge: None,
+            hedge: settings::hedge(&traffic),
             breaker: None,
             hash: Vec::new(),
             session: None,

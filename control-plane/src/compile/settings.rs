@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::model::{BalancePolicy, Ceilings, ConnectionOptions, Retry, RetryBudget, Setting, Timeouts};
+use outrigger_config::model::{
+    Admission, Balance, BalancePolicy, Breakers, Ceilings, ClusterProtocol, ConnectionOptions, EndpointCeilings,
+    HealthCheck, Hedge, OutlierDetection, Probe, Retry, RetryBudget, Setting, Timeouts,
+};
 
 use crate::manifest::object::{Set, Traffic};
 use crate::manifest::{MESH_NAMESPACE, Mesh, Name, Object};
@@ -37,8 +40,36 @@ fn or<T: Clone>(set: &Option<Set<T>>, default: T) -> T {
     set.as_ref().map_or(default, |set| set.value.clone())
 }
 
-pub(super) fn balance(traffic: &Traffic) -> BalancePolicy {
-    or(&traffic.balance, BalancePolicy::LeastRequest)
+pub(super) fn balance(traffic: &Traffic) -> Balance {
+    let policy = or(&traffic.balance, BalancePolicy::LeastRequest);
+    Balance { policy, ..or(&traffic.spread, Balance::default()) }
+}
+
+pub(super) fn endpoint_ceilings(traffic: &Traffic) -> EndpointCeilings {
+    or(&traffic.endpoint_ceilings, EndpointCeilings::default())
+}
+
+pub(super) fn breakers(traffic: &Traffic) -> Breakers {
+    or(&traffic.breakers, Breakers::default())
+}
+
+/// Endpoints that speak HTTP/1 cannot be asked over gRPC: they are not asked then.
+pub(super) fn health_check(traffic: &Traffic, protocol: ClusterProtocol) -> Option<HealthCheck> {
+    let check = traffic.health_check.as_ref().map(|set| set.value.clone())?;
+    let asked = protocol != ClusterProtocol::Http1 || !matches!(check.probe, Probe::Grpc { .. });
+    asked.then_some(check)
+}
+
+pub(super) fn outlier_detection(traffic: &Traffic) -> Option<OutlierDetection> {
+    traffic.outlier_detection.as_ref().map(|set| set.value.clone())
+}
+
+pub(super) fn admission(traffic: &Traffic) -> Admission {
+    Admission { queue: traffic.queue.as_ref().map(|set| set.value), concurrency: or(&traffic.concurrency, None) }
+}
+
+pub(super) fn hedge(traffic: &Traffic) -> Option<Hedge> {
+    traffic.hedge.as_ref().map(|set| set.value)
 }
 
 pub(super) fn ceilings(traffic: &Traffic) -> Ceilings {
@@ -98,6 +129,6 @@ pub(super) fn retry(traffic: &Traffic) -> Retry {
         non_idempotent: or(&traffic.non_idempotent, false),
         backoff_base: base,
         backoff_max: max,
-        ..Retry::default()
+        ..or(&traffic.retry_more, Retry::default())
     }
 }

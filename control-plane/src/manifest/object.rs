@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::model::{
-    Action, Authorization, BalancePolicy, ClusterProtocol, Filter, JwtProvider, Match, Place, RetryOn, Target, TlsMode,
+    Action, AdaptiveConcurrency, Authorization, Balance, BalancePolicy, Breakers, ClusterProtocol, EndpointCeilings,
+    Filter, HealthCheck, Hedge, JwtProvider, Match, OutlierDetection, Place, Queue, Retry, RetryOn, Target, TlsMode,
     TlsVersion,
 };
 use outrigger_config::spiffe::TrustDomain;
@@ -132,6 +133,8 @@ pub struct SliceEndpoint {
     pub address: SliceAddress,
     /// Whether it takes requests.
     pub ready: bool,
+    /// It goes down, and still serves what is under way: only bound sessions are sent there.
+    pub draining: bool,
     /// Its zone.
     pub zone: Option<Arc<str>>,
 }
@@ -400,6 +403,24 @@ pub struct Traffic {
     pub backoff_base: Option<Set<Duration>>,
     /// Upper bound of the waiting before any retry.
     pub backoff_max: Option<Set<Duration>>,
+    /// All of `loadBalancing` but the policy.
+    pub spread: Option<Set<Balance>>,
+    /// Breakers of endpoints and of the Service as a whole.
+    pub breakers: Option<Set<Breakers>>,
+    /// Ceilings of each endpoint.
+    pub endpoint_ceilings: Option<Set<EndpointCeilings>>,
+    /// Active health checks.
+    pub health_check: Option<Set<HealthCheck>>,
+    /// Ejection by what came of requests.
+    pub outlier_detection: Option<Set<OutlierDetection>>,
+    /// Requests that wait.
+    pub queue: Option<Set<Queue>>,
+    /// A limit that follows the latency; `None` inside: off.
+    pub concurrency: Option<Set<Option<AdaptiveConcurrency>>>,
+    /// What is said of retries beside attempts, conditions and backoff.
+    pub retry_more: Option<Set<Retry>>,
+    /// Hedged attempts.
+    pub hedge: Option<Set<Hedge>>,
 }
 
 impl Traffic {
@@ -412,7 +433,8 @@ impl Traffic {
         layered! {
             protocol balance max_requests max_pending max_retries max_connections budget_percent budget_min_per_second
             connect_timeout idle_timeout keepalive_interval keepalive_timeout max_streams max_age request
-            backend_request idle attempts retry_on non_idempotent backoff_base backoff_max
+            backend_request idle attempts retry_on non_idempotent backoff_base backoff_max spread breakers
+            endpoint_ceilings health_check outlier_detection queue concurrency retry_more hedge
         }
     }
 }

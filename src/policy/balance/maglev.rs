@@ -14,6 +14,7 @@ use crate::policy::rng::scale;
 pub struct Maglev {
     /// Whose each place is.
     places: Box<[u32]>,
+    endpoints: usize,
 }
 
 /// Where an endpoint is in its order of preference.
@@ -31,7 +32,7 @@ impl Maglev {
     #[must_use]
     pub fn new(endpoints: &[(SocketAddr, u32)]) -> Self {
         if endpoints.is_empty() {
-            return Self { places: Box::default() };
+            return Self { places: Box::default(), endpoints: 0 };
         }
         let mut turns: Vec<(SocketAddr, Turn)> = (0..).zip(endpoints).map(turn).collect();
         turns.sort_unstable_by_key(|(address, _)| *address);
@@ -51,11 +52,17 @@ impl Maglev {
                 places[turn.place as usize] = turn.owner;
                 free -= 1;
                 if free == 0 {
-                    return Self { places: places.into() };
+                    return Self { places: places.into(), endpoints: endpoints.len() };
                 }
             }
         }
-        Self { places: places.into() }
+        Self { places: places.into(), endpoints: endpoints.len() }
+    }
+
+    /// How many endpoints it is of.
+    #[must_use]
+    pub fn endpoints(&self) -> usize {
+        self.endpoints
     }
 
     /// The endpoints for a key, the first one first: all places, from the key's on. An endpoint comes again and again.

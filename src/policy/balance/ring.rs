@@ -17,6 +17,7 @@ pub struct Ring {
     points: Box<[u64]>,
     /// Whose each is.
     owners: Box<[u32]>,
+    endpoints: usize,
 }
 
 impl Ring {
@@ -37,7 +38,14 @@ impl Ring {
         Self {
             points: all.iter().map(|(point, ..)| *point).collect(),
             owners: all.iter().map(|(.., owner)| *owner).collect(),
+            endpoints: endpoints.len(),
         }
+    }
+
+    /// How many endpoints it is of.
+    #[must_use]
+    pub fn endpoints(&self) -> usize {
+        self.endpoints
     }
 
     /// The endpoints for a key, the first one first: all points, from the key's on. An endpoint comes again and again.

@@ -52,8 +52,8 @@ impl Table {
     /// a bound spreads load, it refuses none. `None` when none is good.
     pub fn pick(&self, key: u64, good: impl Fn(usize) -> bool, has_room: impl Fn(usize) -> bool) -> Option<usize> {
         match self {
-            Self::Ring(ring) => first(ring.walk(key), good, has_room),
-            Self::Maglev(maglev) => first(maglev.walk(key), good, has_room),
+            Self::Ring(ring) => first(ring.walk(key), ring.endpoints(), good, has_room),
+            Self::Maglev(maglev) => first(maglev.walk(key), maglev.endpoints(), good, has_room),
         }
     }
 }
@@ -69,18 +69,28 @@ impl Bound {
     }
 }
 
+/// `way` comes to each of so many `endpoints` many times. So when it has led to nobody for a while, all endpoints are
+/// looked at once: a pick that finds none does not cost as much as the table is long.
 fn first(
     way: impl Iterator<Item = u32>,
+    endpoints: usize,
     good: impl Fn(usize) -> bool,
     has_room: impl Fn(usize) -> bool,
 ) -> Option<usize> {
     let mut fallback = None;
     let mut previous = None;
-    for index in way.map(|index| index as usize) {
+    let mut none_has_room = false;
+    for (step, index) in way.map(|index| index as usize).enumerate() {
+        if step == LOOK_AROUND && !(0..endpoints).any(|index| good(index) && has_room(index)) {
+            if fallback.is_some() || !(0..endpoints).any(&good) {
+                return fallback;
+            }
+            none_has_room = true;
+        }
         if previous == Some(index) || fallback == Some(index) || !good(index) {
             continue;
         }
-        if has_room(index) {
+        if none_has_room || has_room(index) {
             return Some(index);
         }
         previous = Some(index);
@@ -88,6 +98,9 @@ fn first(
     }
     fallback
 }
+
+/// Steps of a way before all endpoints are looked at.
+const LOOK_AROUND: usize = 64;
 
 #[cfg(test)]
 mod tests;

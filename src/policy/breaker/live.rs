@@ -17,8 +17,7 @@ use crate::policy::rng::Rng;
 #[derive(Debug)]
 pub struct AtomicBreaker {
     word: AtomicU64,
-    /// Failures in a row of one generation: from the highest bit the generation (16), whether one of them was not answered
-    /// (at bit 32), how many (32).
+    /// Failures in a row of one generation: in the highest bits the generation (16), in the lowest how many (32).
     failures: AtomicU64,
     shares: OnceLock<Box<Shares>>,
     epoch: Instant,
@@ -43,10 +42,7 @@ pub enum Evidence {
         took: Option<Duration>,
     },
     /// It failed.
-    Bad {
-        /// By an answer.
-        answered: bool,
-    },
+    Bad,
     /// It took so long, or longer; how it went is not known, or not yet.
     Took(Duration),
 }
@@ -165,11 +161,9 @@ impl AtomicBreaker {
             Role::Probe | Role::Tolerated => {
                 let too_long = |took: Duration| settings.latency.is_some_and(|trip| took > trip.above);
                 let told = match evidence {
-                    Evidence::Good { took: Some(took) } | Evidence::Took(took) if too_long(took) => {
-                        Told::Bad { answered: true }
-                    }
+                    Evidence::Good { took: Some(took) } | Evidence::Took(took) if too_long(took) => Told::Bad,
                     Evidence::Good { .. } => Told::Good,
-                    Evidence::Bad { answered } => Told::Bad { answered },
+                    Evidence::Bad => Told::Bad,
                     Evidence::Took(_) => return None,
                 };
                 self.tell(pass, told, Cause::Probe, (settings, now))
@@ -223,7 +217,7 @@ impl AtomicBreaker {
         let Breaker { failure_ratio, latency, .. } = settings;
         let failures = self.failures.load(Relaxed);
         let quiet = failure_ratio.is_none() && latency.is_none();
-        if quiet && !matches!(evidence, Evidence::Bad { .. }) && failures & FAILURE_COUNT == 0 {
+        if quiet && !matches!(evidence, Evidence::Bad) && failures & FAILURE_COUNT == 0 {
             return None;
         }
         if generation(self.word.load(Relaxed)) != pass.generation {
@@ -238,15 +232,15 @@ impl AtomicBreaker {
                 }
                 (Some(false), took)
             }
-            Evidence::Bad { answered } => {
-                if let Some(tripped) = self.count_failure(pass, answered, settings) {
-                    return self.tell(pass, tripped, Cause::Failures, (settings, now));
+            Evidence::Bad => {
+                if self.count_failure(pass, settings) {
+                    return self.tell(pass, Told::Trip, Cause::Failures, (settings, now));
                 }
                 (Some(true), None)
             }
             Evidence::Took(took) => (None, Some(took)),
         };
-        let tripped = |cause| self.tell(pass, Told::Trip { answered: false }, cause, (settings, now));
+        let tripped = |cause| self.tell(pass, Told::Trip, cause, (settings, now));
         if let (Some(ratio), Some(failed)) = (failure_ratio, failed)
             && self.shares().count_failed(failed, ratio, millis)
         {
@@ -260,21 +254,20 @@ impl AtomicBreaker {
         None
     }
 
-    /// One more in a row; what that is when they are enough.
-    fn count_failure(&self, pass: Pass, answered: bool, settings: &Breaker) -> Option<Told> {
+    /// One more in a row; whether they are enough.
+    fn count_failure(&self, pass: Pass, settings: &Breaker) -> bool {
         let threshold = u64::from(settings.failure_threshold.value);
         if threshold == 0 {
-            return None;
+            return false;
         }
         let tag = u64::from(pass.generation) << 48;
-        let silent = if answered { 0 } else { SILENT };
         let counted = |old: u64| {
             let old = if old >> 48 == u64::from(pass.generation) { old } else { tag };
-            (old & FAILURE_COUNT < FAILURE_COUNT).then_some((old | silent) + 1)
+            (old & FAILURE_COUNT < FAILURE_COUNT).then_some(old + 1)
         };
         let before = self.failures.fetch_update(Relaxed, Relaxed, counted).unwrap_or_else(|full| full);
         let after = counted(before).unwrap_or(before);
-        (after & FAILURE_COUNT >= threshold).then_some(Told::Trip { answered: after & SILENT == 0 })
+        after & FAILURE_COUNT >= threshold
     }
 
     fn tell(&self, pass: Pass, told: Told, cause: Cause, (settings, now): (&Breaker, Instant)) -> Option<Change> {
@@ -380,4 +373,3 @@ impl Cause {
 }
 
 const FAILURE_COUNT: u64 = u32::MAX as u64;
-const SILENT: u64 = 1 << 32;

@@ -32,8 +32,6 @@ pub struct Machine {
     pub generation: u16,
     /// How often in a row it has opened.
     pub row: u8,
-    /// What opened it was answered by the endpoint, each time.
-    pub answered: bool,
 }
 
 /// The state of a breaker. Times are milliseconds since it was made.
@@ -85,7 +83,7 @@ enum Role {
     Regular,
     /// The one that decides.
     Probe,
-    /// Through a breaker that is open, because nobody else was left and the endpoint still answered.
+    /// Through a breaker that is open, because nobody else was left and nobody had asked for the breaker.
     Tolerated,
 }
 
@@ -107,15 +105,9 @@ enum Told {
     /// It went well.
     Good,
     /// It failed.
-    Bad {
-        /// It was answered: a failure of the endpoint's own words.
-        answered: bool,
-    },
+    Bad,
     /// It failed, and with it too many.
-    Trip {
-        /// Each of them was answered.
-        answered: bool,
-    },
+    Trip,
     /// It ended without evidence.
     Gone,
 }
@@ -139,7 +131,7 @@ impl Pass {
 }
 
 impl Machine {
-    const NEW: Self = Self { state: State::Closed, force: Force::Auto, generation: 0, row: 0, answered: false };
+    const NEW: Self = Self { state: State::Closed, force: Force::Auto, generation: 0, row: 0 };
 
     /// A request asks.
     fn ask(self, when: When<'_>) -> (Self, Verdict) {
@@ -177,29 +169,18 @@ impl Machine {
             return self;
         }
         match (self.state, pass.role, told) {
-            (State::Closed | State::Ramp { .. }, Role::Regular, Told::Trip { answered })
-            | (State::HalfOpen { .. }, Role::Probe, Told::Bad { answered } | Told::Trip { answered }) => {
-                self.open(answered, when)
-            }
+            (State::Closed | State::Ramp { .. }, Role::Regular, Told::Trip)
+            | (State::HalfOpen { .. }, Role::Probe, Told::Bad | Told::Trip) => self.open(when),
             (State::HalfOpen { .. }, Role::Probe, Told::Good)
             | (State::Open { .. } | State::HalfOpen { .. }, Role::Tolerated, Told::Good) => self.close(when),
             (State::HalfOpen { .. }, Role::Probe, Told::Gone) => {
                 Self { state: State::HalfOpen { probe: None }, ..self }
             }
-            (
-                State::Open { .. } | State::HalfOpen { .. },
-                Role::Tolerated,
-                Told::Bad { answered: false } | Told::Trip { answered: false },
-            ) => Self { answered: false, ..self },
-            (State::Closed | State::Ramp { .. }, Role::Regular, Told::Good | Told::Bad { .. } | Told::Gone)
+            (State::Closed | State::Ramp { .. }, Role::Regular, Told::Good | Told::Bad | Told::Gone)
             | (State::Closed | State::Ramp { .. } | State::Open { .. }, Role::Probe, _)
             | (State::Closed | State::Ramp { .. }, Role::Tolerated, _)
             | (State::Open { .. } | State::HalfOpen { .. }, Role::Regular, _)
-            | (
-                State::Open { .. } | State::HalfOpen { .. },
-                Role::Tolerated,
-                Told::Bad { answered: true } | Told::Trip { answered: true } | Told::Gone,
-            )
+            | (State::Open { .. } | State::HalfOpen { .. }, Role::Tolerated, Told::Bad | Told::Trip | Told::Gone)
             | (_, Role::Free, _) => self,
         }
     }
@@ -213,18 +194,18 @@ impl Machine {
             Force::Open => State::HalfOpen { probe: None },
             Force::Closed => State::Closed,
         };
-        Self { force, row: 0, answered: false, ..self.enter(state) }
+        Self { force, row: 0, ..self.enter(state) }
     }
 
-    /// Through an open breaker whose endpoint goes on answering, where the caller knows that no other is left. Only
-    /// where nobody wrote when a breaker opens: then our answer is no better than the endpoint's.
+    /// Through an open breaker, where the caller knows that no other endpoint is left. Only where nobody wrote when a breaker
+    /// opens: then our answer is no better than the endpoint's, and a service that was restarted must be there at once.
     fn tolerate(self, settings: &Breaker) -> Option<Pass> {
         let asked_for = settings.failure_threshold.place.is_some()
             || settings.failure_ratio.is_some()
             || settings.latency.is_some();
         let Verdict::Pass(pass) = self.pass(Role::Tolerated) else { return None };
         match (self.force, self.state) {
-            (Force::Auto, State::Open { .. } | State::HalfOpen { .. }) if self.answered && !asked_for => Some(pass),
+            (Force::Auto, State::Open { .. } | State::HalfOpen { .. }) if !asked_for => Some(pass),
             _ => None,
         }
     }
@@ -239,20 +220,20 @@ impl Machine {
         }
     }
 
-    fn open(self, answered: bool, When { settings, now, random }: When<'_>) -> Self {
+    fn open(self, When { settings, now, random }: When<'_>) -> Self {
         let reset = millis(settings.reset_timeout).max(1);
         let doubled = reset.saturating_mul(1 << self.row.min(MOST_DOUBLINGS)).min(millis(settings.max_reset_timeout));
         let base = doubled.max(reset);
         let until = now.saturating_add(base).saturating_add(scale(random, base / JITTER + 1));
         let row = self.row.saturating_add(1).min(MOST_DOUBLINGS);
-        Self { row, answered, ..self.enter(State::Open { until }) }
+        Self { row, ..self.enter(State::Open { until }) }
     }
 
     fn close(self, When { settings, now, random: _ }: When<'_>) -> Self {
         if settings.ramp.is_zero() {
-            Self { row: 0, answered: false, ..self.enter(State::Closed) }
+            Self { row: 0, ..self.enter(State::Closed) }
         } else {
-            Self { answered: false, ..self.enter(State::Ramp { since: now }) }
+            self.enter(State::Ramp { since: now })
         }
     }
 

@@ -2,9 +2,9 @@
 
 use super::{Force, Machine, State};
 
-/// From the lowest bit: state (3), force (2), row (4), answered (1), generation (16), milliseconds (38: eight years).
+/// From the lowest bit: state (3), force (2), row (4), generation (16), milliseconds (38: eight years).
 pub(super) fn pack(machine: Machine) -> u64 {
-    let Machine { state, force, generation, row, answered } = machine;
+    let Machine { state, force, generation, row } = machine;
     let (kind, millis) = match state {
         State::Closed => (CLOSED, 0),
         State::Ramp { since } => (RAMP, since),
@@ -17,15 +17,11 @@ pub(super) fn pack(machine: Machine) -> u64 {
         Force::Open => FORCED_OPEN,
         Force::Closed => FORCED_CLOSED,
     };
-    kind | force << 3
-        | u64::from(row & 0xF) << 5
-        | u64::from(answered) << 9
-        | u64::from(generation) << 10
-        | millis.min(MOST_MILLIS) << 26
+    kind | force << 3 | u64::from(row & 0xF) << 5 | u64::from(generation) << 9 | millis.min(MOST_MILLIS) << 25
 }
 
 pub(super) fn unpack(word: u64) -> Machine {
-    let millis = word >> 26;
+    let millis = word >> 25 & MOST_MILLIS;
     let state = match word & 0b111 {
         RAMP => State::Ramp { since: millis },
         OPEN => State::Open { until: millis },
@@ -38,7 +34,7 @@ pub(super) fn unpack(word: u64) -> Machine {
         FORCED_CLOSED => Force::Closed,
         _ => Force::Auto,
     };
-    Machine { state, force, generation: generation(word), row: (word >> 5 & 0xF) as u8, answered: word >> 9 & 1 == 1 }
+    Machine { state, force, generation: generation(word), row: (word >> 5 & 0xF) as u8 }
 }
 
 /// Closed, and nobody ordered anything: the case that must cost nothing.
@@ -47,7 +43,7 @@ pub(super) fn is_plainly_closed(word: u64) -> bool {
 }
 
 pub(super) fn generation(word: u64) -> u16 {
-    (word >> 10 & 0xFFFF) as u16
+    (word >> 9 & 0xFFFF) as u16
 }
 
 const CLOSED: u64 = 0;
@@ -73,8 +69,12 @@ mod tests {
             proptest::option::of(0..=MOST_MILLIS).prop_map(|probe| State::HalfOpen { probe }),
         ];
         let force = prop_oneof![Just(Force::Auto), Just(Force::Open), Just(Force::Closed)];
-        (state, force, any::<u16>(), 0..16_u8, any::<bool>())
-            .prop_map(|(state, force, generation, row, answered)| Machine { state, force, generation, row, answered })
+        (state, force, any::<u16>(), 0..16_u8).prop_map(|(state, force, generation, row)| Machine {
+            state,
+            force,
+            generation,
+            row,
+        })
     }
 
     proptest! {

@@ -131,13 +131,15 @@ impl<'a> Again<'a> {
     }
 
     /// Says in the head of a further attempt which one it is. What nobody has seen is no attempt (gRFC A6, transparent
-    /// retries), so that an endpoint that is down does not look like retries to those that serve in its place.
-    pub(super) fn stamp(&mut self, exchange: &Exchange<'_>, head: &mut RequestHead, record: &mut Record) {
-        if self.reached == 0 {
+    /// retries), so that an endpoint that is down does not look like retries to those that serve in its place. `beside` it
+    /// so many are under way, or have failed there.
+    pub(super) fn stamp(&mut self, exchange: &Exchange<'_>, head: &mut RequestHead, beside: u32, record: &mut Record) {
+        let made = self.reached.saturating_add(beside);
+        if made == 0 {
             return;
         }
         let incoming = *self.incoming.get_or_insert_with(|| Incoming::of(&head.headers, exchange.caller));
-        incoming.stamp(&mut head.headers, exchange.caller, self.reached, record);
+        incoming.stamp(&mut head.headers, exchange.caller, made, record);
     }
 
     fn request(&self, replay: Option<&Replay>) -> Repeatable {

@@ -29,7 +29,7 @@ use super::one::{self, InVain, One, Try};
 use super::{Exchange, Failure, judge};
 use crate::base::limits;
 use crate::base::timer::Deadline;
-use crate::codec::{Body, Interim, Replay, RequestHead};
+use crate::codec::{Body, Interim, Replay, RequestHead, SendError, SendErrorKind};
 use crate::policy::hedge::{self, HedgeTimes};
 use crate::policy::retry;
 use crate::proxy::reason::Reason;
@@ -67,6 +67,8 @@ struct Field<'r> {
     in_vain: InVain,
     /// The best failure so far: the answer when nothing better comes.
     failed: Option<(Try, Permit)>,
+    /// How much it says.
+    says: Says,
     /// How long the newest is waited for; `None`: no further one.
     delay: Option<Duration>,
     /// When the newest began.
@@ -94,6 +96,7 @@ impl<'r> Race<'r> {
             running: SmallVec::new(),
             in_vain,
             failed: None,
+            says: Says::Nothing,
             delay,
             began: now,
             received: 0,
@@ -172,7 +175,7 @@ impl<'r> Race<'r> {
             if outcome == Some(retry::Outcome::Forbidden) {
                 field.delay = None;
             }
-            field.keep_failure(tried, permit);
+            field.keep_failure(tried, permit, outcome);
         }
         if !field.running.is_empty() {
             return Poll::Pending;
@@ -210,7 +213,9 @@ impl<'r> Race<'r> {
             state.budget.give_back_hedge(now);
             return None;
         };
-        again.stamp(self.exchange, &mut head, record);
+        // Whoever is under way may be executing the request.
+        let beside = field.running.len() as u32 + u32::from(field.says >= Says::Answer);
+        again.stamp(self.exchange, &mut head, beside, record);
         again.hedged();
         state.metrics.hedged();
         tried.push(permit.member().state.address);
@@ -271,18 +276,14 @@ impl Field<'_> {
         Some(asked + delay)
     }
 
-    /// An answer is better than none; of two the first stays.
-    fn keep_failure(&mut self, tried: Try, permit: Permit) {
-        let is_answer = |tried: &Try| matches!(tried, Try::Answered(_) | Try::Ended(_));
-        let dropped = match self.failed.take() {
-            Some(kept) if is_answer(&kept.0) || !is_answer(&tried) => {
-                self.failed = Some(kept);
-                Some((tried, permit))
-            }
-            worse => {
-                self.failed = Some((tried, permit));
-                worse
-            }
+    /// The one that says most stays, and of two that say the same the first.
+    fn keep_failure(&mut self, tried: Try, permit: Permit, outcome: Option<retry::Outcome>) {
+        let says = Says::of(&tried, outcome);
+        let dropped = if self.failed.is_some() && says <= self.says {
+            Some((tried, permit))
+        } else {
+            self.says = says;
+            self.failed.replace((tried, permit))
         };
         if let Some((tried, permit)) = dropped {
             judge::discard(&permit, &tried, Instant::now());
@@ -292,6 +293,30 @@ impl Field<'_> {
     fn give_up_failure(&mut self) {
         if let Some((tried, permit)) = self.failed.take() {
             judge::discard(&permit, &tried, Instant::now());
+        }
+    }
+}
+
+/// How much a failure says, from little to much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Says {
+    /// The upload could not be read on: the attempt beside it may have taken it away, so the caller is not to blame.
+    Nothing,
+    /// There is no answer.
+    NoAnswer,
+    /// An answer is better than none.
+    Answer,
+    /// One that says that the request must not be tried again.
+    NotAgain,
+}
+
+impl Says {
+    fn of(tried: &Try, outcome: Option<retry::Outcome>) -> Self {
+        match (tried, outcome) {
+            (_, Some(retry::Outcome::Forbidden | retry::Outcome::RetriedBelow)) => Self::NotAgain,
+            (Try::Answered(_) | Try::Ended(_), _) => Self::Answer,
+            (Try::Send(SendError { kind: SendErrorKind::RequestBody(_), .. }), _) => Self::Nothing,
+            _ => Self::NoAnswer,
         }
     }
 }

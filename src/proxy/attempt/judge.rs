@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use http::header::CONTENT_TYPE;
 
 use super::classify::pushback;
 use super::one::Try;
-use crate::codec::{PollBody, SendErrorKind};
+use crate::codec::{Body, PollBody, Response, SendErrorKind};
 use crate::proxy::local::{Caller, grpc_status};
 use crate::proxy::tracked::is_server_failure;
 use crate::telemetry::metrics::AttemptOutcome;
@@ -28,7 +29,10 @@ pub(super) fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Call
                 (Caller::Grpc, None) if status == 200 && !response.body.is_end() => Outcome::Answering(latency),
                 _ => match Outcome::of_status(status, latency) {
                     // An endpoint that always breaks off within its answers is no good endpoint.
-                    Outcome::Success(latency) if !response.body.is_end() => Outcome::Answering(latency),
+                    // One of events may be silent for hours, and is good when it begins.
+                    Outcome::Success(latency) if !response.body.is_end() && !is_events(response) => {
+                        Outcome::Answering(latency)
+                    }
                     outcome => outcome,
                 },
             };
@@ -107,9 +111,16 @@ pub(super) fn discard(permit: &Permit, tried: &Try, now: Instant) {
     }
 }
 
+fn is_events(response: &Response<Body>) -> bool {
+    let kind = response.head.headers.get(CONTENT_TYPE);
+    kind.and_then(|kind| kind.as_bytes().get(..EVENTS.len())).is_some_and(|kind| kind.eq_ignore_ascii_case(EVENTS))
+}
+
 fn is_busy(tried: &Try) -> bool {
     matches!(tried, Try::Answered(response) if response.head.status == StatusCode::TOO_MANY_REQUESTS)
 }
+
+const EVENTS: &[u8] = b"text/event-stream";
 
 /// An endpoint that asks to be left alone looks as slow as it says.
 fn note_pushback(permit: &Permit, tried: &Try, caller: Caller, now: Instant) {

@@ -134,7 +134,7 @@ async fn attempt_all(
             let reason = if record.attempts == 0 { Reason::Deadline } else { Reason::Timeout };
             return Err(Failure { retried: again.spent_on_failure(), ..reason.into() });
         }
-        again.stamp(exchange, head, record);
+        again.stamp(exchange, head, 0, record);
         let hold = exchange.caller == Caller::Grpc && again.holds(replay);
         let mut one = match One::begin(exchange, (replay, hold), &tried, record, now) {
             Ok(one) => one,

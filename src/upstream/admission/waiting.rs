@@ -8,6 +8,7 @@ use outrigger_config::model;
 use tokio::sync::oneshot;
 
 use super::{Admission, Applicant, Cause, Place, Shed};
+use crate::base::clock;
 use crate::policy::queue::{Joined, Patience, Taken, Ticket};
 use crate::upstream::state::ClusterState;
 
@@ -66,8 +67,8 @@ pub(super) async fn wait(
     // A place may have been given back before we were seen in the queue.
     serve(admission, now);
     let answer = waiting.until(now, longest, deadline).await;
-    cluster.metrics.queued(Instant::now().saturating_duration_since(now));
-    answer.map_err(|cause| admission.shed(&mut admission.line.lock(), (cause, class), Instant::now()))
+    cluster.metrics.queued(clock::now().saturating_duration_since(now));
+    answer.map_err(|cause| admission.shed(&mut admission.line.lock(), (cause, class), clock::now()))
 }
 
 /// Gives the places that are free to those who wait, and tells those who waited too long.

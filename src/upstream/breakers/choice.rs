@@ -52,7 +52,7 @@ impl EndpointSet {
                 Err(error) => why.map_or(error, |why| PickError::weigh(why, error)),
             };
             let PickError::Open { .. } = error else { return Err(error) };
-            return self.last_resort(hint).ok_or_else(|| {
+            return self.last_resort(hint, rng).ok_or_else(|| {
                 if let Some(member) = self.members().first() {
                     member.state.breaker.reject();
                 }
@@ -84,12 +84,14 @@ impl EndpointSet {
     }
 
     /// Nobody may be picked, and breakers are the reason. An endpoint that answers, and whose breaker nobody asked for, goes
-    /// on being asked: one that was not tried, if there is one.
-    fn last_resort(&self, hint: &PickHint<'_>) -> Option<Entered> {
+    /// on being asked: one that was not tried, if there is one. Of several, chance says which: where all of them answer
+    /// badly, none must get the load of all.
+    fn last_resort(&self, hint: &PickHint<'_>, rng: &mut Rng) -> Option<Entered> {
         let retry = !hint.tried.is_empty();
+        let start = rng.below(self.candidates(hint).count().max(1) as u64) as usize;
+        let around = || self.candidates(hint).skip(start).chain(self.candidates(hint).take(start));
         let tried = |member: &&Member| hint.tried.contains(&member.state.address);
-        let untried_first =
-            self.candidates(hint).filter(|member| !tried(member)).chain(self.candidates(hint).filter(tried));
+        let untried_first = around().filter(|member| !tried(member)).chain(around().filter(tried));
         untried_first.into_iter().find_map(|member| member.enter_regardless(retry))
     }
 }

@@ -24,6 +24,7 @@ pub(super) use self::rule::RuleBreakers;
 pub use self::rule::{Passage, RuleBreaker};
 pub use self::status::{BreakerOrder, BreakerStatus, NoBreaker};
 use super::permit::Outcome;
+use crate::base::clock;
 use crate::policy::breaker::{AtomicBreaker, Change, Evidence, Force, Machine, Pass, Standing, State, Verdict};
 use crate::policy::rng::Rng;
 use crate::telemetry::metrics::{BreakerScope, BreakerStand};
@@ -87,8 +88,20 @@ impl CircuitBreaker {
         self.tell(self.state.report(pass, evidence(outcome), settings, now), settings, now);
     }
 
-    /// We gave up waiting for an answer after this time: no failure, and the time is real.
+    /// The answer to a request whose end is open (a stream of gRPC) has begun to flow. For a probe that is enough: it may
+    /// go on for hours, and others must not wait for its end.
+    pub(super) fn flows(&self, pass: Pass, settings: &Breaker, now: Instant) {
+        if pass.is_probe() {
+            self.tell(self.state.report(pass, Evidence::Good { took: None }, settings, now), settings, now);
+        }
+    }
+
+    /// We gave up waiting for an answer after this time: no failure. The time counts where it is too long already; what
+    /// might have become of less is not known.
     pub(super) fn gave_up(&self, pass: Pass, after: Duration, settings: &Breaker, now: Instant) {
+        if settings.latency.is_none_or(|trip| after <= trip.above) {
+            return;
+        }
         self.tell(self.state.report(pass, Evidence::Took(after), settings, now), settings, now);
     }
 
@@ -96,7 +109,7 @@ impl CircuitBreaker {
     pub(super) fn give_back(&self, pass: Pass, settings: &Breaker) {
         // The clock is read only where it matters.
         if pass.is_probe() {
-            let now = Instant::now();
+            let now = clock::now();
             self.tell(self.state.gone(pass, settings, now), settings, now);
         }
     }
@@ -113,6 +126,12 @@ impl CircuitBreaker {
 
     pub(super) fn standing(&self, settings: &Breaker, now: Instant) -> Standing {
         self.state.standing(settings, now)
+    }
+
+    /// Where it stands, with what it goes by.
+    #[cfg(test)]
+    pub(crate) fn machine(&self) -> Machine {
+        self.state.machine()
     }
 
     fn metrics(&self) -> &crate::telemetry::metrics::BreakerMetrics {
@@ -170,8 +189,7 @@ fn evidence(outcome: Outcome) -> Evidence {
         Outcome::Success(took) => Evidence::Good { took: Some(took) },
         Outcome::Answering(took) => Evidence::Took(took),
         Outcome::Done | Outcome::Busy | Outcome::ServerError => Evidence::Good { took: None },
-        Outcome::GatewayError => Evidence::Bad { answered: true },
-        Outcome::Broken => Evidence::Bad { answered: false },
+        Outcome::GatewayError | Outcome::Broken => Evidence::Bad,
     }
 }
 

@@ -8,6 +8,8 @@ use outrigger_config::model::Breaker;
 use parking_lot::Mutex;
 
 use super::{Board, CircuitBreaker, Owner};
+#[cfg(test)]
+use crate::policy::breaker::Machine;
 use crate::policy::breaker::Pass;
 use crate::policy::rng::Rng;
 use crate::telemetry::Metrics;
@@ -33,6 +35,12 @@ pub struct Passage {
 }
 
 impl RuleBreaker {
+    /// Where it stands, with what it goes by.
+    #[cfg(test)]
+    pub(crate) fn machine(&self) -> Machine {
+        self.breaker.machine()
+    }
+
     /// Asks for a request.
     ///
     /// # Errors
@@ -49,9 +57,20 @@ impl RuleBreaker {
 }
 
 impl Passage {
+    /// Whether this request finds out if others may follow.
+    #[cfg(test)]
+    pub(crate) fn is_probe(&self) -> bool {
+        self.pass.is_probe()
+    }
+
     /// What came of the request.
     pub fn report(&self, outcome: Outcome, now: Instant) {
         self.rule.breaker.report(self.pass, outcome, &self.rule.settings, now);
+    }
+
+    /// The answer has begun to flow.
+    pub(in crate::upstream) fn flows(&self, now: Instant) {
+        self.rule.breaker.flows(self.pass, &self.rule.settings, now);
     }
 
     /// We gave up waiting for an answer after this time.

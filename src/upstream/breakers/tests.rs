@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrigger_config::model::{self, Breaker, EndpointCeilings, Place, Setting};
+use outrigger_config::model::{self, Breaker, EndpointCeilings, LatencyTrip, Place, Setting};
 
 use super::BreakerOrder;
 use crate::policy::breaker::Force;
@@ -166,7 +166,7 @@ fn a_retry_and_a_bound_request_are_not_sent_to_be_probes() {
 
 #[test]
 fn when_all_are_open_it_fails_at_once_and_says_until_when() {
-    let mut bench = Bench::new(2, |_| {});
+    let mut bench = Bench::new(2, |cluster| cluster.breakers.endpoint.failure_threshold = written(5));
     bench.requests_to(1, 5, Outcome::Broken);
     bench.now += Duration::from_secs(10);
     (0..5).for_each(|_| bench.picked().report(Outcome::Broken, bench.now));
@@ -181,21 +181,77 @@ fn when_all_are_open_it_fails_at_once_and_says_until_when() {
 }
 
 #[test]
-fn the_last_endpoint_that_answers_goes_on_being_asked_where_nobody_wrote_a_threshold() {
-    let mut bench = Bench::new(1, |_| {});
-    (0..20).for_each(|_| bench.picked().report(Outcome::GatewayError, bench.now));
-    assert_eq!(bench.state_of(1), "open");
-    bench.picked().report(Outcome::Broken, bench.now);
-    assert!(matches!(bench.pick(), Err(PickError::Open { .. })), "it no longer answers");
-
-    let mut bench = Bench::new(1, |_| {});
-    (0..4).for_each(|_| bench.picked().report(Outcome::GatewayError, bench.now));
-    bench.picked().report(Outcome::Broken, bench.now);
-    assert!(matches!(bench.pick(), Err(PickError::Open { .. })), "one of five was not answered");
+fn the_last_endpoint_goes_on_being_asked_where_nobody_wrote_a_threshold() {
+    for outcome in [Outcome::GatewayError, Outcome::Broken] {
+        let mut bench = Bench::new(1, |_| {});
+        (0..20).for_each(|_| bench.picked().report(outcome, bench.now));
+        assert_eq!(bench.state_of(1), "open");
+        bench.picked().report(Outcome::Success(Duration::from_millis(1)), bench.now);
+        assert_eq!(bench.state_of(1), "closed", "it is back");
+    }
 
     let mut bench = Bench::new(1, |cluster| cluster.breakers.endpoint.failure_threshold = written(5));
     (0..5).for_each(|_| bench.picked().report(Outcome::GatewayError, bench.now));
     assert!(matches!(bench.pick(), Err(PickError::Open { .. })), "somebody asked for it");
+}
+
+#[test]
+fn where_all_endpoints_answer_badly_none_gets_the_load_of_all() {
+    let mut bench = Bench::new(4, |_| {});
+    for port in 1..=4 {
+        bench.requests_to(port, 5, Outcome::GatewayError);
+    }
+    assert!((1..=4).all(|port| bench.state_of(port) == "open"));
+    let mut met = [0; 4];
+    for _ in 0..400 {
+        let permit = bench.picked();
+        permit.report(Outcome::GatewayError, bench.now);
+        met[usize::from(permit.member().state.address.port()) - 1] += 1;
+    }
+    assert!(met.iter().all(|met| (50..=150).contains(met)), "{met:?}");
+    let tried = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:4"].map(|address| address.parse().expect("an address"));
+    let hint = PickHint { tried: &tried, ..PickHint::default() };
+    for _ in 0..20 {
+        let retry = bench.cluster.pick(&hint, &mut bench.rng, bench.now).expect("somebody");
+        assert_eq!(retry.member().state.address.port(), 3, "the one that was not tried");
+    }
+}
+
+#[test]
+fn a_stream_that_flows_decides_the_probe_and_others_need_not_wait_for_its_end() {
+    let mut bench = Bench::new(1, |_| {});
+    (0..5).for_each(|_| bench.picked().report(Outcome::Broken, bench.now));
+    bench.now += MOST;
+    let probe = bench.picked();
+    probe.report(Outcome::Answering(Duration::from_millis(1)), bench.now);
+    assert_eq!(bench.state_of(1), "half_open", "its head says nothing yet");
+    assert!(bench.pick().is_err());
+    probe.flows(bench.now);
+    assert_eq!(bench.state_of(1), "closed");
+    let streams: Vec<Permit> = (0..4).map(|_| bench.picked()).collect();
+    for stream in &streams {
+        stream.report(Outcome::Broken, bench.now);
+        stream.flows(bench.now);
+    }
+    bench.picked().report(Outcome::Broken, bench.now);
+    assert_eq!(bench.state_of(1), "open", "that others flow makes good for no failure");
+}
+
+#[test]
+fn a_time_limit_shorter_than_what_is_too_slow_does_not_make_an_endpoint_look_fast() {
+    let trip = LatencyTrip {
+        quantile: 50,
+        above: Duration::from_millis(100),
+        window: Duration::from_secs(10),
+        min_requests: 20,
+    };
+    let mut bench = Bench::new(1, |cluster| cluster.breakers.endpoint.latency = Some(trip));
+    let slow = Outcome::Success(Duration::from_millis(200));
+    (0..19).for_each(|_| bench.picked().report(slow, bench.now));
+    (0..40).for_each(|_| bench.picked().unanswered(Duration::from_millis(1), bench.now));
+    assert_eq!(bench.state_of(1), "closed");
+    bench.picked().unanswered(Duration::from_millis(101), bench.now);
+    assert_eq!(bench.state_of(1), "open", "twenty were too slow, and of the others nothing is known");
 }
 
 #[test]
@@ -226,7 +282,7 @@ fn the_breaker_of_the_cluster_counts_all_endpoints() {
 
 #[test]
 fn an_open_breaker_survives_reloads_and_flapping() {
-    let mut bench = Bench::new(1, |_| {});
+    let mut bench = Bench::new(1, |cluster| cluster.breakers.endpoint.failure_threshold = written(5));
     (0..5).for_each(|_| bench.picked().report(Outcome::Broken, bench.now));
     bench.reload(|cluster| cluster.ceilings.max_requests = 7);
     assert!(bench.pick().is_err());

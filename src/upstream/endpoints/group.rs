@@ -52,7 +52,7 @@ struct Zones {
 /// Some endpoints of a set, with a balancer among them.
 #[derive(Debug)]
 struct Slice {
-    /// Their places in the set; `None`: each has its own.
+    /// Their places in the set, in order; `None`: each has its own.
     places: Option<Box<[u32]>>,
     count: usize,
     balancer: Balancer,
@@ -173,7 +173,7 @@ impl Group {
     /// What the balancer compares.
     pub(super) fn score(&self, scene: &Scene<'_>, place: usize) -> Option<f64> {
         let level = self.levels.iter().find(|level| level.priority == scene.members[place].priority)?;
-        let index = (0..level.all.count).find(|index| level.all.place(*index) == place)?;
+        let index = level.all.index(place)?;
         level.all.balancer.score(&View { scene, slice: &level.all }, index)
     }
 
@@ -295,6 +295,15 @@ impl Slice {
 
     fn place(&self, index: usize) -> usize {
         self.places.as_ref().map_or(index, |places| places[index] as usize)
+    }
+
+    /// Which of its endpoints is at this place.
+    fn index(&self, place: usize) -> Option<usize> {
+        match &self.places {
+            None => (place < self.count).then_some(place),
+            // They are in order.
+            Some(places) => places.binary_search(&u32::try_from(place).ok()?).ok(),
+        }
     }
 
     fn pick(&self, scene: &Scene<'_>, rng: &mut Rng) -> Option<usize> {

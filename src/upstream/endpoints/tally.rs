@@ -8,6 +8,8 @@ use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use crate::base::clock;
+
 /// What was last counted.
 #[derive(Debug)]
 pub(super) struct Tally {
@@ -50,7 +52,7 @@ impl Default for Tally {
             plain: AtomicBool::new(false),
             epoch: AtomicU64::new(NEVER),
             second: AtomicU64::new(0),
-            from: Instant::now(),
+            from: clock::now(),
             counting: Mutex::new(()),
         }
     }

@@ -58,7 +58,7 @@ impl CheckRecord {
 
 impl ClusterState {
     /// A check of an endpoint ended.
-    pub(in crate::upstream) fn check_ended(&self, endpoint: &EndpointState, check: &HealthCheck, last: LastCheck) {
+    pub(crate) fn check_ended(&self, endpoint: &EndpointState, check: &HealthCheck, last: LastCheck) {
         self.metrics.checked(last.result);
         let (now, went, reason) = (last.at, last.went(), Arc::clone(&last.reason));
         let (before, after) = {

@@ -46,6 +46,9 @@ struct Place {
     /// The interval is the one without traffic.
     idle: bool,
     running: Option<AbortHandle>,
+    /// Its turn came, or its check ended, when its cluster was already gone and [`Schedule::follow`] had not yet heard of
+    /// the next one: nothing is due until it does.
+    adrift: bool,
     line: Option<Line>,
     /// The last round of [`Schedule::follow`] that found it.
     round: u64,
@@ -101,6 +104,7 @@ impl Schedule {
             due,
             idle: false,
             running: None,
+            adrift: false,
             line: None,
             round: self.round,
         };
@@ -115,6 +119,11 @@ impl Schedule {
         place.cluster = Arc::downgrade(cluster);
         place.endpoint = Arc::downgrade(&member.state);
         place.hostname.clone_from(&member.hostname);
+        let adrift = std::mem::take(&mut place.adrift);
+        if adrift {
+            place.due = now;
+            self.queue.push(Reverse((now, id)));
+        }
         if place.check == *check {
             return;
         }
@@ -159,8 +168,11 @@ impl Schedule {
             else {
                 continue;
             };
-            // The registry says soon that they are gone.
-            let (Some(cluster), Some(endpoint)) = (place.cluster.upgrade(), place.endpoint.upgrade()) else { continue };
+            // The registry says soon that they are gone, or replaced.
+            let (Some(cluster), Some(endpoint)) = (place.cluster.upgrade(), place.endpoint.upgrade()) else {
+                place.adrift = true;
+                continue;
+            };
             let line = place.line.take();
             self.kept -= usize::from(line.is_some());
             return Some((id, Due { cluster, endpoint, hostname: place.hostname.clone(), line }));
@@ -185,7 +197,10 @@ impl Schedule {
     pub(super) fn ended(&mut self, id: PlaceId, ended: Ended, now: Instant) {
         let Some(place) = self.places.get_mut(&id) else { return };
         place.running = None;
-        let (Some(cluster), Some(endpoint)) = (place.cluster.upgrade(), place.endpoint.upgrade()) else { return };
+        let (Some(cluster), Some(endpoint)) = (place.cluster.upgrade(), place.endpoint.upgrade()) else {
+            place.adrift = true;
+            return;
+        };
         // Under the thresholds of now, if it is checked at all.
         let Some(check) = &cluster.config().health_check else { return };
         cluster.state().check_ended(&endpoint, check, ended.last);
@@ -201,7 +216,9 @@ impl Schedule {
         let mine = |place: &Place| place.running.as_ref().is_some_and(|running| running.id() == task);
         let Some((id, cluster)) = self.places.iter_mut().find(|(_, place)| mine(place)).map(|(id, place)| {
             place.running = None;
-            (*id, place.cluster.upgrade())
+            let cluster = place.cluster.upgrade();
+            place.adrift = cluster.is_none();
+            (*id, cluster)
         }) else {
             return;
         };

@@ -83,6 +83,5 @@ fn one(endpoint: &Endpoint, form: Form) -> endpoint::LbEndpoint {
             hostname,
             ..Default::default()
         })),
-        ..Default::default()
     }
 }

@@ -1,6 +1,6 @@
 //! Services to clusters: in the mesh, outside of it, both, and nowhere.
 
-use outrigger_config::model::{Action, ClusterProtocol, ClusterTlsMode, HostPattern, Target};
+use outrigger_config::model::{Action, BalancePolicy, ClusterProtocol, ClusterTlsMode, Condition, HostPattern, Target};
 
 use super::{checked, compile, host, weights, with};
 use crate::compile::INVALID_BACKEND;
@@ -232,4 +232,45 @@ spec:
     let plain = &host(&config, "a").rules[0];
     assert_eq!(plain.timeouts.request.value, Some(std::time::Duration::from_secs(1)));
     assert_eq!(plain.retry.attempts.value, 0);
+}
+
+#[test]
+fn what_goes_down_and_still_serves_is_drained() {
+    let slice = SLICE.replace("{ ready: false }", "{ ready: false, serving: true, terminating: true }");
+    let compiled = compile(&with(&slice));
+    let config = checked(&compiled, "shop/a-1");
+    let outside = &config.clusters["shop/b:80@outside"];
+    let conditions: Vec<_> = outside.endpoints.iter().map(|endpoint| endpoint.condition).collect();
+    assert_eq!(conditions, [Condition::Draining, Condition::Healthy], "10.9.9.8 comes first without a zone");
+    let Action::Forward(backends) = &host(&config, "b").rules[0].action else { panic!("forwards") };
+    let [(_, inside), (_, outside)] = weights(backends)[..] else { panic!("two") };
+    assert_eq!(inside, outside, "it adds nothing to the share");
+    let gone = SLICE.replace("{ ready: false }", "{ ready: false, serving: false, terminating: true }");
+    let compiled = compile(&with(&gone));
+    assert_eq!(checked(&compiled, "shop/a-1").clusters["shop/b:80@outside"].endpoints.len(), 1);
+}
+
+#[test]
+fn a_traffic_policy_speaks_of_resilience_as_a_file_does() {
+    let policy = "apiVersion: outrigger.dev/v1\nkind: TrafficPolicy\nmetadata: { name: t, namespace: shop }\nspec:\n  \
+                  targetRef: { group: \"\", kind: Service, name: b }\n  loadBalancing: { policy: peakEwma, panicThreshold: 30 }\n  \
+                  circuitBreaker: { maxRequests: 7, failureThreshold: 3, perEndpoint: { maxRequests: 2 } }\n  healthCheck: \
+                  { grpc: {} }\n  outlierDetection: {}\n  queue: { max: 9 }\n  concurrency: adaptive\n  retry: { attempts: \
+                  2, idempotencyKey: true }\n  hedge: { after: 50ms }\n";
+    let defaults = "apiVersion: outrigger.dev/v1\nkind: MeshPolicy\nmetadata: { name: m, namespace: shop }\nspec: { defaults: \
+                    { queue: { max: 1 }, circuitBreaker: { ramp: 5s } } }\n";
+    let compiled = compile(&with(&format!("{policy}---\n{defaults}---\n{}", SLICE.trim_start())));
+    let config = checked(&compiled, "shop/a-1");
+    let (inside, outside) = (&config.clusters["shop/b:80"], &config.clusters["shop/b:80@outside"]);
+    assert_eq!((inside.balance.policy, inside.balance.panic_threshold), (BalancePolicy::PeakEwma, 30));
+    assert_eq!((inside.ceilings.max_requests, inside.endpoint_ceilings.max_requests), (7, Some(2)));
+    let breaker = &inside.breakers.endpoint;
+    assert!(breaker.failure_threshold.value == 3 && breaker.failure_threshold.place.is_some());
+    assert!(breaker.ramp.is_zero(), "the nearer policy's breakers count as a whole");
+    assert_eq!(inside.admission.queue.map(|queue| queue.max), Some(9));
+    assert!(inside.admission.concurrency.is_some() && inside.outlier_detection.is_some());
+    assert!(inside.health_check.is_some());
+    assert_eq!(outside.health_check, None, "it speaks HTTP/1, and is asked over gRPC");
+    let rule = &host(&config, "b").rules[0];
+    assert!(rule.hedge.is_some() && rule.retry.idempotency_key && rule.retry.attempts.value == 2);
 }

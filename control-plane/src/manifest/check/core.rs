@@ -179,5 +179,9 @@ fn endpoint(context: &Context<'_, '_>, (raw, span): (&raw::EndpointSpec, Span), 
     };
     let ready = conditions.get().and_then(|conditions| conditions.ready.get().copied()).unwrap_or(true);
     let zone = zone.here().and_then(|(text, at)| context.check.name(text, at));
-    Some(SliceEndpoint { address, ready, zone })
+    let says = |field: fn(&raw::EndpointConditions) -> &Field<bool>| {
+        conditions.get().and_then(|conditions| field(conditions).get().copied()).unwrap_or(false)
+    };
+    let draining = says(|of| &of.terminating) && says(|of| &of.serving);
+    Some(SliceEndpoint { address, ready, draining, zone })
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use outrigger_config::language::raw::{
-    Backoff, CircuitBreaker, ClusterProtocol as RawProtocol, Connection, DurationText, LoadBalancing, Policy, Retry,
-    RetryBudget, Timeouts,
+    Backoff, CircuitBreaker, ClusterProtocol as RawProtocol, Concurrency, Connection, DurationText, HealthCheck, Hedge,
+    LoadBalancing, OutlierDetection, Policy, Queue, Retry, RetryBudget, Timeouts,
 };
 use outrigger_config::language::{Field, Span};
 use outrigger_config::limits::{self, Bounds};
@@ -24,10 +24,15 @@ pub(in crate::manifest) fn traffic_policy(
         protocol,
         load_balancing,
         circuit_breaker,
+        health_check,
+        outlier_detection,
+        queue,
+        concurrency,
         retry_budget,
         connection,
         timeouts,
         retry,
+        hedge,
     } = spec;
     let lack =
         ("this policy has no `targetRef`", "add the Service: `targetRef: { group: \"\", kind: Service, name: … }`");
@@ -41,21 +46,68 @@ pub(in crate::manifest) fn traffic_policy(
         connection.span(),
         timeouts.span(),
         retry.span(),
+        health_check.span(),
+        outlier_detection.span(),
+        queue.span(),
+        concurrency.span(),
+        hedge.span(),
     ];
     if written.iter().all(Option::is_none) {
         context.error(span, "this policy sets nothing", "add `circuitBreaker`, `retry` or another of its fields");
     }
-    let traffic =
+    let mut traffic =
         traffic(context, (protocol, load_balancing), (circuit_breaker, retry_budget, connection), (timeouts, retry));
+    fitness(context, (health_check, outlier_detection), (queue, concurrency), &mut traffic);
+    self::hedge(context, (hedge, retry), &mut traffic);
     let (service, section) = target?;
     Some(Spec::Traffic(TrafficPolicy { service, section, traffic }))
 }
 
 /// The defaults of a MeshPolicy.
 pub(super) fn defaults(context: &Context<'_, '_>, spec: &raw::TrafficSpec) -> Traffic {
-    let raw::TrafficSpec { protocol, load_balancing, circuit_breaker, retry_budget, connection, timeouts, retry } =
-        spec;
-    traffic(context, (protocol, load_balancing), (circuit_breaker, retry_budget, connection), (timeouts, retry))
+    let raw::TrafficSpec {
+        protocol,
+        load_balancing,
+        circuit_breaker,
+        health_check,
+        outlier_detection,
+        queue,
+        concurrency,
+        retry_budget,
+        connection,
+        timeouts,
+        retry,
+        hedge,
+    } = spec;
+    let mut traffic =
+        traffic(context, (protocol, load_balancing), (circuit_breaker, retry_budget, connection), (timeouts, retry));
+    fitness(context, (health_check, outlier_detection), (queue, concurrency), &mut traffic);
+    self::hedge(context, (hedge, retry), &mut traffic);
+    traffic
+}
+
+/// How endpoints are judged and what is let in. Each block is one setting: the nearer one counts as a whole.
+fn fitness(
+    context: &Context<'_, '_>,
+    (health_check, outliers): (&Field<HealthCheck>, &Field<OutlierDetection>),
+    (queue, concurrency): (&Field<Queue>, &Field<Concurrency>),
+    out: &mut Traffic,
+) {
+    let place = |span: Option<Span>| span.map(|span| context.place(span));
+    let check = context.check.health_check(health_check).zip(place(health_check.span()));
+    out.health_check = check.map(|(value, place)| Set { value, place });
+    let outlier = context.check.outlier_detection(outliers).zip(place(outliers.span()));
+    out.outlier_detection = outlier.map(|(value, place)| Set { value, place });
+    let admission = context.check.admission(queue, concurrency);
+    out.queue = admission.queue.zip(place(queue.span())).map(|(value, place)| Set { value, place });
+    out.concurrency = place(concurrency.span()).map(|place| Set { value: admission.concurrency, place });
+}
+
+fn hedge(context: &Context<'_, '_>, (hedge, retry): (&Field<Hedge>, &Field<Retry>), out: &mut Traffic) {
+    let Some(span) = hedge.span() else { return };
+    let retry = context.check.retry(retry);
+    let value = context.check.hedge(hedge, &retry);
+    out.hedge = value.map(|value| Set { value, place: context.place(span) });
 }
 
 pub(super) fn protocol(raw: RawProtocol) -> ClusterProtocol {
@@ -83,17 +135,19 @@ fn traffic(
             overprovisioning,
             subset_fallback,
         } = raw;
-        refuse(
-            context,
-            &[
-                bounded_load.span(),
-                slow_start.span(),
-                locality.span(),
-                panic_threshold.span(),
-                overprovisioning.span(),
-                subset_fallback.span(),
-            ],
-        );
+        let written = [
+            bounded_load.span(),
+            slow_start.span(),
+            locality.span(),
+            panic_threshold.span(),
+            overprovisioning.span(),
+            subset_fallback.span(),
+        ];
+        out.spread = written
+            .into_iter()
+            .flatten()
+            .next()
+            .map(|span| Set { value: context.check.balance(balancing), place: context.place(span) });
         out.balance = set(context, policy, |policy| match policy {
             Policy::RingHash => BalancePolicy::RingHash,
             Policy::Maglev => BalancePolicy::Maglev,
@@ -118,19 +172,19 @@ fn traffic(
             cluster,
             per_endpoint,
         } = raw;
-        refuse(
-            context,
-            &[
-                failure_threshold.span(),
-                failure_ratio.span(),
-                latency.span(),
-                reset_timeout.span(),
-                max_reset_timeout.span(),
-                ramp.span(),
-                cluster.span(),
-                per_endpoint.span(),
-            ],
-        );
+        let written = [
+            failure_threshold.span(),
+            failure_ratio.span(),
+            latency.span(),
+            reset_timeout.span(),
+            max_reset_timeout.span(),
+            ramp.span(),
+            cluster.span(),
+        ];
+        let (each, breakers) = context.check.breakers(breaker);
+        let first = written.into_iter().flatten().next();
+        out.breakers = first.map(|span| Set { value: breakers, place: context.place(span) });
+        out.endpoint_ceilings = per_endpoint.span().map(|span| Set { value: each, place: context.place(span) });
         out.max_requests = number(context, max_requests, limits::MAX_REQUESTS);
         out.max_pending = number(context, max_pending, limits::MAX_PENDING);
         out.max_retries = number(context, max_retries, limits::MAX_RETRIES);
@@ -161,19 +215,20 @@ fn traffic(
             context.error(at, "`backendRequest` is longer than `request`", "make it shorter, or `request` longer");
         }
     }
-    if let Some((raw, span)) = retry.here() {
-        self::retry(context, (raw, span), &mut out);
-    }
+    self::retry(context, retry, &mut out);
     out
 }
 
-fn retry(context: &Context<'_, '_>, (raw, span): (&Retry, Span), out: &mut Traffic) {
+fn retry(context: &Context<'_, '_>, field: &Field<Retry>, out: &mut Traffic) {
+    let Some((raw, span)) = field.here() else { return };
     let Retry { attempts, on, backoff, non_idempotent, headers, idempotency_key, max_pushback, other_locality, buffer } =
         raw;
-    refuse(
-        context,
-        &[headers.span(), idempotency_key.span(), max_pushback.span(), other_locality.span(), buffer.span()],
-    );
+    let written = [headers.span(), idempotency_key.span(), max_pushback.span(), other_locality.span(), buffer.span()];
+    out.retry_more = written
+        .into_iter()
+        .flatten()
+        .next()
+        .map(|span| Set { value: context.check.retry(field), place: context.place(span) });
     out.attempts = number(context, attempts, limits::RETRY_ATTEMPTS)
         .or_else(|| Some(Set { value: 1, place: context.place(span) }));
     let conditions = context.check.retry_conditions(on);
@@ -187,13 +242,6 @@ fn retry(context: &Context<'_, '_>, (raw, span): (&Retry, Span), out: &mut Traff
         {
             context.error(at, "`base` is above `max`", "make it smaller, or `max` larger");
         }
-    }
-}
-
-/// What a proxy's own configuration has and manifests do not.
-fn refuse(context: &Context<'_, '_>, written: &[Option<Span>]) {
-    for span in written.iter().flatten() {
-        context.error(*span, "this field is not supported in manifests by this version", "remove it");
     }
 }
 

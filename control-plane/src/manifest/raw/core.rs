@@ -125,10 +125,10 @@ pub(crate) struct EndpointConditions {
     /// Whether it takes requests.
     #[schemars(extend("default" = true))]
     pub(crate) ready: Field<bool>,
-    /// Not read.
-    pub(crate) serving: Field<Anything>,
-    /// Not read: an endpoint that is going down is not ready.
-    pub(crate) terminating: Field<Anything>,
+    /// Whether it still serves, also while it goes down.
+    pub(crate) serving: Field<bool>,
+    /// Whether it goes down: what still serves is drained, and gets only requests of sessions bound to it.
+    pub(crate) terminating: Field<bool>,
 }
 
 /// A port of the endpoints of an EndpointSlice.

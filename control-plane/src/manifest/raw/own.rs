@@ -1,8 +1,8 @@
 //! Our own kinds as written. What a proxy's configuration has as well is written as there.
 
 use outrigger_config::language::raw::{
-    Access, AccessRule, CircuitBreaker, ClusterProtocol, Connection, JwtProvider, LoadBalancing, Retry, RetryBudget,
-    Timeouts,
+    Access, AccessRule, CircuitBreaker, ClusterProtocol, Concurrency, Connection, HealthCheck, Hedge, JwtProvider,
+    LoadBalancing, OutlierDetection, Queue, Retry, RetryBudget, Timeouts,
 };
 use outrigger_config::language::{Entries, Field, List};
 use schemars::JsonSchema;
@@ -106,8 +106,16 @@ pub(crate) struct TrafficSpec {
     pub(crate) protocol: Field<ClusterProtocol>,
     /// How an endpoint is chosen, for each request.
     pub(crate) load_balancing: Field<LoadBalancing>,
-    /// Ceilings; over them a request fails at once.
+    /// Ceilings, over which a request fails at once, and breakers, which open after failures.
     pub(crate) circuit_breaker: Field<CircuitBreaker>,
+    /// Endpoints are asked whether they are well.
+    pub(crate) health_check: Field<HealthCheck>,
+    /// Endpoints are taken out for a time by what came of requests.
+    pub(crate) outlier_detection: Field<OutlierDetection>,
+    /// Requests over the limit wait for their turn.
+    pub(crate) queue: Field<Queue>,
+    /// A limit of requests in flight that follows the latency.
+    pub(crate) concurrency: Field<Concurrency>,
     /// How much retries may add to the traffic.
     pub(crate) retry_budget: Field<RetryBudget>,
     /// How connections are made and kept.
@@ -116,6 +124,8 @@ pub(crate) struct TrafficSpec {
     pub(crate) timeouts: Field<Timeouts>,
     /// What is tried again. What a route says goes before.
     pub(crate) retry: Field<Retry>,
+    /// A second attempt is started while the first is under way.
+    pub(crate) hedge: Field<Hedge>,
 }
 
 /// How one Service is called.
@@ -129,8 +139,16 @@ pub(crate) struct TrafficPolicySpec {
     pub(crate) protocol: Field<ClusterProtocol>,
     /// How an endpoint is chosen, for each request.
     pub(crate) load_balancing: Field<LoadBalancing>,
-    /// Ceilings; over them a request fails at once.
+    /// Ceilings, over which a request fails at once, and breakers, which open after failures.
     pub(crate) circuit_breaker: Field<CircuitBreaker>,
+    /// Endpoints are asked whether they are well.
+    pub(crate) health_check: Field<HealthCheck>,
+    /// Endpoints are taken out for a time by what came of requests.
+    pub(crate) outlier_detection: Field<OutlierDetection>,
+    /// Requests over the limit wait for their turn.
+    pub(crate) queue: Field<Queue>,
+    /// A limit of requests in flight that follows the latency.
+    pub(crate) concurrency: Field<Concurrency>,
     /// How much retries may add to the traffic.
     pub(crate) retry_budget: Field<RetryBudget>,
     /// How connections are made and kept.
@@ -139,6 +157,8 @@ pub(crate) struct TrafficPolicySpec {
     pub(crate) timeouts: Field<Timeouts>,
     /// What is tried again. What a route says goes before.
     pub(crate) retry: Field<Retry>,
+    /// A second attempt is started while the first is under way.
+    pub(crate) hedge: Field<Hedge>,
 }
 
 /// Who may do what on workloads. Policies add up: what any of them denies is refused, then what any of them allows

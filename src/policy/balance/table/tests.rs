@@ -134,6 +134,28 @@ fn without_room_anywhere_the_first_is_taken() {
     }
 }
 
+/// A table has tens of thousands of places, and this is on the way of requests.
+#[test]
+fn where_nobody_can_be_picked_the_table_is_not_walked_to_its_end() {
+    for policy in [RingHash, Maglev] {
+        for (count, good) in [(5_usize, 0_usize), (5, 3), (500, 0), (500, 1), (500, 500)] {
+            let table = Table::new(policy, &fleet(vec![1; count])).expect("it hashes");
+            for n in 0..20 {
+                let looks = std::cell::Cell::new(0);
+                let is_good = |index| {
+                    looks.set(looks.get() + 1);
+                    index < good
+                };
+                let picked = table.pick(key(n), is_good, |_| false);
+                assert_eq!(picked, table.pick(key(n), |index| index < good, |_| true), "the first good one");
+                // The only good one of many may be far away.
+                let most = if good == 1 { 20_000 } else { 200 + 2 * count };
+                assert!(looks.get() <= most, "{policy:?}: {} looks for {good} of {count}", looks.get());
+            }
+        }
+    }
+}
+
 /// The bound of the paper: nobody has more than its share of the whole times the factor, rounded up, and everybody is
 /// placed.
 #[test]

@@ -3,16 +3,21 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use outrigger_config::{Loaded, load, model};
 
 use super::fleet::Ending;
+use super::invariants::Step;
 use super::plan;
 use super::requests::Phase;
 use super::world::World;
 use crate::net::tls::TlsSet;
+use crate::policy::breaker::{Force, State};
 use crate::snapshot::Snapshot;
-use crate::upstream::{Cluster, PickHint};
+use crate::upstream::breakers::BreakerOrder;
+use crate::upstream::health::LastCheck;
+use crate::upstream::{Cluster, Fit, Member, PickHint};
 
 impl World<'_> {
     pub(super) fn reload(&mut self) {
@@ -52,6 +57,9 @@ impl World<'_> {
         self.names.keep_for(&self.plan);
         self.ledger.adopt(&clusters, self.now(), &mut self.trace.counts);
         self.check_endpoints(&clusters);
+        for cluster in &clusters {
+            self.ledger.see_ejections(cluster);
+        }
         self.compare_all(false);
     }
 
@@ -86,12 +94,12 @@ impl World<'_> {
         let address = plan::any_address(&mut self.rng);
         let mut ending = Vec::new();
         for (id, request) in &mut self.requests {
-            match &mut request.phase {
-                Phase::Trying(permit, how) if permit.member().state.address == address => {
-                    *how = Ending::Closed { reused: self.rng.below(2) == 0 };
-                    ending.push((*id, request.attempts.made()));
+            let Phase::Trying(running) = &mut request.phase else { continue };
+            for attempt in &mut running.attempts {
+                if attempt.permit.member().state.address == address {
+                    attempt.ending = Ending::Closed { reused: self.rng.below(2) == 0 };
+                    ending.push((*id, attempt.number));
                 }
-                Phase::Trying(..) | Phase::Pausing | Phase::Streaming(_) => {}
             }
         }
         self.note(&format!("{address} restarts with {} attempts", ending.len()));
@@ -105,13 +113,23 @@ impl World<'_> {
     pub(super) fn count_turns(&mut self) {
         let now = self.now();
         for cluster in sorted(&self.cell.load()) {
-            let room = self.ledger.in_flight(&cluster) < cluster.config().ceilings.max_requests;
+            let ceiling = cluster.state().admission.ceiling(cluster.config().ceilings.max_requests);
+            let room = self.ledger.in_flight(&cluster) < ceiling;
             let set = cluster.endpoints();
             if cluster.config().balance.policy != model::BalancePolicy::RoundRobin || !room || set.members().is_empty()
             {
                 continue;
             }
-            if set.members().iter().any(|member| member.breaker_status(now).state != "closed") {
+            let model::Balance { locality, slow_start, .. } = &cluster.config().balance;
+            let plain = |member: &Member| {
+                let breaker = member.state.breaker.machine();
+                let is_closed = breaker.force == Force::Auto && breaker.state == State::Closed;
+                Fit::of(member, now) == Fit::Fit && is_closed && member.priority == 0
+            };
+            let zones = *locality == model::Locality::PreferZone;
+            let ceiling = cluster.config().endpoint_ceilings.max_requests.is_some();
+            let is_closed = self.ledger.of(&cluster).breaker.is_closed();
+            if zones || slow_start.is_some() || ceiling || !is_closed || !set.members().iter().all(plain) {
                 continue;
             }
             let weights: BTreeMap<SocketAddr, u32> =
@@ -122,6 +140,7 @@ impl World<'_> {
             for _ in 0..weights.values().map(|weight| share(*weight)).sum() {
                 let permit = cluster.pick(&PickHint::default(), &mut self.picks, now).expect("there is room");
                 self.ledger.picked(&cluster, &permit, now);
+                permit.uploads();
                 self.ledger.ended(&cluster, &permit, now);
                 *turns.entry(permit.member().state.address).or_default() += 1;
             }
@@ -132,6 +151,66 @@ impl World<'_> {
                 assert!(got.abs_diff(due) <= most_off, "{address} got {got} of {due} turns");
             }
             *(if equal { &mut self.trace.counts.equal_turns } else { &mut self.trace.counts.weighted_turns }) += 1;
+        }
+    }
+
+    /// Active checks of all endpoints end, and intervals of outlier detection are over.
+    pub(super) fn check_health(&mut self) {
+        let now = self.now();
+        for cluster in sorted(&self.cell.load()) {
+            if let Some(check) = &cluster.config().health_check {
+                for member in cluster.endpoints().members() {
+                    let result = self.fleet.check(member.state.address, &mut self.rng);
+                    let took = Duration::from_millis(1);
+                    let last = LastCheck { at: now, took, result, reason: "simulated".into() };
+                    let was_bad = member.state.standing.is_bad();
+                    cluster.state().check_ended(&member.state, check, last);
+                    let counts = &mut self.trace.counts;
+                    counts.checked += 1;
+                    counts.health_changed += u64::from(was_bad != member.state.standing.is_bad());
+                }
+            }
+        }
+        self.registry.judge_outliers(now);
+        for cluster in sorted(&self.cell.load()) {
+            self.trace.counts.ejected += self.ledger.see_ejections(&cluster);
+            for member in cluster.endpoints().members() {
+                if !member.state.standing.is_good() {
+                    self.note(&format!(
+                        "{} of {}: {:?}",
+                        member.state.address,
+                        cluster.config().name,
+                        member.state.standing
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Somebody orders a breaker to be open or closed, or takes that back.
+    pub(super) fn order(&mut self) {
+        let now = self.now();
+        let clusters = sorted(&self.cell.load());
+        let cluster = &clusters[self.rng.below(clusters.len() as u64) as usize];
+        let name = cluster.config().name.to_string();
+        let listener = self.cell.listener("inbound").expect("the listener stays");
+        let wanted = format!("r{}", self.rng.below(plan::RULES));
+        // One that only an older configuration has is nobody's to order.
+        let rule = listener.rules.iter().filter_map(|rule| rule.breaker.as_ref()).find(|rule| *rule.rule == *wanted);
+        let order = match (self.rng.below(4), rule) {
+            (0, _) => BreakerOrder::Cluster(name),
+            (1, Some(_)) => BreakerOrder::Rule(None, wanted),
+            _ => BreakerOrder::Endpoint(name, plan::any_address(&mut self.rng)),
+        };
+        // Most orders are taken back soon.
+        let force = [Force::Auto, Force::Auto, Force::Auto, Force::Open, Force::Closed][self.rng.below(5) as usize];
+        if self.registry.order_breaker(&order, force, now).is_ok() {
+            self.trace.counts.ordered += u64::from(force != Force::Auto);
+            self.note(&format!("{order:?} is ordered: {force:?}"));
+        }
+        self.ledger.see_breakers(cluster, Step::Ordered);
+        if let Some(rule) = rule {
+            self.ledger.see_rule(rule, Step::Ordered, now);
         }
     }
 

@@ -11,6 +11,7 @@ use super::super::one::Try;
 use crate::codec::{Body, Response, ResponseHead, SendError, SendErrorKind, Sent};
 use crate::policy::rng::Rng;
 use crate::proxy::local::Caller;
+use crate::telemetry::metrics::CheckResult;
 use crate::upstream::LeaseError;
 
 /// All endpoints there could be, by address.
@@ -29,10 +30,14 @@ enum Mode {
     Good,
     /// So many percent of the answers are errors.
     Erring(u64),
+    /// Every answer is that it cannot serve now.
+    Unavailable,
     /// So many percent of the attempts break off.
     Breaking(u64),
     /// Nobody listens.
     Down,
+    /// One answer in ten takes many times as long.
+    Uneven,
     /// Accepts and never answers.
     Hanging,
 }
@@ -69,20 +74,34 @@ impl Fleet {
             Mode::Good => (time, good),
             Mode::Erring(percent) if rng.below(100) < percent => (time / 10, error(caller, rng)),
             Mode::Breaking(percent) if rng.below(100) < percent => (time, breakage(rng)),
-            Mode::Erring(_) | Mode::Breaking(_) => (time, good),
+            Mode::Unavailable => (time / 10, unavailable(caller)),
+            Mode::Uneven if rng.below(10) == 0 => (time * 40, good),
+            Mode::Erring(_) | Mode::Breaking(_) | Mode::Uneven => (time, good),
             Mode::Down if rng.below(5) == 0 => (Duration::from_secs(1), Ending::ConnectTimeout),
             Mode::Down => (Duration::from_micros(rng.below(900)), Ending::ConnectFailure),
             Mode::Hanging => (Duration::from_secs(3600), Ending::Closed { reused: false }),
         }
     }
 
+    /// How a check of it goes.
+    pub(super) fn check(&self, address: SocketAddr, rng: &mut Rng) -> CheckResult {
+        match self.0.get(&address).copied().unwrap_or(USUAL).mode {
+            Mode::Down => CheckResult::Unreachable,
+            Mode::Hanging => CheckResult::Timeout,
+            Mode::Erring(percent) if rng.below(100) < percent / 2 => CheckResult::Failure,
+            Mode::Good | Mode::Uneven | Mode::Unavailable | Mode::Erring(_) | Mode::Breaking(_) => CheckResult::Success,
+        }
+    }
+
     /// One of them changes.
     pub(super) fn change(&mut self, address: SocketAddr, rng: &mut Rng) {
-        let mode = match rng.below(10) {
+        let mode = match rng.below(14) {
             0..4 => Mode::Good,
             4..6 => Mode::Erring(20 + rng.below(81)),
             6..8 => Mode::Breaking(20 + rng.below(81)),
             8 => Mode::Down,
+            9 | 10 => Mode::Uneven,
+            11 | 12 => Mode::Unavailable,
             _ => Mode::Hanging,
         };
         let mean = Duration::from_millis([2, 10, 50, 400][rng.below(4) as usize]);
@@ -96,6 +115,13 @@ fn error(caller: Caller, rng: &mut Rng) -> Ending {
     match caller {
         Caller::Http => Ending::Status([500, 502, 503, 504, 429, 404][rng.below(6) as usize]),
         Caller::Grpc => Ending::Grpc([14, 8, 13, 4, 5][rng.below(5) as usize]),
+    }
+}
+
+fn unavailable(caller: Caller) -> Ending {
+    match caller {
+        Caller::Http => Ending::Status(503),
+        Caller::Grpc => Ending::Grpc(14),
     }
 }
 
@@ -138,6 +164,11 @@ impl Ending {
 
     pub(super) fn is_answer(self) -> bool {
         matches!(self, Self::Status(_) | Self::Grpc(_))
+    }
+
+    /// An answer that says that the server failed.
+    pub(super) fn is_error(self) -> bool {
+        matches!(self, Self::Status(500..))
     }
 
     /// Whether an application may have acted on the request.

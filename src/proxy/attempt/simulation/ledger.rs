@@ -1,55 +1,32 @@
 //! The second set of books: what live state must say, kept naively, and compared with what it does say.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrigger_config::model::RetryBudget;
+use outrigger_config::model::{Condition, RetryBudget};
 
+use super::books::{ClusterBook, EndpointBook};
 use super::fleet::{Ending, Evidence};
+use super::invariants::{Admitted, Ejection, Held, Spent, Step, WatchedBreaker};
 use super::trace::Counts;
 use crate::policy::ewma::INITIAL_COST;
 use crate::policy::retry::Lineage;
 use crate::upstream::registry::LINGER;
-use crate::upstream::{Cluster, ClusterState, EndpointState, Permit};
+use crate::upstream::standing::Against;
+use crate::upstream::{Cluster, Member, Permit, RuleBreaker};
 
 /// All state there should be.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     clusters: BTreeMap<Arc<str>, ClusterBook>,
     endpoints: BTreeMap<EndpointKey, EndpointBook>,
+    /// Of rules, with when they were last looked at.
+    rules: BTreeMap<Arc<str>, (WatchedBreaker, Instant)>,
 }
 
 type EndpointKey = (Arc<str>, SocketAddr);
-
-#[derive(Debug)]
-struct ClusterBook {
-    state: Weak<ClusterState>,
-    created: Instant,
-    in_use: Instant,
-    in_flight: u32,
-    retries: u32,
-    /// The second, and whether it was a retry.
-    budget: VecDeque<(u64, Spent)>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spent {
-    Request,
-    Retry,
-}
-
-#[derive(Debug)]
-struct EndpointBook {
-    state: Weak<EndpointState>,
-    in_use: Instant,
-    in_flight: u32,
-    requests: u64,
-    failures: u64,
-    consecutive_failures: u32,
-}
 
 /// Whether a retry may be made, and why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +75,7 @@ impl Ledger {
             None => {
                 if let Some(before) = self.clusters.get(name) {
                     assert_forgettable(before.in_use, now, || format!("cluster {name}"));
-                    assert_eq!(before.in_flight, 0, "cluster {name} was forgotten in use");
+                    assert_eq!(before.in_flight.get(), 0, "cluster {name} was forgotten in use");
                     counts.clusters_forgotten += 1;
                 }
                 self.clusters.insert(Arc::clone(name), ClusterBook::new(cluster.state(), now));
@@ -121,7 +98,7 @@ impl Ledger {
                 other => {
                     if let Some(before) = other {
                         assert_forgettable(before.in_use, now, || format!("endpoint {key:?}"));
-                        assert_eq!(before.in_flight, 0, "endpoint {key:?} was forgotten in use");
+                        assert_eq!(before.in_flight.get(), 0, "endpoint {key:?} was forgotten in use");
                         counts.endpoints_forgotten += 1;
                     }
                     counts.endpoints_added += 1;
@@ -146,20 +123,24 @@ impl Ledger {
             Lineage::First => Spent::Request,
             Lineage::RetriedAbove => Spent::Retry,
         };
-        self.cluster(cluster).spend(spent, now);
+        let book = self.cluster(cluster);
+        let second = book.second(now);
+        book.spending.spend(spent, second);
     }
 
     pub(super) fn in_flight(&mut self, cluster: &Cluster) -> u32 {
-        self.cluster(cluster).in_flight
+        self.cluster(cluster).in_flight.get()
     }
 
     pub(super) fn picked(&mut self, cluster: &Cluster, permit: &Permit, now: Instant) {
         let book = self.cluster(cluster);
-        book.in_flight += 1;
-        let ceiling = cluster.config().ceilings.max_requests;
-        assert!(book.in_flight <= ceiling, "{} in flight of at most {ceiling}", book.in_flight);
+        book.in_flight.up();
+        let ceiling = cluster.state().admission.ceiling(cluster.config().ceilings.max_requests);
+        assert!(book.in_flight.get() <= ceiling, "{} in flight of at most {ceiling}", book.in_flight.get());
         let book = self.endpoint(permit, cluster);
-        book.in_flight += 1;
+        book.in_flight.up();
+        let most = cluster.config().endpoint_ceilings.max_requests.unwrap_or(u32::MAX);
+        assert!(book.in_flight.get() <= most, "{} in flight at one endpoint of at most {most}", book.in_flight.get());
         book.requests += 1;
         book.in_use = now;
         self.compare(cluster, permit);
@@ -188,10 +169,10 @@ impl Ledger {
     /// The permit is about to be dropped.
     pub(super) fn ended(&mut self, cluster: &Cluster, permit: &Permit, now: Instant) {
         let book = self.cluster(cluster);
-        book.in_flight = book.in_flight.checked_sub(1).expect("more ended than began");
+        hold(book.in_flight.down());
         book.in_use = now;
         let book = self.endpoint(permit, cluster);
-        book.in_flight = book.in_flight.checked_sub(1).expect("more ended than began");
+        hold(book.in_flight.down());
         book.in_use = now;
     }
 
@@ -203,23 +184,139 @@ impl Ledger {
         if !wish.charged {
             return Room::Yes;
         }
-        if !wish.holds_place && book.retries >= ceiling {
+        if !wish.holds_place && book.retries.get() >= ceiling {
             return Room::CeilingReached;
         }
-        if !book.affords(limits, now) {
+        let second = book.second(now);
+        if !book.spending.affords(Spent::Retry, limits, second) {
             // The request ends here, and with it the place that it held.
-            book.retries -= u32::from(wish.holds_place);
+            if wish.holds_place {
+                hold(book.retries.down());
+            }
             return Room::BudgetUsed;
         }
-        book.spend(Spent::Retry, now);
-        book.retries += u32::from(!wish.holds_place);
+        hold(book.spending.grant(Spent::Retry, limits, second));
+        if !wish.holds_place {
+            book.retries.up();
+        }
         Room::Yes
     }
 
     /// A request that was being retried is over.
     pub(super) fn retry_ended(&mut self, cluster: &Cluster) {
         let book = self.cluster(cluster);
-        book.retries = book.retries.checked_sub(1).expect("more retries ended than began");
+        hold(book.retries.down());
+    }
+
+    /// Whether a hedged attempt may be made. If so, it is counted.
+    pub(super) fn hedge(&mut self, cluster: &Cluster, percent: u8, now: Instant) -> bool {
+        let limits = RetryBudget { percent: percent.into(), min_per_second: 0 };
+        let book = self.cluster(cluster);
+        let second = book.second(now);
+        let affordable = book.spending.affords(Spent::Hedge, limits, second);
+        if affordable {
+            hold(book.spending.grant(Spent::Hedge, limits, second));
+        }
+        affordable
+    }
+
+    pub(super) fn hedge_not_made(&mut self, cluster: &Cluster, now: Instant) {
+        let book = self.cluster(cluster);
+        let second = book.second(now);
+        book.spending.give_back(second);
+    }
+
+    /// The page of a cluster.
+    pub(super) fn of(&mut self, cluster: &Cluster) -> &mut ClusterBook {
+        self.cluster(cluster)
+    }
+
+    /// Looks at the breakers of a cluster and of its endpoints.
+    pub(super) fn see_breakers(&mut self, cluster: &Cluster, step: Step) {
+        let name = &cluster.config().name;
+        hold(self.cluster(cluster).breaker.see(cluster.state().breaker.machine(), step));
+        for member in cluster.endpoints().members() {
+            let key = (Arc::clone(name), member.state.address);
+            let book = self.endpoints.get_mut(&key).expect("an endpoint in use is in the books");
+            hold(book.breaker.see(member.state.breaker.machine(), step).map_err(|why| format!("{key:?}: {why}")));
+        }
+    }
+
+    /// An attempt was let through by the breakers of its endpoint and its cluster.
+    pub(super) fn admitted(&mut self, cluster: &Cluster, permit: &Permit, number: u64, now: Instant) {
+        self.see_breakers(cluster, Step::Asked);
+        let breakers = &cluster.config().breakers;
+        let admitted = Admitted { number, is_probe: permit.is_probe(), settings: &breakers.endpoint, now };
+        hold(self.endpoint(permit, cluster).breaker.admit(admitted));
+        if let Some(settings) = &breakers.cluster {
+            let admitted = Admitted { number, is_probe: permit.is_probe_of_cluster(), settings, now };
+            hold(self.cluster(cluster).breaker.admit(admitted));
+        }
+    }
+
+    /// Something was told about an attempt, or its permit was dropped: then it `ended`.
+    pub(super) fn told(&mut self, cluster: &Cluster, address: SocketAddr, number: u64, ended: bool) {
+        let step = Step::Told(number);
+        self.see_breakers(cluster, step);
+        let key = (Arc::clone(&cluster.config().name), address);
+        let Some(book) = self.endpoints.get_mut(&key) else { return };
+        if let Some(state) = book.state.upgrade() {
+            hold(book.breaker.see(state.breaker.machine(), step).map_err(|why| format!("{key:?}: {why}")));
+        }
+        if ended {
+            book.breaker.ended(number);
+            self.cluster(cluster).breaker.ended(number);
+        }
+    }
+
+    /// Looks at the breaker of a rule.
+    pub(super) fn see_rule(&mut self, rule: &RuleBreaker, step: Step, now: Instant) -> &mut WatchedBreaker {
+        let machine = rule.machine();
+        let new = || (WatchedBreaker::new(machine), now);
+        let (watched, looked) = self.rules.entry(Arc::clone(&rule.rule)).or_insert_with(new);
+        if now - *looked >= LINGER && machine.generation == 0 {
+            // It may have been forgotten meanwhile.
+            *watched = WatchedBreaker::new(machine);
+        }
+        *looked = now;
+        hold(watched.see(machine, step).map_err(|why| format!("{}: {why}", rule.rule)));
+        watched
+    }
+
+    /// Looks at who is ejected. The cluster is that of the newest configuration. How many were since the last time.
+    pub(super) fn see_ejections(&mut self, cluster: &Cluster) -> u64 {
+        let set = cluster.endpoints();
+        let members = set.members();
+        let is_out = |member: &&Member| member.state.standing.has(Against::Ejected);
+        let is_left = |member: &&Member| member.condition == Condition::Healthy && member.state.standing.is_good();
+        let mut new = 0;
+        for member in members {
+            let key = (Arc::clone(&cluster.config().name), member.state.address);
+            let book = self.endpoints.get_mut(&key).expect("an endpoint in use is in the books");
+            let before = std::mem::replace(&mut book.ejected, is_out(&member));
+            if book.ejected && !before {
+                new += 1;
+                let settings = cluster.config().outlier_detection.as_ref().expect("without it nobody is ejected");
+                let ejection = Ejection {
+                    endpoints: members.len(),
+                    out: members.iter().filter(is_out).count(),
+                    left: members.iter().filter(is_left).count(),
+                    percent: settings.max_ejection_percent,
+                };
+                hold(ejection.check().map_err(|why| format!("{key:?}: {why}")));
+            }
+        }
+        new
+    }
+
+    /// Places taken, and requests that wait.
+    pub(super) fn compare_places(&self) {
+        for (name, book) in &self.clusters {
+            if let Some(state) = book.state.upgrade() {
+                let expected = (book.places.get(), book.waiting.get());
+                assert_eq!(state.admission.usage(), expected, "places taken and waited for of {name}");
+            }
+        }
     }
 
     /// Compares everything; `swept` says that what nobody uses was just looked for.
@@ -227,8 +324,8 @@ impl Ledger {
         for (name, book) in &self.clusters {
             match book.state.upgrade() {
                 Some(state) => {
-                    assert_eq!(state.in_flight.get(), book.in_flight, "requests in flight of {name}");
-                    assert_eq!(state.retries.get(), book.retries, "retries in flight of {name}");
+                    assert_eq!(state.in_flight.get(), book.in_flight.get(), "requests in flight of {name}");
+                    assert_eq!(state.retries.get(), book.retries.get(), "retries in flight of {name}");
                     assert_eq!((state.pending.get(), state.connections.get()), (0, 0), "connections of {name}");
                 }
                 None => assert_forgettable(book.in_use, now, || format!("cluster {name}")),
@@ -249,10 +346,10 @@ impl Ledger {
     /// Nothing is in flight any more.
     pub(super) fn assert_quiet(&self) {
         for (name, book) in &self.clusters {
-            assert_eq!((book.in_flight, book.retries), (0, 0), "{name} at the end");
+            hold(book.is_quiet().map_err(|why| format!("{name}: {why}")));
         }
         for (key, book) in &self.endpoints {
-            assert_eq!(book.in_flight, 0, "{key:?} at the end");
+            hold(book.in_flight.is_quiet().map_err(|why| format!("{key:?}: {why}")));
         }
     }
 
@@ -260,7 +357,11 @@ impl Ledger {
     fn compare(&self, cluster: &Cluster, permit: &Permit) {
         let name = &cluster.config().name;
         let key = (Arc::clone(name), permit.member().state.address);
-        assert_eq!(cluster.state().in_flight.get(), self.clusters[name].in_flight, "requests in flight of {name}");
+        assert_eq!(
+            cluster.state().in_flight.get(),
+            self.clusters[name].in_flight.get(),
+            "requests in flight of {name}"
+        );
         self.endpoints[&key].assert_equals(&permit.member().state, &key);
     }
 
@@ -288,43 +389,10 @@ fn assert_forgettable(in_use: Instant, now: Instant, what: impl Fn() -> String) 
     assert!(unused >= LINGER, "{} was forgotten after {unused:?}", what());
 }
 
-impl ClusterBook {
-    fn new(state: &Arc<ClusterState>, now: Instant) -> Self {
-        let state = Arc::downgrade(state);
-        Self { state, created: now, in_use: now, in_flight: 0, retries: 0, budget: VecDeque::new() }
-    }
-
-    fn second(&self, now: Instant) -> u64 {
-        (now - self.created).as_secs()
-    }
-
-    fn spend(&mut self, what: Spent, now: Instant) {
-        self.budget.push_back((self.second(now), what));
-    }
-
-    /// A share of the requests of the last ten seconds, or a few a second.
-    fn affords(&mut self, limits: RetryBudget, now: Instant) -> bool {
-        let second = self.second(now);
-        self.budget.retain(|(at, _)| at + 10 > second);
-        let count = |wanted| self.budget.iter().filter(|(_, spent)| *spent == wanted).count() as u64;
-        let this_second = self.budget.iter().filter(|entry| **entry == (second, Spent::Retry)).count() as u64;
-        this_second < u64::from(limits.min_per_second)
-            || count(Spent::Retry) < count(Spent::Request) * u64::from(limits.percent) / 100
-    }
-}
-
-impl EndpointBook {
-    fn new(state: &Arc<EndpointState>, now: Instant) -> Self {
-        let state = Arc::downgrade(state);
-        Self { state, in_use: now, in_flight: 0, requests: 0, failures: 0, consecutive_failures: 0 }
-    }
-
-    fn assert_equals(&self, state: &EndpointState, key: &EndpointKey) {
-        assert_eq!(state.in_flight.load(Relaxed), self.in_flight, "requests in flight of {key:?}");
-        assert_eq!(state.requests.load(Relaxed), self.requests, "requests of {key:?}");
-        assert_eq!(state.failures.load(Relaxed), self.failures, "failures of {key:?}");
-        let failures = state.consecutive_failures.load(Relaxed);
-        assert_eq!(failures, self.consecutive_failures, "consecutive failures of {key:?}");
-        assert_eq!(state.connections.load(Relaxed), 0, "connections of {key:?}");
+/// # Panics
+/// When it does not.
+pub(super) fn hold(held: Held) {
+    if let Err(why) = held {
+        panic!("{why}");
     }
 }

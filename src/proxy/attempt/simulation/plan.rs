@@ -1,15 +1,12 @@
-//! What is configured, how it changes, and what names mean.
+//! What is configured, and how it changes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
 
-use parking_lot::Mutex;
-
+use super::names::Names;
+use super::settings::{self, ClusterSettings};
 use crate::policy::rng::Rng;
-use crate::upstream::dns::{Answer, BoxFuture, Resolve};
 
 /// A configuration before it is written down.
 #[derive(Debug, Clone)]
@@ -21,9 +18,8 @@ pub(super) struct Plan {
 /// A cluster.
 #[derive(Debug, Clone)]
 pub(super) struct ClusterPlan {
-    policy: &'static str,
-    /// With their weights.
-    endpoints: BTreeMap<Where, u32>,
+    settings: ClusterSettings,
+    endpoints: BTreeMap<Where, EndpointPlan>,
     max_requests: u64,
     max_retries: u64,
     budget_percent: u64,
@@ -37,6 +33,16 @@ enum Where {
     Name(&'static str),
 }
 
+/// An endpoint.
+#[derive(Debug, Clone, Copy)]
+struct EndpointPlan {
+    weight: u32,
+    zone: &'static str,
+    priority: u8,
+    version: u64,
+    condition: &'static str,
+}
+
 /// A rule.
 #[derive(Debug, Clone)]
 pub(super) struct RulePlan {
@@ -45,8 +51,10 @@ pub(super) struct RulePlan {
     pub(super) retries: u64,
     pub(super) non_idempotent: bool,
     on: &'static str,
-    /// Clusters with their weights.
-    pub(super) backends: BTreeMap<String, u64>,
+    other_locality: bool,
+    settings: String,
+    /// Clusters with their weights, and the version that is asked for.
+    pub(super) backends: BTreeMap<String, (u64, Option<u64>)>,
 }
 
 impl Plan {
@@ -97,23 +105,26 @@ impl Plan {
 
     pub(super) fn yaml(&self) -> String {
         let mut text = String::from(
-            "node: { id: simulated }\nadmin: off\naccessLog: off\nlisteners:\n  \
+            "node: { id: simulated, zone: a }\nadmin: off\naccessLog: off\nlisteners:\n  \
              - { name: inbound, bind: 127.0.0.1:15006, routes: all }\nroutes:\n  all:\n    - rules:\n",
         );
         let write = &mut text;
         for (name, rule) in &self.rules {
-            let RulePlan { request, attempt, retries, non_idempotent, on, backends } = rule;
+            let RulePlan { request, attempt, retries, non_idempotent, on, other_locality, settings, backends } = rule;
             let backends: Vec<String> = backends
                 .iter()
-                .map(|(cluster, weight)| format!("{{ cluster: {cluster}, weight: {weight} }}"))
+                .map(|(cluster, (weight, version))| {
+                    let subset = version.map(|version| format!(", subset: {{ version: \"{version}\" }}"));
+                    format!("{{ cluster: {cluster}, weight: {weight}{} }}", subset.unwrap_or_default())
+                })
                 .collect();
             let backends = backends.join(", ");
             let _ = writeln!(
                 write,
                 "        - name: {name}\n          matches: [{{ path: {{ prefix: /{name} }} }}]\n          \
                  timeouts: {{ {request}{attempt} }}\n          \
-                 retry: {{ attempts: {retries}, on: [{on}], nonIdempotent: {non_idempotent} }}\n          \
-                 backendRefs: [{backends}]"
+                 retry: {{ attempts: {retries}, on: [{on}], nonIdempotent: {non_idempotent}, \
+                 otherLocality: {other_locality} }}\n{settings}          backendRefs: [{backends}]"
             );
         }
         text.push_str("clusters:\n");
@@ -127,7 +138,7 @@ impl Plan {
 impl ClusterPlan {
     fn new(rng: &mut Rng) -> Self {
         let mut cluster = Self {
-            policy: POLICIES[0],
+            settings: ClusterSettings::default(),
             endpoints: BTreeMap::new(),
             max_requests: 0,
             max_retries: 0,
@@ -150,7 +161,7 @@ impl ClusterPlan {
             0..3 => self.add_endpoint(rng),
             3 => {
                 let one = choose(self.endpoints.keys(), rng).clone();
-                self.endpoints.insert(one, 1 + rng.below(4) as u32);
+                self.endpoints.insert(one, EndpointPlan::new(rng));
             }
             _ => self.choose_policies(rng),
         }
@@ -161,12 +172,11 @@ impl ClusterPlan {
             0 => Where::Name(NAMES[rng.below(NAMES.len() as u64) as usize]),
             _ => Where::Address(rng.below(ADDRESSES) as u8),
         };
-        let weight = [1, 1, 1, 3][rng.below(4) as usize];
-        self.endpoints.insert(place, weight);
+        self.endpoints.insert(place, EndpointPlan::new(rng));
     }
 
     fn choose_policies(&mut self, rng: &mut Rng) {
-        self.policy = POLICIES[rng.below(POLICIES.len() as u64) as usize];
+        self.settings = ClusterSettings::new(rng);
         self.max_requests = 1 + rng.below(40);
         self.max_retries = rng.below(6);
         self.budget_percent = rng.below(40);
@@ -174,21 +184,25 @@ impl ClusterPlan {
     }
 
     fn write(&self, name: &str, text: &mut String) {
-        let Self { policy, endpoints, max_requests, max_retries, budget_percent, budget_per_second } = self;
+        let Self { settings, endpoints, max_requests, max_retries, budget_percent, budget_per_second } = self;
         let endpoints: Vec<String> = endpoints
             .iter()
-            .map(|(place, weight)| match place {
-                Where::Address(n) => format!("{{ address: \"{}\", weight: {weight} }}", address(*n)),
-                Where::Name(name) => format!("{{ address: \"{name}:{PORT}\", weight: {weight} }}"),
+            .map(|(place, endpoint)| {
+                let address = match place {
+                    Where::Address(n) => address(*n).to_string(),
+                    Where::Name(name) => format!("{name}:{PORT}"),
+                };
+                endpoint.text(&address)
             })
             .collect();
         let endpoints = endpoints.join(", ");
+        let (balance, breaker, more) = (settings.balance(), settings.breaker(), settings.more());
         let _ = writeln!(
             text,
-            "  {name}:\n    loadBalancing: {{ policy: {policy} }}\n    \
-             circuitBreaker: {{ maxRequests: {max_requests}, maxRetries: {max_retries} }}\n    \
+            "  {name}:\n    loadBalancing: {{ {balance} }}\n    \
+             circuitBreaker: {{ maxRequests: {max_requests}, maxRetries: {max_retries}, {breaker} }}\n    \
              retryBudget: {{ percent: {budget_percent}, minPerSecond: {budget_per_second} }}\n    \
-             dns: {{ minTtl: 1s, maxTtl: 8s }}\n    endpoints: [{endpoints}]"
+             dns: {{ minTtl: 1s, maxTtl: 8s }}\n    endpoints: [{endpoints}]\n{more}"
         );
     }
 
@@ -196,7 +210,7 @@ impl ClusterPlan {
     pub(super) fn expected(&self, names: &Names) -> BTreeMap<SocketAddr, u32> {
         let mut expected = BTreeMap::new();
         // The order is that of the text: of two mentions the first counts.
-        for (place, weight) in &self.endpoints {
+        for (place, EndpointPlan { weight, .. }) in &self.endpoints {
             match place {
                 Where::Address(n) => {
                     expected.entry(address(*n)).or_insert(*weight);
@@ -211,7 +225,7 @@ impl ClusterPlan {
         expected
     }
 
-    fn names(&self) -> impl Iterator<Item = &'static str> {
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.endpoints.keys().filter_map(|place| match place {
             Where::Address(_) => None,
             Where::Name(name) => Some(*name),
@@ -219,11 +233,36 @@ impl ClusterPlan {
     }
 }
 
+impl EndpointPlan {
+    fn new(rng: &mut Rng) -> Self {
+        Self {
+            weight: [1, 1, 1, 3][rng.below(4) as usize],
+            zone: ["a", "a", "b"][rng.below(3) as usize],
+            priority: u8::from(rng.below(6) == 0),
+            version: rng.below(2),
+            condition: match rng.below(20) {
+                0 => "draining",
+                1 => "unhealthy",
+                _ => "healthy",
+            },
+        }
+    }
+
+    fn text(&self, address: &str) -> String {
+        let Self { weight, zone, priority, version, condition } = self;
+        format!(
+            "{{ address: \"{address}\", weight: {weight}, zone: {zone}, priority: {priority}, \
+             labels: {{ version: \"{version}\" }}, condition: {condition} }}"
+        )
+    }
+}
+
 impl RulePlan {
     fn new(clusters: &BTreeMap<String, ClusterPlan>, rng: &mut Rng) -> Self {
         let mut backends = BTreeMap::new();
         for _ in 0..1 + rng.below(2) {
-            backends.insert(choose(clusters.keys(), rng).clone(), 1 + rng.below(9));
+            let version = (rng.below(5) == 0).then(|| rng.below(2));
+            backends.insert(choose(clusters.keys(), rng).clone(), (1 + rng.below(9), version));
         }
         Self {
             request: ["", "request: 300ms, ", "request: 2s, ", "request: 0s, "][rng.below(4) as usize],
@@ -236,6 +275,8 @@ impl RulePlan {
                 "5xx, deadline-exceeded, 429",
                 "reset, 503",
             ][rng.below(4) as usize],
+            other_locality: rng.below(4) == 0,
+            settings: settings::of_rule(rng),
             backends,
         }
     }
@@ -259,60 +300,4 @@ const PORT: u16 = 8080;
 const ADDRESSES: u64 = 14;
 /// Rules there can be; requests are made for all of them.
 pub(super) const RULES: u64 = 4;
-const POLICIES: [&str; 4] = ["roundRobin", "leastRequest", "peakEwma", "random"];
-const NAMES: [&str; 2] = ["red.test", "blue.test"];
-
-/// What names mean: the script of a name server.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Names(Arc<Mutex<BTreeMap<&'static str, Entry>>>);
-
-#[derive(Debug, Default)]
-struct Entry {
-    now: Option<Vec<IpAddr>>,
-    /// What was last answered, as long as somebody is to remember it.
-    last_good: Vec<IpAddr>,
-    ttl: Duration,
-}
-
-impl Names {
-    /// Some name means something else, or cannot be resolved for a while.
-    pub(super) fn change(&self, rng: &mut Rng) {
-        let name = NAMES[rng.below(NAMES.len() as u64) as usize];
-        let mut all = self.0.lock();
-        let entry = all.entry(name).or_default();
-        entry.ttl = Duration::from_millis(rng.below(10_000));
-        entry.now = (rng.below(4) > 0).then(|| {
-            let mut addresses: Vec<IpAddr> = (0..rng.below(4)).map(|_| any_address(rng).ip()).collect();
-            addresses.sort_unstable();
-            addresses.dedup();
-            addresses
-        });
-    }
-
-    /// A configuration is in effect: what it does not name is forgotten.
-    pub(super) fn keep_for(&self, plan: &Plan) {
-        for (name, entry) in self.0.lock().iter_mut() {
-            if !plan.clusters.values().flat_map(ClusterPlan::names).any(|used| used == *name) {
-                entry.last_good.clear();
-            }
-        }
-    }
-
-    fn last_good(&self, name: &str) -> Vec<IpAddr> {
-        self.0.lock().get(name).map(|entry| entry.last_good.clone()).unwrap_or_default()
-    }
-}
-
-impl Resolve for Names {
-    fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Answer, String>> {
-        Box::pin(async move {
-            let mut all = self.0.lock();
-            let entry = all.get_mut(host).ok_or("no such name")?;
-            let addresses = entry.now.clone().ok_or("the name server does not answer")?;
-            if !addresses.is_empty() {
-                entry.last_good.clone_from(&addresses);
-            }
-            Ok(Answer { addresses, ttl: entry.ttl })
-        })
-    }
-}
+pub(super) const NAMES: [&str; 2] = ["red.test", "blue.test"];

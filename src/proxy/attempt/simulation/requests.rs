@@ -1,67 +1,95 @@
-//! The lives of requests: the loop of [`super::super::run`], cut into events.
+//! The lives of requests, up to their first attempt and from their last: what [`crate::proxy::pipeline`] does around
+//! the attempts, cut into events.
 
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use outrigger_config::model::{Criticality, Labels};
 
-use super::super::classify::classify;
-use super::super::forward::forward_deadline;
-use super::super::judge::note;
-use super::super::patience::Patience;
 use super::super::slot::RetrySlot;
 use super::super::{DEADLINE, Exchange, GRPC_TIMEOUT};
-use super::fleet::{Ending, exponential};
-use super::ledger::{Room, Wish};
+use super::attempts::{Running, Streaming};
+use super::fleet::exponential;
+use super::invariants::{self, Admitted, Step, TIMER};
+use super::ledger::hold;
 use super::plan;
 use super::world::{Event, World};
 use crate::codec::RequestHead;
-use crate::policy::deadline::{format_grpc_timeout, format_millis, parse_grpc_timeout, parse_millis};
-use crate::policy::retry::{self, Attempts, Idempotency, Lineage, Repeatable, Verdict, Why};
+use crate::policy::deadline::{format_grpc_timeout, format_millis};
+use crate::policy::hedge::HedgeTimes;
+use crate::policy::retry::{self, Attempts, Idempotency, Lineage};
 use crate::policy::route::RouteQuery;
 use crate::proxy::local::Caller;
-use crate::proxy::pipeline::time_limits;
+use crate::proxy::pipeline::{tell_breaker, time_limits};
+use crate::proxy::reason::Reason;
 use crate::proxy::tracked::Limits;
 use crate::snapshot::{Action, Listener, Rule};
-use crate::upstream::{Cluster, EndpointSet, Fit, Permit, PickError, PickHint};
+use crate::upstream::{Applicant, Cluster, Passage, PickHint, Place, Shed};
 
 /// A request under way.
 pub(super) struct Request {
-    listener: Arc<Listener>,
-    rule: Arc<Rule>,
-    cluster: Arc<Cluster>,
-    head: RequestHead,
-    caller: Caller,
-    limits: Limits,
+    pub(super) listener: Arc<Listener>,
+    pub(super) rule: Arc<Rule>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) hedge_times: Option<Arc<HedgeTimes>>,
+    pub(super) ties: Ties,
+    pub(super) head: RequestHead,
+    pub(super) caller: Caller,
+    pub(super) limits: Limits,
     attempt_limit: Option<Duration>,
-    began: Instant,
-    lineage: Lineage,
-    replay: retry::Replay,
+    pub(super) began: Instant,
+    pub(super) lineage: Lineage,
+    pub(super) replay: retry::Replay,
     pub(super) attempts: Attempts,
-    tried: Vec<SocketAddr>,
-    retrying: Option<RetrySlot>,
+    pub(super) tried: Vec<SocketAddr>,
+    pub(super) retrying: Option<RetrySlot>,
     /// Repetitions outside policy and budget.
-    free: u8,
+    pub(super) free: u8,
     /// Repetitions that the policy asks for.
-    charged: u8,
+    pub(super) charged: u8,
+    /// Attempts beside others.
+    pub(super) hedged: u8,
     /// An attempt so far may have been executed.
-    maybe_executed: bool,
+    pub(super) maybe_executed: bool,
+    /// The permission of the rule's breaker, until there is an answer.
+    pub(super) passage: Option<Passage>,
+    /// The place among the requests of the cluster, until there is an answer.
+    pub(super) place: Option<Place>,
+    holds_place: bool,
     pub(super) phase: Phase,
 }
 
-pub(super) enum Phase {
-    /// Between attempts.
-    Pausing,
-    /// An attempt that will end like this.
-    Trying(Permit, Ending),
-    /// The response is on its way.
-    Streaming(Permit),
+/// What binds a request to some endpoints.
+#[derive(Debug, Default)]
+pub(super) struct Ties {
+    pub(super) subset: Option<Labels>,
+    pub(super) hash: Option<u64>,
+    pub(super) bound: Option<SocketAddr>,
+    pub(super) strict: bool,
 }
 
+pub(super) enum Phase {
+    /// For a place.
+    Waiting(Admission),
+    /// Between attempts.
+    Pausing,
+    /// With attempts under way.
+    Trying(Running),
+    /// The response is on its way.
+    Streaming(Streaming),
+}
+
+type Admission = Pin<Box<dyn Future<Output = Result<Option<Place>, Shed>>>>;
+
 impl Request {
-    fn exchange(&self) -> Exchange<'_> {
+    pub(super) fn exchange(&self) -> Exchange<'_> {
         Exchange {
             cluster: &self.cluster,
             rule: &self.rule.config,
@@ -73,17 +101,34 @@ impl Request {
         }
     }
 
-    fn holds_retry_place(&self) -> bool {
+    pub(super) fn hint(&self) -> PickHint<'_> {
+        PickHint {
+            tried: &self.tried,
+            hash: self.ties.hash,
+            bound: self.ties.bound,
+            strict: self.ties.strict,
+            subset: self.ties.subset.as_ref(),
+            other_zone: self.rule.config.retry.other_locality,
+        }
+    }
+
+    pub(super) fn holds_retry_place(&self) -> bool {
         self.retrying.as_ref().is_some_and(RetrySlot::is_counted)
     }
 
-    fn idempotency(&self) -> Idempotency {
+    pub(super) fn idempotency(&self) -> Idempotency {
         Idempotency::of(&self.head.method)
+    }
+
+    /// Whether it may be executed twice.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.idempotency() == Idempotency::Idempotent || self.rule.config.retry.non_idempotent
     }
 }
 
 impl World<'_> {
     pub(super) fn arrive(&mut self) {
+        let now = self.now();
         let listener = self.cell.listener("inbound").expect("the listener stays");
         assert_eq!(listener.generation, self.cell.load().generation, "a new request sees the new configuration");
         let wanted = format!("r{}", self.rng.below(plan::RULES));
@@ -106,28 +151,35 @@ impl World<'_> {
         assert_eq!(*rule.config.name, *wanted, "the right rule is found");
         let Action::Forward(backends) = &rule.action else { panic!("every rule forwards") };
         let backend = backends.choose(self.rng.next_u64()).expect("every weight is positive");
-        let cluster = Arc::clone(&backend.cluster);
+        let (cluster, hedge_times, subset) =
+            (Arc::clone(&backend.cluster), backend.hedge_times.clone(), backend.subset.clone());
         let configured = &self.plan.rules[&wanted].backends;
         assert!(configured.contains_key(&*cluster.config().name), "a configured backend is chosen");
-        let (limits, attempt_limit) = time_limits(&listener, &rule, &head, caller, self.now());
+        let (limits, attempt_limit) = time_limits(&listener, &rule, &head, caller, now);
         let lineage = if self.rng.below(10) == 0 { Lineage::RetriedAbove } else { Lineage::First };
-        match lineage {
-            Lineage::First => cluster.state().budget.deposit(self.now()),
-            Lineage::RetriedAbove => cluster.state().budget.note_retry(self.now()),
-        }
-        self.ledger.request(&cluster, lineage, self.now());
+        let ties = self.ties(&cluster, subset);
         self.sequence += 1;
         let id = self.sequence;
-        self.note(&format!("{id} arrives: {} {wanted} to {}", head.method, cluster.config().name));
+        self.note(&format!("{id} arrives: {} {wanted} to {} {ties:?}", head.method, cluster.config().name));
+        let Ok(passage) = self.pass_breakers(id, &cluster, &rule) else { return };
+        let classes = [Criticality::Sheddable, Criticality::Default, Criticality::Default, Criticality::Critical];
+        let class = classes[self.rng.below(4) as usize];
+        let applicant = Applicant { class, caller: self.rng.below(3), deadline: limits.answer_until() };
+        let admission = {
+            let cluster = Arc::clone(&cluster);
+            Box::pin(async move { cluster.admit(applicant, now).await })
+        };
         let request = Request {
             listener,
             rule,
             cluster,
+            hedge_times,
+            ties,
             head,
             caller,
             limits,
             attempt_limit,
-            began: self.now(),
+            began: now,
             lineage,
             replay: if self.rng.below(8) == 0 { retry::Replay::Lost } else { retry::Replay::Whole },
             attempts: Attempts::first(),
@@ -135,15 +187,122 @@ impl World<'_> {
             retrying: None,
             free: 0,
             charged: 0,
+            hedged: 0,
             maybe_executed: false,
-            phase: Phase::Pausing,
+            passage,
+            place: None,
+            holds_place: false,
+            phase: Phase::Waiting(admission),
         };
-        self.requests.insert(id, request);
         if self.rng.below(10) == 0 {
             let patience = exponential(Duration::from_millis(200), &mut self.rng);
             self.after(patience, Event::Leaves(id));
         }
-        self.attempt(id);
+        self.ledger.of(&request.cluster).waiting.up();
+        self.waiting.insert(id);
+        let waits = request.cluster.config().admission.queue.map_or(Duration::ZERO, |queue| queue.timeout);
+        let until = (now + waits).min(request.limits.answer_until().unwrap_or(now + waits)) + TIMER;
+        self.requests.insert(id, request);
+        self.settle();
+        if self.waiting.contains(&id) {
+            self.trace.counts.queued += 1;
+            self.at(until, Event::PlacesAreLookedAt);
+        }
+    }
+
+    /// Half of the requests are bound to nothing.
+    fn ties(&mut self, cluster: &Cluster, subset: Option<Labels>) -> Ties {
+        let mut ties = Ties { subset, ..Ties::default() };
+        match self.rng.below(6) {
+            0 | 1 => ties.hash = Some(self.rng.below(50)),
+            2 => {
+                let set = cluster.endpoints();
+                let at = self.rng.below(set.members().len() as u64) as usize;
+                ties.bound = set.members().get(at).map(|member| member.state.address);
+                ties.strict = ties.bound.is_some() && self.rng.below(3) == 0;
+            }
+            _ => {}
+        }
+        ties
+    }
+
+    /// Whether the breakers of the cluster and the rule let a request through.
+    fn pass_breakers(&mut self, id: u64, cluster: &Cluster, rule: &Rule) -> Result<Option<Passage>, ()> {
+        let now = self.now();
+        if cluster.refuses(now).is_some() {
+            assert!(!self.ledger.of(cluster).breaker.is_closed(), "refused by a breaker that is closed");
+            self.trace.counts.refused_by_clusters += 1;
+            return Err(());
+        }
+        let Some(breaker) = &rule.breaker else { return Ok(None) };
+        self.ledger.see_rule(breaker, Step::Asked, now);
+        let entered = breaker.enter(&mut self.picks, now);
+        let watched = self.ledger.see_rule(breaker, Step::Asked, now);
+        let Ok(passage) = entered else {
+            assert!(!watched.is_closed(), "refused by a breaker that is closed");
+            self.trace.counts.refused_by_rules += 1;
+            return Err(());
+        };
+        let settings = rule.config.breaker.as_ref().expect("it has one");
+        hold(watched.admit(Admitted { number: id, is_probe: passage.is_probe(), settings, now }));
+        self.trace.counts.probes_of_rules += u64::from(passage.is_probe());
+        Ok(Some(passage))
+    }
+
+    /// Those who wait for a place get it, or learn that they will not.
+    pub(super) fn settle(&mut self) {
+        while !self.waiting.is_empty() {
+            self.turn_timers();
+            let handle = self.runtime.handle().clone();
+            let mut ready = BTreeMap::new();
+            for id in &self.waiting {
+                let request = self.requests.get_mut(id).expect("who waits is there");
+                let Phase::Waiting(admission) = &mut request.phase else { panic!("{id} waits") };
+                let _inside = handle.enter();
+                if let Poll::Ready(end) = admission.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    ready.insert(*id, end);
+                }
+            }
+            if ready.is_empty() {
+                break;
+            }
+            for (id, end) in ready {
+                self.placed(id, end);
+            }
+        }
+    }
+
+    fn placed(&mut self, id: u64, end: Result<Option<Place>, Shed>) {
+        let Some(mut request) = self.requests.remove(&id) else { return };
+        let now = self.now();
+        self.waiting.remove(&id);
+        request.phase = Phase::Pausing;
+        let (cluster, began, limits) = (Arc::clone(&request.cluster), request.began, request.limits);
+        let most = cluster.config().admission.queue.map_or(Duration::ZERO, |queue| queue.timeout);
+        hold(invariants::waited(began, now, most, limits.answer_until()));
+        let book = self.ledger.of(&cluster);
+        hold(book.waiting.down());
+        match end {
+            Ok(place) => {
+                if place.is_some() {
+                    book.places.up();
+                    self.trace.counts.placed += 1;
+                }
+                request.holds_place = place.is_some();
+                request.place = place;
+                match request.lineage {
+                    Lineage::First => cluster.state().budget.deposit(now),
+                    Lineage::RetriedAbove => cluster.state().budget.note_retry(now),
+                }
+                self.ledger.request(&cluster, request.lineage, now);
+                self.requests.insert(id, request);
+                self.attempt(id);
+            }
+            Err(Shed { cause, .. }) => {
+                self.trace.counts.shed += 1;
+                self.finish(id, request, &format!("shed: {cause:?}"));
+            }
+        }
     }
 
     fn head(&mut self, rule: &str) -> (RequestHead, Caller) {
@@ -174,214 +333,6 @@ impl World<'_> {
         (head, caller)
     }
 
-    /// The loop body of [`super::super::run`] up to the sending.
-    pub(super) fn attempt(&mut self, id: u64) {
-        let Some(mut request) = self.requests.remove(&id) else { return };
-        let now = self.now();
-        let mut head = request.head.clone();
-        if !forward_deadline(&request.exchange(), &mut head.headers, now) {
-            self.trace.counts.late += 1;
-            return self.finish(id, request, "too late");
-        }
-        let set = request.cluster.endpoints();
-        let scores: Vec<Option<f64>> = (0..set.members().len()).map(|index| set.score(index, now)).collect();
-        let fit: Vec<bool> = set.members().iter().map(|member| Fit::of(member, now) == Fit::Fit).collect();
-        let full = self.ledger.in_flight(&request.cluster) >= request.cluster.config().ceilings.max_requests;
-        let hint = PickHint { tried: &request.tried, ..PickHint::default() };
-        let permit = match request.cluster.pick(&hint, &mut self.picks, now) {
-            Ok(permit) => permit,
-            Err(PickError::Overflow) => {
-                assert!(full, "refused below the ceiling");
-                self.trace.counts.over_the_ceiling += 1;
-                return self.finish(id, request, "overflow");
-            }
-            Err(PickError::Open { .. }) => {
-                assert!(!fit.contains(&true), "refused although {fit:?} may be picked");
-                self.trace.counts.refused_by_breakers += 1;
-                return self.finish(id, request, "breakers are open");
-            }
-            Err(PickError::NoEndpoint) => {
-                assert!(set.members().is_empty(), "no endpoint was picked of {}", set.members().len());
-                self.trace.counts.without_endpoint += 1;
-                return self.finish(id, request, "no endpoint");
-            }
-        };
-        assert!(!full, "picked at the ceiling");
-        self.ledger.picked(&request.cluster, &permit, now);
-        self.check_pick(&request, &permit, &set, (&scores, &fit));
-        self.check_sending(&request, &head);
-        let address = permit.member().state.address;
-        request.tried.push(address);
-        let (takes, ending) = self.fleet.answer(address, request.caller, &mut self.rng);
-        let patience = Patience::new(&request.exchange(), None, now).until(false);
-        let (ends, ending) = match patience {
-            Some(until) if until <= now + takes => (until, Ending::TimedOut),
-            _ => (now + takes, ending),
-        };
-        let attempt = request.attempts.made();
-        self.note(&format!("{id} attempt {attempt} on {address} will end {ending:?}"));
-        request.phase = Phase::Trying(permit, ending);
-        self.requests.insert(id, request);
-        self.at(ends, Event::AttemptEnds(id, attempt));
-    }
-
-    fn check_pick(
-        &mut self,
-        request: &Request,
-        permit: &Permit,
-        set: &EndpointSet,
-        (scores, fit): (&[Option<f64>], &[bool]),
-    ) {
-        let address = permit.member().state.address;
-        let generation = request.listener.generation;
-        let configured = &self.endpoints[&(generation, Arc::clone(&request.cluster.config().name))];
-        assert!(configured.contains_key(&address), "{address} is not one of {configured:?}");
-        if generation < self.cell.load().generation {
-            self.trace.counts.picks_after_a_reload_on_an_old_configuration += 1;
-        }
-        let members = set.members();
-        if members.iter().zip(fit).any(|(member, fit)| *fit && !request.tried.contains(&member.state.address)) {
-            assert!(!request.tried.contains(&address), "{address} was tried before, and there are others");
-        }
-        let index = members.iter().position(|member| member.state.address == address).expect("a member");
-        // Of up to three all are compared.
-        if let Some(score) = scores[index]
-            && members.len() <= 3
-            && request.tried.is_empty()
-            && !permit.is_probe()
-        {
-            let of_fit = scores.iter().zip(fit).filter(|(_, fit)| **fit).filter_map(|(score, _)| *score);
-            let lowest = of_fit.fold(f64::INFINITY, f64::min);
-            assert!(score <= lowest, "{address} scores {score}, another {lowest}");
-            self.trace.counts.lowest_scores += 1;
-        }
-    }
-
-    /// What must hold of every attempt that is sent.
-    fn check_sending(&self, request: &Request, head: &RequestHead) {
-        let now = self.now();
-        let policy = &request.rule.config.retry;
-        if let Some(deadline) = request.limits.deadline {
-            assert!(now < deadline, "sent after the deadline");
-            let told = match request.caller {
-                Caller::Grpc => parse_grpc_timeout(head.headers[GRPC_TIMEOUT].as_bytes()).expect("a timeout"),
-                Caller::Http => parse_millis(head.headers[DEADLINE].as_bytes()).expect("milliseconds"),
-            };
-            assert!(told <= deadline - now, "the upstream is told {told:?} of {:?}", deadline - now);
-        }
-        assert!(request.free <= 1, "repeated {} times outside the policy", request.free);
-        let most = if request.lineage == Lineage::First { policy.attempts.value } else { 0 };
-        assert!(request.charged <= most, "repeated {} of at most {most} times", request.charged);
-        let most = usize::from(policy.attempts.value + 1).max(3);
-        assert!(request.tried.len() < most, "attempt {} of at most {most}", request.tried.len() + 1);
-        if !request.tried.is_empty() {
-            assert_eq!(request.replay, retry::Replay::Whole, "a body that is gone was sent again");
-            let safe = request.idempotency() == Idempotency::Idempotent || policy.non_idempotent;
-            assert!(safe || !request.maybe_executed, "what may have been executed was sent again");
-        }
-    }
-
-    /// The loop body of [`super::super::run`] from the end of the sending.
-    pub(super) fn attempt_ends(&mut self, id: u64, attempt: u8) {
-        let Some(mut request) = self.requests.remove(&id) else { return };
-        let (permit, ending) = match request.phase {
-            Phase::Trying(permit, ending) if request.attempts.made() == attempt => (permit, ending),
-            phase => {
-                request.phase = phase;
-                self.requests.insert(id, request);
-                return;
-            }
-        };
-        request.phase = Phase::Pausing;
-        let now = self.now();
-        let cluster = Arc::clone(&request.cluster);
-        let tried_once = ending.into_try();
-        note(&cluster, &permit, &tried_once, request.caller, now - permit.started(), now);
-        self.ledger.reported(&cluster, &permit, ending, now);
-        self.trace.counts.timed_out += u64::from(ending == Ending::TimedOut);
-        request.maybe_executed |= ending.may_be_executed();
-        let overall_over = request.limits.deadline.is_some_and(|deadline| deadline <= now);
-        let verdict = match classify(&tried_once, &request.exchange(), &permit) {
-            Some(outcome) if !overall_over => {
-                let idempotency = request.idempotency();
-                let repeatable = Repeatable { replay: request.replay, idempotency, lineage: request.lineage };
-                Some(retry::decide(&request.rule.config.retry, &request.attempts, repeatable, outcome))
-            }
-            _ => None,
-        };
-        match verdict {
-            Some(Verdict::Done(Why::NotIdempotent)) => self.trace.counts.not_repeated_for_idempotency += 1,
-            Some(Verdict::Done(Why::RetriedAbove)) => self.trace.counts.left_to_the_hop_before += 1,
-            _ => {}
-        }
-        let wait = verdict.and_then(|verdict| self.wait(&request, verdict, now));
-        if let (Some(verdict), Some(wait)) = (verdict, wait)
-            && let Some(slot) = self.room_for_retry(&mut request, verdict)
-        {
-            request.retrying = Some(slot);
-            request.attempts.record(verdict);
-            *(if verdict == Verdict::RetryFree { &mut request.free } else { &mut request.charged }) += 1;
-            self.ledger.ended(&cluster, &permit, now);
-            drop(permit);
-            self.note(&format!("{id} is tried again: {verdict:?}"));
-            self.requests.insert(id, request);
-            return self.at(now + wait, Event::TryAgain(id));
-        }
-        // The place is given back with the response head.
-        self.drop_retry(&mut request);
-        if !ending.is_answer() {
-            request.phase = Phase::Trying(permit, ending);
-            self.trace.counts.failed += 1;
-            return self.finish(id, request, "failed");
-        }
-        let takes = exponential(Duration::from_millis(100), &mut self.rng);
-        let over = request.limits.deadline.map_or(now + takes, |deadline| deadline.min(now + takes));
-        self.note(&format!("{id} is answered"));
-        request.phase = Phase::Streaming(permit);
-        self.requests.insert(id, request);
-        self.at(over, Event::ResponseEnds(id));
-    }
-
-    /// How long a retry is waited for; some servers name a time. `None`: there is none.
-    fn wait(&mut self, request: &Request, verdict: Verdict, now: Instant) -> Option<Duration> {
-        let left = request.exchange().time_left(request.began, now);
-        let step = match verdict {
-            Verdict::Done(_) => return None,
-            Verdict::RetryFree => return (left != Some(Duration::ZERO)).then_some(Duration::ZERO),
-            Verdict::RetryCharged { step } => step,
-        };
-        let named = Duration::from_millis(self.rng.below(3_000));
-        let pushback = (self.rng.below(6) == 0).then_some(named);
-        let random = self.rng.next_u64();
-        let wait = retry::wait(&request.rule.config.retry, step, (pushback, left), random).ok();
-        match wait {
-            Some(wait) => {
-                assert!(pushback.is_none_or(|named| named <= wait), "{wait:?} is sooner than {pushback:?}");
-                assert!(left.is_none_or(|left| wait < left), "{wait:?} is waited for with {left:?} left");
-            }
-            None => self.trace.counts.retries_too_late += 1,
-        }
-        wait
-    }
-
-    /// Asks for a retry, and whether the books agree.
-    fn room_for_retry(&mut self, request: &mut Request, verdict: Verdict) -> Option<RetrySlot> {
-        let now = self.now();
-        let charged = matches!(verdict, Verdict::RetryCharged { .. });
-        let wish = Wish { holds_place: request.holds_retry_place(), charged };
-        let room = self.ledger.retry(&request.cluster, wish, now);
-        let slot = RetrySlot::enter(&request.cluster, request.retrying.take(), verdict, now).ok();
-        assert_eq!(slot.is_some(), room == Room::Yes, "{room:?}");
-        let counts = &mut self.trace.counts;
-        *match room {
-            Room::Yes if charged => &mut counts.retried_charged,
-            Room::Yes => &mut counts.retried_free,
-            Room::CeilingReached => &mut counts.retries_over_the_ceiling,
-            Room::BudgetUsed => &mut counts.retries_over_the_budget,
-        } += 1;
-        slot
-    }
-
     pub(super) fn response_ends(&mut self, id: u64) {
         if let Some(request) = self.requests.remove(&id) {
             self.trace.counts.answered += 1;
@@ -392,22 +343,46 @@ impl World<'_> {
     pub(super) fn leaves(&mut self, id: u64) {
         if let Some(request) = self.requests.remove(&id) {
             self.trace.counts.left_early += 1;
+            self.trace.counts.left_the_queue += u64::from(matches!(request.phase, Phase::Waiting(_)));
             self.finish(id, request, "left");
         }
     }
 
+    /// No answer can be had: the rule's breaker is told.
+    pub(super) fn fail(&mut self, id: u64, request: Request, (reason, how): (Reason, &str)) {
+        if let (Some(passage), Some(breaker)) = (&request.passage, &request.rule.breaker) {
+            tell_breaker(passage, reason, request.began);
+            self.ledger.see_rule(breaker, Step::Told(id), self.now());
+        }
+        self.finish(id, request, how);
+    }
+
     /// A request ends, wherever it was: everything that it held is given back by being dropped.
-    fn finish(&mut self, id: u64, mut request: Request, how: &str) {
+    pub(super) fn finish(&mut self, id: u64, mut request: Request, how: &str) {
         self.note(&format!("{id} ends: {how}"));
-        let now = self.now();
         self.drop_retry(&mut request);
-        match &request.phase {
+        if request.holds_place {
+            hold(self.ledger.of(&request.cluster).places.down());
+        }
+        match std::mem::replace(&mut request.phase, Phase::Pausing) {
+            Phase::Waiting(admission) => {
+                if self.waiting.remove(&id) {
+                    hold(self.ledger.of(&request.cluster).waiting.down());
+                }
+                drop(admission);
+            }
             Phase::Pausing => {}
-            Phase::Trying(permit, _) | Phase::Streaming(permit) => self.ledger.ended(&request.cluster, permit, now),
+            Phase::Trying(running) => self.give_up(&request.cluster, running),
+            Phase::Streaming(Streaming { permit, number }) => self.release(&request.cluster, permit, number),
+        }
+        request.passage = None;
+        if let Some(breaker) = &request.rule.breaker {
+            let now = self.now();
+            self.ledger.see_rule(breaker, Step::Told(id), now).ended(id);
         }
     }
 
-    fn drop_retry(&mut self, request: &mut Request) {
+    pub(super) fn drop_retry(&mut self, request: &mut Request) {
         if request.holds_retry_place() {
             self.ledger.retry_ended(&request.cluster);
         }

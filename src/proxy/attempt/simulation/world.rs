@@ -1,7 +1,7 @@
 //! The world: what there is, the clock, and the events in their order.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -12,9 +12,11 @@ use tokio::runtime::Runtime;
 
 use super::fleet::{Fleet, exponential};
 use super::ledger::Ledger;
-use super::plan::{self, Names, Plan};
+use super::names::Names;
+use super::plan::{self, Plan};
 use super::requests::Request;
 use super::trace::Trace;
+use crate::base::clock::simulated::Clock;
 use crate::net::tls::TlsSet;
 use crate::policy::rng::Rng;
 use crate::snapshot::{Snapshot, SnapshotCell};
@@ -26,6 +28,9 @@ use crate::upstream::registry::Surroundings;
 pub(super) struct World<'t> {
     pub(super) trace: &'t mut Trace,
     base: Instant,
+    clock: Clock,
+    /// How long requests come.
+    horizon: Duration,
     /// Nanoseconds since `base`; the registry reads it too.
     pub(super) now: Arc<AtomicU64>,
     queue: BinaryHeap<Reverse<(Duration, u64, Event)>>,
@@ -44,6 +49,8 @@ pub(super) struct World<'t> {
     pub(super) fleet: Fleet,
     pub(super) ledger: Ledger,
     pub(super) requests: BTreeMap<u64, Request>,
+    /// Those that wait for a place.
+    pub(super) waiting: BTreeSet<u64>,
     /// By generation and cluster: what may be picked.
     pub(super) endpoints: BTreeMap<(u64, Arc<str>), BTreeMap<SocketAddr, u32>>,
 }
@@ -53,7 +60,11 @@ pub(super) enum Event {
     /// Some requests come.
     Arrivals,
     /// An attempt of a request ends.
-    AttemptEnds(u64, u8),
+    AttemptEnds(u64, u64),
+    /// It is time for another attempt beside this one.
+    HedgeIsDue(u64, u64),
+    /// Somebody has waited for a place for long enough.
+    PlacesAreLookedAt,
     /// A request is tried again.
     TryAgain(u64),
     /// A response is over.
@@ -66,13 +77,21 @@ pub(super) enum Event {
     EndpointChanges,
     EndpointRestarts,
     TurnsAreCounted,
+    HealthIsChecked,
+    BreakersAreOrdered,
     Sweep,
 }
 
 impl<'t> World<'t> {
     pub(super) fn new(seed: u64, trace: &'t mut Trace) -> Self {
+        // Long enough for what is forgotten after a minute, and short enough for many.
+        let horizon = if seed.is_multiple_of(8) { HORIZON * 3 } else { HORIZON };
         let mut rng = Rng::new(seed);
-        let base = Instant::now();
+        // Time that timers are measured in stands still, and is moved with that of the simulation.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let runtime = runtime.expect("a runtime");
+        let base = runtime.block_on(async { tokio::time::Instant::now().into_std() });
+        let told = Clock::start(base);
         let now = Arc::new(AtomicU64::new(0));
         let clock = Arc::clone(&now);
         let names = Names::default();
@@ -83,9 +102,6 @@ impl<'t> World<'t> {
         };
         let metrics = Metrics::new();
         let registry = Registry::within(2, Arc::clone(&metrics), surroundings);
-        // Time that the resolver's limit is measured in stands still: the script answers at once.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        let runtime = runtime.expect("a runtime");
         (0..4).for_each(|_| names.change(&mut rng));
         let plan = Plan::new(&mut rng);
         let loaded = Arc::new(load("simulated.yaml", &plan.yaml()).expect("a good configuration"));
@@ -95,6 +111,8 @@ impl<'t> World<'t> {
         let mut world = Self {
             trace,
             base,
+            clock: told,
+            horizon,
             now,
             queue: BinaryHeap::new(),
             sequence: 0,
@@ -110,6 +128,7 @@ impl<'t> World<'t> {
             fleet: Fleet::default(),
             ledger: Ledger::default(),
             requests: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             endpoints: BTreeMap::new(),
         };
         world.activate(&loaded);
@@ -125,6 +144,8 @@ impl<'t> World<'t> {
             Event::EndpointChanges,
             Event::EndpointRestarts,
             Event::TurnsAreCounted,
+            Event::HealthIsChecked,
+            Event::BreakersAreOrdered,
             Event::Sweep,
         ] {
             let wait = Duration::from_millis(self.rng.below(SWEEP.as_millis() as u64));
@@ -132,7 +153,10 @@ impl<'t> World<'t> {
         }
         while let Some(Reverse((at, _, event))) = self.queue.pop() {
             self.now.store(at.as_nanos() as u64, Relaxed);
+            self.clock.set(self.now());
             self.step(event);
+            self.settle();
+            self.ledger.compare_places();
         }
         self.compare_all(false);
         assert!(self.requests.is_empty(), "{} requests never ended", self.requests.len());
@@ -152,6 +176,11 @@ impl<'t> World<'t> {
                 self.attempt_ends(id, attempt);
                 None
             }
+            Event::HedgeIsDue(id, newest) => {
+                self.hedge(id, newest);
+                None
+            }
+            Event::PlacesAreLookedAt => None,
             Event::TryAgain(id) => {
                 self.attempt(id);
                 None
@@ -189,20 +218,37 @@ impl<'t> World<'t> {
                 self.count_turns();
                 again(5_000)
             }
+            Event::HealthIsChecked => {
+                self.check_health();
+                again(1_000)
+            }
+            Event::BreakersAreOrdered => {
+                self.order();
+                again(4_000)
+            }
             Event::Sweep => {
                 self.sweep();
-                if self.elapsed() < HORIZON {
+                if self.elapsed() < self.horizon {
                     self.after(SWEEP, Event::Sweep);
                 }
                 None
             }
         };
         if let Some(mean) = next
-            && self.elapsed() < HORIZON
+            && self.elapsed() < self.horizon
         {
             let wait = exponential(mean, &mut self.rng);
             self.after(wait, event);
         }
+    }
+
+    /// Timers see what time it is.
+    pub(super) fn turn_timers(&self) {
+        let now = self.now();
+        self.runtime.block_on(async {
+            let behind = now.saturating_duration_since(tokio::time::Instant::now().into_std());
+            tokio::time::advance(behind).await;
+        });
     }
 
     pub(super) fn elapsed(&self) -> Duration {
@@ -227,7 +273,7 @@ impl<'t> World<'t> {
     }
 }
 
-/// How long requests come.
-const HORIZON: Duration = Duration::from_secs(180);
+/// How long requests come, for most seeds.
+const HORIZON: Duration = Duration::from_secs(45);
 /// How often the control thread looks for what nobody uses.
 pub(super) const SWEEP: Duration = Duration::from_secs(10);

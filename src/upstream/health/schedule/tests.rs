@@ -187,6 +187,29 @@ async fn a_check_that_was_lost_is_made_again_and_one_of_an_endpoint_that_left_is
     lost.abort();
 }
 
+/// Two configurations may follow each other faster than the schedule looks.
+#[test]
+fn checks_that_fall_between_two_configurations_are_made_after_the_second() {
+    let mut world = world(3);
+    let mut schedule = Schedule::new(7, 100);
+    let start = world.now();
+    schedule.follow(&[Arc::clone(&world.cluster)], start);
+    assert_eq!(run(&mut schedule, CheckResult::Success, start + SECOND).len(), 3);
+    let now = start + SECOND * 70;
+    // One check is under way, and the others are due.
+    let (id, under_way) = schedule.take_due(now).expect("it is due");
+    world.apply(|_| {});
+    drop(under_way);
+    schedule.ended(id, said(CheckResult::Success, now), now);
+    assert_eq!(run(&mut schedule, CheckResult::Success, now), [0_u16; 0], "the cluster they were due for has gone");
+    schedule.follow(&[Arc::clone(&world.cluster)], now);
+    for now in [now, now + SECOND * 70] {
+        let mut ports = run(&mut schedule, CheckResult::Success, now);
+        ports.sort_unstable();
+        assert_eq!(ports, [1, 2, 3]);
+    }
+}
+
 #[test]
 fn no_more_lines_are_kept_than_there_is_room_for() {
     let world = world(5);
