@@ -210,7 +210,7 @@ impl Ledger {
 
     /// Whether a hedged attempt may be made. If so, it is counted.
     pub(super) fn hedge(&mut self, cluster: &Cluster, percent: u8, now: Instant) -> bool {
-        let limits = RetryBudget { percent: percent.into(), min_per_second: 0 };
+        let limits = RetryBudget { percent, min_per_second: 0 };
         let book = self.cluster(cluster);
         let second = book.second(now);
         let affordable = book.spending.affords(Spent::Hedge, limits, second);

@@ -14,10 +14,8 @@ pub(super) struct ClusterSettings {
 
 impl ClusterSettings {
     pub(super) fn new(rng: &mut Rng) -> Self {
-        let mut settings = Self::default();
         // Many have a few of these and nobody all of them: what one takes out of use the other does not see.
-        settings.balance = balance(rng);
-        settings.breaker = breaker(rng);
+        let mut settings = Self { balance: balance(rng), breaker: breaker(rng), ..Self::default() };
         if one_in(3, rng) {
             let _ = write!(settings.breaker, ", cluster: {{ {} }}", thresholds(rng));
         }
