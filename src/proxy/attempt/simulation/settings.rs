@@ -100,8 +100,8 @@ fn balance(rng: &mut Rng) -> String {
 
 fn breaker(rng: &mut Rng) -> String {
     match rng.below(4) {
-        // By default; and off.
-        0 => format!("resetTimeout: {}s", 1 + rng.below(6)),
+        // Nobody asks for one: it is there, and tolerates what answers when no other endpoint is left. And off.
+        0 => "maxPending: 100".to_owned(),
         1 => "failureThreshold: 0".to_owned(),
         _ => thresholds(rng),
     }
