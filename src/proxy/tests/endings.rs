@@ -55,7 +55,7 @@ async fn an_endpoint_that_breaks_off_within_every_answer_is_given_up() {
         let upstream = Upstream::new(acts).await;
         let harness = Harness::new(
             "backendRefs: [{ cluster: c }]",
-            "circuitBreaker: { failureThreshold: 5 }",
+            ", circuitBreaker: { failureThreshold: 5 }",
             &[upstream.address],
         );
         for _ in 0..5 {
