@@ -53,7 +53,11 @@ async fn an_endpoint_that_breaks_off_within_every_answer_is_given_up() {
     const WHOLE: &[Act] = &[Act::Last("HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nhalf")];
     for (acts, opens) in [(HALF, true), (WHOLE, false)] {
         let upstream = Upstream::new(acts).await;
-        let harness = Harness::to(&[upstream.address]);
+        let harness = Harness::new(
+            "backendRefs: [{ cluster: c }]",
+            ", circuitBreaker: { failureThreshold: 5 }",
+            &[upstream.address],
+        );
         for _ in 0..5 {
             harness.ask("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("what there was");
         }
