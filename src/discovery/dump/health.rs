@@ -1,5 +1,7 @@
 //! Ceilings, breakers, health checks and ejection in the words of the file.
 
+use std::time::Duration;
+
 use http::{HeaderName, HeaderValue};
 use outrigger_config::model;
 use serde_json::{Map, Value, json};
@@ -52,13 +54,19 @@ fn parts(breaker: &model::Breaker) -> Map<String, Value> {
             "minRequests": min_requests,
         })
     };
+    // Written, a time asks for the breaker: what nobody wrote is left out.
+    let default = model::Breaker::default();
+    let time = |value: Duration, default: Duration| match &failure_threshold.place {
+        None if value == default => Value::Null,
+        _ => json!(duration(value)),
+    };
     let all = some([
         ("failureThreshold", json!(failure_threshold.value)),
         ("failureRatio", failure_ratio.as_ref().map_or(Value::Null, ratio)),
         ("latency", latency.as_ref().map_or(Value::Null, trip)),
-        ("resetTimeout", json!(duration(*reset_timeout))),
-        ("maxResetTimeout", json!(duration(*max_reset_timeout))),
-        ("ramp", json!(duration(*ramp))),
+        ("resetTimeout", time(*reset_timeout, default.reset_timeout)),
+        ("maxResetTimeout", time(*max_reset_timeout, default.max_reset_timeout)),
+        ("ramp", time(*ramp, default.ramp)),
     ]);
     match all {
         Value::Object(members) => members,

@@ -219,7 +219,7 @@ fn where_all_endpoints_answer_badly_none_gets_the_load_of_all() {
 
 #[test]
 fn a_stream_that_flows_decides_the_probe_and_others_need_not_wait_for_its_end() {
-    let mut bench = Bench::new(1, |_| {});
+    let mut bench = Bench::new(1, |cluster| cluster.breakers.endpoint.failure_threshold = written(5));
     (0..5).for_each(|_| bench.picked().report(Outcome::Broken, bench.now));
     bench.now += MOST;
     let probe = bench.picked();
