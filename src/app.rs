@@ -177,6 +177,7 @@ impl App {
         let cell = Arc::new(SnapshotCell::new(first));
         let proxy = Arc::new(Proxy::new(Arc::clone(&cell), Arc::clone(&log)));
         let pressure = Arc::clone(proxy.pressure());
+        overload::limit_connections(&pressure, &config.overload);
         let listeners = Arc::new(ListenerSet::new(workers, proxy, Arc::clone(&metrics)));
         *shared.listeners.lock() = Some(Arc::clone(&listeners));
         let control = state.zip(loaded.control_plane.clone()).map(|(state, plane)| {

@@ -32,12 +32,17 @@ pub async fn watch(pressure: Arc<Pressure>, owner: Arc<impl Shrink>) {
     }
 }
 
-fn look(pressure: &Pressure, settings: &Overload, owner: &impl Shrink) {
+/// Limits the connections of all listeners. Called before the first one listens; the watch does it with later settings.
+pub fn limit_connections(pressure: &Pressure, settings: &Overload) {
     let most = match settings.max_connections {
         0 => usize::MAX,
         most => usize::try_from(most).unwrap_or(usize::MAX),
     };
     pressure.limit_connections(most);
+}
+
+fn look(pressure: &Pressure, settings: &Overload, owner: &impl Shrink) {
+    limit_connections(pressure, settings);
     let limit = settings.memory_limit.or_else(memory::control_group_limit);
     let used = limit.and_then(|_| resident_bytes());
     let before = pressure.level();

@@ -178,7 +178,7 @@ async fn a_refused_resource_is_named_with_its_field_and_the_others_take_effect()
         ads.set(scene.routed("one"));
         let proxy = scene.proxy(&[&ads]).await;
 
-        let bad = Cluster { name: "bad".to_owned(), lb_policy: LbPolicy::RingHash as i32, ..Cluster::default() };
+        let bad = Cluster { name: "bad".to_owned(), lb_policy: LbPolicy::ClusterProvided as i32, ..Cluster::default() };
         let mut next = scene.routed("two");
         next.push(Resource::encoded(Kind::Cluster, "bad".into(), bad.encode_to_vec().into()));
         ads.set(next);

@@ -97,11 +97,12 @@ fn an_explicit_default_of_a_rules_time_limit_is_a_change() {
 }
 
 #[test]
-fn a_breaker_that_somebody_wrote_is_a_change_although_its_threshold_is_the_default() {
-    // Written, it also takes out the last endpoint that answers.
-    let written = changed("c: {", "c: { circuitBreaker: { failureThreshold: 5 },");
-    assert_eq!(written.to_string(), "~ cluster c: circuitBreaker\n");
-    assert!(changed("c: {", "c: { circuitBreaker: { resetTimeout: 30s },").is_empty());
+fn a_breaker_that_somebody_wrote_is_a_change_although_its_settings_are_the_defaults() {
+    // Written, it also takes out the last endpoint.
+    for setting in ["failureThreshold: 5", "resetTimeout: 30s", "maxResetTimeout: 5m"] {
+        let written = changed("c: {", &format!("c: {{ circuitBreaker: {{ {setting} }},"));
+        assert_eq!(written.to_string(), "~ cluster c: circuitBreaker\n", "{setting}");
+    }
 }
 
 #[test]
