@@ -8,7 +8,7 @@
 //! The baseline is what an answer takes when nothing waits. There may never be such a moment to look at: under a lasting
 //! overload the limit is always reached. Stopping the traffic to look costs requests. It is not necessary either: the
 //! limit lies above `k` by the tolerance, so it can be lowered by that much and a little more, for the time of one
-//! window, and the upstream still has work for nearly all its workers ([`Phase::Eased`]); critical requests keep the limit
+//! window, and the upstream still has work for nearly all its workers (`Phase::Eased`); critical requests keep the limit
 //! that there was. What latency does then tells the two reasons for a long one apart. It falls with the number in flight: requests wait for each other. It stays: the service has become
 //! slower, and this is the new baseline. The same is concluded when the limit went down by much and nothing got better,
 //! so a limit does not fall to nothing because a service has changed.

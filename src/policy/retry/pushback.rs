@@ -16,7 +16,7 @@ pub fn pushback_wait(wait: Duration, random: u64) -> Duration {
 pub enum Pushback {
     /// After this long, at most 300 s.
     After(Duration),
-    /// Not at all ([`Outcome::Forbidden`]).
+    /// Not at all ([`super::Outcome::Forbidden`]).
     Never,
 }
 
