@@ -9,6 +9,7 @@ mod client_cert;
 mod criticality;
 mod external;
 mod faults;
+mod field;
 mod filters;
 mod gates;
 mod limiting;

@@ -6,7 +6,8 @@ use std::path::Path;
 use outrigger_config::model;
 use serde_json::{Value, json};
 
-use super::{backend_ref, duration, host_pattern, named, path_condition, some, unanchored, unless_secret};
+use super::routes::{named, path_condition, unanchored};
+use super::{backend_ref, duration, host_pattern, some, unless_secret};
 
 pub(super) fn identity(identity: &model::Identity) -> Value {
     let model::Identity {

@@ -3,12 +3,13 @@
 //! all makes the whole answer unusable, because a change that is silently missing may be the one that matters.
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 
 use super::wire::{HeaderOption, OkResponse};
 use crate::codec::RequestHead;
 use crate::policy::query;
+use crate::proxy::field::is_ours;
 
 /// One change of a header.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,12 +132,7 @@ fn read(options: Vec<HeaderOption>, into: Side) -> Result<Vec<Change>, Unusable>
     let mut changes = Vec::with_capacity(options.len());
     for HeaderOption { header, append, append_action } in options {
         let header = header.ok_or(Unusable)?;
-        if header.key.starts_with(':') {
-            continue;
-        }
-        let name = HeaderName::from_bytes(header.key.as_bytes()).map_err(|_| Unusable)?;
-        let value = if header.value.is_empty() { header.raw_value } else { header.value.into() };
-        let value = HeaderValue::from_maybe_shared(value).map_err(|_| Unusable)?;
+        let Some((name, value)) = header.read().map_err(|_| Unusable)? else { continue };
         // The older field wins where it is there, as in Envoy. Where both are missing the newer one reads as "append",
         // which for requests is not what the API's text says (overwrite).
         let how = match (append.map(|append| append.value), append_action, into) {
@@ -154,30 +150,16 @@ fn read(options: Vec<HeaderOption>, into: Side) -> Result<Vec<Change>, Unusable>
     Ok(changes)
 }
 
-/// Where a message goes, how it is framed, and what the proxies say to each other.
-pub(in crate::proxy) fn is_ours(name: &HeaderName) -> bool {
-    const OURS: [HeaderName; 8] = [
-        header::HOST,
-        header::CONTENT_LENGTH,
-        header::TRANSFER_ENCODING,
-        header::CONNECTION,
-        header::UPGRADE,
-        header::TE,
-        header::TRAILER,
-        header::EXPECT,
-    ];
-    OURS.contains(name)
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings" | "grpc-timeout")
-        || name.as_str().starts_with("x-outrigger-")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::wire::{self, BoolValue, QueryParameter};
+    use bytes::Bytes;
+
+    use super::super::wire::{BoolValue, QueryParameter};
     use super::*;
+    use crate::proxy::field::Field;
 
     fn option(key: &str, value: &str, append: Option<bool>, append_action: i32) -> HeaderOption {
-        let header = wire::HeaderValue { key: key.into(), value: value.into(), raw_value: Bytes::new() };
+        let header = Field { key: key.into(), value: value.into(), raw_value: Bytes::new() };
         HeaderOption { header: Some(header), append: append.map(|value| BoolValue { value }), append_action }
     }
 

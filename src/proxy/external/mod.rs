@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http::header::{EXPECT, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 
-pub(super) use changes::{Changes, is_ours};
+pub(super) use changes::Changes;
 pub(super) use question::Surroundings;
 
 use self::changes::Unusable;

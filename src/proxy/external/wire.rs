@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use prost::{Message, Oneof};
 
+use crate::proxy::field::Field;
+
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct CheckRequest {
     #[prost(message, optional, tag = "1")]
@@ -162,21 +164,11 @@ pub(super) struct QueryParameter {
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct HeaderOption {
     #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<HeaderValue>,
+    pub(super) header: Option<Field>,
     #[prost(message, optional, tag = "2")]
     pub(super) append: Option<BoolValue>,
     #[prost(int32, tag = "3")]
     pub(super) append_action: i32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct HeaderValue {
-    #[prost(string, tag = "1")]
-    pub(super) key: String,
-    #[prost(string, tag = "2")]
-    pub(super) value: String,
-    #[prost(bytes = "bytes", tag = "3")]
-    pub(super) raw_value: bytes::Bytes,
 }
 
 /// `google.protobuf.BoolValue`.

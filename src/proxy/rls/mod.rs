@@ -13,7 +13,7 @@ use http::header::{HeaderName, HeaderValue};
 use outrigger_config::model::{DescriptorEntry, DescriptorValue};
 
 use self::wire::{Entry, OVER_LIMIT, RateLimitDescriptor, RateLimitRequest, RateLimitResponse};
-use super::external::is_ours;
+use super::field::{Field, is_ours};
 use super::limiting::{Asking, client};
 use super::unary::{self, Call, CallError};
 use crate::policy::path;
@@ -137,16 +137,11 @@ fn header(asking: Asking<'_>, name: &HeaderName) -> Option<String> {
 }
 
 /// Fields that may be added; those that say where a message goes or how it is framed are passed over.
-fn fields(headers: Vec<wire::HeaderValue>) -> Result<Fields, Refused> {
+fn fields(headers: Vec<Field>) -> Result<Fields, Refused> {
     let unusable = || Refused::Failed(UNUSABLE);
     let mut fields = Vec::with_capacity(headers.len());
-    for wire::HeaderValue { key, value, raw_value } in headers {
-        if key.starts_with(':') {
-            continue;
-        }
-        let name = HeaderName::from_bytes(key.as_bytes()).map_err(|_| unusable())?;
-        let value = if value.is_empty() { raw_value } else { value.into() };
-        let value = HeaderValue::from_maybe_shared(value).map_err(|_| unusable())?;
+    for header in headers {
+        let Some((name, value)) = header.read().map_err(|_| unusable())? else { continue };
         if !is_ours(&name) {
             fields.push((name, value));
         }

@@ -5,8 +5,8 @@ fn status(code: i32, seconds: i64, nanos: i32) -> DescriptorStatus {
     DescriptorStatus { code, duration_until_reset: Some(wire::Duration { seconds, nanos }) }
 }
 
-fn header(key: &str, value: &str) -> wire::HeaderValue {
-    wire::HeaderValue { key: key.into(), value: value.into(), raw_value: Bytes::new() }
+fn header(key: &str, value: &str) -> Field {
+    Field { key: key.into(), value: value.into(), raw_value: Bytes::new() }
 }
 
 fn after(statuses: Vec<DescriptorStatus>) -> Option<Duration> {

@@ -3,6 +3,8 @@
 
 use prost::Message;
 
+use crate::proxy::field::Field;
+
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct RateLimitRequest {
     #[prost(string, tag = "1")]
@@ -37,9 +39,9 @@ pub(super) struct RateLimitResponse {
     #[prost(message, repeated, tag = "2")]
     pub(super) statuses: Vec<DescriptorStatus>,
     #[prost(message, repeated, tag = "3")]
-    pub(super) response_headers_to_add: Vec<HeaderValue>,
+    pub(super) response_headers_to_add: Vec<Field>,
     #[prost(message, repeated, tag = "4")]
-    pub(super) request_headers_to_add: Vec<HeaderValue>,
+    pub(super) request_headers_to_add: Vec<Field>,
     #[prost(bytes = "bytes", tag = "5")]
     pub(super) raw_body: bytes::Bytes,
 }
@@ -59,17 +61,6 @@ pub(super) struct Duration {
     pub(super) seconds: i64,
     #[prost(int32, tag = "2")]
     pub(super) nanos: i32,
-}
-
-/// `envoy.config.core.v3.HeaderValue`.
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct HeaderValue {
-    #[prost(string, tag = "1")]
-    pub(super) key: String,
-    #[prost(string, tag = "2")]
-    pub(super) value: String,
-    #[prost(bytes = "bytes", tag = "3")]
-    pub(super) raw_value: bytes::Bytes,
 }
 
 pub(super) const OK: i32 = 1;
