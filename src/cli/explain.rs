@@ -187,6 +187,7 @@ fn request(args: &ExplainArgs, listener: &Listener) -> Result<(RequestHead, (Str
         path: normal_path.parse().map_err(|_| bad())?,
         version: Version::HTTP_11,
         headers,
+        upgrade: None,
     };
     Ok((head, normal_host))
 }

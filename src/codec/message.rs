@@ -1,6 +1,7 @@
 //! Messages as the pipeline sees them, and the seam between the codecs and the pipeline.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -27,6 +28,20 @@ pub struct RequestHead {
     pub version: Version,
     /// End-to-end and hop-by-hop fields as they arrived, checked, without `Host`.
     pub headers: HeaderMap,
+    /// What it asks to switch to. Then the body is what goes up the tunnel, of no declared length.
+    pub upgrade: Option<Upgrade>,
+}
+
+/// What a request asks to switch its connection, or its stream, to: `Upgrade` in HTTP/1.1 (RFC 9110 section 7.8),
+/// `:protocol` in HTTP/2 (RFC 8441) and HTTP/3 (RFC 9220). Whichever it came as, its method is GET here, the fields of
+/// one hop (`Upgrade`, `Connection`, `Sec-WebSocket-Key`) are gone, and the answer that agrees to it is
+/// 101. A codec makes of it what its own version says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Upgrade {
+    /// WebSocket (RFC 6455).
+    WebSocket,
+    /// Anything else, by its token in lower case.
+    Other(Arc<str>),
 }
 
 /// A request with its body.
@@ -43,7 +58,7 @@ pub struct Request {
 /// The head of a response.
 #[derive(Debug, Clone)]
 pub struct ResponseHead {
-    /// The status, never 1xx here.
+    /// The status. Of 1xx only 101, which agrees to an [`Upgrade`]: the body is then what comes down the tunnel.
     pub status: StatusCode,
     /// Fields.
     pub headers: HeaderMap,

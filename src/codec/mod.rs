@@ -15,6 +15,6 @@ pub mod tee;
 
 pub use body::{Body, BodyError, Frame, PollBody};
 pub use error::{REFUSED_BY_PEER, Refusal, SendError, SendErrorKind, Sent, certificate_alert};
-pub use message::{Handler, Interim, Request, RequestHead, Response, ResponseHead, ServerOptions};
+pub use message::{Handler, Interim, Request, RequestHead, Response, ResponseHead, ServerOptions, Upgrade};
 pub use prefixed::{Peeked, PrefixedBody};
 pub use replay::Replay;

@@ -85,6 +85,7 @@ pub(super) async fn fetch(source: &Source, registry: &Registry) -> Result<Bytes,
         authority: Some(authority),
         version: Version::HTTP_11,
         headers,
+        upgrade: None,
     };
     let connection = ClientConn::new(io, Arc::new(Nowhere), Box::new(()));
     let response = connection.send(&head, Body::Empty, &Nobody).await.map_err(FetchError::Send)?;

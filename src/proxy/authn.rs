@@ -285,6 +285,7 @@ mod tests {
             path: PathAndQuery::from_static("/"),
             version: http::Version::HTTP_11,
             headers: HeaderMap::new(),
+            upgrade: None,
         };
         let text = |authority, refusal| {
             challenge(&head(authority), refusal).map(|(_, value)| value.to_str().expect("plain").to_owned())

@@ -228,6 +228,7 @@ fn head(cluster: &Cluster, permit: &Permit, call: Call) -> RequestHead {
         path: PathAndQuery::from_static(call.path),
         version: Version::HTTP_2,
         headers,
+        upgrade: None,
     }
 }
 

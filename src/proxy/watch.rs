@@ -196,6 +196,7 @@ impl Admitted {
             path: path.as_str().parse().unwrap_or(PathAndQuery::from_static("/")),
             version: head.version,
             headers,
+            upgrade: head.upgrade.clone(),
         }
     }
 }

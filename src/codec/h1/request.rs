@@ -117,7 +117,7 @@ fn parse_with<'a>(
     let framing = framing(&headers, &facts, version)?;
     let (scheme, authority, path) = target_of(head, target, &method, host, version, scheme)?;
     let keep_alive = keep_alive(&headers, &facts, version);
-    let head = RequestHead { method, scheme, authority, path, version, headers };
+    let head = RequestHead { method, scheme, authority, path, version, headers, upgrade: None };
     Ok(Parsed { head, framing, keep_alive })
 }
 

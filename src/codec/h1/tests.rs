@@ -200,6 +200,7 @@ fn head(method: Method) -> RequestHead {
         path: PathAndQuery::from_static("/p?q"),
         version: Version::HTTP_11,
         headers: HeaderMap::from_iter([(HeaderName::from_static("x-a"), HeaderValue::from_static("1"))]),
+        upgrade: None,
     }
 }
 

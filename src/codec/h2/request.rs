@@ -74,7 +74,7 @@ pub(super) fn accept(
     }
     let body = if stream.is_end_stream() { Body::Empty } else { Body::H2Server(H2ServerBody::new(stream, length)) };
     let version = Version::HTTP_2;
-    let head = RequestHead { method, scheme, authority: Some(authority), path, version, headers };
+    let head = RequestHead { method, scheme, authority: Some(authority), path, version, headers, upgrade: None };
     Ok(Request { head, body, started })
 }
 

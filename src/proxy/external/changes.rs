@@ -241,6 +241,7 @@ mod tests {
             path: PathAndQuery::from_static("/p?token=t&user=eve&x=1"),
             version: http::Version::HTTP_11,
             headers: HeaderMap::new(),
+            upgrade: None,
         };
         Changes::read(answer).expect("usable").apply_to_request(&mut head);
         assert_eq!(head.path.as_str(), "/p?x=1&user=a%26b");

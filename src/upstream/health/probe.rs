@@ -192,6 +192,7 @@ impl Target<'_> {
             path,
             version: if self.wire() == Wire::Http2 { Version::HTTP_2 } else { Version::HTTP_11 },
             headers,
+            upgrade: None,
         }
     }
 

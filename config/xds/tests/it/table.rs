@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What is done with the fields of a message.
 #[derive(Default)]
@@ -20,8 +20,8 @@ fn folder() -> &'static Path {
 /// Every message that is taken apart, by its name in the decoder.
 fn messages() -> BTreeMap<String, Fields> {
     let mut out: BTreeMap<String, Fields> = BTreeMap::new();
-    for entry in std::fs::read_dir(folder().join("src/decode")).expect("the decoder") {
-        let text = std::fs::read_to_string(entry.expect("a file").path()).expect("its text");
+    for file in files(&folder().join("src/decode")) {
+        let text = std::fs::read_to_string(file).expect("its text");
         for part in text.split("unpack!(").skip(1) {
             let (name, rest) = part.split_once("=> ").and_then(|(_, rest)| rest.split_once('{')).expect("a message");
             let body = rest.split_once("});").map_or(rest, |(body, _)| body);
@@ -39,6 +39,11 @@ fn messages() -> BTreeMap<String, Fields> {
         }
     }
     out
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("the decoder").map(|entry| entry.expect("a file").path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
 /// The lists, each with the comment behind its end.

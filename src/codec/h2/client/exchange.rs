@@ -63,7 +63,7 @@ impl StreamSlot {
 }
 
 fn message_of(head: Cow<'_, RequestHead>) -> http::Request<()> {
-    let RequestHead { method, scheme, authority, path, version: _, mut headers } = head.into_owned();
+    let RequestHead { method, scheme, authority, path, version: _, mut headers, upgrade: _ } = head.into_owned();
     fields::make_sendable(&mut headers);
     let mut message = http::Request::new(());
     let mut parts = http::uri::Parts::default();

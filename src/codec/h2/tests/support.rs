@@ -214,6 +214,7 @@ pub(super) fn head(method: &str, path: &str) -> RequestHead {
         path: path.parse().expect("a path"),
         version: http::Version::HTTP_11,
         headers: HeaderMap::new(),
+        upgrade: None,
     }
 }
 

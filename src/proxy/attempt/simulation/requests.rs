@@ -328,8 +328,15 @@ impl World<'_> {
             headers.insert(HeaderName::from_static("accept"), HeaderValue::from_static("text/event-stream"));
         }
         let path = PathAndQuery::try_from(format!("/{rule}/x")).expect("a path");
-        let head =
-            RequestHead { method, scheme: Scheme::HTTP, authority: None, path, version: Version::HTTP_2, headers };
+        let head = RequestHead {
+            method,
+            scheme: Scheme::HTTP,
+            authority: None,
+            path,
+            version: Version::HTTP_2,
+            headers,
+            upgrade: None,
+        };
         (head, caller)
     }
 

@@ -72,6 +72,7 @@ fn post() -> RequestHead {
         path: "/".parse().expect("a path"),
         version: Version::HTTP_11,
         headers: HeaderMap::new(),
+        upgrade: None,
     }
 }
 
