@@ -105,7 +105,7 @@ impl WorkerPool {
         let speaks = match (wire, chosen) {
             (Wire::Http1, _) | (Wire::Negotiated, Some(None | Some(AlpnProtocol::Http1)) | None) => AlpnProtocol::Http1,
             (Wire::Http2, None) | (_, Some(Some(AlpnProtocol::Http2))) => AlpnProtocol::Http2,
-            (Wire::Http2, Some(other)) => {
+            (Wire::Http2 | Wire::Negotiated, Some(other)) => {
                 let answer = if other.is_some() { "chose http/1.1" } else { "does not choose a protocol" };
                 let detail = format!("{}: h2 was offered and the server {answer}", self.key.address);
                 return Err(self.refused("no-h2", detail.into()));
@@ -122,7 +122,9 @@ impl WorkerPool {
                 connection.retire_at = retire_at;
                 Ok(Made::Http1(connection))
             }
-            AlpnProtocol::Http2 => Ok(Made::Http2 { handle: self.begin_h2(guard, dialed).await?, retire_at }),
+            AlpnProtocol::Http2 | AlpnProtocol::Http3 => {
+                Ok(Made::Http2 { handle: self.begin_h2(guard, dialed).await?, retire_at })
+            }
         }
     }
 

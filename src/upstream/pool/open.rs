@@ -170,6 +170,8 @@ impl WorkerPool {
             let spoken = match spoken {
                 AlpnProtocol::Http1 => HTTP1,
                 AlpnProtocol::Http2 => HTTP2,
+                // Never chosen over TCP, where it is not offered.
+                AlpnProtocol::Http3 => return,
             };
             self.spoken.store(spoken, Ordering::Relaxed);
         }
