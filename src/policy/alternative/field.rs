@@ -86,8 +86,8 @@ fn alternative(rest: &mut Rest<'_>, host: Option<&str>) -> Option<Option<Said>> 
         }
     }
     let (alternative_host, port) = split(&authority)?;
-    let same = alternative_host.is_empty()
-        || host.is_some_and(|host| host.as_bytes().eq_ignore_ascii_case(alternative_host));
+    let same =
+        alternative_host.is_empty() || host.is_some_and(|host| host.as_bytes().eq_ignore_ascii_case(alternative_host));
     let ours = protocol == HTTP3 && same && !max_age.is_zero();
     Some(ours.then_some(Said::Http3 { port, max_age }))
 }

@@ -29,9 +29,11 @@ pub(super) enum Opened {
 }
 
 /// A connection that was opened for all who wait.
-pub(super) enum Made {
+pub(super) enum Made<C> {
+    /// HTTP/1: whatever was wanted, the endpoint chose that.
     Http1(Box<ClientConn>),
-    Http2 { handle: H2Connection, retire_at: Option<Instant> },
+    /// One that they share.
+    Shared { handle: C, retire_at: Option<Instant> },
 }
 
 /// A byte stream to an endpoint, counted as long as it is held.
@@ -81,7 +83,7 @@ impl WorkerPool {
         let pool = self.this.upgrade().ok_or(LeaseError::Connect(SendErrorKind::Closed))?;
         Ok(match pool.make(guard, wire, terms.tls.map(|tls| &**tls)).await? {
             Made::Http1(connection) => Opened::Http1(connection),
-            Made::Http2 { handle, retire_at } => {
+            Made::Shared { handle, retire_at } => {
                 pool.share(handle, retire_at);
                 Opened::Http2
             }
@@ -94,7 +96,7 @@ impl WorkerPool {
         mut guard: Open,
         wire: Wire,
         tls: Option<&ClientTls>,
-    ) -> Result<Made, Failure> {
+    ) -> Result<Made<H2Connection>, Failure> {
         let alpn = match wire {
             Wire::Http1 => Alpn::Http1,
             Wire::Http2 => Alpn::Http2,
@@ -122,7 +124,7 @@ impl WorkerPool {
                 connection.retire_at = retire_at;
                 Ok(Made::Http1(connection))
             }
-            AlpnProtocol::Http2 => Ok(Made::Http2 { handle: self.begin_h2(guard, dialed).await?, retire_at }),
+            AlpnProtocol::Http2 => Ok(Made::Shared { handle: self.begin_h2(guard, dialed).await?, retire_at }),
         }
     }
 
@@ -141,7 +143,7 @@ impl WorkerPool {
                 if has_begun.load(Ordering::Relaxed)
                     && let Some(pool) = pool.upgrade()
                 {
-                    pool.shared.lock().wake(1);
+                    pool.h2.lock().wake(1);
                 }
             })),
         };
