@@ -16,7 +16,7 @@ use crate::codec::h2::{H2ClientOptions, H2Connection, H2Driver};
 use crate::codec::{REFUSED_BY_PEER, SendErrorKind, certificate_alert};
 use crate::net::io::Io;
 use crate::net::tls::{Alpn, AlpnProtocol, ClientTls, HandshakeError, TlsInfo};
-use crate::telemetry::metrics::Handshake;
+use crate::telemetry::metrics::{Carrier, Handshake};
 use crate::upstream::guards::{Open, Pending};
 use crate::upstream::lease::{LeaseError, Overflow};
 
@@ -71,7 +71,7 @@ impl WorkerPool {
         let mut open =
             Open::enter(&self.cluster, &self.endpoint, &ceilings).ok_or(LeaseError::Overflow(Overflow::Connections))?;
         let io = self.connect(self.deadline()).await?;
-        open.made();
+        open.made(Carrier::Tcp);
         Ok(Tunnel { io, open: TunnelOpen { _counted: open } })
     }
 
@@ -113,7 +113,10 @@ impl WorkerPool {
                 return Err(self.refused("no-h2", detail.into()));
             }
         };
-        guard.made();
+        guard.made(match speaks {
+            AlpnProtocol::Http1 => Carrier::Http1,
+            AlpnProtocol::Http2 => Carrier::Http2,
+        });
         let not_after = dialed.tls.as_ref().and_then(|tls| tls.peer.as_ref()).map(|peer| peer.not_after);
         let retire_at = self.retire_at(not_after);
         self.note_spoken(wire, speaks);
