@@ -116,6 +116,7 @@ impl WorkerPool {
         guard.made(match speaks {
             AlpnProtocol::Http1 => Carrier::Http1,
             AlpnProtocol::Http2 => Carrier::Http2,
+            AlpnProtocol::Http3 => Carrier::Http3,
         });
         let not_after = dialed.tls.as_ref().and_then(|tls| tls.peer.as_ref()).map(|peer| peer.not_after);
         let retire_at = self.retire_at(not_after);
