@@ -12,6 +12,7 @@ pub mod message;
 pub mod prefixed;
 pub mod replay;
 pub mod tee;
+pub mod websocket;
 
 pub use body::{Body, BodyError, Frame, PollBody};
 pub use error::{REFUSED_BY_PEER, Refusal, SendError, SendErrorKind, Sent, certificate_alert};
