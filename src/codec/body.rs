@@ -11,6 +11,7 @@ use super::h2::{H2ClientBody, H2ServerBody};
 use super::prefixed::PrefixedBody;
 use super::replay::ReplayBody;
 use super::tee::{CopyBody, TeeBody};
+use super::tunnel::WayUpBody;
 
 /// A piece of a body.
 #[derive(Debug)]
@@ -97,6 +98,8 @@ pub enum Body {
     H2Server(H2ServerBody),
     /// From an HTTP/2 upstream, with the rest of the upload.
     H2Client(Box<H2ClientBody>),
+    /// What a downstream sends through a tunnel, of any version.
+    WayUp(Box<WayUpBody>),
     /// One attempt at sending a body that may be sent again.
     Replay(Box<ReplayBody>),
     /// One whose beginning was read ahead.
@@ -122,6 +125,7 @@ impl PollBody for Body {
             Self::H1ClientTunnel(body) => body.poll_frame(cx),
             Self::H2Server(body) => body.poll_frame(cx),
             Self::H2Client(body) => body.poll_frame(cx),
+            Self::WayUp(body) => body.poll_frame(cx),
             Self::Replay(body) => body.poll_frame(cx),
             Self::Prefixed(body) => body.poll_frame(cx),
             Self::Tee(body) => body.poll_frame(cx),
@@ -136,6 +140,7 @@ impl PollBody for Body {
             Self::H1Client(body) => body.poll_progress(cx),
             Self::H1ClientTunnel(body) => body.poll_progress(cx),
             Self::H2Client(body) => body.poll_progress(cx),
+            Self::WayUp(body) => body.poll_progress(cx),
             Self::Replay(body) => body.poll_progress(cx),
             Self::Prefixed(body) => body.poll_progress(cx),
             Self::Tee(body) => body.poll_progress(cx),
@@ -162,6 +167,7 @@ impl PollBody for Body {
             Self::H1ClientTunnel(body) => body.is_end(),
             Self::H2Server(body) => body.is_end(),
             Self::H2Client(body) => body.is_end(),
+            Self::WayUp(body) => body.is_end(),
             Self::Replay(body) => body.is_end(),
             Self::Prefixed(body) => body.is_end(),
             Self::Tee(body) => body.is_end(),
@@ -179,6 +185,7 @@ impl PollBody for Body {
             Self::H1ClientTunnel(body) => body.exact_len(),
             Self::H2Server(body) => body.exact_len(),
             Self::H2Client(body) => body.exact_len(),
+            Self::WayUp(body) => body.exact_len(),
             Self::Replay(body) => body.exact_len(),
             Self::Prefixed(body) => body.exact_len(),
             Self::Tee(body) => body.exact_len(),

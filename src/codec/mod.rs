@@ -12,6 +12,7 @@ pub mod message;
 pub mod prefixed;
 pub mod replay;
 pub mod tee;
+pub mod tunnel;
 pub mod websocket;
 
 pub use body::{Body, BodyError, Frame, PollBody};
@@ -19,3 +20,4 @@ pub use error::{REFUSED_BY_PEER, Refusal, SendError, SendErrorKind, Sent, certif
 pub use message::{Handler, Interim, Request, RequestHead, Response, ResponseHead, ServerOptions, Upgrade};
 pub use prefixed::{Peeked, PrefixedBody};
 pub use replay::Replay;
+pub use tunnel::WayUp;

@@ -31,9 +31,10 @@ pub(super) fn fresh_key() -> HeaderValue {
 
 /// Whether a caller's key is one: 16 bytes in base64.
 pub(super) fn is_key(value: &HeaderValue) -> bool {
+    // With its padding: two bytes more than there are.
     let mut room = [0; KEY_BYTES + 2];
-    BASE64.decode_len(value.len()).is_ok_and(|most| most <= room.len())
-        && BASE64.decode_mut(value.as_bytes(), &mut room[..KEY_BYTES + 2]).is_ok_and(|n| n == KEY_BYTES)
+    BASE64.decode_len(value.len()) == Ok(room.len())
+        && BASE64.decode_mut(value.as_bytes(), &mut room).is_ok_and(|n| n == KEY_BYTES)
 }
 
 /// The `Sec-WebSocket-Accept` that proves that `key` was read.
@@ -118,6 +119,19 @@ impl Frames {
         }
     }
 
+    /// How many of these bytes belong to the frame that has begun to pass, as far as it can be told.
+    #[must_use]
+    pub fn rest_of_frame(&self, bytes: &[u8]) -> usize {
+        let mut rest = Self { left: self.left, head: self.head, held: self.held, closed: false };
+        let mut at = 0;
+        while at < bytes.len() && !rest.at_boundary() {
+            let n = usize::try_from(rest.left).unwrap_or(usize::MAX).clamp(1, bytes.len() - at);
+            rest.pass(&bytes[at..at + n]);
+            at += n;
+        }
+        at
+    }
+
     /// Whether a frame could follow here.
     #[must_use]
     pub fn at_boundary(&self) -> bool {
@@ -128,6 +142,12 @@ impl Frames {
     #[must_use]
     pub fn has_closed(&self) -> bool {
         self.closed
+    }
+
+    /// Whether a Close frame may follow here.
+    #[must_use]
+    pub fn may_close(&self) -> bool {
+        self.at_boundary() && !self.closed
     }
 }
 
@@ -160,7 +180,14 @@ mod tests {
         assert!(is_key(&HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==")));
         assert!(is_key(&fresh_key()));
         assert_ne!(fresh_key(), fresh_key());
-        for bad in ["", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25j", "dGhlIHNhbXBsZSBub25jZTE=", "!!!!", "dGhlIHNhbXBsZSBub25jZWFhYQ=="] {
+        for bad in [
+            "",
+            "dGhlIHNhbXBsZSBub25jZQ",
+            "dGhlIHNhbXBsZSBub25j",
+            "dGhlIHNhbXBsZSBub25jZTE=",
+            "!!!!",
+            "dGhlIHNhbXBsZSBub25jZWFhYQ==",
+        ] {
             assert!(!is_key(&HeaderValue::from_static(bad)), "{bad}");
         }
     }
@@ -207,6 +234,8 @@ mod tests {
             let mut at = 0;
             for cut in cuts.into_iter().cycle() {
                 prop_assert_eq!(follow.at_boundary(), ends.contains(&at), "at {}", at);
+                let end = ends.iter().find(|end| **end >= at).expect("the last one is the end");
+                prop_assert_eq!(follow.rest_of_frame(&wire[at..]), end - at);
                 if at == wire.len() {
                     break;
                 }

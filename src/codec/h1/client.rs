@@ -42,7 +42,7 @@ pub struct ClientConn {
     pub retire_at: Option<Instant>,
     /// What the server said of how long it keeps idle connections.
     pub server_keeps: Option<Duration>,
-    _guard: Box<dyn Send + Sync>,
+    pub(super) guard: Box<dyn Send + Sync>,
 }
 
 impl std::fmt::Debug for ClientConn {
@@ -65,7 +65,7 @@ impl ClientConn {
             idle_since: now,
             retire_at: None,
             server_keeps: None,
-            _guard: guard,
+            guard,
         })
     }
 
@@ -116,7 +116,7 @@ impl ClientConn {
         match outcome {
             Ok(parsed) => Ok(match tunnel.filter(|_| progress.agreed) {
                 Some(up) => {
-                    let body = Body::H1ClientTunnel(Box::new(ClientTunnel::new(self, up)));
+                    let body = Body::H1ClientTunnel(Box::new(ClientTunnel::of(*self, up)));
                     Response { head: parsed.head, body }
                 }
                 None => self.into_response(parsed, upload),

@@ -20,7 +20,7 @@ use super::encode;
 use super::request::{self, HeadScan, Parsed};
 use super::respond::{End, Exchange, respond};
 use super::tunnel::{self, ServerTunnel, Tunnel};
-use super::upgrade::Switch;
+use super::upgrade::{self, Switch};
 use crate::base::drain::Watch;
 use crate::base::limits;
 use crate::base::timer::Deadline;
@@ -83,7 +83,10 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
             patience: options.idle_timeout,
         };
         let body = match switch {
-            Some(_) => shared.ask_tunnel(),
+            Some(_) => {
+                handler.drained_by(&options.drain);
+                shared.ask_tunnel()
+            }
             None => shared.begin_body(decoder),
         };
         let request = Request { head, body, started };
@@ -455,7 +458,8 @@ async fn refuse<H: Handler>(
     options: &ServerOptions,
     timer: &mut Deadline,
 ) {
-    let response = handler.refuse(refusal);
+    let mut response = handler.refuse(refusal);
+    upgrade::explain(refusal, &mut response.head.headers);
     let exchange = Exchange {
         version: Version::HTTP_11,
         head_request: false,

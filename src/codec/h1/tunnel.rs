@@ -84,14 +84,18 @@ fn poll_down<B: PollBody>(
                 }
             }
         }
-        match poll_write(&mut shared.connection.lock(), down, cx) {
+        // Not within the match: the body takes the lock as well.
+        let wrote = poll_write(&mut shared.connection.lock(), down, cx);
+        match wrote {
             Poll::Ready(Ok(Wrote::Some)) => {}
             Poll::Ready(Ok(Wrote::All)) => return Poll::Pending,
             Poll::Ready(Ok(Wrote::End)) => return body.poll_rest(cx),
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending if waits => return Poll::Pending,
             // Blocked on the caller: the other direction may still move.
-            Poll::Pending => return body.poll_progress(cx).map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending),
+            Poll::Pending => {
+                return body.poll_progress(cx).map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending);
+            }
         }
     }
 }
@@ -172,14 +176,25 @@ impl PollBody for ServerTunnel {
     }
 }
 
-/// What an upstream sends through a tunnel, and the other direction. Dropping it before both have ended resets the
+/// What an upstream sends through a tunnel, and the other direction. Dropping it before the way up has ended resets the
 /// connection.
-#[derive(Debug)]
 pub struct ClientTunnel {
-    connection: Box<ClientConn>,
+    io: Io,
+    read: ReadBuffer,
+    write: WriteBuffer,
     upload: Body,
     up: Up,
     down_ended: bool,
+    _guard: Box<dyn Send + Sync>,
+}
+
+impl std::fmt::Debug for ClientTunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientTunnel")
+            .field("up", &self.up)
+            .field("down_ended", &self.down_ended)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,13 +208,22 @@ enum Up {
 }
 
 impl ClientTunnel {
-    pub(super) fn new(connection: Box<ClientConn>, upload: Body) -> Self {
-        Self { connection, upload, up: Up::Open, down_ended: false }
+    /// Of a connection that has answered so.
+    pub(super) fn of(connection: ClientConn, upload: Body) -> Self {
+        let ClientConn { io, read, write, guard, .. } = connection;
+        Self { io, read, write, upload, up: Up::Open, down_ended: false, _guard: guard }
+    }
+
+    /// A connection that was never anything else. `guard` lives as long as it does.
+    #[must_use]
+    pub fn over(io: Io, guard: Box<dyn Send + Sync>, upload: Body) -> Self {
+        let (read, write) = (ReadBuffer::default(), WriteBuffer::default());
+        Self { io, read, write, upload, up: Up::Open, down_ended: false, _guard: guard }
     }
 
     /// Moves the way up as far as it goes. An error is the caller's.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
-        let ClientConn { io, write, .. } = &mut *self.connection;
+        let Self { io, write, .. } = self;
         loop {
             let mut waits = false;
             while self.up == Up::Open && write.len() < limits::H1_WRITE_HIGH_WATER {
@@ -248,8 +272,7 @@ impl PollBody for ClientTunnel {
         if let Err(error) = self.poll_up(cx) {
             return Poll::Ready(Some(Err(error)));
         }
-        let ClientConn { io, read, .. } = &mut *self.connection;
-        match ready!(poll_bytes(read, io, cx)) {
+        match ready!(poll_bytes(&mut self.read, &mut self.io, cx)) {
             Some(Ok(data)) => Poll::Ready(Some(Ok(Frame::Data(data)))),
             Some(Err(error)) => Poll::Ready(Some(Err(error))),
             None => {
@@ -288,8 +311,8 @@ impl PollBody for ClientTunnel {
 
 impl Drop for ClientTunnel {
     fn drop(&mut self) {
-        if !(self.down_ended && self.up == Up::Ended) {
-            self.connection.io.reset_on_close();
+        if self.up != Up::Ended {
+            self.io.reset_on_close();
         }
     }
 }

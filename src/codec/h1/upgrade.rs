@@ -44,7 +44,8 @@ impl Switch {
             return if content { Err(CONNECT_CONTENT) } else { Ok(Some((Self::Connect, None))) };
         }
         // RFC 9110 section 7.8: HTTP/1.0 has none, and without the connection option it is not meant for this hop.
-        if version != Version::HTTP_11 || !headers.contains_key(UPGRADE) || !has_token(headers, &CONNECTION, "upgrade") {
+        if version != Version::HTTP_11 || !headers.contains_key(UPGRADE) || !has_token(headers, &CONNECTION, "upgrade")
+        {
             return Ok(None);
         }
         if has_token(headers, &UPGRADE, WEBSOCKET) {
@@ -120,7 +121,11 @@ impl Switch {
         let status = parsed.head.status;
         let headers = &mut parsed.head.headers;
         if !self.is_agreed(status) {
-            return if status == StatusCode::SWITCHING_PROTOCOLS { Err("it switched protocols unasked") } else { Ok(false) };
+            return if status == StatusCode::SWITCHING_PROTOCOLS {
+                Err("it switched protocols unasked")
+            } else {
+                Ok(false)
+            };
         }
         let token = match self {
             Self::WebSocket { .. } => WEBSOCKET,
@@ -144,6 +149,14 @@ impl Switch {
             headers.remove(name);
         }
         Ok(true)
+    }
+}
+
+/// Says in a refusal what would have been accepted (RFC 6455 section 4.4, RFC 9110 section 15.5.22).
+pub(super) fn explain(refusal: Refusal, headers: &mut HeaderMap) {
+    if refusal.status == StatusCode::UPGRADE_REQUIRED {
+        headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
+        headers.insert(SEC_WEBSOCKET_VERSION, websocket::VERSION);
     }
 }
 
