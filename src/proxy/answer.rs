@@ -7,6 +7,7 @@ use super::tunnel::TunnelBody;
 use crate::codec::{BodyError, Frame, PollBody};
 
 /// The body of an answer.
+#[expect(clippy::large_enum_variant, reason = "nearly all answers are messages, and a box for each would cost them")]
 #[derive(Debug)]
 pub enum AnswerBody {
     /// Of a message.
