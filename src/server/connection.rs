@@ -13,7 +13,7 @@ use super::accept::Accepted;
 use super::admission::{Admitted, AdmittedQuic, Visitor, retired_unused};
 use crate::base::drain::{Notice, Watch};
 use crate::base::pressure::PressureWatch;
-use crate::codec::{ServerOptions, h1, h2, h3};
+use crate::codec::{Handler as _, ServerOptions, h1, h2, h3};
 use crate::net::ConnInfo;
 use crate::net::quic::Arrival;
 use crate::net::sniff::{self, Patience, Protocol, Undetected};
@@ -63,8 +63,9 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
             }
         }
     };
-    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls, drain: open.member.watch() };
+    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls };
     let handler = factory.handler(Arc::clone(&current.view), info);
+    handler.drained_by(&options.drain);
     // The settings of the listener are not held for the life of the connection.
     drop(current);
     drop(metrics);
@@ -100,8 +101,9 @@ pub(super) async fn serve_quic<F: ConnectionFactory>(
     let mut closed = open.member.closed();
     let watches = (open.member.watch(), factory.pressure().watch());
     let options = options(&current.config.limits, watches, Some(&tls));
-    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls: Some(tls), drain: open.member.watch() };
+    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls: Some(tls) };
     let handler = factory.handler(Arc::clone(&current.view), info);
+    handler.drained_by(&options.drain);
     drop(current);
     tokio::select! {
         () = Box::pin(h3::serve(connection.clone(), handler, options)) => {}
