@@ -63,4 +63,5 @@ mod smuggling;
 mod stream;
 mod support;
 mod tls;
+mod upgrades;
 mod xds;
