@@ -112,6 +112,10 @@ pub const SECRET_BYTES: u64 = 8 * 1024 * 1024;
 /// Read at once from one side of a connection that is handed on, and kept at most while the other side does not
 /// take it.
 pub const SPLICE_READ: usize = 64 * 1024;
+/// A PROXY protocol header with its extensions: bytes.
+pub const PROXY_HEADER: usize = 4096;
+/// Endpoints that are tried for a connection of raw bytes before the caller is given up.
+pub const PASSAGE_ATTEMPTS: usize = 3;
 /// Open connections to the admin server; the next ones wait in the kernel.
 pub const ADMIN_CONNECTIONS: usize = 64;
 /// Different tokens of one request: each is verified, which costs what a handshake costs.
