@@ -2,6 +2,7 @@
 //! that moves every line down changes nothing.
 
 mod guards;
+mod opaque;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
@@ -317,6 +318,13 @@ fn listener(old: &Listener, new: &Listener) -> Vec<&'static str> {
         jwt,
         external_authorization,
         rate_limits,
+        http3,
+        upgrades,
+        tcp,
+        udp,
+        proxy_protocol,
+        interception,
+        intercepts,
         place: _,
     } = new;
     Parts::default()
@@ -333,6 +341,13 @@ fn listener(old: &Listener, new: &Listener) -> Vec<&'static str> {
         .add("jwt", old.jwt == *jwt)
         .add("externalAuthorization", old.external_authorization == *external_authorization)
         .add("rateLimits", old.rate_limits == *rate_limits)
+        .add("http3", old.http3 == *http3)
+        .add("upgrades", old.upgrades == *upgrades)
+        .add("tcp", opaque::same_tcp(old.tcp.as_ref(), tcp.as_ref()))
+        .add("udp", opaque::same_udp(old.udp.as_ref(), udp.as_ref()))
+        .add("proxyProtocol", old.proxy_protocol == *proxy_protocol)
+        .add("interception", old.interception == *interception)
+        .add("intercepts", opaque::same_intercepts(&old.intercepts, intercepts))
         .list
 }
 

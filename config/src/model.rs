@@ -17,11 +17,14 @@ mod cluster;
 mod control_plane;
 mod fault;
 mod health;
+mod http3;
 mod identity;
 mod listener;
+mod opaque;
 mod overload;
 mod retry;
 mod route;
+mod tunnel;
 
 pub use access::*;
 pub use balance::*;
@@ -30,11 +33,14 @@ pub use cluster::*;
 pub use control_plane::*;
 pub use fault::*;
 pub use health::*;
+pub use http3::*;
 pub use identity::*;
 pub use listener::*;
+pub use opaque::*;
 pub use overload::*;
 pub use retry::*;
 pub use route::*;
+pub use tunnel::*;
 
 /// Proof that a value passed validation: read-only, and made only by this crate.
 #[derive(Debug, Clone, PartialEq)]

@@ -96,6 +96,13 @@ fn listener(listener: &model::Listener) -> Value {
         jwt,
         external_authorization,
         rate_limits,
+        http3: _,
+        upgrades: _,
+        tcp: _,
+        udp: _,
+        proxy_protocol: _,
+        interception: _,
+        intercepts: _,
         place: _,
     } = listener;
     // Where nothing is decrypted there are no requests to say anything about.
@@ -116,6 +123,8 @@ fn listener(listener: &model::Listener) -> Value {
         model::ListenerProtocol::Auto => "auto",
         model::ListenerProtocol::Http1 => "http1",
         model::ListenerProtocol::Http2 => "http2",
+        model::ListenerProtocol::Tcp => "tcp",
+        model::ListenerProtocol::Udp => "udp",
     };
     let direction = match direction {
         model::Direction::Inbound => "inbound",

@@ -1,6 +1,7 @@
 //! A cluster as one configuration sees it: its endpoints of this moment, and the choice among them.
 
 use std::collections::HashSet;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -177,6 +178,10 @@ impl Cluster {
             (ClusterProtocol::Auto, _) if self.tls.is_some() => Wire::Negotiated,
             (ClusterProtocol::Http2, _) | (ClusterProtocol::Auto, Version::HTTP_2) => Wire::Http2,
             (ClusterProtocol::Http1 | ClusterProtocol::Auto, _) => Wire::Http1,
+            (ClusterProtocol::Http3 | ClusterProtocol::Tcp, _) => {
+                let error = io::Error::new(io::ErrorKind::Unsupported, "no request can be sent over this protocol");
+                return Err(LeaseError::Connect(SendErrorKind::Connect(error)));
+            }
         };
         let terms = Terms { ceilings: self.ceilings(), tls: self.tls.as_ref() };
         match member.pool.lease(wire, preference, terms).await {

@@ -53,6 +53,7 @@ pub(super) fn cluster(subject: &Subject<'_>, cluster: &Cluster) {
         keepalive_timeout,
         max_streams,
         max_age,
+        proxy_protocol: _,
     } = connection;
     subject.duration("connection.connect_timeout", *connect_timeout);
     subject.duration("connection.idle_timeout", *idle_timeout);

@@ -57,6 +57,13 @@ pub(super) fn listener(subject: &Subject<'_>, listener: &Listener) {
         jwt,
         external_authorization,
         rate_limits,
+        http3: _,
+        upgrades: _,
+        tcp: _,
+        udp: _,
+        proxy_protocol: _,
+        interception: _,
+        intercepts: _,
         place: _,
     } = listener;
     let config = subject.config;

@@ -82,7 +82,7 @@ fn same_files(old: &CertificateFiles, new: &CertificateFiles) -> bool {
     old.certificate == *certificate && old.private_key == *private_key
 }
 
-fn both<T>(old: Option<&T>, new: Option<&T>, same: impl Fn(&T, &T) -> bool) -> bool {
+pub(super) fn both<T>(old: Option<&T>, new: Option<&T>, same: impl Fn(&T, &T) -> bool) -> bool {
     match (old, new) {
         (None, None) => true,
         (Some(old), Some(new)) => same(old, new),
@@ -90,7 +90,7 @@ fn both<T>(old: Option<&T>, new: Option<&T>, same: impl Fn(&T, &T) -> bool) -> b
     }
 }
 
-fn each<T>(old: &[T], new: &[T], same: impl Fn(&T, &T) -> bool) -> bool {
+pub(super) fn each<T>(old: &[T], new: &[T], same: impl Fn(&T, &T) -> bool) -> bool {
     old.len() == new.len() && old.iter().zip(new).all(|(old, new)| same(old, new))
 }
 

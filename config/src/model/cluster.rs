@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Admission, Balance, Breakers, ClusterTls, Condition, EndpointCeilings, HealthCheck, Labels, OutlierDetection, Place,
+    Admission, Balance, Breakers, ClusterTls, Condition, EndpointCeilings, HealthCheck, Labels, OutlierDetection,
+    Place, ProxyVersion,
 };
 
 /// An upstream cluster.
@@ -50,8 +51,13 @@ pub enum ClusterProtocol {
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
-    /// HTTP/2 for requests that came over HTTP/2, HTTP/1.1 for the others; over TLS, what ALPN says.
+    /// HTTP/2 for requests that came over HTTP/2, HTTP/1.1 for the others; over TLS, what ALPN says, and HTTP/3 with
+    /// endpoints that advertise it and can be reached so.
     Auto,
+    /// HTTP/3. Only with TLS.
+    Http3,
+    /// Bytes that are handed on as they are: only listeners that hand on lead here.
+    Tcp,
 }
 
 /// An endpoint as written.
@@ -130,6 +136,8 @@ pub struct ConnectionOptions {
     pub max_streams: u32,
     /// Connections are replaced at this age, with 10 % jitter (default 1 h; zero: none).
     pub max_age: Duration,
+    /// Connections begin with a header of the PROXY protocol that says who the caller is; `None`: with none.
+    pub proxy_protocol: Option<ProxyVersion>,
 }
 
 /// How names are resolved.

@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ClientCertHeader, ListenerJwt, ListenerTls, Place, RateLimit};
+use super::{
+    ClientCertHeader, Http3, Intercept, Interception, ListenerJwt, ListenerTls, Place, ProxyProtocol, RateLimit,
+    TcpForwarding, UdpForwarding, Upgrades,
+};
 
-/// A TCP listener.
+/// A listener.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     /// Unique name.
@@ -15,8 +18,8 @@ pub struct Listener {
     pub bind: SocketAddr,
     /// What is spoken on it.
     pub protocol: ListenerProtocol,
-    /// The route table it uses; exists in [`Config::routes`]. `None` only where TLS is handed on and nothing is
-    /// terminated.
+    /// The route table it uses; exists in [`Config::routes`]. `None` only where nothing is read as
+    /// HTTP: TLS that is handed on, TCP and UDP.
     pub routes: Option<Arc<str>>,
     /// Inbound listeners are drained on shutdown; outbound ones stay open until the end.
     pub direction: Direction,
@@ -38,6 +41,21 @@ pub struct Listener {
     pub external_authorization: Option<Arc<str>>,
     /// Rate limits of all its requests, before routing.
     pub rate_limits: Vec<RateLimit>,
+    /// HTTP/3 over UDP on the same address. Only with TLS that is terminated.
+    pub http3: Option<Http3>,
+    /// Upgrades and CONNECT.
+    pub upgrades: Upgrades,
+    /// Where connections go that are handed on. There with [`ListenerProtocol::Tcp`]; with [`ListenerProtocol::Auto`],
+    /// it takes what is not HTTP.
+    pub tcp: Option<TcpForwarding>,
+    /// Where datagrams go. There with [`ListenerProtocol::Udp`], and only there.
+    pub udp: Option<UdpForwarding>,
+    /// The PROXY protocol of those who connect; `None`: no header is looked for.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Connections that are redirected here; `None`: the address they were made to is this listener's.
+    pub interception: Option<Interception>,
+    /// Destinations of connections caught by other listeners that this one serves.
+    pub intercepts: Vec<Intercept>,
     /// Where it is written.
     pub place: Place,
 }
@@ -51,6 +69,10 @@ pub enum ListenerProtocol {
     Http1,
     /// HTTP/2 with prior knowledge only.
     Http2,
+    /// Connections that are handed on as they are.
+    Tcp,
+    /// Datagrams that are handed on as they are.
+    Udp,
 }
 
 /// Which way the traffic of a listener goes.

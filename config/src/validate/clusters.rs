@@ -125,6 +125,7 @@ fn connection_options(check: &Check<'_, '_>, field: &Field<raw::Connection>) -> 
         keepalive_timeout: check.duration(keepalive_timeout, Duration::from_secs(3)),
         max_streams: small(check.number(max_streams, 100, limits::STREAMS)),
         max_age: check.duration_or_zero(max_age, Duration::from_secs(3_600)),
+        proxy_protocol: None,
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Check, Names, References, guards, names, overload, small, tls, token
 use crate::limits;
 use crate::model::{
     ClientCertHeader, Direction, EscapedSlashes, Listener, ListenerLimits, ListenerProtocol, PathOptions, TlsMode,
-    Trust,
+    Trust, Upgrades,
 };
 use crate::raw;
 use crate::read::{Field, List};
@@ -156,6 +156,13 @@ fn listener(
         jwt: tokens::of_listener(check, jwt, &references.providers),
         external_authorization: refer(external_authorization, &references.authorizers),
         rate_limits: overload::rate_limits(check, rate_limits),
+        http3: None,
+        upgrades: Upgrades::default(),
+        tcp: None,
+        udp: None,
+        proxy_protocol: None,
+        interception: None,
+        intercepts: Vec::new(),
         place: check.place(span),
     };
     (listener, address)

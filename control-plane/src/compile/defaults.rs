@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use outrigger_config::model::{
     ClientCertHeader, Direction, DnsOptions, EscapedSlashes, Listener, ListenerLimits, ListenerProtocol, PathOptions,
-    Place, Trust,
+    Place, Trust, Upgrades,
 };
 
 pub(super) fn outbound(name: &str, bind: SocketAddr, protocol: ListenerProtocol, place: Place) -> Listener {
@@ -24,6 +24,13 @@ pub(super) fn outbound(name: &str, bind: SocketAddr, protocol: ListenerProtocol,
         authorization: None,
         jwt: None,
         external_authorization: None,
+        http3: None,
+        upgrades: Upgrades::default(),
+        tcp: None,
+        udp: None,
+        proxy_protocol: None,
+        interception: None,
+        intercepts: Vec::new(),
         place,
     }
 }

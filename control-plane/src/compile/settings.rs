@@ -94,6 +94,7 @@ pub(super) fn connection(traffic: &Traffic) -> ConnectionOptions {
         keepalive_timeout: or(&traffic.keepalive_timeout, seconds(3)),
         max_streams: or(&traffic.max_streams, 100),
         max_age: or(&traffic.max_age, seconds(3_600)),
+        proxy_protocol: None,
     }
 }
 

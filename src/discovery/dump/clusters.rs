@@ -31,6 +31,7 @@ pub(super) fn cluster(cluster: &model::Cluster, assigned: Option<&Vec<model::End
         keepalive_timeout,
         max_streams,
         max_age,
+        proxy_protocol: _,
     } = connection;
     let model::DnsOptions { min_ttl, max_ttl } = dns;
     let connection = json!({
@@ -76,6 +77,8 @@ pub(crate) fn cluster_protocol(protocol: model::ClusterProtocol) -> &'static str
         model::ClusterProtocol::Http1 => "http1",
         model::ClusterProtocol::Http2 => "http2",
         model::ClusterProtocol::Auto => "auto",
+        model::ClusterProtocol::Http3 => "http3",
+        model::ClusterProtocol::Tcp => "tcp",
     }
 }
 

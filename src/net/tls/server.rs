@@ -246,6 +246,7 @@ pub(super) fn offered(protocol: ListenerProtocol) -> Vec<AlpnProtocol> {
         ListenerProtocol::Auto => vec![AlpnProtocol::Http2, AlpnProtocol::Http1],
         ListenerProtocol::Http1 => vec![AlpnProtocol::Http1],
         ListenerProtocol::Http2 => vec![AlpnProtocol::Http2],
+        ListenerProtocol::Tcp | ListenerProtocol::Udp => Vec::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use outrigger_config::model::{
     ClientCertHeader, ClientCertificate, ClientTrust, Drain, EscapedSlashes, ListenerLimits, ListenerProtocol,
-    ListenerTls, PathOptions, TlsMode, TlsVersion, Trust,
+    ListenerTls, PathOptions, TlsMode, TlsVersion, Trust, Upgrades,
 };
 use tokio::sync::Semaphore;
 
@@ -144,6 +144,13 @@ fn listener(name: &str) -> Listener {
         authorization: None,
         jwt: None,
         external_authorization: None,
+        http3: None,
+        upgrades: Upgrades::default(),
+        tcp: None,
+        udp: None,
+        proxy_protocol: None,
+        interception: None,
+        intercepts: Vec::new(),
         place: Place { file: "test".into(), line: 1, column: 1 },
     }
 }

@@ -53,8 +53,10 @@ impl Terms {
             cluster_breaker: config.breakers.cluster.clone().unwrap_or_else(off),
             ceilings: config.endpoint_ceilings,
             per_connection: match config.protocol {
-                ClusterProtocol::Http1 => 1,
-                ClusterProtocol::Http2 | ClusterProtocol::Auto => config.connection.max_streams.max(1),
+                ClusterProtocol::Http1 | ClusterProtocol::Tcp => 1,
+                ClusterProtocol::Http2 | ClusterProtocol::Http3 | ClusterProtocol::Auto => {
+                    config.connection.max_streams.max(1)
+                }
             },
         })
     }

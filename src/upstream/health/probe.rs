@@ -211,16 +211,18 @@ impl Target<'_> {
     fn wire(&self) -> Wire {
         match (&self.check.probe, self.cluster.config().protocol) {
             (Probe::Grpc { .. }, _) | (_, ClusterProtocol::Http2) => Wire::Http2,
+            // Beside HTTP/3, what the server chooses over TCP.
+            (_, ClusterProtocol::Http3) => Wire::Negotiated,
             (_, ClusterProtocol::Auto) if self.cluster.tls().is_some() => Wire::Negotiated,
-            (_, ClusterProtocol::Http1 | ClusterProtocol::Auto) => Wire::Http1,
+            (_, ClusterProtocol::Http1 | ClusterProtocol::Tcp | ClusterProtocol::Auto) => Wire::Http1,
         }
     }
 
     fn alpn(&self) -> Alpn {
         match self.cluster.config().protocol {
-            ClusterProtocol::Http1 => Alpn::Http1,
+            ClusterProtocol::Http1 | ClusterProtocol::Tcp => Alpn::Http1,
             ClusterProtocol::Http2 => Alpn::Http2,
-            ClusterProtocol::Auto => Alpn::Either,
+            ClusterProtocol::Http3 | ClusterProtocol::Auto => Alpn::Either,
         }
     }
 

@@ -44,6 +44,7 @@ fn setup_in_time(address: SocketAddr, max_streams: u32, (tls, connect): (Option<
         keepalive_timeout: Duration::from_secs(3),
         max_streams,
         max_age: Duration::ZERO,
+        proxy_protocol: None,
     };
     let now = Instant::now();
     let name: Arc<str> = Arc::from("c");

@@ -115,6 +115,7 @@ pub(super) fn cluster(at: &At<'_>, message: &cluster::Cluster) -> Option<Decoded
         keepalive_timeout: Duration::from_secs(3),
         max_streams: MAX_STREAMS,
         max_age: Duration::ZERO,
+        proxy_protocol: None,
     };
     let protocol = protocol(
         at,
@@ -408,7 +409,8 @@ fn speaks(at: &At<'_>, protocol: ClusterProtocol, alpn: &[String]) {
     let fits = match protocol {
         ClusterProtocol::Http1 => alpn.iter().all(|name| name.starts_with("http/1")),
         ClusterProtocol::Http2 => alpn.iter().any(|name| name == "h2") || alpn.is_empty(),
-        ClusterProtocol::Auto => true,
+        ClusterProtocol::Http3 => alpn.iter().any(|name| name == "h3") || alpn.is_empty(),
+        ClusterProtocol::Auto | ClusterProtocol::Tcp => true,
     };
     if !fits {
         at.field("transport_socket")

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::grammar;
-use outrigger_config::model::{ClientTrust, Direction, Listener, RouteTable, TlsMode};
+use outrigger_config::model::{ClientTrust, Direction, Listener, RouteTable, TlsMode, Upgrades};
 use prost::Message as _;
 
 use super::cluster::positive;
@@ -168,6 +168,13 @@ pub(super) fn listener(at: &At<'_>, message: &listener::Listener) -> Option<Deco
         authorization: None,
         jwt,
         external_authorization: authorizer.as_ref().map(|authorizer| authorizer.name.clone()),
+        http3: None,
+        upgrades: Upgrades::default(),
+        tcp: None,
+        udp: None,
+        proxy_protocol: None,
+        interception: None,
+        intercepts: Vec::new(),
         place: at.place_of(own.and_then(|own| own.place.as_ref())),
         name,
     };

@@ -250,6 +250,7 @@ pub(crate) fn placeholder(name: Arc<str>, place: &Place) -> Cluster {
             keepalive_timeout: Duration::from_secs(3),
             max_streams: 100,
             max_age: Duration::from_secs(3600),
+            proxy_protocol: None,
         },
         tls: None,
         dns: DnsOptions { min_ttl: Duration::from_secs(1), max_ttl: Duration::from_secs(60) },

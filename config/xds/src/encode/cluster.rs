@@ -127,6 +127,7 @@ fn http_options(
         keepalive_timeout,
         max_streams,
         max_age,
+        proxy_protocol: _,
     } = *connection;
     let http2 = core::Http2ProtocolOptions {
         max_concurrent_streams: wire::number(max_streams),
@@ -139,11 +140,16 @@ fn http_options(
     };
     let http1 = core::Http1ProtocolOptions::default();
     let options = match protocol {
-        ClusterProtocol::Http1 => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-            protocol_config: Some(ProtocolConfig::HttpProtocolOptions(http1)),
-        }),
+        ClusterProtocol::Http1 | ClusterProtocol::Tcp => {
+            UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+                protocol_config: Some(ProtocolConfig::HttpProtocolOptions(http1)),
+            })
+        }
         ClusterProtocol::Http2 => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(http2)),
+        }),
+        ClusterProtocol::Http3 => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::Http3ProtocolOptions(core::Http3ProtocolOptions::default())),
         }),
         // What ALPN says.
         ClusterProtocol::Auto if secured => UpstreamProtocolOptions::AutoConfig(AutoHttpConfig {

@@ -157,7 +157,7 @@ fn manager(config: &Listener, policies: &Policies<'_>, form: Form) -> hcm::HttpC
     let PathOptions { merge_slashes, escaped_slashes } = config.path;
     hcm::HttpConnectionManager {
         codec_type: match config.protocol {
-            ListenerProtocol::Auto => CodecType::Auto,
+            ListenerProtocol::Auto | ListenerProtocol::Tcp | ListenerProtocol::Udp => CodecType::Auto,
             ListenerProtocol::Http1 => CodecType::Http1,
             ListenerProtocol::Http2 => CodecType::Http2,
         } as i32,

@@ -17,6 +17,7 @@ pub(super) fn downstream(config: &ListenerTls, protocol: ListenerProtocol, form:
         ListenerProtocol::Auto => &["h2", "http/1.1"],
         ListenerProtocol::Http1 => &["http/1.1"],
         ListenerProtocol::Http2 => &["h2"],
+        ListenerProtocol::Tcp | ListenerProtocol::Udp => &[],
     };
     let trust = match (config.client_certificate, &config.client_trust) {
         (ClientCertificate::None, _) => None,
@@ -57,6 +58,8 @@ pub(super) fn upstream(config: &ClusterTls, protocol: ClusterProtocol, form: For
     let alpn: &[&str] = match protocol {
         ClusterProtocol::Http1 => &["http/1.1"],
         ClusterProtocol::Http2 => &["h2"],
+        ClusterProtocol::Http3 => &["h3"],
+        ClusterProtocol::Tcp => &[],
         ClusterProtocol::Auto => &["h2", "http/1.1"],
     };
     let mut common = tls::CommonTlsContext {
