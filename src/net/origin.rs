@@ -3,24 +3,18 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
+use outrigger_config::model::InterceptionMode;
 use tokio::net::TcpStream;
-
-/// How connections come to a listener that intercepts them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Way {
-    /// Netfilter changed the destination (`REDIRECT`), and remembers what it was.
-    Redirect,
-    /// The destination is as it was, and the listening socket takes connections to any address (`TPROXY`).
-    Transparent,
-}
 
 /// Where an accepted connection was going. `None`: nothing redirected it, or nobody remembers.
 #[must_use]
-pub fn destination(stream: &TcpStream, way: Way) -> Option<SocketAddr> {
+pub fn destination(stream: &TcpStream, mode: InterceptionMode) -> Option<SocketAddr> {
     let local = stream.local_addr().ok()?;
-    match way {
-        Way::Transparent => Some(local),
-        Way::Redirect => original(stream, local).map(canonical).filter(|original| *original != canonical(local)),
+    match mode {
+        InterceptionMode::Tproxy => Some(local),
+        InterceptionMode::Redirect => {
+            original(stream, local).map(canonical).filter(|original| *original != canonical(local))
+        }
     }
 }
 
@@ -91,8 +85,8 @@ mod tests {
             let local = listener.local_addr().expect("an address");
             let _client = TcpStream::connect(local).await.expect("a connection");
             let (server, _) = listener.accept().await.expect("a connection");
-            assert_eq!(destination(&server, Way::Redirect), None, "{bind}");
-            assert_eq!(destination(&server, Way::Transparent), Some(local), "{bind}");
+            assert_eq!(destination(&server, InterceptionMode::Redirect), None, "{bind}");
+            assert_eq!(destination(&server, InterceptionMode::Tproxy), Some(local), "{bind}");
         }
     }
 

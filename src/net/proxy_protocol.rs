@@ -14,8 +14,8 @@ use thiserror::Error;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout_at;
 
+pub use self::header::encode;
 use self::header::{Parsed, parse};
-pub use self::header::{Version, encode};
 use super::io::Io;
 
 /// Between whom a connection is.
@@ -112,6 +112,7 @@ const READ: usize = 512;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use outrigger_config::model::ProxyVersion;
     use std::time::Duration;
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::{TcpListener, TcpStream};
@@ -146,7 +147,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_header_may_come_byte_by_byte() {
-        for version in [Version::V1, Version::V2] {
+        for version in [ProxyVersion::V1, ProxyVersion::V2] {
             let addresses = Addresses {
                 source: "[2001:db8::1]:5".parse().expect("an address"),
                 destination: "[2001:db8::2]:6".parse().expect("an address"),

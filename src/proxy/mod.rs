@@ -16,7 +16,7 @@ mod limiting;
 mod local;
 mod mirror;
 mod origin;
-mod passthrough;
+mod passage;
 mod pipeline;
 mod prepare;
 pub mod preview;
@@ -31,12 +31,13 @@ mod watch;
 use std::sync::Arc;
 
 pub use local::REASON;
-pub use passthrough::Passage;
+pub use passage::Passage;
 pub use reason::Reason;
 pub use tracked::TrackedBody;
 
 use self::faults::HeldUp;
 use self::origin::Origin;
+use self::passage::Passages;
 use self::random::with_random;
 use self::watch::Book;
 use crate::base::pressure::Pressure;
@@ -50,6 +51,7 @@ pub struct Proxy {
     cell: Arc<SnapshotCell>,
     log: Arc<AccessLog>,
     book: Arc<Book>,
+    passages: Arc<Passages>,
     held_up: Arc<HeldUp>,
     pressure: Arc<Pressure>,
 }
@@ -60,7 +62,9 @@ impl Proxy {
     pub fn new(cell: Arc<SnapshotCell>, log: Arc<AccessLog>) -> Self {
         let book = Arc::new(Book::default());
         cell.tell(Arc::clone(&book) as Arc<dyn Published>);
-        Self { cell, log, book, held_up: Arc::default(), pressure: Arc::default() }
+        let passages = Arc::new(Passages::default());
+        cell.tell(Arc::clone(&passages) as Arc<dyn Published>);
+        Self { cell, log, book, passages, held_up: Arc::default(), pressure: Arc::default() }
     }
 
     /// How short the process is of what it needs: set by whoever watches that.

@@ -2,17 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use outrigger_config::model::ProxyVersion;
+
 use super::Addresses;
 use crate::base::limits;
-
-/// The version of the protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Version {
-    /// A line of text.
-    V1,
-    /// Binary.
-    V2,
-}
 
 /// What the first bytes of a connection are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,11 +118,11 @@ where
 
 /// The header of a connection that is made for somebody else; `None`: for ourselves.
 #[must_use]
-pub fn encode(version: Version, addresses: Option<Addresses>) -> Vec<u8> {
+pub fn encode(version: ProxyVersion, addresses: Option<Addresses>) -> Vec<u8> {
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let addresses = addresses.map(|Addresses { source, destination }| (canonical(source), canonical(destination)));
     match version {
-        Version::V1 => match addresses {
+        ProxyVersion::V1 => match addresses {
             Some((SocketAddr::V4(from), SocketAddr::V4(to))) => {
                 format!("PROXY TCP4 {} {} {} {}\r\n", from.ip(), to.ip(), from.port(), to.port()).into_bytes()
             }
@@ -139,7 +132,7 @@ pub fn encode(version: Version, addresses: Option<Addresses>) -> Vec<u8> {
             // The header can say only one family.
             Some(_) | None => b"PROXY UNKNOWN\r\n".to_vec(),
         },
-        Version::V2 => {
+        ProxyVersion::V2 => {
             let (command, family, body) = match addresses {
                 Some((SocketAddr::V4(from), SocketAddr::V4(to))) => {
                     (PROXY, TCP4, block(&from.ip().octets(), &to.ip().octets(), [from.port(), to.port()]))
@@ -266,12 +259,12 @@ mod tests {
             source: "192.0.2.1:1".parse().expect("an address"),
             destination: "[2001:db8::1]:2".parse().expect("an address"),
         };
-        for version in [Version::V1, Version::V2] {
+        for version in [ProxyVersion::V1, ProxyVersion::V2] {
             let bytes = encode(version, Some(addresses));
             assert_eq!(parse(&bytes), Parsed::Header { addresses: None, length: bytes.len() });
         }
         let mapped = Addresses { destination: "[::ffff:192.0.2.9]:2".parse().expect("an address"), ..addresses };
-        assert_eq!(encode(Version::V1, Some(mapped)), b"PROXY TCP4 192.0.2.1 192.0.2.9 1 2\r\n");
+        assert_eq!(encode(ProxyVersion::V1, Some(mapped)), b"PROXY TCP4 192.0.2.1 192.0.2.9 1 2\r\n");
     }
 
     fn addresses() -> impl Strategy<Value = Addresses> {
@@ -293,7 +286,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(addresses in addresses(), v2: bool, rest: Vec<u8>) {
-            let version = if v2 { Version::V2 } else { Version::V1 };
+            let version = if v2 { ProxyVersion::V2 } else { ProxyVersion::V1 };
             let header = encode(version, Some(addresses));
             for cut in 0..header.len() {
                 prop_assert_eq!(parse(&header[..cut]), Parsed::Incomplete);
