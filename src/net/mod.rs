@@ -6,6 +6,7 @@ pub mod io;
 pub mod listen;
 pub mod origin;
 pub mod proxy_protocol;
+pub mod quic;
 pub mod sniff;
 pub mod splice;
 pub mod tls;

@@ -19,6 +19,7 @@
 //!   given up first
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
 //! * [`breaker`]: whether it is asked at all
+//! * [`alternative`]: whether it is asked over HTTP/3; [`silence`]: when that is doubted
 //! * [`health`] and [`outlier`]: which endpoints are passed over
 //! * [`quantile`]: what answers took lately
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
@@ -26,6 +27,7 @@
 //!
 //! [`rng`] is the random number generator that each worker keeps.
 
+pub mod alternative;
 pub mod authz;
 pub mod balance;
 pub mod breaker;
@@ -54,4 +56,5 @@ pub mod retry;
 pub mod rng;
 pub mod route;
 pub mod session;
+pub mod silence;
 pub mod weighted;

@@ -51,8 +51,8 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
         (Some(AlpnProtocol::Http1), _) | (None, ListenerProtocol::Http1) => (io, Spoken::Http(Protocol::Http1)),
         (Some(AlpnProtocol::Http2), _) | (None, ListenerProtocol::Http2) => (io, Spoken::Http(Protocol::Http2)),
         (None, ListenerProtocol::Tcp) => (io, Spoken::Other),
-        // Datagrams come another way.
-        (None, ListenerProtocol::Udp) => return,
+        // Datagrams come another way; HTTP/3 is not offered over TCP.
+        (None, ListenerProtocol::Udp) | (Some(AlpnProtocol::Http3), _) => return,
         (None, ListenerProtocol::Auto) => {
             let limits = &current.config.limits;
             let patience = Patience { silent: limits.header_timeout, started: limits.detect_timeout };

@@ -2,6 +2,7 @@
 //! outlives a configuration.
 
 pub mod admission;
+pub mod alternative;
 pub mod breakers;
 pub mod cluster;
 pub mod dns;

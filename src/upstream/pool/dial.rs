@@ -17,7 +17,7 @@ use crate::codec::h2::{H2ClientOptions, H2Connection, H2Driver};
 use crate::codec::{REFUSED_BY_PEER, SendErrorKind, certificate_alert};
 use crate::net::io::Io;
 use crate::net::tls::{Alpn, AlpnProtocol, ClientTls, HandshakeError, TlsInfo};
-use crate::telemetry::metrics::Handshake;
+use crate::telemetry::metrics::{Carrier, Handshake};
 use crate::upstream::guards::{Open, Pending};
 use crate::upstream::lease::{LeaseError, Overflow};
 
@@ -30,9 +30,11 @@ pub(super) enum Opened {
 }
 
 /// A connection that was opened for all who wait.
-pub(super) enum Made {
+pub(super) enum Made<C> {
+    /// HTTP/1: whatever was wanted, the endpoint chose that.
     Http1(Box<ClientConn>),
-    Http2 { handle: H2Connection, retire_at: Option<Instant> },
+    /// One that they share.
+    Shared { handle: C, retire_at: Option<Instant> },
 }
 
 /// A byte stream to an endpoint, counted as long as it is held.
@@ -87,7 +89,7 @@ impl WorkerPool {
             Some(tls) => self.secure(io, Alpn::None, tls, until).await?.0,
             None => io,
         };
-        open.made();
+        open.made(Carrier::Tcp);
         Ok(Tunnel { io, open: TunnelOpen { _counted: open } })
     }
 
@@ -99,7 +101,7 @@ impl WorkerPool {
         let pool = self.this.upgrade().ok_or(LeaseError::Connect(SendErrorKind::Closed))?;
         Ok(match pool.make(guard, wire, terms.tls.map(|tls| &**tls)).await? {
             Made::Http1(connection) => Opened::Http1(connection),
-            Made::Http2 { handle, retire_at } => {
+            Made::Shared { handle, retire_at } => {
                 pool.share(handle, retire_at);
                 Opened::Http2
             }
@@ -112,7 +114,7 @@ impl WorkerPool {
         mut guard: Open,
         wire: Wire,
         tls: Option<&ClientTls>,
-    ) -> Result<Made, Failure> {
+    ) -> Result<Made<H2Connection>, Failure> {
         let alpn = match wire {
             Wire::Http1 => Alpn::Http1,
             Wire::Http2 => Alpn::Http2,
@@ -123,13 +125,17 @@ impl WorkerPool {
         let speaks = match (wire, chosen) {
             (Wire::Http1, _) | (Wire::Negotiated, Some(None | Some(AlpnProtocol::Http1)) | None) => AlpnProtocol::Http1,
             (Wire::Http2, None) | (_, Some(Some(AlpnProtocol::Http2))) => AlpnProtocol::Http2,
-            (Wire::Http2, Some(other)) => {
+            (Wire::Http2 | Wire::Negotiated, Some(other)) => {
                 let answer = if other.is_some() { "chose http/1.1" } else { "does not choose a protocol" };
                 let detail = format!("{}: h2 was offered and the server {answer}", self.key.address);
                 return Err(self.refused("no-h2", detail.into()));
             }
         };
-        guard.made();
+        guard.made(match speaks {
+            AlpnProtocol::Http1 => Carrier::Http1,
+            AlpnProtocol::Http2 => Carrier::Http2,
+            AlpnProtocol::Http3 => Carrier::Http3,
+        });
         let not_after = dialed.tls.as_ref().and_then(|tls| tls.peer.as_ref()).map(|peer| peer.not_after);
         let retire_at = self.retire_at(not_after);
         self.note_spoken(wire, speaks);
@@ -140,7 +146,10 @@ impl WorkerPool {
                 connection.retire_at = retire_at;
                 Ok(Made::Http1(connection))
             }
-            AlpnProtocol::Http2 => Ok(Made::Http2 { handle: self.begin_h2(guard, dialed).await?, retire_at }),
+            // Not offered on this wire.
+            AlpnProtocol::Http2 | AlpnProtocol::Http3 => {
+                Ok(Made::Shared { handle: self.begin_h2(guard, dialed).await?, retire_at })
+            }
         }
     }
 
@@ -159,7 +168,7 @@ impl WorkerPool {
                 if has_begun.load(Ordering::Relaxed)
                     && let Some(pool) = pool.upgrade()
                 {
-                    pool.shared.lock().wake(1);
+                    pool.h2.lock().wake(1);
                 }
             })),
         };

@@ -246,7 +246,7 @@ async fn when_a_root_is_taken_out_old_pools_give_nothing_out_and_late_requests_g
         (server.accept(&listener).await.expect("a handshake"),)
     });
     let Ok(Lease::H1(connection)) = leased else { panic!("{leased:?}") };
-    super::super::Home::take_back(&*newest.pool.workers[0], connection);
+    crate::codec::h1::Home::take_back(&*newest.pool.workers[0], connection);
     let again = after.lease(&newest, Version::HTTP_11, Preference::Any).await;
     assert!(matches!(again, Ok(Lease::H1(_))), "it is of the new pool: {again:?}");
 }
