@@ -62,5 +62,6 @@ mod routing;
 mod smuggling;
 mod stream;
 mod support;
+mod tcp;
 mod tls;
 mod xds;
