@@ -520,8 +520,10 @@ async fn what_is_not_http_is_handed_on_and_counted() {
     }
     // Unfinished words, which are given the time of detection.
     ping(&mut connect(proxy.addr()).await, "GE").await;
-    let count = |label: &'static str| proxy.metric("outrigger_protocol_detected_total", &[label]);
-    assert_eq!((count("protocol=\"tcp\"").await, count("protocol=\"http1\"").await), (5.0, 1.0));
+    for (protocol, expected) in [("tcp", 5.0), ("http1", 1.0)] {
+        let label = format!("protocol=\"{protocol}\"");
+        assert_eq!(proxy.metric("outrigger_protocol_detected_total", &[&label]).await, expected, "{protocol}");
+    }
 }
 
 #[tokio::test]
