@@ -64,4 +64,5 @@ mod stream;
 mod support;
 mod tcp;
 mod tls;
+mod upgrades;
 mod xds;
