@@ -182,7 +182,7 @@ async fn without_any_endpoint_the_caller_is_reset_and_told_why_in_the_log() {
     let nobody = Refusing::new();
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
-    let config = tcp(&[nobody.addr]).top(&format!("accessLog: {{ file: \"{}\" }}", log.display()));
+    let config = tcp(&[nobody.addr]).top(&format!("accessLog: {{ path: \"{}\" }}", log.display()));
     let proxy = Proxy::start(&config).await;
     let mut client = connect(proxy.addr()).await;
     let error = within(PATIENCE, "the end", client.read_to_end(&mut Vec::new())).await.expect_err("reset");
@@ -200,7 +200,7 @@ async fn failures_to_connect_open_the_breaker_of_an_endpoint() {
     let nobody = Refusing::new();
     let config = tcp(&[nobody.addr, echo().await])
         .upstream("loadBalancing: { policy: roundRobin }")
-        .upstream("circuitBreaker: { endpoint: { consecutiveFailures: 2, openFor: 60s } }");
+        .upstream("circuitBreaker: { failureThreshold: 2, resetTimeout: 60s }");
     let proxy = Proxy::start(&config).await;
     for _ in 0..20 {
         ping(&mut connect(proxy.addr()).await, "hello").await;
@@ -410,7 +410,7 @@ impl Hop {
         let (mesh, log) = (Mesh::new(), tempfile::tempdir().unwrap());
         let mut config = tcp(&[application])
             .top(&mesh.identity("shop/db"))
-            .top(&format!("accessLog: {{ file: \"{}\" }}", log.path().join("log").display()))
+            .top(&format!("accessLog: {{ path: \"{}\" }}", log.path().join("log").display()))
             .listener("tls: { mode: strict }");
         if !inbound.is_empty() {
             config = config.listener(inbound).top(policies);
