@@ -169,3 +169,19 @@ pub const CONTROL_QUEUE: usize = 64;
 pub const CONTROL_RESOURCES: usize = 200_000;
 /// Bytes of an answer to a request for a certificate.
 pub const CONTROL_CERTIFICATE: usize = 1024 * 1024;
+/// Kernel buffers of a UDP socket that carries QUIC, each way; the system may allow less.
+pub const QUIC_SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+/// QUIC: bytes of one connection that were sent and not acknowledged, or wait to be sent.
+pub const QUIC_SEND_WINDOW: u64 = 2 * 1024 * 1024;
+/// QUIC: unidirectional streams that a peer may have open. HTTP/3 needs three; the others are for extensions that are read
+/// and thrown away.
+pub const QUIC_UNI_STREAMS: u32 = 16;
+/// Downstream QUIC: what one stream may send us unread.
+pub const QUIC_SERVER_STREAM_WINDOW: u32 = 1024 * 1024;
+/// Downstream QUIC: what one connection may send us unread, as over HTTP/2.
+pub const QUIC_SERVER_CONNECTION_WINDOW: u32 = H2_SERVER_CONNECTION_WINDOW;
+/// Upstream QUIC: what one stream may hold for a slow downstream. Larger than over HTTP/2, because what is lost on the way
+/// holds up what comes after it here.
+pub const QUIC_CLIENT_STREAM_WINDOW: u32 = 512 * 1024;
+/// Upstream QUIC: what one connection may hold.
+pub const QUIC_CLIENT_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;

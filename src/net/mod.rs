@@ -4,6 +4,7 @@ pub mod hello;
 mod info;
 pub mod io;
 pub mod listen;
+pub mod quic;
 pub mod sniff;
 pub mod splice;
 pub mod tls;

@@ -39,8 +39,8 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
     let (io, protocol) = match (negotiated, current.config.protocol) {
         (Some(AlpnProtocol::Http1), _) | (None, ListenerProtocol::Http1) => (io, Protocol::Http1),
         (Some(AlpnProtocol::Http2), _) | (None, ListenerProtocol::Http2) => (io, Protocol::Http2),
-        // No requests come here.
-        (None, ListenerProtocol::Tcp | ListenerProtocol::Udp) => return,
+        // No requests come here; HTTP/3 is not offered over TCP.
+        (None, ListenerProtocol::Tcp | ListenerProtocol::Udp) | (Some(AlpnProtocol::Http3), _) => return,
         (None, ListenerProtocol::Auto) => {
             let limits = &current.config.limits;
             let patience = Patience { silent: limits.header_timeout, started: limits.detect_timeout };

@@ -107,7 +107,7 @@ impl WorkerPool {
         let speaks = match (wire, chosen) {
             (Wire::Http1, _) | (Wire::Negotiated, Some(None | Some(AlpnProtocol::Http1)) | None) => AlpnProtocol::Http1,
             (Wire::Http2, None) | (_, Some(Some(AlpnProtocol::Http2))) => AlpnProtocol::Http2,
-            (Wire::Http2, Some(other)) => {
+            (Wire::Http2 | Wire::Negotiated, Some(other)) => {
                 let answer = if other.is_some() { "chose http/1.1" } else { "does not choose a protocol" };
                 let detail = format!("{}: h2 was offered and the server {answer}", self.key.address);
                 return Err(self.refused("no-h2", detail.into()));
@@ -115,7 +115,7 @@ impl WorkerPool {
         };
         guard.made(match speaks {
             AlpnProtocol::Http1 => Carrier::Http1,
-            AlpnProtocol::Http2 => Carrier::Http2,
+            AlpnProtocol::Http2 | AlpnProtocol::Http3 => Carrier::Http2,
         });
         let not_after = dialed.tls.as_ref().and_then(|tls| tls.peer.as_ref()).map(|peer| peer.not_after);
         let retire_at = self.retire_at(not_after);
@@ -127,7 +127,9 @@ impl WorkerPool {
                 connection.retire_at = retire_at;
                 Ok(Made::Http1(connection))
             }
-            AlpnProtocol::Http2 => Ok(Made::Shared { handle: self.begin_h2(guard, dialed).await?, retire_at }),
+            AlpnProtocol::Http2 | AlpnProtocol::Http3 => {
+                Ok(Made::Shared { handle: self.begin_h2(guard, dialed).await?, retire_at })
+            }
         }
     }
 
