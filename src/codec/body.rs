@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use thiserror::Error;
 
+use super::error::ResetCode;
 use super::h1::{ClientBody, ServerBody};
 use super::h2::{H2ClientBody, H2ServerBody};
 use super::prefixed::PrefixedBody;
@@ -29,7 +30,7 @@ pub enum BodyError {
     Incomplete,
     /// The peer reset the stream.
     #[error("the peer reset the stream ({0})")]
-    Reset(h2::Reason),
+    Reset(ResetCode),
     /// The framing is invalid.
     #[error("invalid body framing: {0}")]
     Malformed(&'static str),

@@ -7,7 +7,6 @@
 mod client;
 mod exchange;
 mod fault;
-mod fields;
 mod pump;
 mod reader;
 mod request;

@@ -115,7 +115,8 @@ impl WorkerPool {
         };
         guard.made(match speaks {
             AlpnProtocol::Http1 => Carrier::Http1,
-            AlpnProtocol::Http2 | AlpnProtocol::Http3 => Carrier::Http2,
+            AlpnProtocol::Http2 => Carrier::Http2,
+            AlpnProtocol::Http3 => Carrier::Http3,
         });
         let not_after = dialed.tls.as_ref().and_then(|tls| tls.peer.as_ref()).map(|peer| peer.not_after);
         let retire_at = self.retire_at(not_after);
@@ -127,6 +128,7 @@ impl WorkerPool {
                 connection.retire_at = retire_at;
                 Ok(Made::Http1(connection))
             }
+            // Not offered on this wire.
             AlpnProtocol::Http2 | AlpnProtocol::Http3 => {
                 Ok(Made::Shared { handle: self.begin_h2(guard, dialed).await?, retire_at })
             }
