@@ -6,6 +6,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::dial::{Made, Opened};
+use super::h3::Line;
 use super::shared::{Multiplexed, Shared, close_all};
 use super::turn::{Failure, Turn};
 use super::{Preference, Terms, Wire, WorkerPool};
@@ -38,6 +39,7 @@ impl WorkerPool {
         for _ in 0..NEGOTIATIONS {
             let leased = match (wire, self.spoken.load(Ordering::Relaxed)) {
                 (Wire::Http1, _) | (Wire::Negotiated, HTTP1) => self.lease_h1(wire, preference, terms).await?,
+                (Wire::Http3, _) => self.lease_shared::<Line>(None, preference, terms).await?.map(Lease::H3),
                 (Wire::Http2, _) | (Wire::Negotiated, _) => {
                     self.lease_shared::<H2Connection>(wire, preference, terms).await?.map(Lease::H2)
                 }
