@@ -20,7 +20,7 @@ use crate::net::tls::Alpn;
 use crate::telemetry::ClusterMetrics;
 use crate::telemetry::metrics::CheckResult;
 use crate::upstream::cluster::Cluster;
-use crate::upstream::lease::LeaseError;
+use crate::upstream::lease::{Lease, LeaseError};
 use crate::upstream::pool::{Ceilings, Pool, PoolKey, Preference, Terms, Wire};
 use crate::upstream::state::{ClusterState, EndpointState};
 
