@@ -181,7 +181,7 @@ impl WorkerPool {
     }
 
     /// HTTP/2 did not come about.
-    fn not_begun(&self, error: &io::Error) -> Failure {
+    pub(super) fn not_begun(&self, error: &io::Error) -> Failure {
         if let Some(alert) = certificate_alert(error) {
             return self.refused(REFUSED_BY_PEER, format!("{}: {alert}", self.key.address).into());
         }
@@ -241,12 +241,12 @@ impl WorkerPool {
         }
     }
 
-    fn deadline(&self) -> tokio::time::Instant {
+    pub(super) fn deadline(&self) -> tokio::time::Instant {
         tokio::time::Instant::now() + self.key.options.connect_timeout
     }
 
     /// At its age, and not after the peer's certificate.
-    fn retire_at(&self, not_after: Option<SystemTime>) -> Option<Instant> {
+    pub(super) fn retire_at(&self, not_after: Option<SystemTime>) -> Option<Instant> {
         let now = Instant::now();
         let age = self.key.options.max_age;
         let old = (!age.is_zero()).then(|| now + jittered(age));

@@ -2,7 +2,6 @@
 //! case they are made beside the traffic, and given up for TCP when they fall silent.
 
 use std::borrow::Cow;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::timeout_at;
 
 use self::path::Path;
 use super::dial::Made;
@@ -19,7 +18,7 @@ use super::turn::Failure;
 use super::{Preference, Terms, WorkerPool};
 use crate::base::task;
 use crate::codec::h3::{H3ClientOptions, H3Connection, StreamSlot};
-use crate::codec::{Body, Interim, RequestHead, Response, SendError, SendErrorKind};
+use crate::codec::{Body, Interim, PollBody as _, RequestHead, Response, SendError, SendErrorKind};
 use crate::net::quic::{self, ClientTransport};
 use crate::net::tls::{ClientTls, HandshakeError};
 use crate::policy::retry::Idempotency;
@@ -207,7 +206,7 @@ impl WorkerPool {
         }
     }
 
-    fn not_connected(&self, counted: Handshake<'_>, error: HandshakeError) -> Failure {
+    fn not_connected(&self, counted: Handshake, error: HandshakeError) -> Failure {
         let code = error.code();
         counted.failed(code);
         self.cluster.metrics.connect_failed();
@@ -235,6 +234,9 @@ impl H3Slot {
         interim: &dyn Interim,
     ) -> Result<Response<Body>, SendError> {
         let Self { slot, path } = self;
+        if path.is_doubted() {
+            return Err(SendError::never(SendErrorKind::Closed));
+        }
         let repeatable = path.has_another_way()
             && body.is_end()
             && head.upgrade.is_none()

@@ -170,7 +170,12 @@ impl WorkerPool {
 
     /// The server may allow fewer streams than we counted on when we decided how many connections to open: those
     /// who are left over must not wait for a stream to end while another connection may be opened.
-    fn dial_for_the_rest<C: Multiplexed>(&self, shared: &mut Shared<C>, room: usize, (order, terms): (C::Order, Terms<'_>)) {
+    fn dial_for_the_rest<C: Multiplexed>(
+        &self,
+        shared: &mut Shared<C>,
+        room: usize,
+        (order, terms): (C::Order, Terms<'_>),
+    ) {
         shared.waiting.retain(|waiter| !waiter.is_closed());
         let expected = shared.dialing * self.key.options.max_streams as usize;
         // A server that allows no stream at all is not asked again and again.

@@ -68,6 +68,11 @@ impl Path {
         self.offered.is_some_and(|attempt| !self.endpoint.http3.is_current(attempt.generation))
     }
 
+    /// Whether it fell silent.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Acquire)
+    }
+
     /// There is a request.
     pub(super) fn is_wanted(&self) {
         self.wanted.notify_one();
@@ -125,8 +130,8 @@ impl Path {
     ) -> Result<T, SendError> {
         let mut doubted = pin!(self.doubt.notified());
         doubted.as_mut().enable();
-        if self.doubted.load(Ordering::Acquire) {
-            return Err(SendError::never(SendErrorKind::Closed));
+        if self.is_doubted() {
+            return Err(SendError::maybe(SendErrorKind::Closed));
         }
         let mut sending = pin!(sending);
         tokio::select! {
@@ -140,7 +145,7 @@ impl Path {
     /// endpoint, and what may be repeated is.
     pub(super) fn explain(&self, error: SendError) -> SendError {
         let lost = || {
-            self.doubted.load(Ordering::Acquire)
+            self.is_doubted()
                 || self.quic.close_reason().is_some_and(|reason| {
                     is_failure(&reason) || matches!(reason, ConnectionError::TimedOut | ConnectionError::Reset)
                 })
@@ -182,3 +187,6 @@ fn is_failure(reason: &ConnectionError) -> bool {
         ConnectionError::Reset | ConnectionError::LocallyClosed | ConnectionError::TimedOut => false,
     }
 }
+
+/// `H3_NO_ERROR` (RFC 9114 section 8.1).
+const NO_ERROR: VarInt = VarInt::from_u32(0x100);
