@@ -22,7 +22,7 @@ use super::prepare::{self, Unfit};
 use super::reason::Reason;
 use super::record::Record;
 use super::tracked::{Limits, TrackedBody};
-use super::{ConnectionHandler, authn, criticality, external, filters, with_random};
+use super::{ConnectionHandler, advertise, authn, criticality, external, filters, with_random};
 use crate::base::clock;
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response, ResponseHead};
@@ -155,10 +155,11 @@ impl Handler for ConnectionHandler {
         let caller = Caller::of(&head.headers);
         let asked_head = head.method == Method::HEAD;
         let mut record = Record::new(Arc::clone(&listener), &self.origin.proxy.log, Some(&head), started, &self.origin);
-        let answer = match self.answer(&listener, &mut head, body, interim, &mut record, caller).await {
+        let mut answer = match self.answer(&listener, &mut head, body, interim, &mut record, caller).await {
             Ok(answer) => answer,
             Err(local) => self.local(&listener, &local, caller, &mut record),
         };
+        advertise::http3(&listener, &self.origin, &mut answer.response.head.headers);
         if answer.permit.is_some() {
             record.watch.keep(head);
         }

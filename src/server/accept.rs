@@ -85,6 +85,12 @@ impl<L> Socket<L> {
         self.room.changed.notify_one();
     }
 
+    /// Whether the limit of open connections is reached.
+    pub(super) fn is_full(&self) -> bool {
+        let limit = usize::try_from(self.current.load().config.limits.max_connections).unwrap_or(usize::MAX);
+        self.room.open.load(Ordering::SeqCst) >= limit
+    }
+
     /// Waits while the limit of open connections is reached. Cancel safe.
     async fn has_room(&self) {
         let mut told = false;
@@ -111,9 +117,14 @@ impl<L> Socket<L> {
 }
 
 impl Open {
-    fn new(room: &Arc<Room>, service: &Arc<Service>, seat: Seat, counted: OpenConnection) -> Self {
-        room.open.fetch_add(1, Ordering::SeqCst);
-        Self { room: Arc::clone(room), member: service.join(), seat, _counted: counted }
+    pub(super) fn new<L>(
+        socket: &Socket<L>,
+        service: &Arc<Service>,
+        seat: Seat,
+        counted: OpenConnection,
+    ) -> Self {
+        socket.room.open.fetch_add(1, Ordering::SeqCst);
+        Self { room: Arc::clone(&socket.room), member: service.join(), seat, _counted: counted }
     }
 
     pub(super) fn worker(&self) -> usize {
@@ -235,7 +246,7 @@ impl<F: ConnectionFactory> Acceptor<F> {
         let current = self.socket.current.load_full();
         let seat = self.workers.take_seat();
         let chosen = seat.index();
-        let open = Open::new(&self.socket.room, &current.service, seat, self.factory.pressure().enter());
+        let open = Open::new(&self.socket, &current.service, seat, self.factory.pressure().enter());
         let accepted = Accepted { peer, at: Instant::now(), current, open };
         let factory = Arc::clone(&self.factory);
         if chosen == worker::index() {

@@ -1,5 +1,6 @@
 //! One downstream connection, from the accepted socket to its end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,11 +10,12 @@ use tokio::net::TcpStream;
 
 use super::ConnectionFactory;
 use super::accept::Accepted;
-use super::admission::{Admitted, Visitor, retired_unused};
+use super::admission::{Admitted, AdmittedQuic, Visitor, retired_unused};
 use crate::base::drain::{Notice, Watch};
 use crate::base::pressure::PressureWatch;
-use crate::codec::{ServerOptions, h1, h2};
+use crate::codec::{ServerOptions, h1, h2, h3};
 use crate::net::ConnInfo;
+use crate::net::quic::Arrival;
 use crate::net::sniff::{self, Patience, Protocol, Undetected};
 use crate::net::tls::{AlpnProtocol, TlsInfo};
 use crate::telemetry::metrics::Detected;
@@ -61,7 +63,7 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
             }
         }
     };
-    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls };
+    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls, drain: open.member.watch() };
     let handler = factory.handler(Arc::clone(&current.view), info);
     // The settings of the listener are not held for the life of the connection.
     drop(current);
@@ -77,6 +79,37 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
         () = serving => {}
         _ = closed.wait_for(|closed| *closed) => {}
     }
+    drop((open, presence));
+}
+
+/// Serves a caller over QUIC, from its first packet to the end of its connection. `address` is where it was accepted.
+/// Dropping the future closes the connection.
+pub(super) async fn serve_quic<F: ConnectionFactory>(
+    arrival: Arrival,
+    address: SocketAddr,
+    accepted: Accepted<F::Listener>,
+    factory: Arc<F>,
+) {
+    let Accepted { peer, at, current, mut open } = accepted;
+    let local = SocketAddr::new(arrival.local_ip().unwrap_or(address.ip()), address.port());
+    let worker = open.worker();
+    let visitor = Visitor { peer, local, at, current: &current, factory: &*factory };
+    let admitted = Box::pin(visitor.admit_quic(arrival, &mut open.member)).await;
+    let Some(AdmittedQuic { connection, tls, presence }) = admitted else { return };
+    let _counted = current.service.metrics.over_quic();
+    let mut closed = open.member.closed();
+    let watches = (open.member.watch(), factory.pressure().watch());
+    let options = options(&current.config.limits, watches, Some(&tls));
+    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls: Some(tls), drain: open.member.watch() };
+    let handler = factory.handler(Arc::clone(&current.view), info);
+    drop(current);
+    tokio::select! {
+        () = Box::pin(h3::serve(connection.clone(), handler, options)) => {}
+        _ = closed.wait_for(|closed| *closed) => {}
+    }
+    connection.close(NO_ERROR, b"");
+    // The transport says it in its next turn, and whoever waits for this connection to be gone may end the process.
+    tokio::task::yield_now().await;
     drop((open, presence));
 }
 
@@ -113,6 +146,9 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
         (a, b) => a.or(b),
     }
 }
+
+/// H3_NO_ERROR (RFC 9114 section 8.1). Whoever closed before has said why.
+const NO_ERROR: quinn::VarInt = quinn::VarInt::from_u32(0x100);
 
 #[cfg(test)]
 mod tests {

@@ -33,7 +33,7 @@ pub struct Server {
 
 /// Somebody who wants a connection. Dropping it refuses them.
 #[derive(Debug)]
-pub struct Caller {
+pub struct Arrival {
     incoming: quinn::Incoming,
     steering: Arc<Steering>,
     unproved: Option<Unproved>,
@@ -85,7 +85,7 @@ impl Server {
     /// The next caller. While many handshakes are under way with addresses that may not be the callers', others have to
     /// show first that theirs is (RFC 9000 section 8.1.2), which costs them a round trip and us nothing. `None`: the
     /// endpoint is gone. Cancel safe.
-    pub async fn caller(&self) -> Option<Caller> {
+    pub async fn arrival(&self) -> Option<Arrival> {
         loop {
             let incoming = self.endpoint.accept().await?;
             let unproved = if incoming.remote_address_validated() {
@@ -98,12 +98,12 @@ impl Server {
                 debug_assert!(retried.is_ok(), "it may be asked");
                 continue;
             };
-            return Some(Caller { incoming, steering: Arc::clone(&self.steering), unproved });
+            return Some(Arrival { incoming, steering: Arc::clone(&self.steering), unproved });
         }
     }
 }
 
-impl Caller {
+impl Arrival {
     /// Where it is; the address may change later.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {

@@ -34,8 +34,8 @@ fn doors() -> Doors {
 impl Doors {
     async fn accept(&self, server: &TlsSet) -> Met {
         let caller = tokio::select! {
-            caller = self.servers[0].caller() => caller,
-            caller = self.servers[1].caller() => caller,
+            caller = self.servers[0].arrival() => caller,
+            caller = self.servers[1].arrival() => caller,
         };
         let tls = server.server("inbound").expect("a listener");
         let settings = ServerTransport { idle: IDLE, max_streams: 100 };
