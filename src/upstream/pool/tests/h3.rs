@@ -242,14 +242,14 @@ async fn a_retired_pool_gives_nothing_out_and_lets_what_is_in_use_end() {
 }
 
 #[tokio::test]
-async fn a_server_that_goes_takes_no_more_and_another_connection_is_made() {
+async fn a_server_that_goes_is_given_no_more_requests() {
     let (server, client) = ends();
     let endpoint = Endpoint::start(server, 100);
     let line = Line::to(endpoint.address, &client, 100);
     let waiting = line.lease(Wire::Http3).await.expect("a stream");
     let waiting = tokio::spawn(async move { send(waiting, &get("/wait")).await });
     until(|| line.connections() == 1).await;
-    endpoint.drain.begin();
+    endpoint.drain.start(Duration::ZERO);
     let gone = async {
         while line.setup.pool.workers[0]
             .reserve::<crate::upstream::pool::h3::Line>(Preference::Any, Instant::now())
