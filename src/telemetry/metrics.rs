@@ -47,7 +47,7 @@ pub use control::ControlMetrics;
 pub use effort::Waste;
 pub use handshakes::Handshake;
 pub use health::{CAUSES as EJECTION_CAUSES, CheckResult, EndpointHealth};
-pub use listener::{Detected, ListenerMetrics, OverQuic};
+pub use listener::{Detected, ListenerMetrics, OverQuic, TunnelKind};
 pub use mirrors::{MirrorMetrics, Mirrored};
 pub use overload::OverloadMetrics;
 pub use process::resident_bytes;

@@ -64,4 +64,5 @@ mod smuggling;
 mod stream;
 mod support;
 mod tls;
+mod upgrades;
 mod xds;
