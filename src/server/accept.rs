@@ -117,12 +117,7 @@ impl<L> Socket<L> {
 }
 
 impl Open {
-    pub(super) fn new<L>(
-        socket: &Socket<L>,
-        service: &Arc<Service>,
-        seat: Seat,
-        counted: OpenConnection,
-    ) -> Self {
+    pub(super) fn new<L>(socket: &Socket<L>, service: &Arc<Service>, seat: Seat, counted: OpenConnection) -> Self {
         socket.room.open.fetch_add(1, Ordering::SeqCst);
         Self { room: Arc::clone(&socket.room), member: service.join(), seat, _counted: counted }
     }

@@ -63,7 +63,8 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
             }
         }
     };
-    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls, drain: open.member.watch() };
+    let info =
+        ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls, drain: open.member.watch() };
     let handler = factory.handler(Arc::clone(&current.view), info);
     // The settings of the listener are not held for the life of the connection.
     drop(current);
@@ -100,7 +101,14 @@ pub(super) async fn serve_quic<F: ConnectionFactory>(
     let mut closed = open.member.closed();
     let watches = (open.member.watch(), factory.pressure().watch());
     let options = options(&current.config.limits, watches, Some(&tls));
-    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls: Some(tls), drain: open.member.watch() };
+    let info = ConnInfo {
+        listener: Arc::clone(&current.service.name),
+        peer,
+        local,
+        worker,
+        tls: Some(tls),
+        drain: open.member.watch(),
+    };
     let handler = factory.handler(Arc::clone(&current.view), info);
     drop(current);
     tokio::select! {

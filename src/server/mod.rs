@@ -68,7 +68,12 @@ impl ConnectionFactory for Proxy {
 
     fn tls<'a>(&self, listener: &'a Listener) -> Option<Tls<'a>> {
         let config = listener.config.tls.as_ref()?;
-        Some(Tls { config, server: listener.tls.as_ref(), passes: !listener.passthrough.is_empty(), http3: listener.config.http3.is_some() })
+        Some(Tls {
+            config,
+            server: listener.tls.as_ref(),
+            passes: !listener.passthrough.is_empty(),
+            http3: listener.config.http3.is_some(),
+        })
     }
 
     fn passage(&self, listener: &Arc<Listener>, name: Option<&str>) -> Option<Passage> {

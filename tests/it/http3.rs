@@ -162,7 +162,8 @@ async fn a_hundred_requests_at_once_share_a_connection() {
     for number in 0..100 {
         let client = Arc::clone(&client);
         requests.spawn(async move {
-            let reply = client.try_send("POST", "/echo", format!("request {number}").as_bytes()).await.expect("an answer");
+            let reply =
+                client.try_send("POST", "/echo", format!("request {number}").as_bytes()).await.expect("an answer");
             assert_eq!((reply.status, String::from_utf8(reply.body)), (200, Ok(format!("request {number}"))));
         });
     }

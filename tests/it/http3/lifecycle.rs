@@ -75,7 +75,8 @@ async fn new_handshakes_show_the_newest_certificate_and_old_connections_go_on() 
 async fn http_3_comes_and_goes_with_the_configuration_and_tcp_does_not_notice() {
     let mesh = Mesh::new();
     let backend = H1Backend::ok().await;
-    let without = Config::to("http1", &[backend.addr]).top(&mesh.identity("shop/web")).listener("tls: { mode: strict }");
+    let without =
+        Config::to("http1", &[backend.addr]).top(&mesh.identity("shop/web")).listener("tls: { mode: strict }");
     let with = without.clone().listener("http3: true");
     let proxy = Proxy::start(&without).await;
     let caller = TlsClient::with(&mesh.svid("shop/caller"));
