@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::tls::TlsInfo;
-use crate::base::drain::Watch;
 
 /// What is known of a downstream connection before its first request.
 #[derive(Debug, Clone)]
@@ -19,6 +18,4 @@ pub struct ConnInfo {
     pub worker: usize,
     /// What its TLS handshake settled; `None` is plaintext.
     pub tls: Option<Arc<TlsInfo>>,
-    /// Tells when it is about to finish.
-    pub drain: Watch,
 }

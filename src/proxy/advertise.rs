@@ -7,6 +7,7 @@ use http::HeaderMap;
 use http::header::ALT_SVC;
 
 use super::origin::Origin;
+use crate::base::drain::Watch;
 use crate::net::tls::AlpnProtocol;
 use crate::snapshot::{Listener, alt_svc};
 
@@ -16,7 +17,7 @@ pub(super) fn http3(listener: &Listener, origin: &Origin, headers: &mut HeaderMa
     let info = &origin.info;
     // Nobody should come to a place that is about to close, and a caller in plaintext could not check who is there.
     let is_news = info.tls.as_ref().is_some_and(|tls| tls.alpn != Some(AlpnProtocol::Http3));
-    if !is_news || info.drain.has_begun() || headers.contains_key(ALT_SVC) {
+    if !is_news || origin.drain.get().is_some_and(Watch::has_begun) || headers.contains_key(ALT_SVC) {
         return;
     }
     let value = listener.alt_svc.clone().or_else(|| alt_svc(http3, http3.advertise.unwrap_or(info.local.port())));

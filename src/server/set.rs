@@ -10,18 +10,19 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::model::{Direction, Listener, Place};
+use outrigger_config::model::{Direction, InterceptionMode, Listener, Place};
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
 use super::accept::{Acceptor, Current, Phase, Socket};
+use super::directory::Directory;
 use super::quic::{Gateways, Life, Side};
 use super::service::{Group, Service};
 use super::worker::Workers;
 use super::{ConnectionFactory, admission};
 use crate::base::{limits, task};
-use crate::net::listen;
+use crate::net::listen::{self, Reach};
 use crate::net::quic::Steering;
 use crate::telemetry::Metrics;
 
@@ -32,6 +33,7 @@ pub struct ListenerSet<F: ConnectionFactory> {
     factory: Arc<F>,
     metrics: Arc<Metrics>,
     bound: Mutex<Vec<Bound<F::Listener>>>,
+    directory: Arc<Directory<F::Listener>>,
     gateways: Gateways<F::Listener>,
     /// On which worker the next acceptor runs.
     next_worker: Mutex<usize>,
@@ -53,6 +55,8 @@ struct Bound<L> {
 struct Key {
     bind: SocketAddr,
     ephemeral: Option<Arc<str>>,
+    /// Takes connections to any address: that is settled before a socket is bound.
+    transparent: bool,
 }
 
 /// A change that is ready: everything new is bound. Dropping it changes nothing.
@@ -115,7 +119,15 @@ impl<F: ConnectionFactory> ListenerSet<F> {
     /// No listeners yet.
     pub fn new(workers: Workers, factory: Arc<F>, metrics: Arc<Metrics>) -> Self {
         let gateways = Gateways::new(Steering::new(Arc::clone(&metrics.quic)));
-        Self { workers, factory, metrics, bound: Mutex::default(), gateways, next_worker: Mutex::default() }
+        Self {
+            workers,
+            factory,
+            metrics,
+            bound: Mutex::default(),
+            directory: Directory::new(),
+            gateways,
+            next_worker: Mutex::default(),
+        }
     }
 
     /// Binds what is new in `listeners`.
@@ -151,7 +163,8 @@ impl<F: ConnectionFactory> ListenerSet<F> {
     fn bind(&self, listener: &Listener) -> io::Result<New> {
         let mut tries = if listener.bind.port() == 0 { EPHEMERAL_TRIES } else { 1 };
         loop {
-            let tcp = listen::bind(listener.bind)?;
+            let reach = if is_transparent(listener) { Reach::Any } else { Reach::Own };
+            let tcp = listen::bind(listener.bind, reach)?;
             let address = tcp.local_addr()?;
             tries -= 1;
             let quic = match listener.http3 {
@@ -190,6 +203,7 @@ impl<F: ConnectionFactory> ListenerSet<F> {
         for new in new {
             bound.push(self.start(new));
         }
+        self.directory.update(bound.iter().map(|bound| &bound.socket));
         drop(bound);
         for leaving in gone {
             self.close_quic(&leaving);
@@ -307,6 +321,7 @@ impl<F: ConnectionFactory> ListenerSet<F> {
             socket: Socket::new(address, current),
             workers: self.workers.clone(),
             factory: Arc::clone(&self.factory),
+            directory: Arc::clone(&self.directory),
             phase: phases,
         };
         let socket = Arc::clone(&acceptor.socket);
@@ -367,7 +382,7 @@ impl<L> Bound<L> {
 impl Key {
     fn of(listener: &Listener) -> Self {
         let ephemeral = (listener.bind.port() == 0).then(|| Arc::clone(&listener.name));
-        Self { bind: listener.bind, ephemeral }
+        Self { bind: listener.bind, ephemeral, transparent: is_transparent(listener) }
     }
 }
 
@@ -377,6 +392,10 @@ impl Change {
     pub fn leaving(&self) -> &[Leaving] {
         &self.leaving
     }
+}
+
+fn is_transparent(listener: &Listener) -> bool {
+    listener.interception.is_some_and(|interception| interception.mode == InterceptionMode::Tproxy)
 }
 
 /// Tells the connections of a name that left the configuration to finish.
