@@ -161,7 +161,13 @@ async fn answer<H: Handler>(
     let response = {
         let mut handling = pin!(service.handler.handle(request, &caller));
         poll_fn(|cx| {
-            if let Poll::Ready(response) = handling.as_mut().poll(cx) {
+            let answered = handling.as_mut().poll(cx);
+            // Whatever the handler made of it: a malformed request is no request (RFC 9114 section 4.1.2).
+            if let Some(fault) = inbound.lock().fault() {
+                caller.out.lock().reset(code_of(fault));
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(response) = answered {
                 return Poll::Ready(Some(response));
             }
             if gone.as_mut().poll(cx).is_ready() {
