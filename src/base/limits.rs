@@ -67,6 +67,9 @@ pub const METRIC_RATE_LIMITS: usize = 1000;
 /// Breakers (those of a cluster's endpoints, of a cluster, of a rule) that have metrics of their own; later ones count as
 /// `other`.
 pub const METRIC_BREAKERS: usize = 1000;
+/// Pairs of listener and cluster between which connections are handed on that have metrics of their own; later ones count
+/// as `other`.
+pub const METRIC_STREAMS: usize = 1000;
 /// Lines about circuit breakers that change: of one cluster or rule at most so many in [`REFUSAL_LOG`], with a count of the
 /// others.
 pub const BREAKER_LOG_LINES: u32 = 10;
@@ -91,6 +94,11 @@ pub const DRAIN_STEP: Duration = Duration::from_millis(10);
 pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(5);
 /// A connection that is told to finish may be about to ask: it is closed unasked only after this much silence.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// A tunnel that we end: from the Close frame to the caller until the server hears it from us, if the caller does not
+/// answer.
+pub const TUNNEL_CLOSE: Duration = Duration::from_secs(5);
+/// After that, or where there is no Close frame: until what was said has left and the connection is cut.
+pub const TUNNEL_END: Duration = Duration::from_secs(1);
 /// How long a connection may be idle while memory is short.
 pub const PRESSURE_IDLE: Duration = Duration::from_secs(1);
 /// How often memory is looked at.
@@ -112,6 +120,12 @@ pub const SECRET_BYTES: u64 = 8 * 1024 * 1024;
 /// Read at once from one side of a connection that is handed on, and kept at most while the other side does not
 /// take it.
 pub const SPLICE_READ: usize = 64 * 1024;
+/// A PROXY protocol header with its extensions: bytes.
+pub const PROXY_HEADER: usize = 4096;
+/// Endpoints that are tried for a connection of raw bytes before the caller is given up.
+pub const PASSAGE_ATTEMPTS: usize = 3;
+/// How long a redirected connection may take to be connected to where it was going.
+pub const ONWARD_CONNECT: Duration = Duration::from_secs(5);
 /// Open connections to the admin server; the next ones wait in the kernel.
 pub const ADMIN_CONNECTIONS: usize = 64;
 /// Different tokens of one request: each is verified, which costs what a handshake costs.

@@ -14,6 +14,7 @@ use outrigger_config::model;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
+use super::directory::Directory;
 use super::service::{Membership, Service};
 use super::worker::{Seat, Workers};
 use super::{ConnectionFactory, connection};
@@ -52,6 +53,8 @@ pub(super) struct Current<L> {
 #[derive(Debug)]
 pub(super) struct Open {
     room: Arc<Room>,
+    /// Where it was accepted.
+    address: SocketAddr,
     pub(super) member: Membership,
     seat: Seat,
     _counted: OpenConnection,
@@ -63,6 +66,7 @@ pub(super) struct Accepted<L> {
     pub(super) at: Instant,
     pub(super) current: Arc<Current<L>>,
     pub(super) open: Open,
+    pub(super) directory: Arc<Directory<L>>,
 }
 
 /// How an acceptor is told to end: the sender says so or is dropped.
@@ -111,9 +115,15 @@ impl<L> Socket<L> {
 }
 
 impl Open {
-    fn new(room: &Arc<Room>, service: &Arc<Service>, seat: Seat, counted: OpenConnection) -> Self {
+    fn new<L>(socket: &Socket<L>, service: &Arc<Service>, seat: Seat, counted: OpenConnection) -> Self {
+        let room = &socket.room;
         room.open.fetch_add(1, Ordering::SeqCst);
-        Self { room: Arc::clone(room), member: service.join(), seat, _counted: counted }
+        Self { room: Arc::clone(room), address: socket.address, member: service.join(), seat, _counted: counted }
+    }
+
+    /// Where the socket that it was accepted on listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(super) fn worker(&self) -> usize {
@@ -135,6 +145,7 @@ pub(super) struct Acceptor<F: ConnectionFactory> {
     pub(super) socket: Arc<Socket<F::Listener>>,
     pub(super) workers: Workers,
     pub(super) factory: Arc<F>,
+    pub(super) directory: Arc<Directory<F::Listener>>,
     pub(super) phase: watch::Receiver<Phase>,
 }
 
@@ -235,8 +246,9 @@ impl<F: ConnectionFactory> Acceptor<F> {
         let current = self.socket.current.load_full();
         let seat = self.workers.take_seat();
         let chosen = seat.index();
-        let open = Open::new(&self.socket.room, &current.service, seat, self.factory.pressure().enter());
-        let accepted = Accepted { peer, at: Instant::now(), current, open };
+        let open = Open::new(&self.socket, &current.service, seat, self.factory.pressure().enter());
+        let directory = Arc::clone(&self.directory);
+        let accepted = Accepted { peer, at: Instant::now(), current, open, directory };
         let factory = Arc::clone(&self.factory);
         if chosen == worker::index() {
             drop(task::spawn("connection", connection::serve(stream, accepted, factory)));

@@ -13,14 +13,15 @@ use std::time::Instant;
 use bytes::BytesMut;
 use outrigger_config::model::{ListenerTls, TlsMode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use super::ConnectionFactory;
 use super::accept::Current;
+use super::arrival::silent;
 use super::service::{Membership, Service, Standing};
 use crate::base::drain::Watch;
-use crate::base::limits;
+use crate::base::{limits, worker};
+use crate::net::ConnInfo;
 use crate::net::hello::{self, ClientHello, Peeked};
 use crate::net::io::Io;
 use crate::net::tls::{HandshakeError, ServerTls, TlsInfo};
@@ -71,33 +72,32 @@ pub(super) fn question(tls: Option<Tls<'_>>) -> Question {
 
 impl<F: ConnectionFactory> Visitor<'_, F> {
     /// Admits a connection to a listener without TLS. `None`: it has become stricter meanwhile.
-    pub(super) fn admit_plaintext(&self, stream: TcpStream, member: &mut Membership) -> Option<Admitted> {
+    pub(super) fn admit_plaintext(&self, io: Io, member: &mut Membership) -> Option<Admitted> {
         member.stand(Standing::Plaintext);
         if self.is_fit(Standing::Plaintext) {
             let presence = member.service().rehearsal.unrecorded();
-            return Some(Admitted { io: Io::tcp(stream), tls: None, presence });
+            return Some(Admitted { io, tls: None, presence });
         }
         refuse(member.service(), self.peer, (PLAINTEXT, &"the listener has just become strict"));
         None
     }
 
     /// Admits a connection to a listener with TLS, or hands it on. `None`: it is over.
-    pub(super) async fn admit(&self, stream: TcpStream, member: &mut Membership) -> Option<Admitted> {
+    pub(super) async fn admit(&self, io: Io, member: &mut Membership) -> Option<Admitted> {
         let mut closed = member.closed();
         tokio::select! {
-            admitted = self.tell_apart(stream, member) => admitted,
+            admitted = self.tell_apart(io, member) => admitted,
             _ = closed.wait_for(|closed| *closed) => None,
         }
     }
 
-    async fn tell_apart(&self, stream: TcpStream, member: &mut Membership) -> Option<Admitted> {
-        let first = self.first_byte(&stream, member).await?;
+    async fn tell_apart(&self, io: Io, member: &mut Membership) -> Option<Admitted> {
+        let first = self.first_byte(&io, member).await?;
         let listener = self.listener();
         let tls = self.factory.tls(&listener).filter(|tls| tls.config.mode != TlsMode::Off);
         match tls {
-            Some(tls) if first == HANDSHAKE => {
+            Some(tls) if first == Some(HANDSHAKE) => {
                 let server = tls.server.filter(|server| server.terminates()).cloned();
-                let io = Io::tcp(stream);
                 if !tls.passes && tls.config.mode != TlsMode::Passthrough {
                     return self.terminate(io, server, member).await;
                 }
@@ -107,33 +107,36 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
                 member.stand(Standing::Plaintext);
                 if self.is_fit(Standing::Plaintext) {
                     let presence = self.record(member.service(), Speaks::Plaintext, None);
-                    return Some(Admitted { io: Io::tcp(stream), tls: None, presence });
+                    return Some(Admitted { io, tls: None, presence });
                 }
-                let detail = format!("expected a TLS handshake, and the first byte was {first:#04x}");
+                let detail = match first {
+                    Some(first) => format!("expected a TLS handshake, and the first byte was {first:#04x}"),
+                    None => "expected a TLS handshake, and nothing came".to_owned(),
+                };
                 refuse(member.service(), self.peer, (PLAINTEXT, &detail));
                 None
             }
         }
     }
 
-    /// The first byte, which stays where it is.
-    async fn first_byte(&self, stream: &TcpStream, member: &Membership) -> Option<u8> {
+    /// The first byte, which stays where it is; `Some(None)`: the caller waits for the server to begin.
+    async fn first_byte(&self, io: &Io, member: &Membership) -> Option<Option<u8>> {
         let limits = &self.current.config.limits;
         let strict = self.current.config.tls.as_ref().filter(|tls| tls.mode != TlsMode::Permissive);
         // A caller that opens a plaintext connection ahead of use is given the time of a request head.
-        let patience = strict.map_or(limits.header_timeout, |tls| tls.handshake_timeout);
-        let mut first = [0];
+        let patience = strict.map_or_else(|| silent(self.current, limits.header_timeout), |tls| tls.handshake_timeout);
         let metrics = &member.service().metrics;
         let came = tokio::select! {
-            came = timeout_at((self.at + patience).into(), stream.peek(&mut first)) => came,
+            came = timeout_at((self.at + patience).into(), io.first_byte()) => came,
             () = retired_unused(member.watch()) => return None,
         };
         match came {
-            Ok(Ok(1..)) => Some(first[0]),
-            Ok(Ok(0) | Err(_)) => {
+            Ok(Ok(Some(first))) => Some(Some(first)),
+            Ok(Ok(None) | Err(_)) => {
                 metrics.detected(Detected::Closed);
                 None
             }
+            Err(_) if strict.is_none() && self.current.config.tcp.is_some() => Some(None),
             Err(_) => {
                 metrics.detected(Detected::Timeout);
                 None
@@ -159,11 +162,9 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
             && let Some(passage) = self.factory.passage(listener, name)
         {
             member.stand(Standing::Passed);
-            let mut closed = member.closed();
-            tokio::select! {
-                () = Box::pin(passage.run(io, self.peer, name)) => {}
-                _ = closed.wait_for(|closed| *closed) => {}
-            }
+            let (listener, worker) = (Arc::clone(&service.name), worker::index());
+            let caller = ConnInfo { listener, peer: self.peer, local: self.local, worker, tls: None };
+            Box::pin(passage.run(io, Arc::new(caller), name, member.closed())).await;
             return None;
         }
         if server.is_some() {
@@ -258,7 +259,7 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
 }
 
 /// Counts and says that a connection was refused before or instead of a handshake.
-fn refuse(service: &Service, peer: SocketAddr, (reason, detail): (&'static str, &dyn std::fmt::Display)) {
+pub(super) fn refuse(service: &Service, peer: SocketAddr, (reason, detail): (&'static str, &dyn std::fmt::Display)) {
     service.metrics.connection_refused(reason);
     service.refusals.say_refused(&service.name, peer, (reason, detail));
 }

@@ -10,25 +10,36 @@ use tokio::net::TcpStream;
 use super::ConnectionFactory;
 use super::accept::Accepted;
 use super::admission::{Admitted, Visitor, retired_unused};
+use super::arrival::Arrival;
 use crate::base::drain::{Notice, Watch};
 use crate::base::pressure::PressureWatch;
 use crate::codec::{ServerOptions, h1, h2};
 use crate::net::ConnInfo;
-use crate::net::sniff::{self, Patience, Protocol, Undetected};
+use crate::net::io::Io;
+use crate::net::sniff::{self, Patience, Protocol, Spoken, Undetected};
 use crate::net::tls::{AlpnProtocol, TlsInfo};
 use crate::telemetry::metrics::Detected;
 
 /// Serves a connection. Dropping the future closes it.
 pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Accepted<F::Listener>, factory: Arc<F>) {
-    let Accepted { peer, at, current, mut open } = accepted;
+    let Accepted { peer, at, current, mut open, directory } = accepted;
     let Ok(local) = stream.local_addr() else { return };
     let worker = open.worker();
+    let mut arrival = Arrival { io: Io::tcp(stream), peer, local, at, current };
+    if !arrival.is_plain() {
+        // Boxed: it is gone, and its memory with it, when the connection goes on.
+        match Box::pin(arrival.settle(&mut open, &directory, &*factory)).await {
+            Some(settled) => arrival = settled,
+            None => return,
+        }
+    }
+    drop(directory);
+    let Arrival { io, peer, local, at, current } = arrival;
     let visitor = Visitor { peer, local, at, current: &current, factory: &*factory };
     let admitted = if current.config.tls.as_ref().is_none_or(|tls| tls.mode == TlsMode::Off) {
-        visitor.admit_plaintext(stream, &mut open.member)
+        visitor.admit_plaintext(io, &mut open.member)
     } else {
-        // Boxed: it is gone, and its memory with it, when the connection is in.
-        Box::pin(visitor.admit(stream, &mut open.member)).await
+        Box::pin(visitor.admit(io, &mut open.member)).await
     };
     let Some(Admitted { io, tls, presence }) = admitted else { return };
     let mut closed = open.member.closed();
@@ -36,25 +47,33 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
     let options = options(&current.config.limits, watches, tls.as_deref());
     let metrics = Arc::clone(&current.service.metrics);
     let negotiated = tls.as_ref().and_then(|tls| tls.alpn);
-    let (io, protocol) = match (negotiated, current.config.protocol) {
-        (Some(AlpnProtocol::Http1), _) | (None, ListenerProtocol::Http1) => (io, Protocol::Http1),
-        (Some(AlpnProtocol::Http2), _) | (None, ListenerProtocol::Http2) => (io, Protocol::Http2),
-        // No requests come here; HTTP/3 is not offered over TCP.
-        (None, ListenerProtocol::Tcp | ListenerProtocol::Udp) | (Some(AlpnProtocol::Http3), _) => return,
+    let (io, spoken) = match (negotiated, current.config.protocol) {
+        (Some(AlpnProtocol::Http1), _) | (None, ListenerProtocol::Http1) => (io, Spoken::Http(Protocol::Http1)),
+        (Some(AlpnProtocol::Http2), _) | (None, ListenerProtocol::Http2) => (io, Spoken::Http(Protocol::Http2)),
+        (None, ListenerProtocol::Tcp) => (io, Spoken::Other),
+        // Datagrams come another way; HTTP/3 is not offered over TCP.
+        (None, ListenerProtocol::Udp) | (Some(AlpnProtocol::Http3), _) => return,
         (None, ListenerProtocol::Auto) => {
             let limits = &current.config.limits;
             let patience = Patience { silent: limits.header_timeout, started: limits.detect_timeout };
+            let detecting = async {
+                if current.config.tcp.is_some() {
+                    return sniff::detect_any(io, limits.detect_timeout).await;
+                }
+                sniff::detect(io, patience).await.map(|(io, protocol)| (io, Spoken::Http(protocol)))
+            };
             let detected = tokio::select! {
-                detected = sniff::detect(io, patience) => detected,
+                detected = detecting => detected,
                 () = retired_unused(options.drain.clone()) => return,
             };
             match detected {
-                Ok((io, protocol)) => {
-                    metrics.detected(match protocol {
-                        Protocol::Http1 => Detected::Http1,
-                        Protocol::Http2 => Detected::Http2,
+                Ok((io, spoken)) => {
+                    metrics.detected(match spoken {
+                        Spoken::Http(Protocol::Http1) => Detected::Http1,
+                        Spoken::Http(Protocol::Http2) => Detected::Http2,
+                        Spoken::Other => Detected::Tcp,
                     });
-                    (io, protocol)
+                    (io, spoken)
                 }
                 Err(Undetected::Closed) => return metrics.detected(Detected::Closed),
                 Err(Undetected::Silent | Undetected::Stalled) => return metrics.detected(Detected::Timeout),
@@ -62,6 +81,16 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
         }
     };
     let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls };
+    let protocol = match spoken {
+        Spoken::Http(protocol) => protocol,
+        Spoken::Other => {
+            let listener = factory.listener(&info.listener).unwrap_or_else(|| Arc::clone(&current.view));
+            // It may have lost its place for such connections just now.
+            let Some(passage) = factory.tcp(&listener) else { return };
+            drop((current, listener, metrics, options));
+            return Box::pin(passage.run(io, Arc::new(info), None, closed)).await;
+        }
+    };
     let handler = factory.handler(Arc::clone(&current.view), info);
     // The settings of the listener are not held for the life of the connection.
     drop(current);

@@ -10,17 +10,18 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::model::{Direction, Listener, Place};
+use outrigger_config::model::{Direction, InterceptionMode, Listener, Place};
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
 use super::accept::{Acceptor, Current, Phase, Socket};
+use super::directory::Directory;
 use super::service::{Group, Service};
 use super::worker::Workers;
 use super::{ConnectionFactory, admission};
 use crate::base::{limits, task};
-use crate::net::listen;
+use crate::net::listen::{self, Reach};
 use crate::telemetry::Metrics;
 
 /// The listeners of one proxy. Dropping it stops accepting.
@@ -30,6 +31,7 @@ pub struct ListenerSet<F: ConnectionFactory> {
     factory: Arc<F>,
     metrics: Arc<Metrics>,
     bound: Mutex<Vec<Bound<F::Listener>>>,
+    directory: Arc<Directory<F::Listener>>,
     /// On which worker the next acceptor runs.
     next_worker: Mutex<usize>,
 }
@@ -48,6 +50,8 @@ struct Bound<L> {
 struct Key {
     bind: SocketAddr,
     ephemeral: Option<Arc<str>>,
+    /// Takes connections to any address: that is settled before a socket is bound.
+    transparent: bool,
 }
 
 /// A change that is ready: everything new is bound. Dropping it changes nothing.
@@ -97,7 +101,14 @@ pub struct BindError {
 impl<F: ConnectionFactory> ListenerSet<F> {
     /// No listeners yet.
     pub fn new(workers: Workers, factory: Arc<F>, metrics: Arc<Metrics>) -> Self {
-        Self { workers, factory, metrics, bound: Mutex::default(), next_worker: Mutex::default() }
+        Self {
+            workers,
+            factory,
+            metrics,
+            bound: Mutex::default(),
+            directory: Directory::new(),
+            next_worker: Mutex::default(),
+        }
     }
 
     /// Binds what is new in `listeners`.
@@ -113,7 +124,8 @@ impl<F: ConnectionFactory> ListenerSet<F> {
                 kept.push(listener.clone());
                 continue;
             }
-            let made = listen::bind(listener.bind).and_then(|socket| Ok((socket.local_addr()?, socket)));
+            let made = listen::bind(listener.bind, if is_transparent(listener) { Reach::Any } else { Reach::Own })
+                .and_then(|socket| Ok((socket.local_addr()?, socket)));
             let (address, socket) = made.map_err(|source| BindError {
                 listener: Arc::clone(&listener.name),
                 address: listener.bind,
@@ -146,6 +158,7 @@ impl<F: ConnectionFactory> ListenerSet<F> {
         for (listener, address, socket) in new {
             bound.push(self.start(&listener, address, socket));
         }
+        self.directory.update(bound.iter().map(|bound| &bound.socket));
         drop(bound);
         for leaving in gone {
             leaving.phase.send_replace(Phase::HandOver);
@@ -240,6 +253,7 @@ impl<F: ConnectionFactory> ListenerSet<F> {
             socket: Socket::new(address, current),
             workers: self.workers.clone(),
             factory: Arc::clone(&self.factory),
+            directory: Arc::clone(&self.directory),
             phase: phases,
         };
         let bound = Bound { key: Key::of(listener), socket: Arc::clone(&acceptor.socket), phase, ended };
@@ -297,7 +311,7 @@ impl<L> Bound<L> {
 impl Key {
     fn of(listener: &Listener) -> Self {
         let ephemeral = (listener.bind.port() == 0).then(|| Arc::clone(&listener.name));
-        Self { bind: listener.bind, ephemeral }
+        Self { bind: listener.bind, ephemeral, transparent: is_transparent(listener) }
     }
 }
 
@@ -307,6 +321,10 @@ impl Change {
     pub fn leaving(&self) -> &[Leaving] {
         &self.leaving
     }
+}
+
+fn is_transparent(listener: &Listener) -> bool {
+    listener.interception.is_some_and(|interception| interception.mode == InterceptionMode::Tproxy)
 }
 
 /// Tells the connections of a name that left the configuration to finish.

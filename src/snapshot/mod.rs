@@ -31,7 +31,7 @@ pub use tokens::Tokens;
 use crate::net::tls::{ServerTls, TlsSet};
 use crate::policy::authz::Policy;
 use crate::policy::route::RouteTable;
-use crate::telemetry::metrics::RouteLabels;
+use crate::telemetry::metrics::{RouteLabels, StreamLabels, StreamMetrics};
 use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
 use crate::upstream::{Cluster, Placement, Registry};
 
@@ -63,6 +63,10 @@ pub struct Listener {
     pub tls: Option<Arc<ServerTls>>,
     /// TLS that is handed on.
     pub passthrough: Passthrough,
+    /// Where connections go of which nothing is understood.
+    pub tcp: Option<Backends>,
+    /// Where datagrams go.
+    pub udp: Option<Backends>,
     /// Its metric handles.
     pub metrics: Arc<ListenerMetrics>,
     /// The tokens that it asks for.
@@ -132,6 +136,8 @@ impl Snapshot {
                         listener.tls.as_ref().map_or(&[], |tls| &tls.passthrough),
                         &clusters,
                     ),
+                    tcp: listener.tcp.as_ref().map(|tcp| Backends::compile(&tcp.backends, &clusters)),
+                    udp: listener.udp.as_ref().map(|udp| Backends::compile(&udp.backends, &clusters)),
                     metrics: metrics.listener(&listener.name),
                     jwt: listener.jwt.as_ref().map(|jwt| Tokens::compile(jwt, &config.jwt_providers, registry.keys())),
                     external: listener.external_authorization.as_ref().map(|name| {
@@ -202,6 +208,19 @@ impl Listener {
                 cluster,
             })
         })
+    }
+
+    /// The metrics of connections that are handed on to a backend; `None`: to where they were going.
+    #[must_use]
+    pub fn stream_metrics(&self, backend: Option<&Backend>) -> Arc<StreamMetrics> {
+        let make =
+            |cluster| self.all_metrics.streams(&StreamLabels { listener: Arc::clone(&self.config.name), cluster });
+        match backend {
+            Some(backend) => {
+                Arc::clone(backend.streams.get_or_init(|| make(Arc::clone(&backend.cluster.config().name))))
+            }
+            None => make(Arc::from("-")),
+        }
     }
 
     /// The metrics of requests that no rule was found for.

@@ -62,5 +62,7 @@ mod routing;
 mod smuggling;
 mod stream;
 mod support;
+mod tcp;
 mod tls;
+mod upgrades;
 mod xds;
