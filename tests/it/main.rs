@@ -41,6 +41,8 @@ mod health;
 mod hedging;
 mod http1;
 mod http2;
+mod http3;
+mod http3_upstream;
 mod interception;
 mod interop;
 mod jwt;
