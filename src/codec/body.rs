@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::error::ResetCode;
 use super::h1::{ClientBody, ClientTunnel, ServerBody, ServerTunnel};
 use super::h2::{H2ClientBody, H2ServerBody};
+use super::h3::{H3ClientBody, H3ServerBody};
 use super::prefixed::PrefixedBody;
 use super::replay::ReplayBody;
 use super::tee::{CopyBody, TeeBody};
@@ -99,6 +100,10 @@ pub enum Body {
     H2Server(H2ServerBody),
     /// From an HTTP/2 upstream, with the rest of the upload.
     H2Client(Box<H2ClientBody>),
+    /// From an HTTP/3 downstream.
+    H3Server(H3ServerBody),
+    /// From an HTTP/3 upstream, with the rest of the upload.
+    H3Client(Box<H3ClientBody>),
     /// What a downstream sends through a tunnel, of any version.
     WayUp(Box<WayUpBody>),
     /// One attempt at sending a body that may be sent again.
@@ -126,6 +131,8 @@ impl PollBody for Body {
             Self::H1ClientTunnel(body) => body.poll_frame(cx),
             Self::H2Server(body) => body.poll_frame(cx),
             Self::H2Client(body) => body.poll_frame(cx),
+            Self::H3Server(body) => body.poll_frame(cx),
+            Self::H3Client(body) => body.poll_frame(cx),
             Self::WayUp(body) => body.poll_frame(cx),
             Self::Replay(body) => body.poll_frame(cx),
             Self::Prefixed(body) => body.poll_frame(cx),
@@ -141,6 +148,8 @@ impl PollBody for Body {
             Self::H1Client(body) => body.poll_progress(cx),
             Self::H1ClientTunnel(body) => body.poll_progress(cx),
             Self::H2Client(body) => body.poll_progress(cx),
+            Self::H3Server(body) => body.poll_progress(cx),
+            Self::H3Client(body) => body.poll_progress(cx),
             Self::WayUp(body) => body.poll_progress(cx),
             Self::Replay(body) => body.poll_progress(cx),
             Self::Prefixed(body) => body.poll_progress(cx),
@@ -168,6 +177,8 @@ impl PollBody for Body {
             Self::H1ClientTunnel(body) => body.is_end(),
             Self::H2Server(body) => body.is_end(),
             Self::H2Client(body) => body.is_end(),
+            Self::H3Server(body) => body.is_end(),
+            Self::H3Client(body) => body.is_end(),
             Self::WayUp(body) => body.is_end(),
             Self::Replay(body) => body.is_end(),
             Self::Prefixed(body) => body.is_end(),
@@ -186,6 +197,8 @@ impl PollBody for Body {
             Self::H1ClientTunnel(body) => body.exact_len(),
             Self::H2Server(body) => body.exact_len(),
             Self::H2Client(body) => body.exact_len(),
+            Self::H3Server(body) => body.exact_len(),
+            Self::H3Client(body) => body.exact_len(),
             Self::WayUp(body) => body.exact_len(),
             Self::Replay(body) => body.exact_len(),
             Self::Prefixed(body) => body.exact_len(),
