@@ -15,11 +15,12 @@ use super::now;
 use super::outbound::{Outbound, Pump, Stopped};
 use super::request;
 use super::server::{Guard, H3ServerBody};
+use crate::base::drain::Watch;
 use crate::base::timer::Deadline;
 use crate::codec::body::{Body, BodyError, PollBody};
 use crate::codec::error::{Refusal, ResetCode};
 use crate::codec::heads::fields;
-use crate::codec::heads::request::{Accepted, CONNECT, HeadLimits, Rejected, TOO_LARGE};
+use crate::codec::heads::request::{Accepted, HeadLimits, Rejected, TOO_LARGE};
 use crate::codec::message::{Handler, Interim, Request, Response};
 
 /// 1xx responses that wait for the caller to take them; further ones are left out.
@@ -36,6 +37,8 @@ pub(super) struct Service<H> {
     pub(super) handler: Arc<H>,
     pub(super) limits: HeadLimits,
     pub(super) header_timeout: Duration,
+    /// For tunnels.
+    pub(super) drain: Watch,
 }
 
 /// Reads a request, has it answered and writes the answer. When the caller leaves, everything for it is dropped at once.
@@ -114,7 +117,6 @@ fn judge(head: Result<Head, Fault>, limits: &HeadLimits) -> Result<Result<Accept
         }
     };
     match request::accept_section(section, limits) {
-        Ok(Accepted { head, .. }) if head.method == Method::CONNECT => Ok(Err(CONNECT)),
         Ok(accepted) => Ok(Ok(accepted)),
         Err(Rejected::Refused(refusal)) => Ok(Err(refusal)),
         Err(Rejected::Malformed) => Err(Unanswered::Malformed),
@@ -146,6 +148,9 @@ async fn answer<H: Handler>(
         _ if head.upgrade.is_some() => Asked::Tunnel,
         _ => Asked::Anything,
     };
+    if asked == Asked::Tunnel {
+        service.handler.drained_by(&service.drain);
+    }
     inbound.expect_body(length);
     poll_fn(|cx| {
         inbound.look_ahead(cx);
@@ -216,8 +221,17 @@ async fn finish<B: PollBody + Send>(
     asked: Asked,
     mut gone: Pin<&mut (impl Future<Output = ()> + Send)>,
 ) {
+    let mut written = false;
     poll_fn(|cx| {
-        let code = match pump.poll(cx) {
+        let polled = if written { Poll::Ready(Ok(())) } else { pump.poll(cx) };
+        let polled = match polled {
+            Poll::Ready(Ok(())) => {
+                written = true;
+                pump.poll_rest(cx)
+            }
+            other => other,
+        };
+        let code = match polled {
             Poll::Ready(Ok(())) => return Poll::Ready(()),
             Poll::Ready(Err(Stopped::Stream(_))) => Code::REQUEST_CANCELLED,
             Poll::Ready(Err(Stopped::Body(error))) => {
@@ -226,6 +240,8 @@ async fn finish<B: PollBody + Send>(
             }
             Poll::Pending => match inbound.lock().poll_fault(cx) {
                 Poll::Ready(fault) => code_of(&fault),
+                // The end of what was sent says nothing of the way up.
+                Poll::Pending if written => return Poll::Pending,
                 Poll::Pending => {
                     ready!(gone.as_mut().poll(cx));
                     Code::REQUEST_CANCELLED

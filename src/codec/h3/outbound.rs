@@ -164,6 +164,11 @@ impl<B: PollBody> Pump<B> {
         Self { out, body, last: false, held: true }
     }
 
+    /// After everything was sent: what is left of the exchange. See [`PollBody::poll_rest`].
+    pub(super) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
+        self.body.poll_rest(cx).map_err(Stopped::Body)
+    }
+
     /// Lets the body go.
     pub(super) fn release(&mut self) {
         self.held = false;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::hold::{self, Ended};
 use super::patience::Patience;
 use super::{Exchange, Failure, judge};
-use crate::codec::{Body, Interim, Replay, RequestHead, Response, SendError};
+use crate::codec::{Body, Interim, Replay, RequestHead, Response, SendError, SendErrorKind};
 use crate::policy::hedge::HedgeTimes;
 use crate::proxy::reason::Reason;
 use crate::proxy::record::Record;
@@ -261,12 +261,34 @@ async fn send_once(
         return Try::Late;
     }
     sending.sent.note(sending.permit().started(), now);
-    match lease.send(head, body, interim).await {
+    match send_on(lease, (exchange, sending), head, body, interim).await {
         Ok(response) if sending.hold && hold::is_open(&response) => {
             sending.came.get_or_init(Instant::now);
             Box::pin(hold::first_frame(response, sending.replay)).await
         }
         Ok(response) => Try::Answered(response),
         Err(error) => Try::Send(error),
+    }
+}
+
+/// Sends it on this connection, or a tunnel that this takes not on one that does.
+async fn send_on(
+    lease: Lease,
+    (exchange, sending): (&Exchange<'_>, &Sending<'_>),
+    head: &RequestHead,
+    body: Body,
+    interim: &dyn Interim,
+) -> Result<Response<Body>, SendError> {
+    let sent = lease.send(head, body, interim).await;
+    let (Err(error), Some(up)) = (&sent, exchange.tunnel) else { return sent };
+    if !matches!(error.kind, SendErrorKind::NoExtendedConnect) {
+        return sent;
+    }
+    let leasing = Box::pin(exchange.cluster.lease_http1(sending.permit().member(), sending.preference));
+    match leasing.await {
+        None => sent,
+        Some(Ok(lease)) => Box::pin(lease.send(head, up.attempt(), interim)).await,
+        Some(Err(LeaseError::Connect(kind))) => Err(SendError::never(kind)),
+        Some(Err(LeaseError::Overflow(_) | LeaseError::Retired)) => sent,
     }
 }

@@ -279,7 +279,8 @@ impl Exchange {
         let Accepted { mut head, length } = accepted;
         let Open { mut inbound, mut upload, slot } = open;
         let tunnel = matches!(self.asked, Asked::Connect | Asked::Upgrade);
-        if tunnel && head.status.is_success() {
+        let opened = tunnel && head.status.is_success();
+        if opened {
             inbound.become_tunnel();
             if self.asked == Asked::Upgrade {
                 head.status = StatusCode::SWITCHING_PROTOCOLS;
@@ -299,7 +300,7 @@ impl Exchange {
         if upload.is_none() && inbound.is_end() {
             return Response { head, body: Body::Empty };
         }
-        Response { head, body: Body::H3Client(Box::new(H3ClientBody { inbound, upload, _slot: slot })) }
+        Response { head, body: Body::H3Client(Box::new(H3ClientBody { inbound, upload, tunnel: opened, _slot: slot })) }
     }
 
     #[cold]
@@ -382,6 +383,7 @@ fn message_of(mut section: Section) -> Result<http::Response<()>, &'static str> 
 pub struct H3ClientBody {
     inbound: Inbound,
     upload: Option<Pump<Body>>,
+    tunnel: bool,
     _slot: StreamSlot,
 }
 
@@ -414,6 +416,16 @@ impl PollBody for H3ClientBody {
 
     fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         self.poll_upload(cx)
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        if let Err(error) = self.poll_upload(cx) {
+            return Poll::Ready(Err(error));
+        }
+        match &self.upload {
+            Some(_) if self.tunnel => Poll::Pending,
+            _ => Poll::Ready(Ok(())),
+        }
     }
 
     fn is_end(&self) -> bool {
