@@ -321,11 +321,13 @@ pub struct H2Stream {
     send: SendStream<Bytes>,
     recv: RecvStream,
     ahead: Bytes,
+    /// This direction has ended: a reset would take that back.
+    ended: bool,
 }
 
 impl H2Stream {
     pub fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
-        Self { send, recv, ahead: Bytes::new() }
+        Self { send, recv, ahead: Bytes::new(), ended: false }
     }
 }
 
@@ -370,13 +372,18 @@ impl AsyncWrite for H2Stream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.send.send_data(Bytes::new(), true).map_err(broken))
+        if !std::mem::replace(&mut self.ended, true) {
+            self.send.send_data(Bytes::new(), true).map_err(broken)?;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl Drop for H2Stream {
     fn drop(&mut self) {
-        self.send.send_reset(Reason::CANCEL);
+        if !self.ended {
+            self.send.send_reset(Reason::CANCEL);
+        }
     }
 }
 
