@@ -8,31 +8,47 @@ use std::sync::Arc;
 
 use super::{Check, good};
 use crate::model::{
-    AccessAction, AccessRule, AccessSource, Authorization, ClientCertificate, ClientTrust, Listener, TlsMode,
+    AccessAction, AccessRule, AccessSource, Authorization, ClientCertificate, ClientTrust, Listener, ListenerProtocol,
+    TlsMode,
 };
 use crate::raw;
 use crate::read::{Field, List};
 use crate::source::Span;
 use crate::text::quoted;
 
-/// What only makes sense where requests are seen, on a listener that hands TLS on.
-pub(super) fn nothing_is_decrypted(check: &Check<'_, '_>, raw: &raw::Listener) {
+/// What only makes sense where requests are seen, on a listener that hands on what comes: by its protocol, or because
+/// nothing is decrypted.
+pub(super) fn no_requests(check: &Check<'_, '_>, raw: &raw::Listener, protocol: ListenerProtocol) {
+    let (why, fix) = match protocol {
+        ListenerProtocol::Tcp => ("protocol: tcp", "remove it, or write `protocol: auto`"),
+        ListenerProtocol::Udp => ("protocol: udp", "remove it"),
+        ListenerProtocol::Auto | ListenerProtocol::Http1 | ListenerProtocol::Http2 => {
+            ("mode: passthrough", "remove it, or write `mode: strict`")
+        }
+    };
     for (name, span) in [
         ("authorization", raw.authorization.span()),
         ("jwt", raw.jwt.span()),
         ("externalAuthorization", raw.external_authorization.span()),
         ("clientCertHeader", raw.client_cert_header.span()),
         ("rateLimits", raw.rate_limits.span()),
+        ("http3", raw.http3.span()),
+        ("upgrades", raw.upgrades.span()),
     ] {
         if let Some(span) = span {
-            let message =
-                format!("`{name}` has no effect: with `mode: passthrough` no request is seen on this listener");
-            check.error(span, message, "remove it, or write `mode: strict`");
+            let message = format!("`{name}` has no effect: with `{why}` no request is seen on this listener");
+            check.error(span, message, fix);
         }
     }
-    if let Some(span) = raw.routes.span() {
-        let message = "`routes` has no effect: with `mode: passthrough` connections go by `passthrough` alone";
-        check.warning(span, message, "remove it");
+    match (raw.routes.span(), protocol) {
+        (None, _) => {}
+        (Some(span), ListenerProtocol::Tcp | ListenerProtocol::Udp) => {
+            check.error(span, format!("`routes` has no effect: with `{why}` there is nothing to route by"), fix);
+        }
+        (Some(span), ListenerProtocol::Auto | ListenerProtocol::Http1 | ListenerProtocol::Http2) => {
+            let message = "`routes` has no effect: with `mode: passthrough` connections go by `passthrough` alone";
+            check.warning(span, message, "remove it");
+        }
     }
 }
 
