@@ -31,7 +31,8 @@ impl Edge {
     async fn with(more: impl Fn(Config) -> Config) -> Self {
         let mesh = Mesh::new();
         let (certificate, key) = mesh.files.give("edge", &mesh.issuing.issue(&Leaf::new().dns("a.example")));
-        let tls = format!("tls: {{ mode: strict, certificates: [{{ certificate: {certificate}, privateKey: {key} }}] }}");
+        let tls =
+            format!("tls: {{ mode: strict, certificates: [{{ certificate: {certificate}, privateKey: {key} }}] }}");
         Self::of(mesh, |config| more(config.listener(&tls))).await
     }
 
@@ -139,8 +140,7 @@ async fn what_aioquic_cancels_is_cancelled_at_the_backend() {
     let edge = Edge::start().await;
     edge.claims(&["cancel"], &[]).await;
     for path in ["/endless", "/silent", "/swallow"] {
-        let cancelled =
-            || edge.backend.calls().iter().any(|call| call.path.starts_with(path) && call.reset.is_some());
+        let cancelled = || edge.backend.calls().iter().any(|call| call.path.starts_with(path) && call.reset.is_some());
         eventually(PATIENCE, &format!("{path} is cancelled"), cancelled).await;
     }
 }

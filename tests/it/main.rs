@@ -14,15 +14,18 @@
 
 mod admin;
 mod authorization;
+mod autobahn;
 mod backends;
 mod bad_endpoint;
 mod balance;
 mod balancing;
 mod breakers;
+mod browser;
 mod cancel;
 mod cli;
 #[cfg(feature = "dev")]
 mod control;
+mod databases;
 mod deadlines;
 mod descriptors;
 #[cfg(feature = "dev")]
@@ -37,6 +40,7 @@ mod global_limits;
 mod grpc;
 mod grpc_retries;
 mod h2_conformance;
+mod h3_clients;
 mod health;
 mod hedging;
 mod http1;
@@ -63,4 +67,5 @@ mod smuggling;
 mod stream;
 mod support;
 mod tls;
+mod websocket_matrix;
 mod xds;

@@ -35,12 +35,8 @@ impl Server {
         if version == "h3" {
             command.args([certificate, key]);
         }
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("start Python");
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("start Python");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let line = within(PATIENCE, "the server listens", lines.next_line()).await.expect("readable");
         assert_eq!(line.as_deref(), Some("ready"));
@@ -89,7 +85,7 @@ async fn proxy(mesh: &Mesh, server: &Server, version: &str) -> Proxy {
         .upstream("circuitBreaker: { maxRequests: 4096, maxConnections: 4096 }");
     if version == "h3" {
         let trust = mesh.files.quoted("bundle.pem");
-        config = config.upstream(&format!("tls: {{ mode: simple, trustBundle: {trust}, serverName: a.example }}"));
+        config = config.upstream(&format!("tls: {{ mode: simple, trustBundle: {trust}, sni: a.example }}"));
     }
     Proxy::start(&config).await
 }
