@@ -91,6 +91,11 @@ pub const DRAIN_STEP: Duration = Duration::from_millis(10);
 pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(5);
 /// A connection that is told to finish may be about to ask: it is closed unasked only after this much silence.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// A tunnel that we end: from the Close frame to the caller until the server hears it from us, if the caller does not
+/// answer.
+pub const TUNNEL_CLOSE: Duration = Duration::from_secs(5);
+/// After that, or where there is no Close frame: until what was said has left and the connection is cut.
+pub const TUNNEL_END: Duration = Duration::from_secs(1);
 /// How long a connection may be idle while memory is short.
 pub const PRESSURE_IDLE: Duration = Duration::from_secs(1);
 /// How often memory is looked at.

@@ -60,6 +60,9 @@ pub enum SendErrorKind {
     /// Reading or writing failed.
     #[error("the connection to the upstream failed: {0}")]
     Io(io::Error),
+    /// It takes no tunnels over a connection with other streams (RFC 8441, RFC 9220). Nothing was asked.
+    #[error("the upstream does not take extended CONNECT")]
+    NoExtendedConnect,
     /// It sent something that is not a valid response.
     #[error("the upstream sent an invalid response: {0}")]
     BadResponse(&'static str),

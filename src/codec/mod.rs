@@ -15,9 +15,12 @@ pub mod message;
 pub mod prefixed;
 pub mod replay;
 pub mod tee;
+pub mod tunnel;
+pub mod websocket;
 
 pub use body::{Body, BodyError, Frame, PollBody};
 pub use error::{REFUSED_BY_PEER, Refusal, ResetCode, SendError, SendErrorKind, Sent, certificate_alert};
 pub use message::{Handler, Interim, Request, RequestHead, Response, ResponseHead, ServerOptions, Upgrade};
 pub use prefixed::{Peeked, PrefixedBody};
 pub use replay::Replay;
+pub use tunnel::WayUp;

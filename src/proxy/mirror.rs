@@ -144,7 +144,9 @@ async fn exchange(
         Err(error) => {
             return match error.kind {
                 SendErrorKind::RequestBody(_) => (Some(AttemptOutcome::Cancelled), Mirrored::GivenUp),
-                SendErrorKind::Refused => (Some(AttemptOutcome::Refused), Mirrored::Failed),
+                SendErrorKind::Refused | SendErrorKind::NoExtendedConnect => {
+                    (Some(AttemptOutcome::Refused), Mirrored::Failed)
+                }
                 SendErrorKind::BadResponse(_) => broken(AttemptOutcome::Invalid),
                 SendErrorKind::Handshake { code, detail } => {
                     cluster.refused_by(permit.member(), code, &detail);

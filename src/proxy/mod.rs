@@ -2,6 +2,7 @@
 //! a request reads top to bottom in `pipeline.rs`, and what happens to an attempt in `attempt`.
 
 mod affinity;
+mod answer;
 mod attempt;
 mod authn;
 mod authorize;
@@ -25,19 +26,21 @@ mod reason;
 mod record;
 mod rls;
 mod tracked;
+mod tunnel;
 mod unary;
 mod watch;
 
 use std::sync::Arc;
 
+pub use answer::AnswerBody;
 pub use local::REASON;
 pub use passthrough::Passage;
 pub use reason::Reason;
-pub use tracked::TrackedBody;
 
 use self::faults::HeldUp;
 use self::origin::Origin;
 use self::random::with_random;
+use self::tunnel::Tunnels;
 use self::watch::Book;
 use crate::base::pressure::Pressure;
 use crate::net::ConnInfo;
@@ -52,6 +55,7 @@ pub struct Proxy {
     book: Arc<Book>,
     held_up: Arc<HeldUp>,
     pressure: Arc<Pressure>,
+    tunnels: Arc<Tunnels>,
 }
 
 impl Proxy {
@@ -60,7 +64,7 @@ impl Proxy {
     pub fn new(cell: Arc<SnapshotCell>, log: Arc<AccessLog>) -> Self {
         let book = Arc::new(Book::default());
         cell.tell(Arc::clone(&book) as Arc<dyn Published>);
-        Self { cell, log, book, held_up: Arc::default(), pressure: Arc::default() }
+        Self { cell, log, book, held_up: Arc::default(), pressure: Arc::default(), tunnels: Arc::default() }
     }
 
     /// How short the process is of what it needs: set by whoever watches that.

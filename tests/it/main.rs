@@ -67,5 +67,6 @@ mod smuggling;
 mod stream;
 mod support;
 mod tls;
+mod upgrades;
 mod websocket_matrix;
 mod xds;

@@ -24,4 +24,4 @@ fn now() -> Instant {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::codec) mod tests;

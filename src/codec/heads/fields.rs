@@ -15,7 +15,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// Removes what may not be sent. The pipeline has done this for everything that it passes on;
 /// one look at each name makes sure that no message is lost to a field it missed.
 pub(in crate::codec) fn make_sendable(headers: &mut HeaderMap) {
-    if headers.iter().any(|(name, value)| is_forbidden(name, value)) {
+    if needs_cleaning(headers) {
         for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
             headers.remove(name);
         }
@@ -25,7 +25,13 @@ pub(in crate::codec) fn make_sendable(headers: &mut HeaderMap) {
     }
 }
 
-fn is_forbidden(name: &HeaderName, value: &HeaderValue) -> bool {
+/// Whether [`make_sendable`] would remove something.
+pub(in crate::codec) fn needs_cleaning(headers: &HeaderMap) -> bool {
+    headers.iter().any(|(name, value)| is_forbidden(name, value))
+}
+
+/// Whether a field concerns one connection of HTTP/1 only.
+pub(in crate::codec) fn is_forbidden(name: &HeaderName, value: &HeaderValue) -> bool {
     match name.as_str() {
         "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection" => true,
         "te" => value != "trailers",

@@ -95,6 +95,16 @@ pub(in crate::codec) fn accept(parts: Parts, limits: &HeadLimits) -> Result<Acce
     Ok(Accepted { head, length })
 }
 
+/// The value of `:protocol`; `None` if it is no token.
+pub(in crate::codec) fn upgrade_of(token: &[u8]) -> Option<Upgrade> {
+    if token.eq_ignore_ascii_case(b"websocket") {
+        return Some(Upgrade::WebSocket);
+    }
+    // Every method is a token (RFC 9110 section 9.1), and every token would be one.
+    let token = Method::from_bytes(token).ok()?;
+    Some(Upgrade::Other(token.as_str().to_ascii_lowercase().into()))
+}
+
 /// What one look at every field tells.
 #[derive(Debug, Default)]
 struct Facts {
@@ -136,7 +146,7 @@ fn check_size(
     }
     let pseudo = path.as_str().len() + authority.map_or(0, |authority| authority.as_str().len());
     if facts.bytes + pseudo > limits.max_bytes {
-        return Err(Refusal::too_large("head_too_large", "The request head is larger than this proxy accepts."));
+        return Err(TOO_LARGE);
     }
     Ok(())
 }
@@ -233,6 +243,9 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 const BAD_AUTHORITY: Refusal = Refusal::bad_request("bad_host", "The :authority of the request is malformed.");
 const BAD_HOST: Refusal = Refusal::bad_request("bad_host", "The Host field is malformed.");
+/// More than a listener accepts.
+pub(in crate::codec) const TOO_LARGE: Refusal =
+    Refusal::too_large("head_too_large", "The request head is larger than this proxy accepts.");
 const DUPLICATE_LENGTH: Refusal =
     Refusal::bad_request("duplicate_content_length", "The request has more than one Content-Length field.");
 

@@ -29,6 +29,9 @@ pub(super) fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>,
             SendErrorKind::BadResponse(details) => {
                 return Err(Failure { details, ..Reason::UpstreamProtocol.into() });
             }
+            SendErrorKind::NoExtendedConnect => {
+                return Err(Failure { details: "no_extended_connect", ..Reason::UpstreamProtocol.into() });
+            }
             SendErrorKind::RequestBody(_) => Reason::RequestBody,
         },
     };

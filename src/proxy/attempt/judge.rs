@@ -61,7 +61,7 @@ pub(super) fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Call
         }
         Try::Send(error) => match &error.kind {
             SendErrorKind::RequestBody(_) => AttemptOutcome::Cancelled,
-            SendErrorKind::Refused => AttemptOutcome::Refused,
+            SendErrorKind::Refused | SendErrorKind::NoExtendedConnect => AttemptOutcome::Refused,
             SendErrorKind::BadResponse(_) => {
                 permit.report(Outcome::Broken, now);
                 AttemptOutcome::Invalid

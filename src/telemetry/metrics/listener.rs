@@ -23,6 +23,20 @@ const DETECTED: [(Detected, &str); 4] = [
     (Detected::Closed, "closed"),
 ];
 
+/// What kind of tunnel is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TunnelKind {
+    /// WebSocket.
+    WebSocket,
+    /// CONNECT without a protocol.
+    Connect,
+    /// Any other upgrade.
+    Other,
+}
+
+const TUNNELS: [(TunnelKind, &str); 3] =
+    [(TunnelKind::WebSocket, "websocket"), (TunnelKind::Connect, "connect"), (TunnelKind::Other, "other")];
+
 /// The numbers of one listener.
 #[derive(Debug)]
 pub struct ListenerMetrics {
@@ -40,6 +54,8 @@ struct Shard {
     refused: Tally,
     tokens: Tally,
     handshakes: Handshakes,
+    tunnels: [AtomicU64; TUNNELS.len()],
+    tunnels_open: [AtomicU64; TUNNELS.len()],
     passed: AtomicU64,
     passed_bytes: [AtomicU64; 2],
 }
@@ -87,6 +103,18 @@ impl ListenerMetrics {
         add(&shard.passed, 1);
         add(&shard.passed_bytes[0], received);
         add(&shard.passed_bytes[1], sent);
+    }
+
+    /// A tunnel was opened. Followed by one [`Self::tunnel_closed`].
+    pub fn tunnel_opened(&self, kind: TunnelKind) {
+        let shard = self.series.local();
+        add(&shard.tunnels[kind as usize], 1);
+        add(&shard.tunnels_open[kind as usize], 1);
+    }
+
+    /// An open tunnel is gone.
+    pub fn tunnel_closed(&self, kind: TunnelKind) {
+        self.series.local().tunnels_open[kind as usize].fetch_sub(1, Ordering::Relaxed);
     }
 
     /// A codec refused a request. `code` is a constant of the program.
@@ -159,6 +187,7 @@ pub(super) fn encode(listeners: &[Arc<ListenerMetrics>], text: &mut Text) {
             text.sample(&listener.labels.with("result", result), count);
         }
     }
+    encode_tunnels(&all, text);
     let series: Vec<_> = all.iter().map(|listener| (&listener.labels, &listener.series)).collect();
     handshakes::encode(&NAMES, &series, |shard| &shard.handshakes, text);
     let passing: Vec<_> = all.iter().filter(|listener| listener.series.sum(|s| &s.passed) > 0).collect();
@@ -178,6 +207,31 @@ pub(super) fn encode(listeners: &[Arc<ListenerMetrics>], text: &mut Text) {
         for (at, direction) in ["received", "sent"].into_iter().enumerate() {
             let bytes = listener.series.sum(|s| &s.passed_bytes[at]);
             text.sample(&listener.labels.with("direction", direction), bytes);
+        }
+    }
+}
+
+fn encode_tunnels(all: &[&ListenerMetrics], text: &mut Text) {
+    let seen = |listener: &ListenerMetrics, kind: TunnelKind| listener.series.sum(|s| &s.tunnels[kind as usize]);
+    if !all.iter().any(|listener| TUNNELS.iter().any(|(kind, _)| seen(listener, *kind) > 0)) {
+        return;
+    }
+    text.family("outrigger_tunnels_total", Kind::Counter, "Tunnels opened, by kind.");
+    for listener in all {
+        for (kind, name) in TUNNELS {
+            let opened = seen(listener, kind);
+            if opened > 0 {
+                text.sample(&listener.labels.with("kind", name), opened);
+            }
+        }
+    }
+    text.family("outrigger_tunnels", Kind::Gauge, "Open tunnels, by kind.");
+    for listener in all {
+        for (kind, name) in TUNNELS {
+            if seen(listener, kind) > 0 {
+                let open = listener.series.sum(|s| &s.tunnels_open[kind as usize]);
+                text.sample(&listener.labels.with("kind", name), gauge(open));
+            }
         }
     }
 }

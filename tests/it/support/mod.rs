@@ -19,6 +19,7 @@ pub mod proxy;
 pub mod signer;
 pub mod tls;
 pub mod wait;
+pub mod websocket;
 
 pub use ads::{Ads, Speaks};
 pub use config::Config;
