@@ -45,6 +45,7 @@ mod health;
 mod hedging;
 mod http1;
 mod http2;
+mod idle_tunnels;
 mod interception;
 mod interop;
 mod jwt;

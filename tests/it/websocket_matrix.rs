@@ -98,7 +98,7 @@ async fn pair(down: &str, up: &str) {
     let port = if down == "h3" { proxy.listener("tls") } else { proxy.addr() }.port();
     claims(down, port, &CLAIMS, many(&[down, up])).await;
     // The proxy keeps nothing of them.
-    let open = async || proxy.metric("outrigger_tunnels_open", &[]).await;
+    let open = async || proxy.metric("outrigger_tunnels", &[]).await;
     let start = std::time::Instant::now();
     while open().await != 0.0 {
         assert!(start.elapsed() < PATIENCE, "{} tunnels are left", open().await);
