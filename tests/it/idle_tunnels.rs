@@ -18,7 +18,7 @@ use crate::support::websocket::{EchoServer, WebSocket};
 use crate::support::{Config, Mesh, Proxy, full, gate, ms, within};
 
 /// How callers come.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Caller {
     Plain(SocketAddr),
     Tls(SocketAddr, TlsConnector),
