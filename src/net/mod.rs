@@ -4,6 +4,8 @@ pub mod hello;
 mod info;
 pub mod io;
 pub mod listen;
+pub mod origin;
+pub mod proxy_protocol;
 pub mod quic;
 pub mod sniff;
 pub mod splice;

@@ -3,6 +3,7 @@
 //!
 //! In the order in which a request meets them:
 //!
+//! * [`intercept`]: which listener serves a redirected connection
 //! * [`path`] and [`host`]: the normal forms that everything after reads
 //! * [`forwarding`]: what is believed of forwarding headers, and who the client is
 //! * [`jwt`]: whether its tokens are believed; [`query`]: where they may be as well
@@ -42,6 +43,7 @@ pub mod hedge;
 pub mod hash;
 pub mod health;
 pub mod host;
+pub mod intercept;
 pub mod jwt;
 pub mod outlier;
 pub mod overload;

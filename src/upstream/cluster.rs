@@ -20,6 +20,7 @@ use super::pool::{Ceilings, Pool, PoolKey, Preference, Terms, Tunnel, Wire};
 use super::registry::Registry;
 use super::state::{ClusterState, EndpointState};
 use crate::codec::SendErrorKind;
+use crate::net::proxy_protocol::{self, Addresses};
 use crate::net::tls::ClientTls;
 use crate::policy::rng::Rng;
 use crate::telemetry::metrics::BreakerScope;
@@ -74,6 +75,15 @@ pub struct PickHint<'a> {
     pub subset: Option<&'a model::Labels>,
     /// Zones other than those of `tried` are preferred.
     pub other_zone: bool,
+}
+
+/// Whether bytes that are handed on need the cluster's TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    /// They are sent as the cluster says.
+    Open,
+    /// They are TLS between others: sent as they are.
+    Sealed,
 }
 
 /// Why no endpoint was chosen.
@@ -190,35 +200,52 @@ impl Cluster {
         }
     }
 
-    /// A TCP connection to a chosen endpoint, for bytes that are none of ours. Cancel safe.
+    /// A connection to a chosen endpoint, for bytes that are none of ours. `caller` is who sends them, for a cluster
+    /// that is told. Cancel safe.
     ///
     /// # Errors
-    /// See [`LeaseError`].
-    pub async fn tunnel(&self, member: &Member) -> Result<Tunnel, LeaseError> {
-        member.pool.tunnel(self.ceilings()).await
+    /// See [`LeaseError`]; none of the bytes was sent.
+    pub async fn tunnel(&self, member: &Member, load: Load, caller: Addresses) -> Result<Tunnel, LeaseError> {
+        let version = self.config.connection.proxy_protocol;
+        let header = version.map(|version| proxy_protocol::encode(version, Some(caller))).unwrap_or_default();
+        let tls = self.tls.as_ref().filter(|_| load == Load::Open);
+        let terms = Terms { ceilings: self.ceilings(), tls };
+        match member.pool.tunnel(&header, terms).await {
+            Err(LeaseError::Retired) => {
+                let (pool, newest) = self.newest(member)?;
+                match pool.tunnel(&header, Terms { ceilings: self.ceilings(), tls: Some(&newest) }).await {
+                    Err(LeaseError::Retired) => Err(gone()),
+                    tunnel => tunnel,
+                }
+            }
+            tunnel => tunnel,
+        }
     }
 
     /// An endpoint refused us when a request was under way already.
     pub fn refused_by(&self, member: &Member, code: &'static str, detail: &str) {
-        self.state.metrics.connect_failed();
-        self.state.metrics.refused_by_endpoint(code);
-        self.state.refusals.say_failed(&self.state.name, member.state.address, (code, &detail));
+        self.state.refused_by(member.state.address, code, detail);
     }
 
     /// The request began before a change that took something out of the trust: it goes on under what is in effect
     /// now, in the pool of that.
     async fn lease_anew(&self, member: &Member, wire: Wire, preference: Preference) -> Result<Lease, LeaseError> {
-        let newest = self.state.tls.load_full();
-        let key = PoolKey { tls: newest.as_ref().map(|tls| Arc::clone(tls.key())), ..member.pool.key().clone() };
-        let gone = || LeaseError::Connect(SendErrorKind::Closed);
-        // Without TLS now, and with it when the request began: it was not meant to be sent in plaintext.
-        let newest = newest.ok_or_else(gone)?;
-        let pool = self.registry.upgrade().ok_or_else(gone)?.pool(key, &self.state, &member.state);
+        let (pool, newest) = self.newest(member)?;
         let terms = Terms { ceilings: self.ceilings(), tls: Some(&newest) };
         match pool.lease(wire, preference, terms).await {
             Err(LeaseError::Retired) => Err(gone()),
             leased => leased,
         }
+    }
+
+    /// The pool of an endpoint under what is in effect now.
+    fn newest(&self, member: &Member) -> Result<(Arc<Pool>, Arc<ClientTls>), LeaseError> {
+        let newest = self.state.tls.load_full();
+        let key = PoolKey { tls: newest.as_ref().map(|tls| Arc::clone(tls.key())), ..member.pool.key().clone() };
+        // Without TLS now, and with it when the request began: it was not meant to be sent in plaintext.
+        let newest = newest.ok_or_else(gone)?;
+        let pool = self.registry.upgrade().ok_or_else(gone)?.pool(key, &self.state, &member.state);
+        Ok((pool, newest))
     }
 
     fn ceilings(&self) -> Ceilings {
@@ -317,4 +344,8 @@ impl Cluster {
         };
         self.endpoints.store(Arc::new(EndpointSet::new(members, &plan)));
     }
+}
+
+fn gone() -> LeaseError {
+    LeaseError::Connect(SendErrorKind::Closed)
 }

@@ -105,12 +105,13 @@ impl Pool {
         Box::pin(pool.lease_slowly(wire, preference, terms)).await
     }
 
-    /// A TCP connection as it is, for bytes that are none of ours. Cancel safe.
+    /// A connection for bytes that are none of ours, never reused. `header` is what goes before everything else, TLS
+    /// included. Cancel safe.
     ///
     /// # Errors
-    /// See [`LeaseError`].
-    pub async fn tunnel(&self, ceilings: Ceilings) -> Result<Tunnel, LeaseError> {
-        self.local().open_tunnel(ceilings).await
+    /// See [`LeaseError`]; nothing but the header was sent.
+    pub async fn tunnel(&self, header: &[u8], terms: Terms<'_>) -> Result<Tunnel, LeaseError> {
+        self.local().open_tunnel(header, terms).await
     }
 
     /// Takes nothing back from now on, and gives nothing out; what is in use ends with its last request.

@@ -73,6 +73,13 @@ pub struct ClusterState {
 }
 
 impl ClusterState {
+    /// An endpoint refused us when a request was under way already.
+    pub fn refused_by(&self, endpoint: SocketAddr, code: &'static str, detail: &str) {
+        self.metrics.connect_failed();
+        self.metrics.refused_by_endpoint(code);
+        self.refusals.say_failed(&self.name, endpoint, (code, &detail));
+    }
+
     /// A cluster nobody has used yet.
     #[must_use]
     pub fn unused(name: &Arc<str>, all: &Metrics, now: Instant) -> Self {

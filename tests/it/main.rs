@@ -45,7 +45,11 @@ mod health;
 mod hedging;
 mod http1;
 mod http2;
+<<<<<<< HEAD
 mod idle_tunnels;
+=======
+mod http3;
+>>>>>>> main
 mod interception;
 mod interop;
 mod jwt;
@@ -67,6 +71,7 @@ mod routing;
 mod smuggling;
 mod stream;
 mod support;
+mod tcp;
 mod tls;
 mod upgrades;
 mod websocket_matrix;

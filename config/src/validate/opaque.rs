@@ -88,17 +88,16 @@ fn fits(check: &Check<'_, '_>, raw: &raw::Listener, (protocol, tls): (ListenerPr
     }
 }
 
-/// Whoever sends something else than HTTP passes what looks at requests.
+/// Whoever sends something else than HTTP would pass what looks at requests alone.
 fn unguarded(check: &Check<'_, '_>, raw: &raw::Listener, at: Span) {
-    let guards = [
-        ("authorization", raw.authorization.span()),
-        ("jwt", raw.jwt.span()),
-        ("externalAuthorization", raw.external_authorization.span()),
-    ];
-    if let Some((name, _)) = guards.iter().find(|(_, span)| span.is_some()) {
-        let message =
-            format!("connections that are not HTTP go to the backends of `tcp` without being looked at by `{name}`");
-        check.warning(at, message, "remove it, or give these connections a listener of their own");
+    let guards = [("jwt", raw.jwt.span()), ("externalAuthorization", raw.external_authorization.span())];
+    for (name, own) in guards {
+        let Some(own) = own else { continue };
+        let message = format!(
+            "connections that are not HTTP would go to the backends of `tcp` without being looked at by `{name}`"
+        );
+        let fix = format!("give these connections a listener of their own, or remove `{name}`");
+        check.sink.error_with(at, (own, "it is asked for here"), (message, fix));
     }
 }
 

@@ -9,12 +9,13 @@ use smallvec::SmallVec;
 use super::Asked;
 use crate::codec::h1::ClientTunnel;
 use crate::codec::{Body, Response, ResponseHead};
+use crate::net::proxy_protocol::Addresses;
 use crate::proxy::attempt::{Exchange, Failure};
 use crate::proxy::reason::Reason;
 use crate::proxy::record::Record;
 use crate::proxy::with_random;
 use crate::telemetry::metrics::AttemptOutcome;
-use crate::upstream::{LeaseError, Outcome, Permit, PickError, PickHint};
+use crate::upstream::{LeaseError, Load, Outcome, Permit, PickError, PickHint};
 
 /// Endpoints that are tried. Nothing was sent to the ones before the last.
 const ATTEMPTS: usize = 2;
@@ -27,6 +28,8 @@ pub(in crate::proxy) async fn connect(
 ) -> Result<(Response<Body>, Permit), Failure> {
     let cluster = exchange.cluster;
     let metrics = &cluster.state().metrics;
+    let info = &record.watch.origin().info;
+    let caller = Addresses { source: info.peer, destination: info.local };
     let mut tried: SmallVec<[SocketAddr; ATTEMPTS]> = SmallVec::new();
     loop {
         let hint = PickHint { tried: &tried, ..exchange.hint };
@@ -39,7 +42,8 @@ pub(in crate::proxy) async fn connect(
         let address = permit.member().state.address;
         record.attempts += 1;
         record.upstream_host = Some(address);
-        match cluster.tunnel(permit.member()).await {
+        // The bytes are the caller's own, and go as the cluster says.
+        match cluster.tunnel(permit.member(), Load::Open, caller).await {
             Ok(tunnel) => {
                 let now = Instant::now();
                 let took = now.saturating_duration_since(permit.started());

@@ -9,6 +9,7 @@ use std::time::Instant;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use outrigger_config::model::{ClusterProtocol, EndpointCeilings, HealthCheck, Probe};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::LastCheck;
@@ -16,6 +17,7 @@ use super::grpc;
 use crate::base::limits;
 use crate::codec::{Body, Frame, Interim, PollBody as _, RequestHead, Response, SendError, SendErrorKind};
 use crate::net::io::Io;
+use crate::net::proxy_protocol;
 use crate::net::tls::Alpn;
 use crate::telemetry::ClusterMetrics;
 use crate::telemetry::metrics::CheckResult;
@@ -167,10 +169,15 @@ impl Target<'_> {
     /// A connection, and with TLS a handshake. Under TLS 1.3 a server that does not accept our certificate says so
     /// only afterwards, which this does not wait for.
     async fn connect(&self) -> Said {
-        let stream = match TcpStream::connect(self.address).await {
+        let mut stream = match TcpStream::connect(self.address).await {
             Ok(stream) => stream,
             Err(error) => return Said::new(CheckResult::Unreachable, format!("could not connect: {error}")),
         };
+        if let Some(version) = self.cluster.config().connection.proxy_protocol
+            && let Err(error) = stream.write_all(&proxy_protocol::encode(version, None)).await
+        {
+            return Said::new(CheckResult::Unreachable, format!("the connection was closed at once: {error}"));
+        }
         let Some(tls) = self.cluster.tls() else { return Said::new(CheckResult::Success, "connected") };
         match tls.connect(Io::tcp(stream), self.hostname.map(|host| &**host), self.address, self.alpn()).await {
             Ok(_) => Said::new(CheckResult::Success, "connected, with TLS"),
@@ -220,7 +227,8 @@ impl Target<'_> {
 
     fn alpn(&self) -> Alpn {
         match self.cluster.config().protocol {
-            ClusterProtocol::Http1 | ClusterProtocol::Tcp => Alpn::Http1,
+            ClusterProtocol::Tcp => Alpn::None,
+            ClusterProtocol::Http1 => Alpn::Http1,
             ClusterProtocol::Http2 => Alpn::Http2,
             ClusterProtocol::Http3 | ClusterProtocol::Auto => Alpn::Either,
         }

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use super::turn::Failure;
-use super::{Ceilings, Terms, Wire, WorkerPool, jittered};
+use super::{Terms, Wire, WorkerPool, jittered};
 use crate::base::task;
 use crate::codec::h1::{ClientConn, Home};
 use crate::codec::h2::{H2ClientOptions, H2Connection, H2Driver};
@@ -65,12 +66,29 @@ struct Dialed {
 }
 
 impl WorkerPool {
-    /// A TCP connection as it is, for bytes that are none of ours.
-    pub(super) async fn open_tunnel(&self, ceilings: Ceilings) -> Result<Tunnel, LeaseError> {
+    /// A connection for bytes that are none of ours. `header` goes before everything else, TLS included.
+    pub(super) async fn open_tunnel(&self, header: &[u8], terms: Terms<'_>) -> Result<Tunnel, LeaseError> {
+        let Terms { ceilings, tls } = terms;
         let _pending = Pending::enter(&self.cluster, &self.endpoint, &ceilings)?;
         let mut open =
             Open::enter(&self.cluster, &self.endpoint, &ceilings).ok_or(LeaseError::Overflow(Overflow::Connections))?;
-        let io = self.connect(self.deadline()).await?;
+        // Nothing comes back to this pool; what matters is only whether its trust is still the newest.
+        if tls.is_some() && self.retired.load(Ordering::Acquire) {
+            return Err(LeaseError::Retired);
+        }
+        let until = self.deadline();
+        let mut io = self.connect(until).await?;
+        if !header.is_empty() {
+            // A fresh socket takes a header at once.
+            timeout_at(until, io.write_all(header)).await.map_err(|_| self.too_late())?.map_err(|error| {
+                self.cluster.metrics.connect_failed();
+                Failure::Connect(error.kind(), format!("{}: {error}", self.key.address).into())
+            })?;
+        }
+        let io = match tls {
+            Some(tls) => self.secure(io, Alpn::None, tls, until).await?.0,
+            None => io,
+        };
         open.made(Carrier::Tcp);
         Ok(Tunnel { io, open: TunnelOpen { _counted: open } })
     }
@@ -200,12 +218,24 @@ impl WorkerPool {
         let until = self.deadline();
         let io = self.connect(until).await?;
         let Some(tls) = tls else { return Ok(Dialed { io, tls: None, until }) };
+        let (io, info) = self.secure(io, alpn, tls, until).await?;
+        Ok(Dialed { io, tls: Some(info), until })
+    }
+
+    /// The client's side of a TLS handshake.
+    async fn secure(
+        &self,
+        io: Io,
+        alpn: Alpn,
+        tls: &ClientTls,
+        until: tokio::time::Instant,
+    ) -> Result<(Io, TlsInfo), Failure> {
         let counted = Handshake::with_endpoint(&self.cluster.metrics);
         let connecting = tls.connect(io, self.key.host.as_deref(), self.key.address, alpn);
         let error = match timeout_at(until, connecting).await {
             Ok(Ok((io, info))) => {
                 counted.completed(info.resumed);
-                return Ok(Dialed { io, tls: Some(info), until });
+                return Ok((io, info));
             }
             Ok(Err(error)) => error,
             Err(_) => HandshakeError::Timeout,
@@ -233,11 +263,13 @@ impl WorkerPool {
                 self.cluster.metrics.connect_failed();
                 Err(Failure::Connect(error.kind(), format!("{}: {error}", self.key.address).into()))
             }
-            Err(_) => {
-                self.cluster.metrics.connect_failed();
-                Err(Failure::Timeout)
-            }
+            Err(_) => Err(self.too_late()),
         }
+    }
+
+    fn too_late(&self) -> Failure {
+        self.cluster.metrics.connect_failed();
+        Failure::Timeout
     }
 
     fn deadline(&self) -> tokio::time::Instant {

@@ -117,7 +117,7 @@ impl Config {
                 out += &format!("    {setting}\n");
             }
         }
-        out += "routes:\n";
+        out += if self.catch_all.is_none() && self.routes.is_empty() { "routes: {}\n" } else { "routes:\n" };
         if let Some(settings) = &self.catch_all {
             out += "  main:\n    - rules:\n        - backendRefs: [{ cluster: c }]\n";
             for setting in settings {
