@@ -45,11 +45,9 @@ mod health;
 mod hedging;
 mod http1;
 mod http2;
-<<<<<<< HEAD
-mod idle_tunnels;
-=======
 mod http3;
->>>>>>> main
+mod http3_upstream;
+mod idle_tunnels;
 mod interception;
 mod interop;
 mod jwt;
