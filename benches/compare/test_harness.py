@@ -85,6 +85,21 @@ class Configuration(unittest.TestCase):
             self.assertIn("/pki/ca.pem", far, peer.name)
             self.assertIn("/pki/ca.pem", near, peer.name)
 
+    def test_http3_is_served_beside_tcp_and_bytes_go_through_as_they_are(self):
+        over_quic = dict(downstream="http3", pki="/pki", tls_downstream=True)
+        self.assertIn("http3: true", self.written(Outrigger, **over_quic))
+        tcp, udp = json.loads(self.written(Envoy, **over_quic))["static_resources"]["listeners"]
+        self.assertEqual(tcp["address"]["socket_address"]["port_value"], udp["address"]["socket_address"]["port_value"])
+        tls = udp["filter_chains"][0]["transport_socket"]["typed_config"]["downstream_tls_context"]
+        self.assertTrue(tls["require_client_certificate"])
+        self.assertEqual(tls["common_tls_context"]["alpn_protocols"], ["h3"])
+        bytes_only = dict(downstream="tcp", upstream="tcp")
+        self.assertIn("protocol: tcp, tcp: { backendRefs", self.written(Outrigger, **bytes_only))
+        self.assertIn("tcp_proxy", self.written(Envoy, **bytes_only))
+        haproxy = self.written(HAProxy, **bytes_only)
+        self.assertIn("mode tcp", haproxy)
+        self.assertNotIn("http", haproxy.replace("haproxy", ""))
+
     def test_every_target_is_of_a_scenario_that_is_measured(self):
         known = {scenario.name for group in SCENARIOS.values() for scenario in group}
         self.assertLessEqual({scenario for scenario, *_ in TARGETS}, known)

@@ -10,6 +10,7 @@ mod balance;
 mod clusters;
 mod health;
 mod listeners;
+mod opaque;
 mod overload;
 mod routes;
 #[cfg(test)]
@@ -154,6 +155,7 @@ fn whole(config: &Config, problems: &RefCell<Vec<Problem>>) {
     process.at_most("rules", rules, crate::limits::MAX_RULES);
 
     listeners::binds(listeners, admin, |listener| of(Part::Listener, &listener.name));
+    opaque::intercepts(listeners, |listener| of(Part::Listener, &listener.name));
     let mut seen = HashSet::new();
     let mut rates = HashSet::new();
     for listener in listeners {

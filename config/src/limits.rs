@@ -54,6 +54,14 @@ pub const MAX_RATE_KEYS: usize = 8;
 pub const MAX_RATE_LIMIT_SERVICES: usize = 64;
 /// Entries of one descriptor.
 pub const MAX_DESCRIPTOR_ENTRIES: usize = 16;
+/// Protocols that a listener lets requests upgrade to.
+pub const MAX_UPGRADES: usize = 32;
+/// Bytes of the name of such a protocol.
+pub const MAX_UPGRADE_BYTES: usize = 64;
+/// Entries in `intercepts` of one listener.
+pub const MAX_INTERCEPTS: usize = 256;
+/// Addresses or ports of one such entry.
+pub const MAX_INTERCEPT_RANGES: usize = 256;
 
 /// Addresses of the control plane.
 pub const MAX_CONTROL_SERVERS: usize = 16;
@@ -136,7 +144,13 @@ pub const HANDSHAKES: Bounds = bounds(1, 1_000_000);
 pub const STREAMS: Bounds = bounds(1, 100_000);
 /// Trusted proxies before this one.
 pub const HOPS: Bounds = bounds(1, 32);
-/// A TCP port that can be reached.
+/// Tunnels of a listener.
+pub const TUNNELS: Bounds = bounds(1, 1_000_000);
+/// Tunnels of one caller; 0 is no limit.
+pub const CALLER_TUNNELS: Bounds = bounds(0, 1_000_000);
+/// Sessions of a UDP listener.
+pub const SESSIONS: Bounds = bounds(1, 1_000_000);
+/// A port that can be reached.
 pub const PORT: Bounds = bounds(1, 65_535);
 /// Weight of a backend.
 pub const BACKEND_WEIGHT: Bounds = bounds(0, 1_000_000);

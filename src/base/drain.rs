@@ -63,6 +63,8 @@ impl Drain {
 
     /// Tells every connection, present and future, to finish. The first call counts.
     pub fn start(&self, spread: Duration) {
+        // First, so that whoever is woken by the notice sees it.
+        self.begun.store(true, Ordering::Release);
         self.notice.send_if_modified(|notice| {
             if notice.is_some() {
                 return false;
@@ -70,7 +72,6 @@ impl Drain {
             *notice = Some(Notice { since: Instant::now(), spread });
             true
         });
-        self.begun.store(true, Ordering::Release);
     }
 
     /// Waits until the last watch is gone. Cancel safe only in that it consumes the drain.

@@ -67,6 +67,9 @@ pub const METRIC_RATE_LIMITS: usize = 1000;
 /// Breakers (those of a cluster's endpoints, of a cluster, of a rule) that have metrics of their own; later ones count as
 /// `other`.
 pub const METRIC_BREAKERS: usize = 1000;
+/// Pairs of listener and cluster between which connections are handed on that have metrics of their own; later ones count
+/// as `other`.
+pub const METRIC_STREAMS: usize = 1000;
 /// Lines about circuit breakers that change: of one cluster or rule at most so many in [`REFUSAL_LOG`], with a count of the
 /// others.
 pub const BREAKER_LOG_LINES: u32 = 10;
@@ -91,6 +94,11 @@ pub const DRAIN_STEP: Duration = Duration::from_millis(10);
 pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(5);
 /// A connection that is told to finish may be about to ask: it is closed unasked only after this much silence.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// A tunnel that we end: from the Close frame to the caller until the server hears it from us, if the caller does not
+/// answer.
+pub const TUNNEL_CLOSE: Duration = Duration::from_secs(5);
+/// After that, or where there is no Close frame: until what was said has left and the connection is cut.
+pub const TUNNEL_END: Duration = Duration::from_secs(1);
 /// How long a connection may be idle while memory is short.
 pub const PRESSURE_IDLE: Duration = Duration::from_secs(1);
 /// How often memory is looked at.
@@ -112,6 +120,12 @@ pub const SECRET_BYTES: u64 = 8 * 1024 * 1024;
 /// Read at once from one side of a connection that is handed on, and kept at most while the other side does not
 /// take it.
 pub const SPLICE_READ: usize = 64 * 1024;
+/// A PROXY protocol header with its extensions: bytes.
+pub const PROXY_HEADER: usize = 4096;
+/// Endpoints that are tried for a connection of raw bytes before the caller is given up.
+pub const PASSAGE_ATTEMPTS: usize = 3;
+/// How long a redirected connection may take to be connected to where it was going.
+pub const ONWARD_CONNECT: Duration = Duration::from_secs(5);
 /// Open connections to the admin server; the next ones wait in the kernel.
 pub const ADMIN_CONNECTIONS: usize = 64;
 /// Different tokens of one request: each is verified, which costs what a handshake costs.
@@ -169,3 +183,31 @@ pub const CONTROL_QUEUE: usize = 64;
 pub const CONTROL_RESOURCES: usize = 200_000;
 /// Bytes of an answer to a request for a certificate.
 pub const CONTROL_CERTIFICATE: usize = 1024 * 1024;
+/// Kernel buffers of a UDP socket that carries QUIC, each way; the system may allow less.
+pub const QUIC_SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+/// QUIC: bytes of one connection that were sent and not acknowledged, or wait to be sent.
+pub const QUIC_SEND_WINDOW: u64 = 2 * 1024 * 1024;
+/// QUIC: unidirectional streams that a peer may have open. HTTP/3 needs three; the others are for extensions that are read
+/// and thrown away.
+pub const QUIC_UNI_STREAMS: u32 = 16;
+/// Downstream QUIC: what one stream may send us unread.
+pub const QUIC_SERVER_STREAM_WINDOW: u32 = 1024 * 1024;
+/// Downstream QUIC: what one connection may send us unread, as over HTTP/2.
+pub const QUIC_SERVER_CONNECTION_WINDOW: u32 = H2_SERVER_CONNECTION_WINDOW;
+/// Upstream QUIC: what one stream may hold for a slow downstream. Larger than over HTTP/2, because what is lost on the way
+/// holds up what comes after it here.
+pub const QUIC_CLIENT_STREAM_WINDOW: u32 = 512 * 1024;
+/// Upstream QUIC: what one connection may hold.
+pub const QUIC_CLIENT_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// QUIC: bytes of datagrams that one worker's endpoint may have waiting that others read for it; more are dropped and
+/// counted, and sent again.
+pub const QUIC_INBOX_BYTES: usize = 2 * 1024 * 1024;
+/// QUIC: handshakes of one worker's endpoint from addresses that may not be the callers'. Further callers are asked first to
+/// show that theirs is.
+pub const QUIC_UNPROVED: u32 = 64;
+/// QUIC: callers of one worker's endpoint that have not been looked at yet; further ones are not answered and try again.
+pub const QUIC_CALLERS: usize = 1024;
+/// QUIC: bytes that one of them may send meanwhile.
+pub const QUIC_CALLER_BYTES: u64 = 64 * 1024;
+/// QUIC: bytes that all of them may.
+pub const QUIC_CALLERS_BYTES: u64 = 4 * 1024 * 1024;

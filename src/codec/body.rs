@@ -6,11 +6,14 @@ use bytes::Bytes;
 use http::HeaderMap;
 use thiserror::Error;
 
-use super::h1::{ClientBody, ServerBody};
+use super::error::ResetCode;
+use super::h1::{ClientBody, ClientTunnel, ServerBody, ServerTunnel};
 use super::h2::{H2ClientBody, H2ServerBody};
+use super::h3::{H3ClientBody, H3ServerBody};
 use super::prefixed::PrefixedBody;
 use super::replay::ReplayBody;
 use super::tee::{CopyBody, TeeBody};
+use super::tunnel::WayUpBody;
 
 /// A piece of a body.
 #[derive(Debug)]
@@ -29,7 +32,7 @@ pub enum BodyError {
     Incomplete,
     /// The peer reset the stream.
     #[error("the peer reset the stream ({0})")]
-    Reset(h2::Reason),
+    Reset(ResetCode),
     /// The framing is invalid.
     #[error("invalid body framing: {0}")]
     Malformed(&'static str),
@@ -62,6 +65,15 @@ pub trait PollBody {
     /// When the exchange must be given up.
     fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError>;
 
+    /// Called when this has ended and been passed on whole: what is left of the exchange. Ready at once, but for a tunnel,
+    /// whose way up may go on after the end of the way down; ready then when that has ended too.
+    ///
+    /// # Errors
+    /// When the way up broke off.
+    fn poll_rest(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        Poll::Ready(Ok(()))
+    }
+
     /// Whether it is known that no frame will come.
     fn is_end(&self) -> bool;
 
@@ -78,12 +90,22 @@ pub enum Body {
     Full(Bytes),
     /// From an HTTP/1 downstream.
     H1Server(ServerBody),
+    /// What an HTTP/1 downstream sends through a tunnel.
+    H1ServerTunnel(ServerTunnel),
     /// From an HTTP/1 upstream, with the rest of the upload.
     H1Client(Box<ClientBody>),
+    /// What an HTTP/1 upstream sends through a tunnel, with the way up.
+    H1ClientTunnel(Box<ClientTunnel>),
     /// From an HTTP/2 downstream.
     H2Server(H2ServerBody),
     /// From an HTTP/2 upstream, with the rest of the upload.
     H2Client(Box<H2ClientBody>),
+    /// From an HTTP/3 downstream.
+    H3Server(H3ServerBody),
+    /// From an HTTP/3 upstream, with the rest of the upload.
+    H3Client(Box<H3ClientBody>),
+    /// What a downstream sends through a tunnel, of any version.
+    WayUp(Box<WayUpBody>),
     /// One attempt at sending a body that may be sent again.
     Replay(Box<ReplayBody>),
     /// One whose beginning was read ahead.
@@ -104,9 +126,14 @@ impl PollBody for Body {
                 if bytes.is_empty() { Poll::Ready(None) } else { Poll::Ready(Some(Ok(Frame::Data(bytes)))) }
             }
             Self::H1Server(body) => body.poll_frame(cx),
+            Self::H1ServerTunnel(body) => body.poll_frame(cx),
             Self::H1Client(body) => body.poll_frame(cx),
+            Self::H1ClientTunnel(body) => body.poll_frame(cx),
             Self::H2Server(body) => body.poll_frame(cx),
             Self::H2Client(body) => body.poll_frame(cx),
+            Self::H3Server(body) => body.poll_frame(cx),
+            Self::H3Client(body) => body.poll_frame(cx),
+            Self::WayUp(body) => body.poll_frame(cx),
             Self::Replay(body) => body.poll_frame(cx),
             Self::Prefixed(body) => body.poll_frame(cx),
             Self::Tee(body) => body.poll_frame(cx),
@@ -116,14 +143,28 @@ impl PollBody for Body {
 
     fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         match self {
-            Self::Empty | Self::Full(_) | Self::H1Server(_) => Ok(()),
+            Self::Empty | Self::Full(_) | Self::H1Server(_) | Self::H1ServerTunnel(_) => Ok(()),
             Self::H2Server(body) => body.poll_progress(cx),
             Self::H1Client(body) => body.poll_progress(cx),
+            Self::H1ClientTunnel(body) => body.poll_progress(cx),
             Self::H2Client(body) => body.poll_progress(cx),
+            Self::H3Server(body) => body.poll_progress(cx),
+            Self::H3Client(body) => body.poll_progress(cx),
+            Self::WayUp(body) => body.poll_progress(cx),
             Self::Replay(body) => body.poll_progress(cx),
             Self::Prefixed(body) => body.poll_progress(cx),
             Self::Tee(body) => body.poll_progress(cx),
             Self::Copy(body) => body.poll_progress(cx),
+        }
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        match self {
+            Self::H1ClientTunnel(body) => body.poll_rest(cx),
+            Self::H2Client(body) => body.poll_rest(cx),
+            Self::H3Client(body) => body.poll_rest(cx),
+            Self::Prefixed(body) => body.poll_rest(cx),
+            _ => Poll::Ready(Ok(())),
         }
     }
 
@@ -132,9 +173,14 @@ impl PollBody for Body {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::H1Server(body) => body.is_end(),
+            Self::H1ServerTunnel(body) => body.is_end(),
             Self::H1Client(body) => body.is_end(),
+            Self::H1ClientTunnel(body) => body.is_end(),
             Self::H2Server(body) => body.is_end(),
             Self::H2Client(body) => body.is_end(),
+            Self::H3Server(body) => body.is_end(),
+            Self::H3Client(body) => body.is_end(),
+            Self::WayUp(body) => body.is_end(),
             Self::Replay(body) => body.is_end(),
             Self::Prefixed(body) => body.is_end(),
             Self::Tee(body) => body.is_end(),
@@ -147,9 +193,14 @@ impl PollBody for Body {
             Self::Empty => Some(0),
             Self::Full(bytes) => Some(bytes.len() as u64),
             Self::H1Server(body) => body.exact_len(),
+            Self::H1ServerTunnel(body) => body.exact_len(),
             Self::H1Client(body) => body.exact_len(),
+            Self::H1ClientTunnel(body) => body.exact_len(),
             Self::H2Server(body) => body.exact_len(),
             Self::H2Client(body) => body.exact_len(),
+            Self::H3Server(body) => body.exact_len(),
+            Self::H3Client(body) => body.exact_len(),
+            Self::WayUp(body) => body.exact_len(),
             Self::Replay(body) => body.exact_len(),
             Self::Prefixed(body) => body.exact_len(),
             Self::Tee(body) => body.exact_len(),

@@ -48,24 +48,41 @@ pub enum SendErrorKind {
         /// What was expected and what came.
         detail: Arc<str>,
     },
-    /// REFUSED_STREAM, or a GOAWAY below this stream.
+    /// REFUSED_STREAM or H3_REQUEST_REJECTED, or a GOAWAY below this stream.
     #[error("the upstream refused the stream")]
     Refused,
     /// The stream was reset.
     #[error("the upstream reset the stream ({0})")]
-    Reset(h2::Reason),
+    Reset(ResetCode),
     /// The connection ended before a response head.
     #[error("the upstream closed the connection before answering")]
     Closed,
+    /// The connection was over QUIC, and nothing comes on it any more. Others of the same endpoint go over TCP.
+    #[error("the way to the upstream over QUIC was lost")]
+    PathLost,
     /// Reading or writing failed.
     #[error("the connection to the upstream failed: {0}")]
     Io(io::Error),
+    /// It takes no tunnels over a connection with other streams (RFC 8441, RFC 9220). Nothing was asked.
+    #[error("the upstream does not take extended CONNECT")]
+    NoExtendedConnect,
     /// It sent something that is not a valid response.
     #[error("the upstream sent an invalid response: {0}")]
     BadResponse(&'static str),
     /// The caller's request body failed, so the exchange was given up. Not the upstream's fault.
     #[error("the request body failed: {0}")]
     RequestBody(BodyError),
+}
+
+/// Why a peer reset a stream, in the words of its version of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ResetCode {
+    /// RST_STREAM (RFC 9113 section 7).
+    #[error("{0}")]
+    Http2(h2::Reason),
+    /// RESET_STREAM or STOP_SENDING (RFC 9114 section 8.1).
+    #[error("{0}")]
+    Http3(super::h3::Code),
 }
 
 /// The alert by which a peer refused our certificate, or the handshake as such, after we believed ourselves

@@ -104,6 +104,11 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
     }
 }
 
+/// The members of a comma-separated field, over all its lines, without parameters.
+pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> + use<'a> {
+    headers.get_all(name).iter().flat_map(tokens)
+}
+
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
     value
         .to_str()

@@ -36,6 +36,11 @@ pub struct RequestHead {
 /// `:protocol` in HTTP/2 (RFC 8441) and HTTP/3 (RFC 9220). Whichever it came as, its method is GET here, the fields of
 /// one hop (`Upgrade`, `Connection`, `Sec-WebSocket-Key`) are gone, and the answer that agrees to it is
 /// 101. A codec makes of it what its own version says.
+///
+/// The request's body is what goes up the tunnel. It is not read before an answer has agreed, so that what the caller sent
+/// early is there for another attempt, and is not sent to a server that does not agree. The end of a body is the end of one
+/// direction; a body that fails, or is dropped before its end, is a reset. A server codec that has passed on the whole
+/// answer goes on with [`PollBody::poll_rest`], because the way up may end later than the way down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upgrade {
     /// WebSocket (RFC 6455).
@@ -86,6 +91,10 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Answers one request. Dropping the future means that the caller has left: all work for it must stop.
     fn handle(&self, request: Request, interim: &dyn Interim) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// Called before a request for a tunnel is handled: this tells when the tunnel should finish. What is a tunnel does not
+    /// end with the request that the codec knows of, so whoever handles it ends it.
+    fn drained_by(&self, _drain: &drain::Watch) {}
 
     /// Answers, counts and logs a request that the codec refused.
     fn refuse(&self, refusal: Refusal) -> Response<Self::Body>;

@@ -7,6 +7,7 @@ mod clusters;
 mod guards;
 mod health;
 mod limits;
+mod opaque;
 mod routes;
 mod sessions;
 
@@ -96,17 +97,18 @@ fn listener(listener: &model::Listener) -> Value {
         jwt,
         external_authorization,
         rate_limits,
-        http3: _,
-        upgrades: _,
-        tcp: _,
-        udp: _,
-        proxy_protocol: _,
-        interception: _,
-        intercepts: _,
+        http3,
+        upgrades,
+        tcp,
+        udp,
+        proxy_protocol,
+        interception,
+        intercepts,
         place: _,
     } = listener;
-    // Where nothing is decrypted there are no requests to say anything about.
+    // Where nothing is decrypted, or nothing is HTTP, there are no requests to say anything about.
     let decrypts = tls.as_ref().is_none_or(|tls| tls.mode != model::TlsMode::Passthrough);
+    let http = decrypts && !matches!(protocol, model::ListenerProtocol::Tcp | model::ListenerProtocol::Udp);
     let model::PathOptions { merge_slashes, escaped_slashes } = path;
     let model::ListenerLimits {
         max_connections,
@@ -161,11 +163,18 @@ fn listener(listener: &model::Listener) -> Value {
         ("maxConnectionAge", json!(duration(*max_connection_age))),
         ("timeouts", timeouts),
         ("tls", tls.as_ref().map_or(Value::Null, guards::listener_tls)),
-        ("clientCertHeader", if decrypts { header } else { Value::Null }),
+        ("clientCertHeader", if http { header } else { Value::Null }),
         ("authorization", json!(authorization)),
         ("jwt", jwt.as_ref().map_or(Value::Null, guards::listener_jwt)),
         ("externalAuthorization", json!(external_authorization)),
         ("rateLimits", rate_limits.iter().map(limits::rate_limit).collect()),
+        ("http3", http3.as_ref().map_or(Value::Null, opaque::http3)),
+        ("upgrades", if http { opaque::upgrades(upgrades) } else { Value::Null }),
+        ("tcp", tcp.as_ref().map_or(Value::Null, opaque::tcp)),
+        ("udp", udp.as_ref().map_or(Value::Null, opaque::udp)),
+        ("proxyProtocol", json!(proxy_protocol.map(opaque::proxy_protocol))),
+        ("interception", interception.as_ref().map_or(Value::Null, opaque::interception)),
+        ("intercepts", intercepts.iter().map(opaque::intercept).collect()),
     ])
 }
 

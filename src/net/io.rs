@@ -6,9 +6,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
+use outrigger_config::model::InterceptionMode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::origin;
 use super::tls::TlsStream;
 
 /// A byte stream, with whatever was already read from it while its protocol was being told apart.
@@ -95,6 +97,27 @@ impl Io {
     /// When the socket is no longer connected.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.socket().peer_addr()
+    }
+
+    /// Where a plain connection was going before it was redirected; `None`: nothing redirected it.
+    #[must_use]
+    pub fn original_destination(&self, mode: InterceptionMode) -> Option<SocketAddr> {
+        origin::destination(self.socket(), mode)
+    }
+
+    /// Waits for the first byte of a plain connection, which stays where it is; `None`: it has ended. Cancel safe.
+    ///
+    /// # Errors
+    /// When the connection has failed.
+    pub async fn first_byte(&self) -> io::Result<Option<u8>> {
+        if let Some(first) = self.prefix.first() {
+            return Ok(Some(*first));
+        }
+        let mut first = [0];
+        Ok(match self.socket().peek(&mut first).await? {
+            0 => None,
+            _ => Some(first[0]),
+        })
     }
 
     /// Ready when a read would give something (bytes, the end or an error) without waiting, so that an idle

@@ -8,19 +8,33 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 
+use super::origin;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Connections that the kernel holds for us before they are accepted; it also caps this with `somaxconn`.
 const BACKLOG: i32 = 4096;
 
+/// To which addresses connections are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Those of this machine.
+    Own,
+    /// Any that the system hands to the socket (`TPROXY`).
+    Any,
+}
+
 /// Binds and listens, non-blocking. `[::]` also takes IPv4 where the system says so.
 ///
 /// # Errors
-/// When the address cannot be bound.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+/// When the address cannot be bound, or the process may not take connections to foreign addresses
+/// (`CAP_NET_ADMIN`).
+pub fn bind(address: SocketAddr, reach: Reach) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    if reach == Reach::Any {
+        origin::make_transparent(&socket, address)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -97,15 +111,15 @@ mod tests {
 
     #[test]
     fn two_sockets_share_a_port() {
-        let first = bind(loopback()).expect("an ephemeral port");
+        let first = bind(loopback(), Reach::Own).expect("an ephemeral port");
         let address = first.local_addr().expect("an address");
-        let second = bind(address).expect("the same port again");
+        let second = bind(address, Reach::Own).expect("the same port again");
         assert_eq!(second.local_addr().expect("an address"), address);
     }
 
     #[test]
     fn a_listener_with_nobody_waiting_does_not_block() {
-        let listener = bind(loopback()).expect("an ephemeral port");
+        let listener = bind(loopback(), Reach::Own).expect("an ephemeral port");
         let error = listener.accept().expect_err("nobody has connected");
         assert!(matches!(error.into(), AcceptError::WouldBlock));
     }
@@ -120,7 +134,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn after_stop_handshakes_only_earlier_callers_get_through() {
-        let listener = bind(loopback()).expect("an ephemeral port");
+        let listener = bind(loopback(), Reach::Own).expect("an ephemeral port");
         let address = listener.local_addr().expect("an address");
         let mut early = TcpStream::connect(address).expect("a connection");
         stop_handshakes(&listener);

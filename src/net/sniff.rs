@@ -63,6 +63,41 @@ pub async fn detect(io: Io, patience: Patience) -> Result<(Io, Protocol), Undete
     read_until(io, patience, decide).await
 }
 
+/// What is spoken where connections that are not HTTP are handed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoken {
+    /// A version of HTTP.
+    Http(Protocol),
+    /// Something else, or nothing: the server speaks first.
+    Other,
+}
+
+/// Reads until it is known whether HTTP is spoken, and puts what was read back. Who says nothing for as long as
+/// `patience` waits for the server to begin, which no client of HTTP does. Not cancel safe: bytes read are lost.
+///
+/// # Errors
+/// [`Undetected::Closed`] when the caller closed before it said anything.
+pub async fn detect_any(mut io: Io, patience: Duration) -> Result<(Io, Spoken), Undetected> {
+    let until = Instant::now() + patience;
+    let mut head = Bytes::new();
+    let spoken = loop {
+        if let Some(spoken) = spoken(&head) {
+            break spoken;
+        }
+        match timeout_at(until, read_some(&mut io)).await {
+            Ok(Ok(more)) => head = [head, more].concat().into(),
+            // The end is read again by whoever gets the connection.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof && !head.is_empty() => break Spoken::Other,
+            Ok(Err(_)) => return Err(Undetected::Closed),
+            Err(_) => break Spoken::Other,
+        }
+    };
+    if !head.is_empty() {
+        io.unread(head);
+    }
+    Ok((io, spoken))
+}
+
 /// Whether a connection begins as TLS does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum First {
@@ -141,6 +176,55 @@ fn decide(bytes: &[u8]) -> Option<Protocol> {
     }
 }
 
+/// `None` while the bytes may become a request line (RFC 9112 section 3) or the preface.
+fn spoken(bytes: &[u8]) -> Option<Spoken> {
+    if bytes.starts_with(PREFACE) {
+        return Some(Spoken::Http(Protocol::Http2));
+    }
+    if PREFACE.starts_with(bytes) {
+        return None;
+    }
+    // One empty line before it may be left over from a request before (RFC 9112 section 2.2).
+    let bytes = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
+    if matches!(bytes, b"" | b"\r") {
+        return None;
+    }
+    let method = bytes.iter().position(|byte| !is_token(*byte)).unwrap_or(bytes.len());
+    if method > LONGEST_METHOD {
+        return Some(Spoken::Other);
+    }
+    let (method, rest) = bytes.split_at(method);
+    match rest {
+        [] => return None,
+        [b' ', ..] if !method.is_empty() => {}
+        _ => return Some(Spoken::Other),
+    }
+    let target = &rest[1..];
+    // No other protocol that is known begins like this, and a long path need not be waited for.
+    if METHODS.contains(&method) && target.starts_with(b"/") {
+        return Some(Spoken::Http(Protocol::Http1));
+    }
+    let Some(end) = target.iter().position(|byte| *byte == b'\n') else {
+        return (target.len() >= LONGEST_LINE || target.first() == Some(&b' ')).then_some(Spoken::Other);
+    };
+    let line = target[..end].strip_suffix(b"\r").unwrap_or(&target[..end]);
+    let mut words = line.split(|byte| *byte == b' ');
+    let version = words.nth(1).filter(|version| version.starts_with(b"HTTP/")).filter(|_| words.next().is_none());
+    Some(version.map_or(Spoken::Other, |_| Spoken::Http(Protocol::Http1)))
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Methods that make a request of what begins with them and a path.
+const METHODS: [&[u8]; 8] = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"];
+/// The longest registered method has 16 letters.
+const LONGEST_METHOD: usize = 32;
+/// What is looked at of a request line with an unusual method or target.
+const LONGEST_LINE: usize = 4096;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +256,71 @@ mod tests {
         for text in ["GET / HTTP/1.1\r\n", "POST", "PRI * HTTP/1.1", "PRIX", "\x16\x03\x01", "\0"] {
             assert_eq!(decide(text.as_bytes()), Some(Protocol::Http1), "{text:?}");
         }
+    }
+
+    #[test]
+    fn requests_are_told_from_other_protocols() {
+        let http = Some(Spoken::Http(Protocol::Http1));
+        for (text, expected) in [
+            ("", None),
+            ("\r\n", None),
+            ("G", None),
+            ("GET", None),
+            ("GET ", None),
+            ("GET /", http),
+            ("\r\nGET /", http),
+            ("GET http://a/", None),
+            ("GET http://a/ HTTP/1.1\r\n", http),
+            ("OPTIONS * HTTP/1.1\r\n", http),
+            ("CONNECT a:1 HTTP/1.1\n", http),
+            ("CONNECT a:1", None),
+            ("PROPFIND / HTTP/1.1\r\nhost: a\r\n", http),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Spoken::Http(Protocol::Http2))),
+            ("PRI * HTTP/2.0\r\n", None),
+            // Redis, both ways; SMTP; memcached; SSH; PostgreSQL; MySQL never says anything first.
+            ("*1\r\n$4\r\nPING\r\n", Some(Spoken::Other)),
+            ("PING\r\n", Some(Spoken::Other)),
+            ("GET key\r\n", Some(Spoken::Other)),
+            ("SET key value\r\n", Some(Spoken::Other)),
+            ("EHLO mail.example\r\n", Some(Spoken::Other)),
+            ("get key\r\n", Some(Spoken::Other)),
+            ("SSH-2.0-OpenSSH_9\r\n", Some(Spoken::Other)),
+            ("\0\0\0\u{8}\u{4}\u{2}\u{16}/", Some(Spoken::Other)),
+            ("\u{16}\u{3}\u{1}", Some(Spoken::Other)),
+            (" GET / HTTP/1.1\r\n", Some(Spoken::Other)),
+            ("GET  / HTTP/1.1\r\n", Some(Spoken::Other)),
+            ("GET a HTTP/1.1 b\r\n", Some(Spoken::Other)),
+        ] {
+            assert_eq!(spoken(text.as_bytes()), expected, "{text:?}");
+        }
+        assert_eq!(spoken(&[b'A'; 33]), Some(Spoken::Other));
+        assert_eq!(spoken([&b"A "[..], &[b'x'; 5000]].concat().as_slice()), Some(Spoken::Other));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_and_what_is_left_unfinished_are_no_http() {
+        let patience = Duration::from_secs(1);
+        let (mut client, io) = pair().await;
+        let (mut io, spoken) = detect_any(io, patience).await.expect("decided");
+        assert_eq!(spoken, Spoken::Other);
+        // The server begins, and nothing was lost.
+        io.write_all(b"220 ready").await.expect("sent");
+        client.read_exact(&mut [0; 9]).await.expect("received");
+
+        for (bytes, close) in [(&b"GE"[..], false), (b"GET", true), (b"PRI * HTTP", false)] {
+            let (mut client, io) = pair().await;
+            client.write_all(bytes).await.expect("sent");
+            if close {
+                client.shutdown().await.expect("closed");
+            }
+            let (io, spoken) = detect_any(io, patience).await.expect("decided");
+            assert_eq!(spoken, Spoken::Other, "{bytes:?}");
+            drop(client);
+            assert_eq!(read_all(io).await, bytes);
+        }
+        let (client, io) = pair().await;
+        drop(client);
+        assert_eq!(detect_any(io, patience).await.err(), Some(Undetected::Closed));
     }
 
     #[tokio::test]

@@ -7,7 +7,8 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use super::io::Io;
 use crate::base::limits;
 use crate::base::timer::Deadline;
+use crate::telemetry::metrics::{Direction, StreamMetrics};
 
 thread_local! {
     /// Where bytes are read to. Nothing stays in it between two calls.
@@ -29,9 +31,28 @@ thread_local! {
 pub struct Traffic {
     upstream: AtomicU64,
     downstream: AtomicU64,
+    /// Where they are counted besides.
+    metrics: Option<Arc<StreamMetrics>>,
 }
 
 impl Traffic {
+    /// Nothing yet; what is handed over is counted there too, as it goes.
+    #[must_use]
+    pub fn counted(metrics: Arc<StreamMetrics>) -> Self {
+        Self { metrics: Some(metrics), ..Self::default() }
+    }
+
+    fn add(&self, direction: Direction, bytes: usize) {
+        let (count, bytes) = match direction {
+            Direction::Received => (&self.upstream, bytes as u64),
+            Direction::Sent => (&self.downstream, bytes as u64),
+        };
+        count.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(metrics) = &self.metrics {
+            metrics.moved(direction, bytes);
+        }
+    }
+
     /// Bytes from the caller to the endpoint.
     #[must_use]
     pub fn upstream(&self) -> u64 {
@@ -47,10 +68,13 @@ impl Traffic {
 
 /// Why two connections were parted before both were done.
 #[derive(Debug, Error)]
-pub enum SpliceError {
+pub enum SpliceError<T> {
     /// Nothing moved for the time allowed.
     #[error("nothing moved for the idle time allowed")]
     Idle,
+    /// It was cut on purpose.
+    #[error("cut")]
+    Cut(T),
     /// The caller's connection failed.
     #[error("the downstream connection failed: {0}")]
     Downstream(io::Error),
@@ -59,18 +83,27 @@ pub enum SpliceError {
     Upstream(io::Error),
 }
 
-/// Hands bytes both ways until both sides have closed, one fails, or nothing moves for `idle` (zero: no limit).
-/// Cancel safe: dropping the future closes both; `traffic` tells what was handed over.
+/// Hands bytes both ways until both sides have closed, one fails, nothing moves for `idle` (zero: no limit), or `cut`
+/// is ready. Cancel safe: dropping the future closes both; `traffic` tells what was handed over.
 ///
 /// # Errors
 /// See [`SpliceError`]; both connections are reset.
-pub async fn splice(downstream: Io, upstream: Io, idle: Duration, traffic: &Traffic) -> Result<(), SpliceError> {
+pub async fn splice<T>(
+    downstream: Io,
+    upstream: Io,
+    (idle, cut): (Duration, impl Future<Output = T>),
+    traffic: &Traffic,
+) -> Result<(), SpliceError<T>> {
+    let mut cut = pin!(cut);
     let mut splice = Splice { downstream, upstream, up: Way::default(), down: Way::default() };
     let mut timer = Deadline::default();
     let mut moved = (0, Instant::from(tokio::time::Instant::now()));
     let result = poll_fn(|cx| {
         if let Poll::Ready(result) = splice.poll(cx, traffic) {
-            return Poll::Ready(result);
+            return Poll::Ready(result.map_err(SpliceError::from));
+        }
+        if let Poll::Ready(why) = cut.as_mut().poll(cx) {
+            return Poll::Ready(Err(SpliceError::Cut(why)));
         }
         if idle.is_zero() {
             return Poll::Pending;
@@ -97,17 +130,34 @@ struct Splice {
 }
 
 impl Splice {
-    fn poll(&mut self, cx: &mut Context<'_>, traffic: &Traffic) -> Poll<Result<(), SpliceError>> {
+    fn poll(&mut self, cx: &mut Context<'_>, traffic: &Traffic) -> Poll<Result<(), Parted>> {
         let Self { downstream, upstream, up, down } = self;
-        let up = up.poll(cx, downstream, upstream, &traffic.upstream).map_err(|failed| match failed {
-            Failed::From(error) => SpliceError::Downstream(error),
-            Failed::To(error) => SpliceError::Upstream(error),
-        })?;
-        let down = down.poll(cx, upstream, downstream, &traffic.downstream).map_err(|failed| match failed {
-            Failed::From(error) => SpliceError::Upstream(error),
-            Failed::To(error) => SpliceError::Downstream(error),
-        })?;
+        let up =
+            up.poll(cx, (downstream, upstream), (traffic, Direction::Received)).map_err(|failed| match failed {
+                Failed::From(error) => Parted::Downstream(error),
+                Failed::To(error) => Parted::Upstream(error),
+            })?;
+        let down =
+            down.poll(cx, (upstream, downstream), (traffic, Direction::Sent)).map_err(|failed| match failed {
+                Failed::From(error) => Parted::Upstream(error),
+                Failed::To(error) => Parted::Downstream(error),
+            })?;
         if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+}
+
+/// Which side has failed.
+enum Parted {
+    Downstream(io::Error),
+    Upstream(io::Error),
+}
+
+impl<T> From<Parted> for SpliceError<T> {
+    fn from(parted: Parted) -> Self {
+        match parted {
+            Parted::Downstream(error) => Self::Downstream(error),
+            Parted::Upstream(error) => Self::Upstream(error),
+        }
     }
 }
 
@@ -136,13 +186,14 @@ impl Way {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut Io,
-        to: &mut Io,
-        count: &AtomicU64,
+        (from, to): (&mut Io, &mut Io),
+        count: (&Traffic, Direction),
     ) -> Poll<Result<(), Failed>> {
         loop {
             match self {
-                Self::Open => match SCRATCH.with_borrow_mut(|scratch| Self::poll_move(cx, from, to, scratch, count)) {
+                Self::Open => match SCRATCH
+                    .with_borrow_mut(|scratch| Self::poll_move(cx, (&mut *from, &mut *to), scratch, count))
+                {
                     Poll::Ready(Ok(next)) => *self = next,
                     Poll::Ready(Err(failed)) => return Poll::Ready(Err(failed)),
                     Poll::Pending => {
@@ -156,7 +207,7 @@ impl Way {
                 Self::Blocked { left, written } => {
                     let n = ready!(Pin::new(&mut *to).poll_write(cx, &left[*written..])).map_err(Failed::To)?;
                     *written += taken(n)?;
-                    count.fetch_add(n as u64, Ordering::Relaxed);
+                    count.0.add(count.1, n);
                     if *written == left.len() {
                         *self = Self::Open;
                     }
@@ -178,10 +229,9 @@ impl Way {
     /// One read and what can be written of it.
     fn poll_move(
         cx: &mut Context<'_>,
-        from: &mut Io,
-        to: &mut Io,
+        (from, to): (&mut Io, &mut Io),
         scratch: &mut [u8],
-        count: &AtomicU64,
+        (traffic, direction): (&Traffic, Direction),
     ) -> Poll<Result<Self, Failed>> {
         let mut buffer = ReadBuf::new(scratch);
         ready!(Pin::new(from).poll_read(cx, &mut buffer)).map_err(Failed::From)?;
@@ -193,7 +243,7 @@ impl Way {
             match Pin::new(&mut *to).poll_write(cx, bytes) {
                 Poll::Ready(result) => {
                     let n = taken(result.map_err(Failed::To)?)?;
-                    count.fetch_add(n as u64, Ordering::Relaxed);
+                    traffic.add(direction, n);
                     bytes = &bytes[n..];
                 }
                 Poll::Pending => return Poll::Ready(Ok(Self::Blocked { left: bytes.to_vec(), written: 0 })),
@@ -211,7 +261,6 @@ fn taken(n: usize) -> Result<usize, Failed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 
@@ -222,13 +271,14 @@ mod tests {
         (client, Io::tcp(server))
     }
 
-    type Task = tokio::task::JoinHandle<Result<(), SpliceError>>;
+    type Task = tokio::task::JoinHandle<Result<(), SpliceError<()>>>;
 
     async fn spliced(idle: Duration) -> (TcpStream, TcpStream, Task, Arc<Traffic>) {
         let ((caller, downstream), (endpoint, upstream)) = (pair().await, pair().await);
         let traffic = Arc::new(Traffic::default());
         let counted = Arc::clone(&traffic);
-        let task = tokio::spawn(async move { splice(downstream, upstream, idle, &counted).await });
+        let task =
+            tokio::spawn(async move { splice(downstream, upstream, (idle, std::future::pending()), &counted).await });
         (caller, endpoint, task, traffic)
     }
 

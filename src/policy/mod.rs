@@ -3,6 +3,7 @@
 //!
 //! In the order in which a request meets them:
 //!
+//! * [`intercept`]: which listener serves a redirected connection
 //! * [`path`] and [`host`]: the normal forms that everything after reads
 //! * [`forwarding`]: what is believed of forwarding headers, and who the client is
 //! * [`jwt`]: whether its tokens are believed; [`query`]: where they may be as well
@@ -18,6 +19,7 @@
 //!   given up first
 //! * [`balance`] over [`ewma`]: which endpoint of the backend it goes to
 //! * [`breaker`]: whether it is asked at all
+//! * [`alternative`]: whether it is asked over HTTP/3; [`silence`]: when that is doubted
 //! * [`health`] and [`outlier`]: which endpoints are passed over
 //! * [`quantile`]: what answers took lately
 //! * [`retry`] within [`budget`]: whether a failed attempt is repeated
@@ -25,6 +27,7 @@
 //!
 //! [`rng`] is the random number generator that each worker keeps.
 
+pub mod alternative;
 pub mod authz;
 pub mod balance;
 pub mod breaker;
@@ -40,6 +43,7 @@ pub mod hedge;
 pub mod hash;
 pub mod health;
 pub mod host;
+pub mod intercept;
 pub mod jwt;
 pub mod outlier;
 pub mod overload;
@@ -52,4 +56,5 @@ pub mod retry;
 pub mod rng;
 pub mod route;
 pub mod session;
+pub mod silence;
 pub mod weighted;

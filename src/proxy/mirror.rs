@@ -144,13 +144,16 @@ async fn exchange(
         Err(error) => {
             return match error.kind {
                 SendErrorKind::RequestBody(_) => (Some(AttemptOutcome::Cancelled), Mirrored::GivenUp),
-                SendErrorKind::Refused => (Some(AttemptOutcome::Refused), Mirrored::Failed),
+                SendErrorKind::Refused | SendErrorKind::NoExtendedConnect => {
+                    (Some(AttemptOutcome::Refused), Mirrored::Failed)
+                }
                 SendErrorKind::BadResponse(_) => broken(AttemptOutcome::Invalid),
                 SendErrorKind::Handshake { code, detail } => {
                     cluster.refused_by(permit.member(), code, &detail);
                     broken(AttemptOutcome::ConnectFailure)
                 }
                 SendErrorKind::Connect(_) | SendErrorKind::ConnectTimeout => broken(AttemptOutcome::ConnectFailure),
+                SendErrorKind::PathLost => (Some(AttemptOutcome::Reset), Mirrored::Failed),
                 // A kept connection that the server closed meanwhile says nothing about the server.
                 SendErrorKind::Reset(_) | SendErrorKind::Closed | SendErrorKind::Io(_) if error.reused => {
                     (Some(AttemptOutcome::Reset), Mirrored::Failed)

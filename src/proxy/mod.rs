@@ -1,7 +1,9 @@
 //! Layer 6: the request pipeline. One [`ConnectionHandler`] serves one downstream connection; what happens to
 //! a request reads top to bottom in `pipeline.rs`, and what happens to an attempt in `attempt`.
 
+mod advertise;
 mod affinity;
+mod answer;
 mod attempt;
 mod authn;
 mod authorize;
@@ -16,7 +18,7 @@ mod limiting;
 mod local;
 mod mirror;
 mod origin;
-mod passthrough;
+mod passage;
 mod pipeline;
 mod prepare;
 pub mod preview;
@@ -25,19 +27,22 @@ mod reason;
 mod record;
 mod rls;
 mod tracked;
+mod tunnel;
 mod unary;
 mod watch;
 
 use std::sync::Arc;
 
+pub use answer::AnswerBody;
 pub use local::REASON;
-pub use passthrough::Passage;
+pub use passage::Passage;
 pub use reason::Reason;
-pub use tracked::TrackedBody;
 
 use self::faults::HeldUp;
 use self::origin::Origin;
+use self::passage::Passages;
 use self::random::with_random;
+use self::tunnel::Tunnels;
 use self::watch::Book;
 use crate::base::pressure::Pressure;
 use crate::net::ConnInfo;
@@ -50,8 +55,10 @@ pub struct Proxy {
     cell: Arc<SnapshotCell>,
     log: Arc<AccessLog>,
     book: Arc<Book>,
+    passages: Arc<Passages>,
     held_up: Arc<HeldUp>,
     pressure: Arc<Pressure>,
+    tunnels: Arc<Tunnels>,
 }
 
 impl Proxy {
@@ -60,7 +67,9 @@ impl Proxy {
     pub fn new(cell: Arc<SnapshotCell>, log: Arc<AccessLog>) -> Self {
         let book = Arc::new(Book::default());
         cell.tell(Arc::clone(&book) as Arc<dyn Published>);
-        Self { cell, log, book, held_up: Arc::default(), pressure: Arc::default() }
+        let passages = Arc::new(Passages::default());
+        cell.tell(Arc::clone(&passages) as Arc<dyn Published>);
+        Self { cell, log, book, passages, held_up: Arc::default(), pressure: Arc::default(), tunnels: Arc::default() }
     }
 
     /// How short the process is of what it needs: set by whoever watches that.

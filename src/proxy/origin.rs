@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
+use std::sync::OnceLock;
 
 use http::HeaderValue;
 use outrigger_config::model::TlsVersion;
@@ -9,6 +10,7 @@ use outrigger_config::spiffe::SpiffeId;
 
 use super::Proxy;
 use super::client_cert::{self, Certificate};
+use crate::base::drain::Watch;
 use crate::net::ConnInfo;
 use crate::net::tls::{Peer, TlsInfo};
 
@@ -27,6 +29,8 @@ pub(super) struct Origin {
     pub(super) caller: u64,
     /// Its verified certificate, as an element of `x-forwarded-client-cert`.
     pub(super) certificate: Option<HeaderValue>,
+    /// Tells tunnels on its connection when to finish.
+    pub(super) drain: OnceLock<Watch>,
 }
 
 impl Origin {
@@ -38,6 +42,7 @@ impl Origin {
             peer_value: HeaderValue::try_from(peer.to_string()).unwrap_or(HeaderValue::from_static("unknown")),
             caller: caller(peer, info.tls.as_deref()),
             certificate: info.tls.as_deref().and_then(certificate),
+            drain: OnceLock::new(),
             info,
         }
     }

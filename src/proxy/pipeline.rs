@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use outrigger_config::model::Criticality;
 
 use super::affinity::Affinity;
+use super::answer::AnswerBody;
 use super::attempt::hedge::Hedging;
 use super::attempt::marks::Spent;
 use super::attempt::{self, Exchange, Failure, TimeField};
@@ -22,8 +23,10 @@ use super::prepare::{self, Unfit};
 use super::reason::Reason;
 use super::record::Record;
 use super::tracked::{Limits, TrackedBody};
-use super::{ConnectionHandler, authn, criticality, external, filters, with_random};
+use super::tunnel::TunnelBody;
+use super::{ConnectionHandler, advertise, authn, criticality, external, filters, tunnel, with_random};
 use crate::base::clock;
+use crate::base::drain::Watch;
 use crate::codec::headers::strip_hop_by_hop;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, RequestHead, Response, ResponseHead};
 use crate::policy::cors::CorsDecision;
@@ -46,9 +49,16 @@ pub(super) struct Answer {
     pub(super) response: Response<Body>,
     permit: Option<Permit>,
     limits: Limits,
+    /// It opens a tunnel.
+    tunnel: Option<Box<tunnel::Asked>>,
 }
 
 impl Answer {
+    /// An answer of which nothing is to be kept but itself.
+    fn plain(response: Response<Body>) -> Self {
+        Self { response, permit: None, limits: Limits::default(), tunnel: None }
+    }
+
     /// Makes a local answer to a gRPC call one with another status.
     pub(super) fn set_grpc_status(&mut self, status: u8, record: &mut Record) {
         record.grpc_status = Some(status);
@@ -94,6 +104,16 @@ impl Local {
     fn out_of_memory() -> Self {
         let random = with_random(Rng::next_u64);
         Self { retry_after: Some(overload::spread(OUT_OF_MEMORY_RETRY, random)), ..Reason::OutOfMemory.into() }
+    }
+
+    /// An upstream that answers a request for a tunnel as if it had been another one, to a caller who would take that for
+    /// the tunnel.
+    fn not_switched() -> Self {
+        Self {
+            sentence: "The upstream did not switch to the protocol that was asked for.",
+            code: "not_switched",
+            ..Reason::UpstreamProtocol.into()
+        }
     }
 
     /// A request for which its cluster had no place.
@@ -147,25 +167,37 @@ impl From<Unfit> for Local {
 }
 
 impl Handler for ConnectionHandler {
-    type Body = TrackedBody;
+    type Body = AnswerBody;
 
-    async fn handle(&self, request: Request, interim: &dyn Interim) -> Response<TrackedBody> {
+    async fn handle(&self, request: Request, interim: &dyn Interim) -> Response<AnswerBody> {
         let Request { mut head, body, started } = request;
         let listener = self.listener();
-        let caller = Caller::of(&head.headers);
+        let tunnel = tunnel::Kind::of(&head);
+        let caller = if tunnel.is_some() { Caller::Http } else { Caller::of(&head.headers) };
         let asked_head = head.method == Method::HEAD;
         let mut record = Record::new(Arc::clone(&listener), &self.origin.proxy.log, Some(&head), started, &self.origin);
-        let answer = match self.answer(&listener, &mut head, body, interim, &mut record, caller).await {
+        let mut answer = match self.answer(&listener, &mut head, body, interim, &mut record, caller).await {
             Ok(answer) => answer,
             Err(local) => self.local(&listener, &local, caller, &mut record),
         };
+        if let Some(kind) = tunnel
+            && answer.tunnel.is_none()
+            && kind.is_misleading(&head, answer.response.head.status)
+        {
+            answer = self.local(&listener, &Local::not_switched(), caller, &mut record);
+        }
+        advertise::http3(&listener, &self.origin, &mut answer.response.head.headers);
         if answer.permit.is_some() {
             record.watch.keep(head);
         }
         finish(answer, asked_head, caller, record)
     }
 
-    fn refuse(&self, refusal: Refusal) -> Response<TrackedBody> {
+    fn drained_by(&self, drain: &Watch) {
+        self.origin.drain.get_or_init(|| drain.clone());
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Response<AnswerBody> {
         let listener = self.listener();
         let mut record = Record::new(Arc::clone(&listener), &self.origin.proxy.log, None, Instant::now(), &self.origin);
         let answer = self.local(&listener, &refusal.into(), Caller::Http, &mut record);
@@ -183,6 +215,12 @@ impl ConnectionHandler {
         record: &mut Record,
         caller: Caller,
     ) -> Result<Answer, Local> {
+        let tunnel = tunnel::Kind::of(head);
+        if let Some(kind) = tunnel {
+            kind.check(listener, head)?;
+        }
+        // What goes up a tunnel is no content of the request.
+        let (body, up) = if tunnel.is_some() { (Body::Empty, body) } else { (body, Body::Empty) };
         prepare::normalise_path(head, listener)?;
         let claimed = criticality::claimed(&head.headers, listener.config.trust, &self.origin);
         with_random(|random| prepare::set_forwarding(head, listener, &self.origin, random))?;
@@ -256,19 +294,17 @@ impl ConnectionHandler {
         };
         let mut answer = match &rule.action {
             _ if let Err(answer) = passed => *answer,
-            Action::Redirect(redirect) => {
-                let response = filters::redirect(redirect, head, prefix_len);
-                Answer { response, permit: None, limits: Limits::default() }
-            }
-            Action::Direct(direct) => {
-                Answer { response: filters::direct(direct), permit: None, limits: Limits::default() }
-            }
+            Action::Redirect(redirect) => Answer::plain(filters::redirect(redirect, head, prefix_len)),
+            Action::Direct(direct) => Answer::plain(filters::direct(direct)),
             Action::Forward(_) => {
                 let backend = backend.ok_or(Reason::NoEndpoint)?;
                 record.watch.before_filters(&config.filters, &head.headers);
                 record.watch.before_filters(&backend.filters, &head.headers);
                 filters::apply_to_request(&config.filters, head, prefix_len);
-                let body = mirror::send_copies(&rule.mirrors, head, body, self.origin.caller);
+                let body = match tunnel {
+                    Some(_) => up,
+                    None => mirror::send_copies(&rule.mirrors, head, body, self.origin.caller),
+                };
                 filters::apply_to_request(&backend.filters, head, prefix_len);
                 criticality::tell(&mut head.headers, claimed.or(config.criticality).and(Some(class)));
                 match self
@@ -322,7 +358,14 @@ impl ConnectionHandler {
         record: &mut Record,
         caller: Caller,
     ) -> Result<Answer, Local> {
-        let (limits, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
+        let (whole, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
+        let (limits, asked, body) = match tunnel::Kind::of(head) {
+            None => (whole, None, body),
+            Some(kind) => {
+                let asked = Box::new(tunnel::Asked::enter(kind, body, listener, &self.origin)?);
+                (whole.to_the_answer(), Some(asked), Body::Empty)
+            }
+        };
         let hint = affinity.map_or_else(PickHint::default, |affinity| affinity.hint(backend));
         let hint = PickHint { subset: backend.subset.as_ref(), ..hint };
         let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.answer_until() };
@@ -330,10 +373,15 @@ impl ConnectionHandler {
         let passage = pass_breakers(rule, backend, now).map_err(|failure| noted(&failure, record))?;
         let place = backend.cluster.admit(applicant, now).await.map_err(Local::shed)?;
         let hedging = backend.hedge_times.as_deref().zip(rule.config.hedge.as_ref());
-        let hedging = hedging.map(|(times, hedge)| Hedging { hedge, times });
+        let hedging = hedging.filter(|_| asked.is_none()).map(|(times, hedge)| Hedging { hedge, times });
         let cluster = &backend.cluster;
-        let exchange = Exchange { cluster, rule: &rule.config, limits, attempt_limit, caller, hedging, hint };
-        match attempt::run(&exchange, head, body, interim, record).await {
+        let tunnel = asked.as_ref().map(|asked| &asked.up);
+        let exchange = Exchange { cluster, rule: &rule.config, limits, attempt_limit, caller, hedging, hint, tunnel };
+        let answered = match &asked {
+            Some(asked) if asked.ends_here(listener) => tunnel::connect(&exchange, asked, record).await,
+            _ => attempt::run(&exchange, head, body, interim, record).await,
+        };
+        match answered {
             Ok((mut response, permit)) => {
                 strip_hop_by_hop(&mut response.head.headers);
                 record.grpc_status = match caller {
@@ -348,7 +396,8 @@ impl ConnectionHandler {
                 if let Some(passage) = passage {
                     permit = permit.answering(passage, Instant::now());
                 }
-                Ok(Answer { response, permit: Some(permit), limits })
+                let tunnel = asked.and_then(|asked| asked.agreed(response.head.status));
+                Ok(Answer { response, permit: Some(permit), limits: whole, tunnel })
             }
             Err(failure) => {
                 if let Some(passage) = passage {
@@ -381,18 +430,22 @@ impl ConnectionHandler {
         if let Some(spent) = retried {
             attempt::marks::mark(&mut response.head.headers, spent);
         }
-        Answer { response, permit: None, limits: Limits::default() }
+        Answer::plain(response)
     }
 }
 
-fn finish(answer: Answer, asked_head: bool, caller: Caller, mut record: Record) -> Response<TrackedBody> {
-    let Answer { response: Response { mut head, body }, permit, limits } = answer;
+fn finish(answer: Answer, asked_head: bool, caller: Caller, mut record: Record) -> Response<AnswerBody> {
+    let Answer { response: Response { mut head, body }, permit, limits, tunnel } = answer;
     record.status = head.status.as_u16();
     if !record.rate_fields.is_empty() {
         std::mem::take(&mut record.rate_fields).apply(&mut head.headers);
     }
     let bodiless = asked_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    Response { head, body: TrackedBody::new(body, bodiless, caller, permit, record, limits) }
+    let body = match tunnel {
+        Some(asked) => AnswerBody::Tunnel(TunnelBody::new(body, permit, record, *asked)),
+        None => AnswerBody::Message(TrackedBody::new(body, bodiless, caller, permit, record, limits)),
+    };
+    Response { head, body }
 }
 
 /// No answer could be had: what is said of it, with its details in the record.
@@ -431,7 +484,7 @@ pub(super) fn tell_breaker(passage: &Passage, reason: Reason, started: Instant) 
 /// The answer to a CORS preflight: it never reaches an upstream.
 fn preflight(headers: HeaderMap) -> Answer {
     let head = ResponseHead { status: StatusCode::NO_CONTENT, headers };
-    Answer { response: Response { head, body: Body::Empty }, permit: None, limits: Limits::default() }
+    Answer::plain(Response { head, body: Body::Empty })
 }
 
 /// The answer to a request that an external authorizer did not let pass.
@@ -459,7 +512,7 @@ fn refused_externally(refused: Refused, caller: Caller, record: &mut Record) -> 
         }
     };
     let response = Response { head: ResponseHead { status, headers }, body };
-    Ok(Answer { response, permit: None, limits: Limits::default() })
+    Ok(Answer::plain(response))
 }
 
 /// The time limits of a request, and of one attempt.

@@ -54,6 +54,14 @@ pub enum Reason {
     Fault,
     /// The process is short of memory.
     OutOfMemory,
+    /// The listener opens no tunnels of this kind.
+    UpgradeRefused,
+    /// As many tunnels are open as may be.
+    TunnelLimit,
+    /// A tunnel was as old as it may be.
+    MaxDuration,
+    /// A tunnel was closed because its listener, or the proxy, goes away.
+    Drained,
 }
 
 impl Reason {
@@ -84,6 +92,10 @@ impl Reason {
             Self::RateLimitService => "RLSE",
             Self::Fault => "FI",
             Self::OutOfMemory => "OM",
+            Self::UpgradeRefused => "UPG",
+            Self::TunnelLimit => "TL",
+            Self::MaxDuration => "UMSDR",
+            Self::Drained => "DRAIN",
         }
     }
 
@@ -93,7 +105,7 @@ impl Reason {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Self::Denied | Self::ExternallyDenied => StatusCode::FORBIDDEN,
+            Self::Denied | Self::ExternallyDenied | Self::UpgradeRefused => StatusCode::FORBIDDEN,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::RateLimitService => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoKeys
@@ -103,8 +115,10 @@ impl Reason {
             | Self::Shed
             | Self::BreakerOpen
             | Self::OutOfMemory
+            | Self::TunnelLimit
+            | Self::Drained
             | Self::Fault => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Timeout | Self::Idle | Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            Self::Timeout | Self::Idle | Self::Deadline | Self::MaxDuration => StatusCode::GATEWAY_TIMEOUT,
             Self::UpstreamClosed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
             Self::DownstreamProtocol | Self::RequestBody | Self::Cancelled => StatusCode::BAD_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -117,8 +131,8 @@ impl Reason {
         match self {
             Self::NoRoute => GRPC_UNIMPLEMENTED,
             Self::Unauthenticated => GRPC_UNAUTHENTICATED,
-            Self::Denied | Self::ExternallyDenied => GRPC_PERMISSION_DENIED,
-            Self::RateLimited | Self::OutOfMemory => GRPC_RESOURCE_EXHAUSTED,
+            Self::Denied | Self::ExternallyDenied | Self::UpgradeRefused => GRPC_PERMISSION_DENIED,
+            Self::RateLimited | Self::OutOfMemory | Self::TunnelLimit => GRPC_RESOURCE_EXHAUSTED,
             Self::RateLimitService
             | Self::Fault
             | Self::NoKeys
@@ -128,8 +142,9 @@ impl Reason {
             | Self::Shed
             | Self::BreakerOpen
             | Self::UpstreamClosed
+            | Self::Drained
             | Self::UpstreamReset => GRPC_UNAVAILABLE,
-            Self::Timeout | Self::Idle | Self::Deadline => GRPC_DEADLINE_EXCEEDED,
+            Self::Timeout | Self::Idle | Self::Deadline | Self::MaxDuration => GRPC_DEADLINE_EXCEEDED,
             Self::UpstreamProtocol | Self::DownstreamProtocol | Self::Loop => GRPC_INTERNAL,
             Self::Cancelled | Self::RequestBody => GRPC_CANCELLED,
         }
@@ -162,6 +177,10 @@ impl Reason {
             Self::RateLimited => "Too many requests came: a rate limit is reached.",
             Self::RateLimitService => "Whether the request is within its rate limit could not be found out.",
             Self::OutOfMemory => "The proxy is short of memory and takes no new request.",
+            Self::UpgradeRefused => "This listener does not switch to the protocol that was asked for.",
+            Self::TunnelLimit => "As many tunnels are open on this listener as may be.",
+            Self::MaxDuration => "The tunnel was as old as it may be.",
+            Self::Drained => "The proxy goes away.",
             Self::Fault => "A fault was injected on purpose; the request was not sent.",
         }
     }

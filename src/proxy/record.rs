@@ -13,7 +13,7 @@ use super::limiting::RateFields;
 use super::origin::Origin;
 use super::reason::Reason;
 use super::watch::Watch;
-use crate::codec::{Replay, RequestHead};
+use crate::codec::{Replay, RequestHead, WayUp};
 use crate::policy::authz::{Decision, RuleId};
 use crate::snapshot::{Listener, Rule};
 use crate::telemetry::access_log::{AccessLog, Entry};
@@ -27,7 +27,7 @@ pub(super) struct Record {
     metrics: Option<Arc<RouteMetrics>>,
     started: Instant,
     log: Option<Box<Facts>>,
-    upload: Option<Replay>,
+    upload: Upload,
     /// Sees to it that the exchange ends when it is no longer allowed.
     pub(super) watch: Watch,
     /// 0 until the caller has been given a status.
@@ -43,6 +43,14 @@ pub(super) struct Record {
     pub(super) upstream_host: Option<SocketAddr>,
     /// The response was given to the caller whole.
     complete: bool,
+}
+
+/// What the caller sends.
+#[derive(Debug)]
+enum Upload {
+    None,
+    Body(Replay),
+    Tunnel(WayUp),
 }
 
 /// What only the access log needs.
@@ -98,7 +106,7 @@ impl Record {
             metrics: None,
             started,
             log,
-            upload: None,
+            upload: Upload::None,
             watch: Watch::new(Arc::clone(origin)),
             status: 0,
             grpc_status: None,
@@ -160,12 +168,35 @@ impl Record {
 
     /// Where the bytes of the upload are counted.
     pub(super) fn note_upload(&mut self, upload: &Replay) {
-        self.upload = Some(upload.clone());
+        self.upload = Upload::Body(upload.clone());
+    }
+
+    /// The exchange became a tunnel, and this is its way up. It may live for days: what is kept of its head is kept alone,
+    /// not with the buffer that the head was read into.
+    pub(super) fn begin_tunnel(&mut self, up: &WayUp) {
+        self.upload = Upload::Tunnel(up.clone());
+        let Some(log) = &mut self.log else { return };
+        log.authority = log.authority.as_ref().and_then(|authority| authority.as_str().parse().ok());
+        log.path = log.path.as_str().parse().unwrap_or(PathAndQuery::from_static("/"));
+        for value in [&mut log.request_id, &mut log.x_forwarded_for, &mut log.user_agent].into_iter().flatten() {
+            if let Ok(alone) = HeaderValue::from_bytes(value.as_bytes()) {
+                *value = alone;
+            }
+        }
+    }
+
+    /// The listener that the request came to.
+    pub(super) fn listener(&self) -> &Arc<Listener> {
+        &self.listener
     }
 
     /// Bytes of the upload so far.
     pub(super) fn received(&self) -> u64 {
-        self.upload.as_ref().map_or(0, Replay::received)
+        match &self.upload {
+            Upload::None => 0,
+            Upload::Body(body) => body.received(),
+            Upload::Tunnel(up) => up.received(),
+        }
     }
 
     /// The caller was given everything.

@@ -57,6 +57,13 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// The same for a request for a tunnel: all of them end with the answer that opens it.
+    pub(super) fn to_the_answer(self) -> Self {
+        Self { deadline: None, answer_by: self.answer_until(), ..self }
+    }
+}
+
 impl TrackedBody {
     /// Takes over an answer's body. An answer without one is over at once, and so is one whose body the caller is
     /// not given (`bodiless`: HEAD, 204, 304).

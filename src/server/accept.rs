@@ -14,6 +14,7 @@ use outrigger_config::model;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
+use super::directory::Directory;
 use super::service::{Membership, Service};
 use super::worker::{Seat, Workers};
 use super::{ConnectionFactory, connection};
@@ -52,6 +53,8 @@ pub(super) struct Current<L> {
 #[derive(Debug)]
 pub(super) struct Open {
     room: Arc<Room>,
+    /// Where it was accepted.
+    address: SocketAddr,
     pub(super) member: Membership,
     seat: Seat,
     _counted: OpenConnection,
@@ -85,6 +88,12 @@ impl<L> Socket<L> {
         self.room.changed.notify_one();
     }
 
+    /// Whether the limit of open connections is reached.
+    pub(super) fn is_full(&self) -> bool {
+        let limit = usize::try_from(self.current.load().config.limits.max_connections).unwrap_or(usize::MAX);
+        self.room.open.load(Ordering::SeqCst) >= limit
+    }
+
     /// Waits while the limit of open connections is reached. Cancel safe.
     async fn has_room(&self) {
         let mut told = false;
@@ -111,9 +120,15 @@ impl<L> Socket<L> {
 }
 
 impl Open {
-    fn new(room: &Arc<Room>, service: &Arc<Service>, seat: Seat, counted: OpenConnection) -> Self {
+    pub(super) fn new<L>(socket: &Socket<L>, service: &Arc<Service>, seat: Seat, counted: OpenConnection) -> Self {
+        let room = &socket.room;
         room.open.fetch_add(1, Ordering::SeqCst);
-        Self { room: Arc::clone(room), member: service.join(), seat, _counted: counted }
+        Self { room: Arc::clone(room), address: socket.address, member: service.join(), seat, _counted: counted }
+    }
+
+    /// Where the socket that it was accepted on listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(super) fn worker(&self) -> usize {
@@ -135,6 +150,7 @@ pub(super) struct Acceptor<F: ConnectionFactory> {
     pub(super) socket: Arc<Socket<F::Listener>>,
     pub(super) workers: Workers,
     pub(super) factory: Arc<F>,
+    pub(super) directory: Arc<Directory<F::Listener>>,
     pub(super) phase: watch::Receiver<Phase>,
 }
 
@@ -235,17 +251,18 @@ impl<F: ConnectionFactory> Acceptor<F> {
         let current = self.socket.current.load_full();
         let seat = self.workers.take_seat();
         let chosen = seat.index();
-        let open = Open::new(&self.socket.room, &current.service, seat, self.factory.pressure().enter());
+        let open = Open::new(&self.socket, &current.service, seat, self.factory.pressure().enter());
+        let directory = Arc::clone(&self.directory);
         let accepted = Accepted { peer, at: Instant::now(), current, open };
         let factory = Arc::clone(&self.factory);
         if chosen == worker::index() {
-            drop(task::spawn("connection", connection::serve(stream, accepted, factory)));
+            drop(task::spawn("connection", connection::serve(stream, accepted, directory, factory)));
             return;
         }
         // The stream is known to the runtime of this worker; it is taken out and made known to the other.
         let Ok(stream) = stream.into_std() else { return };
         self.workers.run(chosen, move || match TcpStream::from_std(stream) {
-            Ok(stream) => drop(task::spawn("connection", connection::serve(stream, accepted, factory))),
+            Ok(stream) => drop(task::spawn("connection", connection::serve(stream, accepted, directory, factory))),
             Err(error) => tracing::debug!(%error, "a connection was lost before it was served"),
         });
     }

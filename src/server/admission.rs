@@ -13,16 +13,18 @@ use std::time::Instant;
 use bytes::BytesMut;
 use outrigger_config::model::{ListenerTls, TlsMode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use super::ConnectionFactory;
 use super::accept::Current;
+use super::arrival::silent;
 use super::service::{Membership, Service, Standing};
 use crate::base::drain::Watch;
-use crate::base::limits;
+use crate::base::{limits, worker};
+use crate::net::ConnInfo;
 use crate::net::hello::{self, ClientHello, Peeked};
 use crate::net::io::Io;
+use crate::net::quic::{Arrival, ServerTransport};
 use crate::net::tls::{HandshakeError, ServerTls, TlsInfo};
 use crate::telemetry::metrics::{Detected, Handshake};
 use crate::telemetry::rehearsal::{Caller, Presence, Question, Speaks, Verdict};
@@ -36,12 +38,21 @@ pub struct Tls<'a> {
     pub server: Option<&'a Arc<ServerTls>>,
     /// Whether connections for some server names are handed on.
     pub passes: bool,
+    /// Whether it has HTTP/3 as well.
+    pub http3: bool,
 }
 
 /// A connection that is in.
 pub(super) struct Admitted {
     pub(super) io: Io,
     pub(super) tls: Option<Arc<TlsInfo>>,
+    pub(super) presence: Presence,
+}
+
+/// A connection over QUIC that is in.
+pub(super) struct AdmittedQuic {
+    pub(super) connection: quinn::Connection,
+    pub(super) tls: Arc<TlsInfo>,
     pub(super) presence: Presence,
 }
 
@@ -71,33 +82,32 @@ pub(super) fn question(tls: Option<Tls<'_>>) -> Question {
 
 impl<F: ConnectionFactory> Visitor<'_, F> {
     /// Admits a connection to a listener without TLS. `None`: it has become stricter meanwhile.
-    pub(super) fn admit_plaintext(&self, stream: TcpStream, member: &mut Membership) -> Option<Admitted> {
+    pub(super) fn admit_plaintext(&self, io: Io, member: &mut Membership) -> Option<Admitted> {
         member.stand(Standing::Plaintext);
         if self.is_fit(Standing::Plaintext) {
             let presence = member.service().rehearsal.unrecorded();
-            return Some(Admitted { io: Io::tcp(stream), tls: None, presence });
+            return Some(Admitted { io, tls: None, presence });
         }
         refuse(member.service(), self.peer, (PLAINTEXT, &"the listener has just become strict"));
         None
     }
 
     /// Admits a connection to a listener with TLS, or hands it on. `None`: it is over.
-    pub(super) async fn admit(&self, stream: TcpStream, member: &mut Membership) -> Option<Admitted> {
+    pub(super) async fn admit(&self, io: Io, member: &mut Membership) -> Option<Admitted> {
         let mut closed = member.closed();
         tokio::select! {
-            admitted = self.tell_apart(stream, member) => admitted,
+            admitted = self.tell_apart(io, member) => admitted,
             _ = closed.wait_for(|closed| *closed) => None,
         }
     }
 
-    async fn tell_apart(&self, stream: TcpStream, member: &mut Membership) -> Option<Admitted> {
-        let first = self.first_byte(&stream, member).await?;
+    async fn tell_apart(&self, io: Io, member: &mut Membership) -> Option<Admitted> {
+        let first = self.first_byte(&io, member).await?;
         let listener = self.listener();
         let tls = self.factory.tls(&listener).filter(|tls| tls.config.mode != TlsMode::Off);
         match tls {
-            Some(tls) if first == HANDSHAKE => {
+            Some(tls) if first == Some(HANDSHAKE) => {
                 let server = tls.server.filter(|server| server.terminates()).cloned();
-                let io = Io::tcp(stream);
                 if !tls.passes && tls.config.mode != TlsMode::Passthrough {
                     return self.terminate(io, server, member).await;
                 }
@@ -107,33 +117,36 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
                 member.stand(Standing::Plaintext);
                 if self.is_fit(Standing::Plaintext) {
                     let presence = self.record(member.service(), Speaks::Plaintext, None);
-                    return Some(Admitted { io: Io::tcp(stream), tls: None, presence });
+                    return Some(Admitted { io, tls: None, presence });
                 }
-                let detail = format!("expected a TLS handshake, and the first byte was {first:#04x}");
+                let detail = match first {
+                    Some(first) => format!("expected a TLS handshake, and the first byte was {first:#04x}"),
+                    None => "expected a TLS handshake, and nothing came".to_owned(),
+                };
                 refuse(member.service(), self.peer, (PLAINTEXT, &detail));
                 None
             }
         }
     }
 
-    /// The first byte, which stays where it is.
-    async fn first_byte(&self, stream: &TcpStream, member: &Membership) -> Option<u8> {
+    /// The first byte, which stays where it is; `Some(None)`: the caller waits for the server to begin.
+    async fn first_byte(&self, io: &Io, member: &Membership) -> Option<Option<u8>> {
         let limits = &self.current.config.limits;
         let strict = self.current.config.tls.as_ref().filter(|tls| tls.mode != TlsMode::Permissive);
         // A caller that opens a plaintext connection ahead of use is given the time of a request head.
-        let patience = strict.map_or(limits.header_timeout, |tls| tls.handshake_timeout);
-        let mut first = [0];
+        let patience = strict.map_or_else(|| silent(self.current, limits.header_timeout), |tls| tls.handshake_timeout);
         let metrics = &member.service().metrics;
         let came = tokio::select! {
-            came = timeout_at((self.at + patience).into(), stream.peek(&mut first)) => came,
+            came = timeout_at((self.at + patience).into(), io.first_byte()) => came,
             () = retired_unused(member.watch()) => return None,
         };
         match came {
-            Ok(Ok(1..)) => Some(first[0]),
-            Ok(Ok(0) | Err(_)) => {
+            Ok(Ok(Some(first))) => Some(Some(first)),
+            Ok(Ok(None) | Err(_)) => {
                 metrics.detected(Detected::Closed);
                 None
             }
+            Err(_) if strict.is_none() && self.current.config.tcp.is_some() => Some(None),
             Err(_) => {
                 metrics.detected(Detected::Timeout);
                 None
@@ -159,11 +172,9 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
             && let Some(passage) = self.factory.passage(listener, name)
         {
             member.stand(Standing::Passed);
-            let mut closed = member.closed();
-            tokio::select! {
-                () = Box::pin(passage.run(io, self.peer, name)) => {}
-                _ = closed.wait_for(|closed| *closed) => {}
-            }
+            let (listener, worker) = (Arc::clone(&service.name), worker::index());
+            let caller = ConnInfo { listener, peer: self.peer, local: self.local, worker, tls: None };
+            Box::pin(passage.run(io, Arc::new(caller), name, member.closed())).await;
             return None;
         }
         if server.is_some() {
@@ -204,15 +215,72 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
             Ok(Err(error)) => error,
             Err(_) => HandshakeError::Timeout,
         };
+        counted.failed(error.code());
+        self.say_failed(&service, &error);
+        None
+    }
+
+    /// Admits a caller over QUIC. `None`: it is over.
+    pub(super) async fn admit_quic(&self, arrival: Arrival, member: &mut Membership) -> Option<AdmittedQuic> {
+        let mut closed = member.closed();
+        tokio::select! {
+            admitted = self.shake_over_quic(arrival, member) => admitted,
+            _ = closed.wait_for(|closed| *closed) => None,
+        }
+    }
+
+    async fn shake_over_quic(&self, arrival: Arrival, member: &mut Membership) -> Option<AdmittedQuic> {
+        let service = Arc::clone(member.service());
+        let listener = self.listener();
+        let tls = self.factory.tls(&listener).filter(|tls| tls.http3 && tls.config.mode != TlsMode::Off);
+        let server = tls.and_then(|tls| tls.server.cloned());
+        let Some(server) = server.filter(|server| server.terminates()) else {
+            refuse(&service, self.peer, (NO_CERTIFICATE, &"the listener does not have HTTP/3 any more"));
+            arrival.refuse();
+            return None;
+        };
+        let asked = service.rehearsal.question();
+        let counted = Handshake::of_caller(&service.metrics);
+        let limits = &self.current.config.limits;
+        let settings = ServerTransport { idle: limits.idle_timeout, max_streams: limits.max_concurrent_streams };
+        match arrival.accept(&server, &settings).await {
+            Ok((connection, info)) => {
+                counted.completed(info.resumed);
+                self.judge_over_quic(connection, (info, asked), member)
+            }
+            Err(error) => {
+                counted.failed(error.code());
+                self.say_failed(&service, &error);
+                None
+            }
+        }
+    }
+
+    fn judge_over_quic(
+        &self,
+        connection: quinn::Connection,
+        (info, asked): (TlsInfo, Question),
+        member: &mut Membership,
+    ) -> Option<AdmittedQuic> {
+        let standing = if info.peer.is_some() { Standing::QuicVerified } else { Standing::QuicAnonymous };
+        member.stand(standing);
+        if !self.is_fit(standing) {
+            let detail = "the listener has just come to require client certificates, or to do without HTTP/3";
+            refuse(member.service(), self.peer, (NO_CLIENT_CERTIFICATE, &detail));
+            return None;
+        }
+        let presence = self.record(member.service(), Speaks::Tls, Some((&info, asked)));
+        Some(AdmittedQuic { connection, tls: Arc::new(info), presence })
+    }
+
+    fn say_failed(&self, service: &Service, error: &HandshakeError) {
         let code = error.code();
-        counted.failed(code);
         match error {
             HandshakeError::Closed | HandshakeError::Io(_) => {
                 tracing::debug!(listener = %service.name, peer = %self.peer, reason = code, "a handshake ended early");
             }
-            error => service.refusals.say_refused(&service.name, self.peer, (code, &error)),
+            error => service.refusals.say_refused(&service.name, self.peer, (code, error)),
         }
-        None
     }
 
     /// The handshake is done; is that still enough?
@@ -247,7 +315,8 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
 
     fn is_fit(&self, standing: Standing) -> bool {
         let listener = self.listener();
-        standing.fits(self.factory.tls(&listener).map(|tls| tls.config))
+        let tls = self.factory.tls(&listener);
+        standing.fits(tls.map(|tls| tls.config), tls.is_some_and(|tls| tls.http3))
     }
 
     /// As the newest configuration has it; one that has left it is as it was last.
@@ -258,7 +327,7 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
 }
 
 /// Counts and says that a connection was refused before or instead of a handshake.
-fn refuse(service: &Service, peer: SocketAddr, (reason, detail): (&'static str, &dyn std::fmt::Display)) {
+pub(super) fn refuse(service: &Service, peer: SocketAddr, (reason, detail): (&'static str, &dyn std::fmt::Display)) {
     service.metrics.connection_refused(reason);
     service.refusals.say_refused(&service.name, peer, (reason, detail));
 }

@@ -1,5 +1,6 @@
 //! One downstream connection, from the accepted socket to its end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,26 +10,44 @@ use tokio::net::TcpStream;
 
 use super::ConnectionFactory;
 use super::accept::Accepted;
-use super::admission::{Admitted, Visitor, retired_unused};
+use super::admission::{Admitted, AdmittedQuic, Visitor, retired_unused};
+use super::arrival::Arrival;
+use super::directory::Directory;
 use crate::base::drain::{Notice, Watch};
 use crate::base::pressure::PressureWatch;
-use crate::codec::{ServerOptions, h1, h2};
+use crate::codec::{Handler as _, ServerOptions, h1, h2, h3};
 use crate::net::ConnInfo;
-use crate::net::sniff::{self, Patience, Protocol, Undetected};
+use crate::net::io::Io;
+use crate::net::quic;
+use crate::net::sniff::{self, Patience, Protocol, Spoken, Undetected};
 use crate::net::tls::{AlpnProtocol, TlsInfo};
 use crate::telemetry::metrics::Detected;
 
 /// Serves a connection. Dropping the future closes it.
-pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Accepted<F::Listener>, factory: Arc<F>) {
+pub(super) async fn serve<F: ConnectionFactory>(
+    stream: TcpStream,
+    accepted: Accepted<F::Listener>,
+    directory: Arc<Directory<F::Listener>>,
+    factory: Arc<F>,
+) {
     let Accepted { peer, at, current, mut open } = accepted;
     let Ok(local) = stream.local_addr() else { return };
     let worker = open.worker();
+    let mut arrival = Arrival { io: Io::tcp(stream), peer, local, at, current };
+    if !arrival.is_plain() {
+        // Boxed: it is gone, and its memory with it, when the connection goes on.
+        match Box::pin(arrival.settle(&mut open, &directory, &*factory)).await {
+            Some(settled) => arrival = settled,
+            None => return,
+        }
+    }
+    drop(directory);
+    let Arrival { io, peer, local, at, current } = arrival;
     let visitor = Visitor { peer, local, at, current: &current, factory: &*factory };
     let admitted = if current.config.tls.as_ref().is_none_or(|tls| tls.mode == TlsMode::Off) {
-        visitor.admit_plaintext(stream, &mut open.member)
+        visitor.admit_plaintext(io, &mut open.member)
     } else {
-        // Boxed: it is gone, and its memory with it, when the connection is in.
-        Box::pin(visitor.admit(stream, &mut open.member)).await
+        Box::pin(visitor.admit(io, &mut open.member)).await
     };
     let Some(Admitted { io, tls, presence }) = admitted else { return };
     let mut closed = open.member.closed();
@@ -36,25 +55,33 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
     let options = options(&current.config.limits, watches, tls.as_deref());
     let metrics = Arc::clone(&current.service.metrics);
     let negotiated = tls.as_ref().and_then(|tls| tls.alpn);
-    let (io, protocol) = match (negotiated, current.config.protocol) {
-        (Some(AlpnProtocol::Http1), _) | (None, ListenerProtocol::Http1) => (io, Protocol::Http1),
-        (Some(AlpnProtocol::Http2), _) | (None, ListenerProtocol::Http2) => (io, Protocol::Http2),
-        // No requests come here.
-        (None, ListenerProtocol::Tcp | ListenerProtocol::Udp) => return,
+    let (io, spoken) = match (negotiated, current.config.protocol) {
+        (Some(AlpnProtocol::Http1), _) | (None, ListenerProtocol::Http1) => (io, Spoken::Http(Protocol::Http1)),
+        (Some(AlpnProtocol::Http2), _) | (None, ListenerProtocol::Http2) => (io, Spoken::Http(Protocol::Http2)),
+        (None, ListenerProtocol::Tcp) => (io, Spoken::Other),
+        // Datagrams come another way; HTTP/3 is not offered over TCP.
+        (None, ListenerProtocol::Udp) | (Some(AlpnProtocol::Http3), _) => return,
         (None, ListenerProtocol::Auto) => {
             let limits = &current.config.limits;
             let patience = Patience { silent: limits.header_timeout, started: limits.detect_timeout };
+            let detecting = async {
+                if current.config.tcp.is_some() {
+                    return sniff::detect_any(io, limits.detect_timeout).await;
+                }
+                sniff::detect(io, patience).await.map(|(io, protocol)| (io, Spoken::Http(protocol)))
+            };
             let detected = tokio::select! {
-                detected = sniff::detect(io, patience) => detected,
+                detected = detecting => detected,
                 () = retired_unused(options.drain.clone()) => return,
             };
             match detected {
-                Ok((io, protocol)) => {
-                    metrics.detected(match protocol {
-                        Protocol::Http1 => Detected::Http1,
-                        Protocol::Http2 => Detected::Http2,
+                Ok((io, spoken)) => {
+                    metrics.detected(match spoken {
+                        Spoken::Http(Protocol::Http1) => Detected::Http1,
+                        Spoken::Http(Protocol::Http2) => Detected::Http2,
+                        Spoken::Other => Detected::Tcp,
                     });
-                    (io, protocol)
+                    (io, spoken)
                 }
                 Err(Undetected::Closed) => return metrics.detected(Detected::Closed),
                 Err(Undetected::Silent | Undetected::Stalled) => return metrics.detected(Detected::Timeout),
@@ -62,7 +89,18 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
         }
     };
     let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls };
+    let protocol = match spoken {
+        Spoken::Http(protocol) => protocol,
+        Spoken::Other => {
+            let listener = factory.listener(&info.listener).unwrap_or_else(|| Arc::clone(&current.view));
+            // It may have lost its place for such connections just now.
+            let Some(passage) = factory.tcp(&listener) else { return };
+            drop((current, listener, metrics, options));
+            return Box::pin(passage.run(io, Arc::new(info), None, closed)).await;
+        }
+    };
     let handler = factory.handler(Arc::clone(&current.view), info);
+    handler.drained_by(&options.drain);
     // The settings of the listener are not held for the life of the connection.
     drop(current);
     drop(metrics);
@@ -77,6 +115,38 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
         () = serving => {}
         _ = closed.wait_for(|closed| *closed) => {}
     }
+    drop((open, presence));
+}
+
+/// Serves a caller over QUIC, from its first packet to the end of its connection. `address` is where it was accepted.
+/// Dropping the future closes the connection.
+pub(super) async fn serve_quic<F: ConnectionFactory>(
+    arrival: quic::Arrival,
+    address: SocketAddr,
+    accepted: Accepted<F::Listener>,
+    factory: Arc<F>,
+) {
+    let Accepted { peer, at, current, mut open } = accepted;
+    let local = SocketAddr::new(arrival.local_ip().unwrap_or(address.ip()), address.port());
+    let worker = open.worker();
+    let visitor = Visitor { peer, local, at, current: &current, factory: &*factory };
+    let admitted = Box::pin(visitor.admit_quic(arrival, &mut open.member)).await;
+    let Some(AdmittedQuic { connection, tls, presence }) = admitted else { return };
+    let _counted = current.service.metrics.over_quic();
+    let mut closed = open.member.closed();
+    let watches = (open.member.watch(), factory.pressure().watch());
+    let options = options(&current.config.limits, watches, Some(&tls));
+    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls: Some(tls) };
+    let handler = factory.handler(Arc::clone(&current.view), info);
+    handler.drained_by(&options.drain);
+    drop(current);
+    tokio::select! {
+        () = Box::pin(h3::serve(connection.clone(), handler, options)) => {}
+        _ = closed.wait_for(|closed| *closed) => {}
+    }
+    connection.close(NO_ERROR, b"");
+    // The transport says it in its next turn, and whoever waits for this connection to be gone may end the process.
+    tokio::task::yield_now().await;
     drop((open, presence));
 }
 
@@ -113,6 +183,9 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
         (a, b) => a.or(b),
     }
 }
+
+/// H3_NO_ERROR (RFC 9114 section 8.1). Whoever closed before has said why.
+const NO_ERROR: quinn::VarInt = quinn::VarInt::from_u32(0x100);
 
 #[cfg(test)]
 mod tests {

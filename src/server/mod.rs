@@ -2,11 +2,14 @@
 
 mod accept;
 mod admission;
+mod arrival;
 mod connection;
 pub mod cpu;
+mod directory;
 pub mod files;
 mod memory;
 pub mod overload;
+mod quic;
 mod service;
 pub mod set;
 pub mod shutdown;
@@ -16,6 +19,7 @@ pub use admission::Tls;
 pub use set::{BindError, Change, ListenerSet, ListenerStatus};
 pub use worker::Workers;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::base::pressure::Pressure;
@@ -47,6 +51,16 @@ pub trait ConnectionFactory: Send + Sync + 'static {
         None
     }
 
+    /// Where a connection is handed on to that is not HTTP; `None` where there is no place for it.
+    fn tcp(&self, _listener: &Arc<Self::Listener>) -> Option<Passage> {
+        None
+    }
+
+    /// The way on to where a redirected connection was going; `None` when it has none.
+    fn onward(&self, _listener: &Arc<Self::Listener>, _destination: SocketAddr) -> Option<Passage> {
+        None
+    }
+
     /// The handler of one connection, on the worker that the connection lives on. `listener` is what the
     /// configuration said when the connection was accepted: it may just have left, and then serves those
     /// that it still drains.
@@ -67,11 +81,24 @@ impl ConnectionFactory for Proxy {
 
     fn tls<'a>(&self, listener: &'a Listener) -> Option<Tls<'a>> {
         let config = listener.config.tls.as_ref()?;
-        Some(Tls { config, server: listener.tls.as_ref(), passes: !listener.passthrough.is_empty() })
+        Some(Tls {
+            config,
+            server: listener.tls.as_ref(),
+            passes: !listener.passthrough.is_empty(),
+            http3: listener.config.http3.is_some(),
+        })
     }
 
     fn passage(&self, listener: &Arc<Listener>, name: Option<&str>) -> Option<Passage> {
         Proxy::passage(self, listener, name)
+    }
+
+    fn tcp(&self, listener: &Arc<Listener>) -> Option<Passage> {
+        self.tcp_passage(listener)
+    }
+
+    fn onward(&self, listener: &Arc<Listener>, destination: SocketAddr) -> Option<Passage> {
+        Some(self.passage_onward(listener, destination))
     }
 
     fn handler(&self, listener: Arc<Listener>, info: ConnInfo) -> Arc<ConnectionHandler> {

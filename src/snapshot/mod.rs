@@ -31,7 +31,7 @@ pub use tokens::Tokens;
 use crate::net::tls::{ServerTls, TlsSet};
 use crate::policy::authz::Policy;
 use crate::policy::route::RouteTable;
-use crate::telemetry::metrics::RouteLabels;
+use crate::telemetry::metrics::{RouteLabels, StreamLabels, StreamMetrics};
 use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
 use crate::upstream::{Cluster, Placement, Registry};
 
@@ -63,6 +63,10 @@ pub struct Listener {
     pub tls: Option<Arc<ServerTls>>,
     /// TLS that is handed on.
     pub passthrough: Passthrough,
+    /// Where connections go of which nothing is understood.
+    pub tcp: Option<Backends>,
+    /// Where datagrams go.
+    pub udp: Option<Backends>,
     /// Its metric handles.
     pub metrics: Arc<ListenerMetrics>,
     /// The tokens that it asks for.
@@ -71,6 +75,8 @@ pub struct Listener {
     pub external: Option<External>,
     /// Rate limits of all its requests.
     pub rate_limits: Vec<LocalLimit>,
+    /// What callers over TCP are told of HTTP/3, where the port is known beforehand.
+    pub alt_svc: Option<HeaderValue>,
     /// Marks requests that passed here, so that a loop is noticed.
     pub loop_mark: HeaderValue,
     all_metrics: Arc<Metrics>,
@@ -132,6 +138,8 @@ impl Snapshot {
                         listener.tls.as_ref().map_or(&[], |tls| &tls.passthrough),
                         &clusters,
                     ),
+                    tcp: listener.tcp.as_ref().map(|tcp| Backends::compile(&tcp.backends, &clusters)),
+                    udp: listener.udp.as_ref().map(|udp| Backends::compile(&udp.backends, &clusters)),
                     metrics: metrics.listener(&listener.name),
                     jwt: listener.jwt.as_ref().map(|jwt| Tokens::compile(jwt, &config.jwt_providers, registry.keys())),
                     external: listener.external_authorization.as_ref().map(|name| {
@@ -143,6 +151,10 @@ impl Snapshot {
                         }
                     }),
                     rate_limits: LocalLimit::all(&listener.rate_limits, registry),
+                    alt_svc: listener.http3.and_then(|http3| {
+                        let port = http3.advertise.unwrap_or(listener.bind.port());
+                        (port != 0).then(|| alt_svc(http3, port))?
+                    }),
                     loop_mark: loop_mark(&config.node.id, &listener.name),
                     all_metrics: Arc::clone(metrics),
                     unrouted: OnceLock::new(),
@@ -204,6 +216,19 @@ impl Listener {
         })
     }
 
+    /// The metrics of connections that are handed on to a backend; `None`: to where they were going.
+    #[must_use]
+    pub fn stream_metrics(&self, backend: Option<&Backend>) -> Arc<StreamMetrics> {
+        let make =
+            |cluster| self.all_metrics.streams(&StreamLabels { listener: Arc::clone(&self.config.name), cluster });
+        match backend {
+            Some(backend) => {
+                Arc::clone(backend.streams.get_or_init(|| make(Arc::clone(&backend.cluster.config().name))))
+            }
+            None => make(Arc::from("-")),
+        }
+    }
+
     /// The metrics of requests that no rule was found for.
     pub fn unrouted_metrics(&self) -> &Arc<RouteMetrics> {
         self.unrouted.get_or_init(|| {
@@ -214,6 +239,13 @@ impl Listener {
             })
         })
     }
+}
+
+/// `Alt-Svc` for HTTP/3 on a port (RFC 7838 section 3). `None`: it is not to be told.
+#[must_use]
+pub fn alt_svc(http3: model::Http3, port: u16) -> Option<HeaderValue> {
+    let age = http3.max_age.as_secs();
+    (age > 0).then(|| HeaderValue::try_from(format!("h3=\":{port}\"; ma={age}")).ok())?
 }
 
 /// A short stable name of this listener of this proxy; says nothing about either to who reads it.

@@ -13,6 +13,7 @@ use crate::policy::hedge::HedgeTimes;
 use crate::policy::session::Namer;
 use crate::policy::weighted::Split;
 use crate::telemetry::RouteMetrics;
+use crate::telemetry::metrics::StreamMetrics;
 use crate::upstream::{Cluster, RuleBreaker};
 
 /// A rule with its backends found.
@@ -69,6 +70,7 @@ pub struct Backend {
     /// How long its answers took lately, where the rule hedges.
     pub hedge_times: Option<Arc<HedgeTimes>>,
     pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
+    pub(super) streams: OnceLock<Arc<StreamMetrics>>,
 }
 
 impl Rule {
@@ -102,14 +104,19 @@ fn mark(backend: &model::BackendRef) -> u64 {
 
 /// The subsets that backends ask for, by cluster.
 pub(super) fn subsets(config: &model::Config) -> BTreeMap<&Arc<str>, BTreeSet<&model::Labels>> {
-    let mut subsets = BTreeMap::<_, BTreeSet<_>>::new();
     let rules = config.routes.values().flat_map(|table| &table.hosts).flat_map(|host| &host.rules);
-    for rule in rules {
-        if let model::Action::Forward(backends) = &rule.action {
-            for backend in backends.iter().filter(|backend| !backend.subset.is_empty()) {
-                subsets.entry(&backend.cluster).or_default().insert(&backend.subset);
-            }
-        }
+    let requests = rules.filter_map(|rule| match &rule.action {
+        model::Action::Forward(backends) => Some(backends),
+        model::Action::Redirect(_) | model::Action::Direct(_) => None,
+    });
+    let bytes = config.listeners.iter().flat_map(|listener| {
+        let sealed = listener.tls.iter().flat_map(|tls| &tls.passthrough).map(|entry| &entry.backends);
+        let datagrams = listener.udp.iter().map(|udp| &udp.backends);
+        listener.tcp.iter().map(|tcp| &tcp.backends).chain(datagrams).chain(sealed)
+    });
+    let mut subsets = BTreeMap::<_, BTreeSet<_>>::new();
+    for backend in requests.chain(bytes).flatten().filter(|backend| !backend.subset.is_empty()) {
+        subsets.entry(&backend.cluster).or_default().insert(&backend.subset);
     }
     subsets
 }
@@ -138,6 +145,7 @@ impl Backends {
                 filters: backend.filters.clone(),
                 hedge_times: None,
                 metrics: OnceLock::new(),
+                streams: OnceLock::new(),
             })
             .collect();
         let split = Split::new(all.iter().map(|backend| backend.weight));

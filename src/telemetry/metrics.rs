@@ -20,6 +20,7 @@ mod access;
 mod admission;
 mod authorization;
 mod breakers;
+mod carriers;
 mod certificates;
 mod cluster;
 mod control;
@@ -31,26 +32,31 @@ mod mirrors;
 mod overload;
 mod process;
 mod proxy;
+mod quic;
 mod rate_limits;
 mod route;
+mod streams;
 
 pub use access::{Asked, AuthorizerMetrics, KeyMetrics};
 pub use admission::ShedCause;
 pub use authorization::{AccessDecision, AccessLabels, AccessMetrics};
 pub use breakers::{BreakerLabels, BreakerMetrics, BreakerScope, BreakerStand};
+pub use carriers::{Carrier, Http3Failure};
 pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
 pub use cluster::{AttemptOutcome, ClusterMetrics, GivenUp, Overflow};
 pub use control::ControlMetrics;
 pub use effort::Waste;
 pub use handshakes::Handshake;
 pub use health::{CAUSES as EJECTION_CAUSES, CheckResult, EndpointHealth};
-pub use listener::{Detected, ListenerMetrics};
+pub use listener::{Caught, Detected, ListenerMetrics, OverQuic, TunnelKind};
 pub use mirrors::{MirrorMetrics, Mirrored};
 pub use overload::OverloadMetrics;
 pub use process::resident_bytes;
 pub use proxy::ProxyMetrics;
+pub use quic::QuicMetrics;
 pub use rate_limits::{Limited, RateLimitMetrics, RateLimitServiceMetrics, ServiceAnswer};
 pub use route::{Finished, Injected, RouteLabels, RouteMetrics};
+pub use streams::{Direction, StreamLabels, StreamMetrics};
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = expose::CONTENT_TYPE;
@@ -66,6 +72,8 @@ pub struct Metrics {
     pub control: ControlMetrics,
     /// Shortage of memory.
     pub overload: OverloadMetrics,
+    /// QUIC.
+    pub quic: Arc<QuicMetrics>,
     /// Who would be refused by a stricter listener.
     pub rehearsals: Rehearsals,
     routes: Mutex<HashMap<RouteLabels, Kept<RouteMetrics>>>,
@@ -78,16 +86,19 @@ pub struct Metrics {
     rate_limit_services: Mutex<HashMap<Arc<str>, Kept<RateLimitServiceMetrics>>>,
     breakers: Mutex<HashMap<BreakerLabels, Kept<BreakerMetrics>>>,
     mirrors: Mutex<HashMap<Arc<str>, Kept<MirrorMetrics>>>,
+    streams: Mutex<HashMap<StreamLabels, Kept<StreamMetrics>>>,
     other_route: Arc<RouteMetrics>,
     other_cluster: Arc<ClusterMetrics>,
     other_access: Arc<AccessMetrics>,
     other_breakers: Arc<BreakerMetrics>,
     other_rate_limit: Arc<RateLimitMetrics>,
+    other_streams: Arc<StreamMetrics>,
     route_slots: Arc<Slots>,
     cluster_slots: Arc<Slots>,
     access_slots: Arc<Slots>,
     breaker_slots: Arc<Slots>,
     rate_limit_slots: Arc<Slots>,
+    stream_slots: Arc<Slots>,
 }
 
 /// A handle in the table, and since when nobody else holds it.
@@ -110,6 +121,7 @@ impl Metrics {
             certificates: CertificateMetrics::default(),
             control: ControlMetrics::default(),
             overload: OverloadMetrics::default(),
+            quic: Arc::default(),
             rehearsals: Rehearsals::default(),
             routes: Mutex::default(),
             clusters: Mutex::default(),
@@ -121,16 +133,19 @@ impl Metrics {
             rate_limit_services: Mutex::default(),
             breakers: Mutex::default(),
             mirrors: Mutex::default(),
+            streams: Mutex::default(),
             other_route: Arc::new(RouteMetrics::other()),
             other_cluster: Arc::new(ClusterMetrics::other()),
             other_access: Arc::new(AccessMetrics::other()),
             other_breakers: Arc::new(BreakerMetrics::other()),
             other_rate_limit: Arc::new(RateLimitMetrics::other()),
+            other_streams: Arc::new(StreamMetrics::other()),
             route_slots: Slots::new(routes),
             cluster_slots: Slots::new(clusters),
             access_slots: Slots::new(limits::METRIC_ACCESS_RULES),
             breaker_slots: Slots::new(limits::METRIC_BREAKERS),
             rate_limit_slots: Slots::new(limits::METRIC_RATE_LIMITS),
+            stream_slots: Slots::new(limits::METRIC_STREAMS),
         }
     }
 
@@ -195,6 +210,12 @@ impl Metrics {
         keep(&self.mirrors, cluster, || MirrorMetrics::new(cluster))
     }
 
+    /// The handle of connections that are handed on.
+    #[must_use]
+    pub fn streams(&self, labels: &StreamLabels) -> Arc<StreamMetrics> {
+        keep(&self.streams, labels, || StreamMetrics::bounded(labels, &self.stream_slots, &self.other_streams))
+    }
+
     /// Forgets what nobody has held for [`limits::METRIC_LINGER`]. Called now and then by the control thread.
     pub fn sweep(&self, now: Instant) {
         forget(&self.routes, now);
@@ -208,6 +229,7 @@ impl Metrics {
         forget(&self.rate_limits, now);
         forget(&self.rate_limit_services, now);
         forget(&self.mirrors, now);
+        forget(&self.streams, now);
     }
 
     /// Everything in the Prometheus text format ([`CONTENT_TYPE`]). Label sets that were never used are left out.
@@ -219,6 +241,7 @@ impl Metrics {
         self.control.encode(&mut text, SystemTime::now());
         process::encode(&mut text);
         self.overload.encode(&mut text);
+        self.quic.encode(&mut text);
         listener::encode(&handles(&self.listeners), &mut text);
         self.rehearsals.encode(&mut text, Instant::now());
         let mut routes = handles(&self.routes);
@@ -240,6 +263,9 @@ impl Metrics {
         rate_limits::encode(&limits, &mut text);
         rate_limits::encode_services(&handles(&self.rate_limit_services), &mut text);
         mirrors::encode(&handles(&self.mirrors), &mut text);
+        let mut streams = handles(&self.streams);
+        streams.push(Arc::clone(&self.other_streams));
+        streams::encode(&streams, &mut text);
         text.finish()
     }
 }

@@ -14,5 +14,5 @@ mod series;
 
 pub use access_log::AccessLog;
 pub use clock::rfc3339;
-pub use metrics::{ClusterMetrics, ListenerMetrics, Metrics, RouteMetrics};
+pub use metrics::{ClusterMetrics, ListenerMetrics, Metrics, RouteMetrics, StreamMetrics};
 pub use refusals::Refusals;

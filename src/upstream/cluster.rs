@@ -7,7 +7,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::Version;
+use http::header::ALT_SVC;
+use http::{StatusCode, Version};
 use outrigger_config::model::{self, ClusterProtocol, Target};
 use thiserror::Error;
 
@@ -19,10 +20,11 @@ use super::permit::Permit;
 use super::pool::{Ceilings, Pool, PoolKey, Preference, Terms, Tunnel, Wire};
 use super::registry::Registry;
 use super::state::{ClusterState, EndpointState};
-use crate::codec::SendErrorKind;
+use crate::codec::{ResponseHead, SendErrorKind};
+use crate::net::proxy_protocol::{self, Addresses};
 use crate::net::tls::ClientTls;
 use crate::policy::rng::Rng;
-use crate::telemetry::metrics::BreakerScope;
+use crate::telemetry::metrics::{BreakerScope, Carrier};
 
 /// A cluster.
 #[derive(Debug)]
@@ -74,6 +76,15 @@ pub struct PickHint<'a> {
     pub subset: Option<&'a model::Labels>,
     /// Zones other than those of `tried` are preferred.
     pub other_zone: bool,
+}
+
+/// Whether bytes that are handed on need the cluster's TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    /// They are sent as the cluster says.
+    Open,
+    /// They are TLS between others: sent as they are.
+    Sealed,
 }
 
 /// Why no endpoint was chosen.
@@ -178,47 +189,89 @@ impl Cluster {
             (ClusterProtocol::Auto, _) if self.tls.is_some() => Wire::Negotiated,
             (ClusterProtocol::Http2, _) | (ClusterProtocol::Auto, Version::HTTP_2) => Wire::Http2,
             (ClusterProtocol::Http1 | ClusterProtocol::Auto, _) => Wire::Http1,
-            (ClusterProtocol::Http3 | ClusterProtocol::Tcp, _) => {
+            (ClusterProtocol::Http3, _) => Wire::Http3,
+            (ClusterProtocol::Tcp, _) => {
                 let error = io::Error::new(io::ErrorKind::Unsupported, "no request can be sent over this protocol");
                 return Err(LeaseError::Connect(SendErrorKind::Connect(error)));
             }
         };
         let terms = Terms { ceilings: self.ceilings(), tls: self.tls.as_ref() };
-        match member.pool.lease(wire, preference, terms).await {
+        let leased = match member.pool.lease(wire, preference, terms).await {
             Err(LeaseError::Retired) => Box::pin(self.lease_anew(member, wire, preference)).await,
             leased => leased,
+        };
+        leased.inspect(|lease| self.state.metrics.carried(lease.carrier()))
+    }
+
+    /// Takes from an answer what its endpoint says of itself to whoever talks to it, for requests to `host`: where it
+    /// offers HTTP/3. What it says is not for our callers, who reach it by another way. A cluster that speaks something of
+    /// its own choice leaves it there.
+    pub fn learn(&self, member: &Member, (carrier, host): (Carrier, Option<&str>), answer: &mut ResponseHead) {
+        let learns = match self.config.protocol {
+            ClusterProtocol::Auto => self.tls.is_some(),
+            ClusterProtocol::Http3 => true,
+            ClusterProtocol::Http1 | ClusterProtocol::Http2 | ClusterProtocol::Tcp => return,
+        };
+        if !learns {
+            return;
+        }
+        let known = &member.state.http3;
+        if answer.status == StatusCode::MISDIRECTED_REQUEST && carrier == Carrier::Http3 {
+            known.forget(Instant::now());
+        } else if answer.headers.contains_key(&ALT_SVC) {
+            if self.config.protocol == ClusterProtocol::Auto {
+                known.learn(&answer.headers, host, Instant::now());
+            }
+            answer.headers.remove(&ALT_SVC);
         }
     }
 
-    /// A TCP connection to a chosen endpoint, for bytes that are none of ours. Cancel safe.
+    /// A connection to a chosen endpoint, for bytes that are none of ours. `caller` is who sends them, for a cluster
+    /// that is told. Cancel safe.
     ///
     /// # Errors
-    /// See [`LeaseError`].
-    pub async fn tunnel(&self, member: &Member) -> Result<Tunnel, LeaseError> {
-        member.pool.tunnel(self.ceilings()).await
+    /// See [`LeaseError`]; none of the bytes was sent.
+    pub async fn tunnel(&self, member: &Member, load: Load, caller: Addresses) -> Result<Tunnel, LeaseError> {
+        let version = self.config.connection.proxy_protocol;
+        let header = version.map(|version| proxy_protocol::encode(version, Some(caller))).unwrap_or_default();
+        let tls = self.tls.as_ref().filter(|_| load == Load::Open);
+        let terms = Terms { ceilings: self.ceilings(), tls };
+        match member.pool.tunnel(&header, terms).await {
+            Err(LeaseError::Retired) => {
+                let (pool, newest) = self.newest(member)?;
+                match pool.tunnel(&header, Terms { ceilings: self.ceilings(), tls: Some(&newest) }).await {
+                    Err(LeaseError::Retired) => Err(gone()),
+                    tunnel => tunnel,
+                }
+            }
+            tunnel => tunnel,
+        }
     }
 
     /// An endpoint refused us when a request was under way already.
     pub fn refused_by(&self, member: &Member, code: &'static str, detail: &str) {
-        self.state.metrics.connect_failed();
-        self.state.metrics.refused_by_endpoint(code);
-        self.state.refusals.say_failed(&self.state.name, member.state.address, (code, &detail));
+        self.state.refused_by(member.state.address, code, detail);
     }
 
     /// The request began before a change that took something out of the trust: it goes on under what is in effect
     /// now, in the pool of that.
     async fn lease_anew(&self, member: &Member, wire: Wire, preference: Preference) -> Result<Lease, LeaseError> {
-        let newest = self.state.tls.load_full();
-        let key = PoolKey { tls: newest.as_ref().map(|tls| Arc::clone(tls.key())), ..member.pool.key().clone() };
-        let gone = || LeaseError::Connect(SendErrorKind::Closed);
-        // Without TLS now, and with it when the request began: it was not meant to be sent in plaintext.
-        let newest = newest.ok_or_else(gone)?;
-        let pool = self.registry.upgrade().ok_or_else(gone)?.pool(key, &self.state, &member.state);
+        let (pool, newest) = self.newest(member)?;
         let terms = Terms { ceilings: self.ceilings(), tls: Some(&newest) };
         match pool.lease(wire, preference, terms).await {
             Err(LeaseError::Retired) => Err(gone()),
             leased => leased,
         }
+    }
+
+    /// The pool of an endpoint under what is in effect now.
+    fn newest(&self, member: &Member) -> Result<(Arc<Pool>, Arc<ClientTls>), LeaseError> {
+        let newest = self.state.tls.load_full();
+        let key = PoolKey { tls: newest.as_ref().map(|tls| Arc::clone(tls.key())), ..member.pool.key().clone() };
+        // Without TLS now, and with it when the request began: it was not meant to be sent in plaintext.
+        let newest = newest.ok_or_else(gone)?;
+        let pool = self.registry.upgrade().ok_or_else(gone)?.pool(key, &self.state, &member.state);
+        Ok((pool, newest))
     }
 
     fn ceilings(&self) -> Ceilings {
@@ -317,4 +370,8 @@ impl Cluster {
         };
         self.endpoints.store(Arc::new(EndpointSet::new(members, &plan)));
     }
+}
+
+fn gone() -> LeaseError {
+    LeaseError::Connect(SendErrorKind::Closed)
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::lease::{LeaseError, Overflow};
 use super::pool::Ceilings;
 use super::state::{ClusterState, EndpointState};
+use crate::telemetry::metrics::Carrier;
 
 /// One who waits for a connection.
 pub(super) struct Pending<'a> {
@@ -48,7 +49,7 @@ impl Drop for Pending<'_> {
 pub(super) struct Open {
     cluster: Arc<ClusterState>,
     endpoint: Arc<EndpointState>,
-    made: bool,
+    made: Option<Carrier>,
 }
 
 impl Open {
@@ -66,13 +67,13 @@ impl Open {
             cluster.connections.release();
             return None;
         }
-        Some(Self { cluster: Arc::clone(cluster), endpoint: Arc::clone(endpoint), made: false })
+        Some(Self { cluster: Arc::clone(cluster), endpoint: Arc::clone(endpoint), made: None })
     }
 
     /// The connection is there.
-    pub(super) fn made(&mut self) {
-        self.made = true;
-        self.cluster.metrics.connected();
+    pub(super) fn made(&mut self, carrier: Carrier) {
+        self.made = Some(carrier);
+        self.cluster.metrics.connected(carrier);
     }
 }
 
@@ -80,8 +81,8 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.cluster.connections.release();
         self.endpoint.connections.fetch_sub(1, Ordering::Relaxed);
-        if self.made {
-            self.cluster.metrics.disconnected();
+        if let Some(carrier) = self.made {
+            self.cluster.metrics.disconnected(carrier);
         }
     }
 }

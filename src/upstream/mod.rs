@@ -2,6 +2,7 @@
 //! outlives a configuration.
 
 pub mod admission;
+pub mod alternative;
 pub mod breakers;
 pub mod cluster;
 pub mod dns;
@@ -24,7 +25,7 @@ mod world;
 
 pub use admission::{Applicant, Place, Shed};
 pub use breakers::{Passage, RuleBreaker};
-pub use cluster::{Cluster, Member, PickError, PickHint};
+pub use cluster::{Cluster, Load, Member, PickError, PickHint};
 pub use endpoints::{EndpointSet, Placement};
 pub use fitness::{Closed, Fit};
 pub use keys::{KeySlot, KeyStore};

@@ -12,6 +12,7 @@ use outrigger_config::model;
 use parking_lot::Mutex;
 
 use super::admission::Admission;
+use super::alternative::Http3Known;
 use super::breakers::{Board, CircuitBreaker, Owner};
 use super::endpoints::Tables;
 use super::health::{CheckRecord, News, Traffic};
@@ -72,6 +73,13 @@ pub struct ClusterState {
 }
 
 impl ClusterState {
+    /// An endpoint refused us when a request was under way already.
+    pub fn refused_by(&self, endpoint: SocketAddr, code: &'static str, detail: &str) {
+        self.metrics.connect_failed();
+        self.metrics.refused_by_endpoint(code);
+        self.refusals.say_failed(&self.name, endpoint, (code, &detail));
+    }
+
     /// A cluster nobody has used yet.
     #[must_use]
     pub fn unused(name: &Arc<str>, all: &Metrics, now: Instant) -> Self {
@@ -166,6 +174,8 @@ pub struct EndpointState {
     pub retries: Usage,
     /// Open connections of all workers.
     pub connections: AtomicU32,
+    /// Whether it is reached over HTTP/3, where that is its own choice.
+    pub http3: Http3Known,
     /// Its breaker.
     pub breaker: CircuitBreaker,
     /// What health says of it.
@@ -193,6 +203,7 @@ impl EndpointState {
             pending: Usage::default(),
             retries: Usage::default(),
             connections: AtomicU32::new(0),
+            http3: Http3Known::new(now),
             breaker: CircuitBreaker::new(Owner::Endpoint(address), board, now),
             standing: Standing::default(),
             checked: CheckRecord::default(),

@@ -18,13 +18,14 @@ HOST = "compare.test"  # the DNS name in every certificate
 class Work:
     """What a proxy is asked to do."""
 
-    downstream: str  # http1 or http2
-    upstream: str  # http1 or http2
+    downstream: str  # http1, http2, http3 (and the others over TCP beside it) or tcp
+    upstream: str  # http1, http2 or tcp
     backend: str  # address:port
     directory: str = ""  # where its files may go
     port: int = 0  # where it must listen
     admin_port: int = 0  # for those that have an admin server
     grpc: bool = False
+    websocket: bool = False
     prefixes: int = 0  # this many rules, /r/0, /r/1, …, in one host; 0: everything goes to the backend
     hosts: int = 0  # this many hosts, h0.test, h1.test, …
     pki: str = ""  # the folder of certificates (see kit/src/pki.rs)
@@ -54,6 +55,7 @@ class Peer:
     kinds = frozenset({
         "h1", "grpc", "h2h1", "prefixes", "hosts", "idle", "start",
         "handshake", "handshake-pq", "resumed", "inbound", "outbound", "mesh", "mesh-grpc", "idle-tls",
+        "websocket", "tcp",
     })
 
     def __init__(self, root):
@@ -73,12 +75,14 @@ class Peer:
 
 class Outrigger(Peer):
     name = "outrigger"
+    kinds = Peer.kinds | {"h3"}
 
     def program(self):
         return os.environ.get("OUTRIGGER") or built(self.root, "outrigger")
 
     def command(self, work):
         refs = "backendRefs: [{ cluster: backend }]"
+        listener = f"name: inbound, bind: 127.0.0.1:{work.port}"
         if work.prefixes:
             rules = [f"        - {{ matches: [{{ path: {{ prefix: /r/{n} }} }}], {refs} }}" for n in range(work.prefixes)]
             hosts = ["    - rules:", *rules]
@@ -106,10 +110,12 @@ class Outrigger(Peer):
                 f"  trustBundle: {work.file('ca.pem')}",
             ]),
             "listeners:",
-            f"  - {{ name: inbound, bind: 127.0.0.1:{work.port}, routes: main{tls} }}",
-            "routes:",
-            "  main:",
-            *hosts,
+            *([f"  - {{ {listener}, protocol: tcp, tcp: {{ {refs} }} }}"] if work.downstream == "tcp" else [
+                f"  - {{ {listener}, routes: main{tls}{', http3: true' if work.downstream == 'http3' else ''} }}",
+                "routes:",
+                "  main:",
+                *hosts,
+            ]),
             "clusters:",
             f"  backend: {{ protocol: {work.upstream}{upstream_tls}{cluster}, endpoints: [{work.backend}] }}",
         ]
@@ -162,6 +168,7 @@ class Before(Outrigger):
 
 class Envoy(Peer):
     name = "envoy"
+    kinds = Peer.kinds | {"h3"}
 
     def program(self):
         lib = os.path.join(self.root, "target/tools/venv/lib")
@@ -216,7 +223,13 @@ class Envoy(Peer):
                     "@type": options, "explicit_http_config": {"http2_protocol_options": {}},
                 },
             }
-        chain = {"filters": [{"name": "http", "typed_config": manager}]}
+        if work.websocket:
+            manager["upgrade_configs"] = [{"upgrade_type": "websocket"}]
+        if work.downstream == "tcp":
+            forward = {"@type": f"{types}.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": "inbound", "cluster": "backend"}
+            chain = {"filters": [{"name": "tcp", "typed_config": forward}]}
+        else:
+            chain = {"filters": [{"name": "http", "typed_config": manager}]}
         if work.tls_downstream:
             chain["transport_socket"] = {
                 "name": "tls",
@@ -236,8 +249,28 @@ class Envoy(Peer):
                     "common_tls_context": self.tls(work, {"exact": identity(work.tls_upstream)}, ["h2"]),
                 },
             }
-        listener = {"name": "inbound", "address": address(work.port), "filter_chains": [chain]}
-        return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+        listeners = [{"name": "inbound", "address": address(work.port), "filter_chains": [chain]}]
+        if work.downstream == "http3":
+            listeners.append(self.over_quic(types, work, manager, chain["transport_socket"]["typed_config"]))
+        return {"static_resources": {"listeners": listeners, "clusters": [cluster]}}
+
+    def over_quic(self, types, work, manager, tls):
+        """The same listener over UDP."""
+        context = {**tls, "common_tls_context": {**tls["common_tls_context"], "alpn_protocols": ["h3"]}}
+        return {
+            "name": "inbound-udp",
+            "address": {"socket_address": {"protocol": "UDP", "address": "127.0.0.1", "port_value": work.port}},
+            "udp_listener_config": {"quic_options": {}},
+            "filter_chains": [{
+                "filters": [{"name": "http", "typed_config": {**manager, "codec_type": "HTTP3", "http3_protocol_options": {}}}],
+                "transport_socket": {
+                    "name": "quic",
+                    "typed_config": {
+                        "@type": f"{types}.transport_sockets.quic.v3.QuicDownstreamTransport", "downstream_tls_context": context,
+                    },
+                },
+            }],
+        }
 
     def tls(self, work, peer, alpn):
         """A CommonTlsContext: our certificate, and whose we accept."""
@@ -263,7 +296,7 @@ class Envoy(Peer):
 class Nginx(Peer):
     name = "nginx"
     # Its HTTP/2 towards upstreams is for gRPC only, and its OpenSSL knows no ML-KEM.
-    kinds = Peer.kinds - {"handshake-pq", "outbound", "mesh"}
+    kinds = Peer.kinds - {"handshake-pq", "outbound", "mesh", "tcp"}
 
     def version(self):
         return ["-v"]
@@ -292,6 +325,8 @@ class Nginx(Peer):
     {kind}_ssl_server_name on;
     {kind}_ssl_protocols TLSv1.3;"""
         http1 = "" if work.grpc else 'proxy_http_version 1.1;\n    proxy_set_header Connection "";'
+        if work.websocket:
+            http1 = 'proxy_http_version 1.1;\n    proxy_set_header Upgrade $http_upgrade;\n    proxy_set_header Connection "upgrade";'
         config = work.write("nginx.conf", f"""
 daemon off;
 worker_processes 1;
@@ -355,20 +390,24 @@ class HAProxy(Peer):
             # It cannot match a URI name: the DNS name is the nearest.
             server += (f" ssl crt {work.file('proxy.both.pem')} ca-file {work.file('ca.pem')} verify required"
                        f" ssl-min-ver TLSv1.3 alpn h2 sni str({HOST}) verifyhost {HOST}")
+        mode = "tcp" if work.downstream == "tcp" else "http"
+        fields = "" if mode == "tcp" else f"""option forwardfor
+    http-reuse always
+    timeout tunnel 1h"""
+        forwarded = "" if mode == "tcp" else f"http-request set-header X-Forwarded-Proto {'https' if work.tls_downstream else 'http'}"
         config = work.write("haproxy.cfg", f"""
 global
     nbthread 1
     maxconn 5000
 defaults
-    mode http
-    option forwardfor
-    http-reuse always
+    mode {mode}
+    {fields}
     timeout connect 1s
     timeout client 1h
     timeout server 15s
 frontend inbound
     bind 127.0.0.1:{work.port}{bind}
-    http-request set-header X-Forwarded-Proto {'https' if work.tls_downstream else 'http'}
+    {forwarded}
     default_backend backend
 backend backend
     server one {work.backend}{server}
@@ -380,7 +419,7 @@ class Copy(Peer):
     """A bare TCP copy on the proxy's own runtime: it understands nothing, and is the floor."""
 
     name = "copy"
-    kinds = frozenset({"h1", "grpc", "idle", "start"})
+    kinds = frozenset({"h1", "grpc", "idle", "start", "websocket", "tcp"})
 
     def program(self):
         return built(self.root, "compare-copy")

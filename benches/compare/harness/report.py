@@ -13,6 +13,9 @@ TARGETS = [
     ("handshake", "cpu_us", "envoy", 0.85),
     ("handshake-pq", "cpu_us", "envoy", 0.85),
     ("mesh", "cpu_us", "envoy", 0.62),
+    ("h3", "cpu_us", "envoy", 0.40),
+    ("websocket", "cpu_us", "envoy", 0.72),
+    ("tcp", "cpu_us", "copy", 1.1),
     ("h1", "cpu_us", "outrigger", 1.05, "resilient"),
     ("grpc", "cpu_us", "outrigger", 1.05, "resilient"),
     ("h2h1", "cpu_us", "outrigger", 1.05, "resilient"),
@@ -94,7 +97,7 @@ def table(results, scenario, title, peers):
             ("CPU us/req", "cpu_us", "{:.1f}"), ("requests/s", "rps", "{:,.0f}"),
             ("p50 us", "p50_us", "{:,.0f}"), ("p99 us", "p99_us", "{:,.0f}"), ("core busy", "busy", "{:.0%}"),
         ]
-        main, against = "cpu_us", [other for other in ("envoy", "nginx", "before") if other in peers]
+        main, against = "cpu_us", [other for other in ("envoy", "nginx", "before", "copy") if other in peers and (other != "copy" or scenario in ("tcp", "websocket"))]
     header = ["", columns[0][0], "min..max", *(f"x {other}" for other in against), *(name for name, _, _ in columns[1:])]
     rows = [header]
     notes = []

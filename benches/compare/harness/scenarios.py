@@ -27,6 +27,8 @@ class Setting:
     http1: str  # the backend's addresses
     grpc: str
     tls: str
+    echo: str
+    websocket: str
     load_program: str
     proxy_core: int
     load_core: int
@@ -52,14 +54,17 @@ class Scenario:
     mesh: bool = False  # two of the proxy in a row, with mutual TLS and HTTP/2 between them
     handshakes: str = ""  # full or resumed: one for every request
     group: str = "X25519"
+    messages: str = ""  # tcp or websocket: there and back over long connections
 
     def describe(self, setting):
         if self.kind in ("idle", "idle-tls", "start"):
             return self.title
         if self.handshakes:
             return f"{self.title}; {HANDSHAKES_AT_ONCE} at a time, {self.requests(setting):,} connections"
-        streams = f" of {setting.streams} streams" if self.downstream == "http2" else ""
-        connections = setting.http2_connections if self.downstream == "http2" else setting.connections
+        if self.messages:
+            return f"{self.title}; {setting.connections} connections, {self.requests(setting):,} messages"
+        streams = f" of {setting.streams} streams" if self.shares_connections() else ""
+        connections = setting.http2_connections if self.shares_connections() else setting.connections
         return f"{self.title}; {connections} connections{streams}, {self.requests(setting):,} requests"
 
     def requests(self, setting):
@@ -69,7 +74,12 @@ class Scenario:
             return max(500, setting.requests // 20)
         if self.count:
             return max(1000, setting.requests * 2 // 5)
-        return setting.requests * 2 if self.downstream == "http2" else setting.requests
+        return setting.requests * 2 if self.downstream == "http2" or self.messages else setting.requests
+
+    def shares_connections(self):
+        """Whether many requests are open on one connection of the load generator."""
+        return self.downstream in ("http2", "http3")
+
 
 SCENARIOS = {
     "h1": [Scenario("h1", "HTTP/1.1 to HTTP/1.1, 1 KiB", "h1")],
@@ -98,6 +108,9 @@ SCENARIOS = {
         Scenario("mesh-grpc", "gRPC unary 100 B, h2c to proxy, mutual TLS HTTP/2 to proxy, h2c; CPU of both proxies", "mesh-grpc",
                  "http2", "http2", grpc=True, mesh=True),
     ],
+    "h3": [Scenario("h3", "HTTP/3 with mutual TLS to HTTP/1.1, 1 KiB", "h3", "http3", "http1", tls_downstream=True)],
+    "websocket": [Scenario("websocket", "WebSocket message of 100 B there and back, HTTP/1.1 to HTTP/1.1", "websocket", messages="websocket")],
+    "tcp": [Scenario("tcp", "100 B there and back over raw TCP", "tcp", "tcp", "tcp", messages="tcp")],
     "idle-tls": [
         Scenario(f"idle-tls-{name}", f"resident memory of each of {IDLE_CONNECTIONS:,} idle mutual TLS {title} connections",
                  "idle-tls", name, tls_downstream=True)
@@ -121,8 +134,11 @@ def measure(scenario, peer, setting):
             ))
             return under_load(scenario, setting, [near, far])
         backend = setting.grpc if scenario.grpc else setting.tls if scenario.tls_upstream else setting.http1
+        if scenario.messages:
+            backend = setting.websocket if scenario.messages == "websocket" else setting.echo
         proxy = start(running, peer, setting, "proxy", Work(
             downstream=scenario.downstream, upstream=scenario.upstream, grpc=scenario.grpc, backend=backend,
+            websocket=scenario.messages == "websocket",
             prefixes=scenario.count if scenario.kind == "prefixes" else 0,
             hosts=scenario.count if scenario.kind == "hosts" else 0,
             tls_downstream=scenario.tls_downstream, tls_upstream="backend" if scenario.tls_upstream else "",
@@ -200,6 +216,10 @@ def generate(scenario, setting, address, requests):
         return own("routes", address, setting.connections, requests, scenario.count, host, path, slowest_ms=2)
     if scenario.handshakes:
         return own(scenario.handshakes, address, HANDSHAKES_AT_ONCE, requests, scenario.group, setting.pki, slowest_ms=20)
+    if scenario.messages:
+        return own(scenario.messages, address, setting.connections, requests, slowest_ms=1)
+    if scenario.downstream == "http3":
+        return own("http3", address, setting.http2_connections, setting.streams, requests, setting.pki, slowest_ms=2)
     if scenario.tls_downstream:
         return own("http2", address, setting.http2_connections, setting.streams, requests, setting.pki, slowest_ms=1)
     http2 = scenario.downstream == "http2"
@@ -254,7 +274,10 @@ def idle_tls(proxy, setting):
 
 
 def first_answer(proxy):
-    """Seconds from the start of the process until it answered a request, or (HTTP/2) took a connection and its settings."""
+    """Seconds from the start of the process until it answered a request, or (HTTP/2) took a connection and its settings.
+
+    A proxy that serves HTTP/3 is asked over TCP, where it listens as well.
+    """
     work = proxy.work
     context = client_context(work) if work.tls_downstream else None
     while True:
@@ -285,6 +308,13 @@ def answers(stream, work):
         empty_settings = b"\0\0\0\4\0\0\0\0\0"
         stream.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
         return stream.recv(9)[3:4] == b"\4"
+    if work.downstream == "tcp":
+        stream.sendall(b"hello")
+        return stream.recv(5) == b"hello"
+    if work.websocket:
+        stream.sendall(b"GET / HTTP/1.1\r\nHost: compare.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                       b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+        return stream.recv(4096).startswith(b"HTTP/1.1 101")
     host, path = ("h0.test", "/r/0/x") if work.hosts or work.prefixes else ("compare.test", "/")
     stream.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
     received = stream.recv(4096)

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Subject, balance, health, overload};
+use super::{Subject, balance, health, opaque, overload};
 use crate::limits;
 use crate::model::{
     Ceilings, Cluster, ClusterTls, ClusterTlsMode, ConnectionOptions, DnsOptions, Endpoint, RetryBudget, Target,
@@ -28,6 +28,7 @@ pub(super) fn cluster(subject: &Subject<'_>, cluster: &Cluster) {
         place: _,
     } = cluster;
     self::endpoints(subject, endpoints);
+    opaque::cluster(subject, *protocol, (tls.is_some(), connection));
     balance::balance(subject, balance);
     health::ceilings(subject, endpoint_ceilings);
     health::breakers(subject, breakers);
@@ -53,6 +54,7 @@ pub(super) fn cluster(subject: &Subject<'_>, cluster: &Cluster) {
         keepalive_timeout,
         max_streams,
         max_age,
+        // With the protocol, above.
         proxy_protocol: _,
     } = connection;
     subject.duration("connection.connect_timeout", *connect_timeout);

@@ -82,6 +82,10 @@ pub(super) fn check(subject: &Subject<'_>, check: &HealthCheck, protocol: Cluste
 }
 
 fn probe(subject: &Subject<'_>, probe: &Probe, protocol: ClusterProtocol) {
+    if protocol == ClusterProtocol::Tcp && *probe != Probe::Tcp {
+        let message = "this cluster takes bytes as they are, and no requests can be sent to ask how it is";
+        subject.say("health_check", message, "ask by TCP");
+    }
     match probe {
         Probe::Http { path, host, method, headers, expected } => {
             subject.held("health_check.http.path", validate::probe_path(path));

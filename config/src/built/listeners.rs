@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::{Subject, overload};
+use super::{Subject, opaque, overload};
 use crate::limits;
 use crate::model::{
     Admin, ClientCertHeader, ClientCertificate, ClientTrust, HostPattern, Identity, Listener, ListenerJwt,
-    ListenerLimits, ListenerTls, Passthrough, TlsMode, Trust,
+    ListenerLimits, ListenerProtocol, ListenerTls, Passthrough, TlsMode, Trust,
 };
 use crate::validate;
 use crate::validate::binds::Binds;
@@ -27,14 +27,19 @@ pub(super) fn identity(subject: &Subject<'_>, identity: &Identity) {
 
 /// Whether two want the same socket.
 pub(super) fn binds<'a>(listeners: &'a [Listener], admin: &Admin, of: impl Fn(&'a Listener) -> Subject<'a>) {
-    let mut binds: Binds<String> = Binds::default();
+    // A port of TCP and the same port of UDP have nothing to do with each other.
+    let (mut binds, mut datagrams): (Binds<String>, Binds<String>) = (Binds::default(), Binds::default());
     let Admin { address } = admin;
     if let Some(address) = address {
         // The first never overlaps.
         let _ = binds.take(*address, "the admin server".to_owned());
     }
     for listener in listeners {
-        if let Err((other, by)) = binds.take(listener.bind, format!("the listener `{}`", listener.name)) {
+        let who = format!("the listener `{}`", listener.name);
+        let over_udp = listener.protocol == ListenerProtocol::Udp || listener.http3.is_some();
+        let tcp = (listener.protocol != ListenerProtocol::Udp).then(|| binds.take(listener.bind, who.clone()));
+        let udp = over_udp.then(|| datagrams.take(listener.bind, format!("{who}, over UDP,")));
+        for (other, by) in [tcp, udp].into_iter().flatten().filter_map(Result::err) {
             let message = format!("{} is already taken: {by} listens on {other}", listener.bind);
             of(listener).say("bind", message, "use another port, or two addresses of which neither covers the other");
         }
@@ -57,6 +62,7 @@ pub(super) fn listener(subject: &Subject<'_>, listener: &Listener) {
         jwt,
         external_authorization,
         rate_limits,
+        // With the protocol, below.
         http3: _,
         upgrades: _,
         tcp: _,
@@ -68,10 +74,13 @@ pub(super) fn listener(subject: &Subject<'_>, listener: &Listener) {
     } = listener;
     let config = subject.config;
     subject.named("name", name);
-    let handed_on = tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::Passthrough);
+    let sees_requests = opaque::sees_requests(listener);
     match routes {
+        Some(_) if matches!(listener.protocol, ListenerProtocol::Tcp | ListenerProtocol::Udp) => {
+            subject.say("routes", "this has no effect: there is nothing to route by", "leave it out");
+        }
         Some(routes) => subject.refers("routes", routes, &config.routes, "route table"),
-        None if handed_on => {}
+        None if !sees_requests => {}
         None => subject.say("routes", "this listener has no routes", "name a route table"),
     }
     if let Trust::Hops(hops) = trust {
@@ -81,7 +90,8 @@ pub(super) fn listener(subject: &Subject<'_>, listener: &Listener) {
     if let Some(tls) = tls {
         self::tls(subject, tls);
     }
-    if handed_on {
+    opaque::listener(subject, listener);
+    if !sees_requests {
         for (field, there) in [
             ("authorization", authorization.is_some()),
             ("jwt", jwt.is_some()),
@@ -89,8 +99,8 @@ pub(super) fn listener(subject: &Subject<'_>, listener: &Listener) {
             ("rate_limits", !rate_limits.is_empty()),
         ] {
             if there {
-                let message = "this has no effect: nothing is decrypted on this listener";
-                subject.say(field, message, "leave it out, or terminate TLS");
+                let message = "this has no effect: no request is seen on this listener";
+                subject.say(field, message, "leave it out, or terminate TLS and speak HTTP");
             }
         }
     }

@@ -11,8 +11,8 @@ use crate::limits::{
     MAX_MATCH_BYTES, MAX_MATCHES, MAX_RETRY_CONDITIONS,
 };
 use crate::model::{
-    Action, BackendRef, Cors, DirectResponse, Filter, HeaderEdit, Match, PathMatch, PathRewrite, QueryMatch, Redirect,
-    Retry, RetryOn, RouteTable, Rule, Timeouts, UrlRewrite, VirtualHost,
+    Action, BackendRef, ClusterProtocol, Cors, DirectResponse, Filter, HeaderEdit, Match, PathMatch, PathRewrite,
+    QueryMatch, Redirect, Retry, RetryOn, RouteTable, Rule, Timeouts, UrlRewrite, VirtualHost,
 };
 use crate::validate::{self, Wrong};
 
@@ -69,7 +69,12 @@ fn rule(subject: &Subject<'_>, here: &str, rule: &Rule) {
     }
     self::filters(subject, &format!("{here}.filters"), (filters, matches));
     match action {
-        Action::Forward(list) => backends(subject, &format!("{here}.backends"), list),
+        Action::Forward(list) => {
+            backends(subject, &format!("{here}.backends"), list);
+            if !matches.iter().all(|one| one.method.as_ref() == Some(&Method::CONNECT)) || matches.is_empty() {
+                takes_requests(subject, &format!("{here}.backends"), list.iter().map(|backend| &backend.cluster));
+            }
+        }
         Action::Redirect(redirect) => self::redirect(subject, &format!("{here}.redirect"), (redirect, matches)),
         Action::Direct(direct) => self::direct(subject, &format!("{here}.direct"), direct),
     }
@@ -92,6 +97,16 @@ fn rule(subject: &Subject<'_>, here: &str, rule: &Rule) {
     }
     overload::rate_limits(subject, &format!("{here}.rate_limits"), rate_limits);
     overload::global(subject, &format!("{here}.global_rate_limits"), global_rate_limits);
+}
+
+/// Of a tunnel only its bytes arrive, everything else is a request.
+fn takes_requests<'c>(subject: &Subject<'_>, here: &str, clusters: impl Iterator<Item = &'c Arc<str>>) {
+    for name in clusters {
+        if subject.config.clusters.get(name).is_some_and(|cluster| cluster.protocol == ClusterProtocol::Tcp) {
+            let message = format!("the cluster `{name}` takes bytes as they are, and no requests");
+            subject.say(here, message, "refer to a cluster that speaks HTTP");
+        }
+    }
 }
 
 fn one_match(subject: &Subject<'_>, here: &str, one: &Match) {
@@ -134,7 +149,10 @@ fn filters(subject: &Subject<'_>, here: &str, (list, matches): (&[Filter], &[Mat
                 self::cors(subject, &here, policy);
             }
             Filter::Fault(fault) => overload::fault(subject, &here, fault),
-            Filter::Mirror(mirror) => overload::mirror(subject, &here, mirror),
+            Filter::Mirror(mirror) => {
+                overload::mirror(subject, &here, mirror);
+                takes_requests(subject, &here, std::iter::once(&mirror.cluster));
+            }
         }
     }
     if rewrites > 1 || cors > 1 {

@@ -5,10 +5,13 @@ fn loaded(text: &str) -> Config {
     Config::clone(&load("test.yaml", text).expect("a configuration").config)
 }
 
-const EXAMPLES: [&str; 3] = [
+const EXAMPLES: [&str; 6] = [
     include_str!("../../examples/full.yaml"),
     include_str!("../../examples/authorization.yaml"),
     include_str!("../../examples/edge-tls.yaml"),
+    include_str!("../../examples/http3.yaml"),
+    include_str!("../../examples/tunnels.yaml"),
+    include_str!("../../examples/tcp.yaml"),
 ];
 
 #[test]
@@ -195,4 +198,57 @@ fn sessions_and_hashes_are_held_to_the_rules_of_files() {
     let problems = check(config).expect_err("neither header nor key");
     assert!(problems.iter().any(|problem| problem.field.ends_with("session.header")), "{problems:?}");
     assert!(problems.iter().any(|problem| problem.field.ends_with("session.key_file")), "{problems:?}");
+}
+
+#[test]
+fn what_a_file_could_not_say_about_bytes_and_tunnels_cannot_be_built_either() {
+    use crate::model::{ClusterProtocol, Intercept, ListenerProtocol, PortRange, ProxyProtocol, ProxyVersion};
+    type Change = fn(&mut Config);
+    // Listeners of the example: 2 has TLS, 3 takes what is not HTTP, 4 is of TCP and 5 of UDP.
+    let changes: [(&str, Change); 22] = [
+        ("http3", |c| c.listeners[2].tls = None),
+        ("http3", |c| c.listeners[4].http3 = c.listeners[2].http3),
+        ("http3.advertise", |c| c.listeners[2].http3.as_mut().expect("HTTP/3").advertise = Some(0)),
+        ("bind", |c| c.listeners[5].bind = c.listeners[2].bind),
+        ("upgrades.allow[0]", |c| c.listeners[2].upgrades.allow = vec!["h2c".into()]),
+        ("upgrades.allow[1]", |c| c.listeners[2].upgrades.allow = vec!["a".into(), "a".into()]),
+        ("upgrades.max_tunnels", |c| c.listeners[2].upgrades.max_tunnels = 0),
+        ("tcp", |c| c.listeners[4].tcp = None),
+        ("tcp", |c| c.listeners[3].protocol = ListenerProtocol::Http1),
+        ("tcp.backends", |c| c.listeners[4].tcp.as_mut().expect("TCP").backends.clear()),
+        ("tcp.backends[0].cluster", |c| {
+            c.listeners[4].tcp.as_mut().expect("TCP").backends[0].cluster = "nobody".into()
+        }),
+        ("routes", |c| c.listeners[4].routes = Some("inbound".into())),
+        ("routes", |c| c.listeners[3].routes = None),
+        ("udp", |c| c.listeners[5].udp = None),
+        ("udp", |c| c.listeners[4].udp = c.listeners[5].udp.clone()),
+        ("udp.idle_timeout", |c| c.listeners[5].udp.as_mut().expect("UDP").idle_timeout = Duration::ZERO),
+        ("udp.backends[0]", |c| c.listeners[5].udp.as_mut().expect("UDP").backends[0].cluster = "db".into()),
+        ("proxy_protocol", |c| c.listeners[5].proxy_protocol = Some(ProxyProtocol::Strict)),
+        ("intercepts[1]", |c| {
+            let again = c.listeners[4].intercepts[0].clone();
+            c.listeners[4].intercepts.push(again);
+        }),
+        ("intercepts[0]", |c| {
+            let place = c.listeners[4].intercepts[0].place.clone();
+            let ports = vec![PortRange { first: 9, last: 1 }];
+            c.listeners[4].intercepts = vec![Intercept { addresses: Vec::new(), ports, place }];
+        }),
+        ("connection.proxy_protocol", |c| {
+            let app = c.clusters.get_mut("app").expect("a cluster");
+            app.connection.proxy_protocol = Some(ProxyVersion::V1);
+        }),
+        ("protocol", |c| c.clusters.get_mut("app").expect("a cluster").protocol = ClusterProtocol::Http3),
+    ];
+    for (field, change) in changes {
+        let mut config = loaded(EXAMPLES[0]);
+        change(&mut config);
+        let problems = check(config).expect_err(field);
+        assert!(problems.iter().any(|problem| problem.field == field), "{field}: {problems:?}");
+    }
+    let mut config = loaded(EXAMPLES[0]);
+    config.clusters.get_mut("app").expect("a cluster").protocol = ClusterProtocol::Tcp;
+    let problems = check(config).expect_err("requests to a cluster of TCP");
+    assert!(problems.iter().any(|problem| problem.field.ends_with("backends")), "{problems:?}");
 }

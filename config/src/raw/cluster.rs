@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    CircuitBreaker, ClusterTls, Concurrency, DurationText, HealthCheck, LoadBalancing, OutlierDetection, Queue,
+    CircuitBreaker, ClusterTls, Concurrency, DurationText, HealthCheck, LoadBalancing, OutlierDetection, ProxyVersion,
+    Queue,
 };
 use crate::limits;
 use crate::read::{Entries, Field, List};
@@ -50,8 +51,13 @@ pub enum ClusterProtocol {
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
-    /// HTTP/2 for requests that came over HTTP/2, HTTP/1.1 for the others; over TLS, what both sides agree on.
+    /// HTTP/2 for requests that came over HTTP/2, HTTP/1.1 for the others; over TLS, what both sides agree on, and
+    /// HTTP/3 where an endpoint offers it.
     Auto,
+    /// HTTP/3. It needs `tls`.
+    Http3,
+    /// Bytes that are handed on as they are: no requests are sent here.
+    Tcp,
 }
 
 /// How much retries may add to the traffic.
@@ -88,6 +94,9 @@ pub struct Connection {
     /// Age at which a connection is replaced, with 10 % jitter. `0s`: never.
     #[schemars(extend("default" = "1h"))]
     pub max_age: Field<DurationText>,
+    /// Connections begin with a header of the PROXY protocol that says who the caller is; with `protocol: tcp`. Without
+    /// it: with none.
+    pub proxy_protocol: Field<ProxyVersion>,
 }
 
 /// How names of endpoints are resolved.

@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{ClientCertHeader, DurationText, ListenerJwt, ListenerTls, RateLimit, SizeText};
+use super::{
+    ClientCertHeader, DurationText, Http3, Intercept, Interception, ListenerJwt, ListenerTls, ProxyProtocol, RateLimit,
+    SizeText, TcpForwarding, UdpForwarding, Upgrades,
+};
 use crate::limits;
 use crate::read::{Field, List};
 
@@ -17,7 +20,8 @@ pub struct Listener {
     /// Where it listens, `IP:PORT`. `[::]` takes IPv4 as well. Port 0 lets the system choose.
     #[schemars(extend("x-required" = true))]
     pub bind: Field<String>,
-    /// Name of its route table. Only a listener with `tls: { mode: passthrough }` needs none.
+    /// Name of its route table. Needed where requests are seen: not with `protocol: tcp` or `udp`, nor with
+    /// `tls: { mode: passthrough }`.
     pub routes: Field<String>,
     /// What is spoken on it. `auto` tells HTTP/1 and HTTP/2 apart by the first bytes.
     #[schemars(extend("default" = "auto"))]
@@ -60,6 +64,23 @@ pub struct Listener {
     /// Rate limits of all its requests, before routing.
     #[schemars(length(min = 1))]
     pub rate_limits: Field<List<RateLimit>>,
+    /// HTTP/3: `true`, or its settings. It is served over UDP on the same address, with the same `tls`.
+    #[schemars(extend("default" = false))]
+    pub http3: Field<Http3>,
+    /// Upgrades and CONNECT.
+    pub upgrades: Field<Upgrades>,
+    /// Where connections go: all with `protocol: tcp`, those that are not HTTP with `protocol: auto`.
+    pub tcp: Field<TcpForwarding>,
+    /// Where datagrams go, with `protocol: udp`.
+    pub udp: Field<UdpForwarding>,
+    /// Whether connections begin with a header of the PROXY protocol. Without it: none is looked for.
+    pub proxy_protocol: Field<ProxyProtocol>,
+    /// Connections that the system redirects here keep the destination they had.
+    pub interception: Field<Interception>,
+    /// Redirected connections with these destinations are served by this listener, whichever caught them. Where
+    /// several would, the first one does, in the order of listeners and of entries.
+    #[schemars(length(min = 1))]
+    pub intercepts: Field<List<Intercept>>,
 }
 
 /// What is spoken on a listener.
@@ -72,6 +93,10 @@ pub enum ListenerProtocol {
     Http1,
     /// HTTP/2 with prior knowledge only.
     Http2,
+    /// Connections that are handed on as they are.
+    Tcp,
+    /// Datagrams that are handed on as they are.
+    Udp,
 }
 
 /// Which way traffic goes.

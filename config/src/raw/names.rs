@@ -24,6 +24,19 @@ pub(crate) fn describe(name: &str) -> &'static str {
         "Trust" => "a trust rule",
         "PathOptions" => "`path` of a listener",
         "EscapedSlashes" => "a way to treat encoded slashes",
+        "Http3" | "Http3Settings" => "`http3`",
+        "EarlyData" => "a setting of `earlyData`",
+        "Upgrades" => "`upgrades`",
+        "Connect" => "a way to treat CONNECT",
+        "TcpForwarding" => "`tcp` of a listener",
+        "UdpForwarding" => "`udp` of a listener",
+        "ProxyProtocol" => "a setting of `proxyProtocol`",
+        "ProxyVersion" => "a version of the PROXY protocol",
+        "Interception" => "`interception`",
+        "InterceptionMode" => "a mode of interception",
+        "Unknown" => "a way to treat unknown destinations",
+        "Intercept" => "an entry of `intercepts`",
+        "PortText" => "a port or a range of them",
         "ListenerTimeouts" => "`timeouts` of a listener",
         "VirtualHost" => "a virtual host",
         "Rule" => "a rule",
@@ -134,6 +147,13 @@ pub(crate) fn forms(name: &str) -> Option<&'static str> {
         "Admin" => "write `admin: off` or `admin: { address: 127.0.0.1:15000 }`",
         "AccessLog" => "write `accessLog: stdout`, `accessLog: off` or `accessLog: { path: /var/log/access.log }`",
         "Endpoint" => "write `IP:PORT`, `NAME:PORT` or `{ address: IP:PORT, weight: 2 }`",
+        "Http3" => "write `http3: true` or `http3: { advertise: 443 }`",
+        "EarlyData" => "write off or safeMethods",
+        "Connect" => "write deny, route or tunnel",
+        "ProxyProtocol" => "write strict or optional",
+        "ProxyVersion" => "write v1 or v2",
+        "InterceptionMode" => "write redirect or tproxy",
+        "Unknown" => "write serve, passThrough or refuse",
         "Concurrency" => "write adaptive, off, or `{ min: 3, max: 1000, tolerance: 50 }`",
         "HashKey" => "write sourceAddress, path, `{ header: NAME }`, `{ cookie: { name: NAME } }` or `{ query: NAME }`",
         "RateKey" => "write identity, address or `{ header: NAME }`",
@@ -166,7 +186,7 @@ pub(crate) fn forms(name: &str) -> Option<&'static str> {
 /// A word of ours as a tool writes it back that follows YAML 1.1, where `on` and `off` are truth values.
 pub(crate) fn restored(owner: &str, word: &str) -> Option<&'static str> {
     match (owner, word) {
-        ("TlsMode" | "Switch" | "Delta", "false") => Some("off"),
+        ("TlsMode" | "Switch" | "Delta" | "EarlyData", "false") => Some("off"),
         ("Switch", "true") => Some("on"),
         _ => None,
     }
@@ -213,6 +233,39 @@ pub(crate) fn meant(owner: &str, word: &str) -> Option<&'static str> {
         ("Cluster", "circuitBreakers" | "limits") => "circuitBreaker",
         ("ListenerProtocol" | "ClusterProtocol", "http" | "http/1.1" | "h1" | "HTTP") => "http1",
         ("ListenerProtocol" | "ClusterProtocol", "grpc" | "h2" | "h2c" | "http/2" | "HTTP2" | "GRPC") => "http2",
+        ("ListenerProtocol" | "ClusterProtocol", "TCP" | "raw" | "opaque") => "tcp",
+        ("ListenerProtocol", "UDP") => "udp",
+        ("ClusterProtocol", "h3" | "http/3" | "quic" | "HTTP3") => "http3",
+        ("Listener", "quic" | "h3") => "http3",
+        ("Listener", "upgrade" | "upgradeConfigs" | "websocket") => "upgrades",
+        ("Listener", "acceptProxyProtocol" | "proxy_protocol" | "sendProxy") => "proxyProtocol",
+        ("Listener", "originalDst" | "useOriginalDst" | "transparent") => "interception",
+        ("Http3Settings", "ma") => "maxAge",
+        ("Http3Settings", "port" | "altSvc") => "advertise",
+        ("Http3Settings", "zeroRtt" | "0rtt" | "enableEarlyData") => "earlyData",
+        ("EarlyData", "on" | "true" | "safe" | "allow") => "safeMethods",
+        ("EarlyData", "deny" | "none") => "off",
+        ("Upgrades", "protocols" | "types" | "upgradeType") => "allow",
+        ("Upgrades", "max" | "maxConnections") => "maxTunnels",
+        ("Upgrades", "maxPerCaller" | "maxPerClient") => "maxTunnelsPerCaller",
+        ("Upgrades", "maxAge" | "maxConnectionDuration" | "duration") => "maxDuration",
+        ("Upgrades", "timeout" | "streamIdle") => "idleTimeout",
+        ("Connect", "off" | "refuse" | "none" | "false") => "deny",
+        ("Connect", "terminate") => "tunnel",
+        ("Connect", "forward" | "proxy" | "pass") => "route",
+        ("TcpForwarding" | "UdpForwarding", "cluster" | "clusters" | "backends" | "weightedClusters") => "backendRefs",
+        ("TcpForwarding" | "UdpForwarding", "idle" | "timeout") => "idleTimeout",
+        ("UdpForwarding", "maxConnections" | "sessions") => "maxSessions",
+        ("Connection", "sendProxyProtocol" | "proxy_protocol") => "proxyProtocol",
+        ("ProxyProtocol", "true" | "on" | "required") => "strict",
+        ("ProxyVersion", "1" | "V1") => "v1",
+        ("ProxyVersion", "2" | "V2" | "true") => "v2",
+        ("InterceptionMode", "REDIRECT" | "nat") => "redirect",
+        ("InterceptionMode", "TPROXY" | "transparent") => "tproxy",
+        ("Unknown", "passthrough" | "ALLOW_ANY" | "allow") => "passThrough",
+        ("Unknown", "deny" | "REGISTRY_ONLY" | "block" | "close") => "refuse",
+        ("Intercept", "cidrs" | "ipBlocks" | "address" | "destinations") => "addresses",
+        ("Intercept", "port") => "ports",
         ("Policy", "ROUND_ROBIN" | "round_robin" | "rr") => "roundRobin",
         ("Policy", "LEAST_REQUEST" | "least_request" | "leastConn" | "p2c") => "leastRequest",
         ("Policy", "ewma" | "peak_ewma") => "peakEwma",
@@ -408,21 +461,20 @@ pub(crate) fn meant(owner: &str, word: &str) -> Option<&'static str> {
 /// What this version refuses with an explanation.
 pub(crate) fn later(owner: &str, word: &str) -> Option<Later> {
     let (message, fix) = match (owner, word) {
-        ("Listener", "http3") => {
-            ("`http3` is not supported by this version", "remove it: HTTP/1.1 and HTTP/2 are served")
-        }
-        ("ListenerProtocol" | "ClusterProtocol", "http3" | "h3" | "HTTP3") => {
-            ("the protocol `http3` is not supported by this version", "write http2, http1 or auto")
-        }
-        ("ListenerProtocol" | "ClusterProtocol", "tcp" | "TCP") => {
-            ("the protocol `tcp` is not supported by this version", "write http2, http1 or auto")
-        }
+        ("ListenerProtocol", "http3" | "h3" | "HTTP3" | "quic") => (
+            "HTTP/3 is served beside HTTP/1 and HTTP/2, not instead",
+            "write `http3: true` on the listener, and auto, http1 or http2 for what comes over TCP",
+        ),
+        ("ClusterProtocol", "udp" | "UDP") => (
+            "there is no protocol `udp` of clusters",
+            "write tcp, and lead a listener with `protocol: udp` to the cluster: it sends datagrams to the endpoints",
+        ),
         ("ListenerProtocol", "https" | "tls" | "HTTPS" | "TLS") => {
-            ("TLS is no protocol of its own here", "write http2, http1 or auto, and add `tls: { mode: strict }`")
+            ("TLS is no protocol of its own here", "write http2, http1, auto or tcp, and add `tls: { mode: strict }`")
         }
         ("ClusterProtocol", "https" | "tls" | "HTTPS" | "TLS") => (
             "TLS is no protocol of its own here",
-            "write http2, http1 or auto, and add `tls: { mode: simple, trustBundle: … }`",
+            "write http2, http1, auto or tcp, and add `tls: { mode: simple, trustBundle: … }`",
         ),
         ("Rule", "authorization" | "authz" | "authentication" | "jwt") => (
             "authorization and tokens are set on listeners, not on routing rules",

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Check, balance, breakers, health, names, overload, small, tls};
+use super::{Check, balance, breakers, health, names, opaque, overload, small, tls};
 use crate::limits;
 use crate::model::{Cluster, ClusterProtocol, ConnectionOptions, DnsOptions, Endpoint, RetryBudget, Target};
 use crate::raw;
@@ -45,6 +45,16 @@ fn one(check: &Check<'_, '_>, (key, name): (&Key, Arc<str>), raw: &raw::Cluster)
             None | Some(raw::ClusterProtocol::Http1) => ClusterProtocol::Http1,
             Some(raw::ClusterProtocol::Http2) => ClusterProtocol::Http2,
             Some(raw::ClusterProtocol::Auto) => ClusterProtocol::Auto,
+            Some(raw::ClusterProtocol::Tcp) => ClusterProtocol::Tcp,
+            Some(raw::ClusterProtocol::Http3) => {
+                if let (true, Some(at)) = (tls.is_absent(), protocol.span()) {
+                    let message = "HTTP/3 is always encrypted, and this cluster has no TLS";
+                    let fix =
+                        "add `tls: { peerIdentities: [\"spiffe://…\"] }`, or `tls: { mode: simple, trustBundle: … }`";
+                    check.error(at, message, fix);
+                }
+                ClusterProtocol::Http3
+            }
         },
         balance: balance::balance(check, load_balancing),
         endpoints: self::endpoints(check, key, endpoints),
@@ -55,7 +65,7 @@ fn one(check: &Check<'_, '_>, (key, name): (&Key, Arc<str>), raw: &raw::Cluster)
         outlier_detection: health::outliers(check, outlier_detection),
         admission: overload::admission(check, queue, concurrency),
         retry_budget: budget(check, retry_budget),
-        connection: connection_options(check, connection),
+        connection: connection_options(check, connection, protocol),
         tls: tls::of_cluster(check, tls),
         dns: dns_options(check, dns),
         place: check.place(key.span),
@@ -114,10 +124,22 @@ fn budget(check: &Check<'_, '_>, field: &Field<raw::RetryBudget>) -> RetryBudget
     }
 }
 
-fn connection_options(check: &Check<'_, '_>, field: &Field<raw::Connection>) -> ConnectionOptions {
+/// `protocol`: what the cluster speaks.
+fn connection_options(
+    check: &Check<'_, '_>,
+    field: &Field<raw::Connection>,
+    protocol: &Field<raw::ClusterProtocol>,
+) -> ConnectionOptions {
     let empty = raw::Connection::default();
-    let raw::Connection { connect_timeout, idle_timeout, keepalive_interval, keepalive_timeout, max_streams, max_age } =
-        field.get().unwrap_or(&empty);
+    let raw::Connection {
+        connect_timeout,
+        idle_timeout,
+        keepalive_interval,
+        keepalive_timeout,
+        max_streams,
+        max_age,
+        proxy_protocol,
+    } = field.get().unwrap_or(&empty);
     ConnectionOptions {
         connect_timeout: check.duration(connect_timeout, Duration::from_secs(1)),
         idle_timeout: check.duration(idle_timeout, Duration::from_secs(55)),
@@ -125,7 +147,7 @@ fn connection_options(check: &Check<'_, '_>, field: &Field<raw::Connection>) -> 
         keepalive_timeout: check.duration(keepalive_timeout, Duration::from_secs(3)),
         max_streams: small(check.number(max_streams, 100, limits::STREAMS)),
         max_age: check.duration_or_zero(max_age, Duration::from_secs(3_600)),
-        proxy_protocol: None,
+        proxy_protocol: opaque::of_cluster(check, proxy_protocol, protocol),
     }
 }
 

@@ -8,31 +8,49 @@ use std::sync::Arc;
 
 use super::{Check, good};
 use crate::model::{
-    AccessAction, AccessRule, AccessSource, Authorization, ClientCertificate, ClientTrust, Listener, TlsMode,
+    AccessAction, AccessOperation, AccessRule, AccessSource, Authorization, ClientCertificate, ClientTrust, Listener,
+    ListenerProtocol, TlsMode,
 };
 use crate::raw;
 use crate::read::{Field, List};
 use crate::source::Span;
 use crate::text::quoted;
 
-/// What only makes sense where requests are seen, on a listener that hands TLS on.
-pub(super) fn nothing_is_decrypted(check: &Check<'_, '_>, raw: &raw::Listener) {
+/// What only makes sense where requests are seen, on a listener that hands on what comes: by its protocol, or because
+/// nothing is decrypted.
+pub(super) fn no_requests(check: &Check<'_, '_>, raw: &raw::Listener, protocol: ListenerProtocol) {
+    let sealed = raw.tls.get().and_then(|tls| tls.mode.get()).is_some_and(|mode| *mode == raw::TlsMode::Passthrough);
+    let (why, fix) = match protocol {
+        ListenerProtocol::Tcp => ("protocol: tcp", "remove it, or write `protocol: auto`"),
+        ListenerProtocol::Udp => ("protocol: udp", "remove it"),
+        ListenerProtocol::Auto | ListenerProtocol::Http1 | ListenerProtocol::Http2 => {
+            ("mode: passthrough", "remove it, or write `mode: strict`")
+        }
+    };
     for (name, span) in [
-        ("authorization", raw.authorization.span()),
+        // Who connects is known of connections too, unless their TLS is that of others.
+        ("authorization", raw.authorization.span().filter(|_| protocol != ListenerProtocol::Tcp || sealed)),
         ("jwt", raw.jwt.span()),
         ("externalAuthorization", raw.external_authorization.span()),
         ("clientCertHeader", raw.client_cert_header.span()),
         ("rateLimits", raw.rate_limits.span()),
+        ("http3", raw.http3.span()),
+        ("upgrades", raw.upgrades.span()),
     ] {
         if let Some(span) = span {
-            let message =
-                format!("`{name}` has no effect: with `mode: passthrough` no request is seen on this listener");
-            check.error(span, message, "remove it, or write `mode: strict`");
+            let message = format!("`{name}` has no effect: with `{why}` no request is seen on this listener");
+            check.error(span, message, fix);
         }
     }
-    if let Some(span) = raw.routes.span() {
-        let message = "`routes` has no effect: with `mode: passthrough` connections go by `passthrough` alone";
-        check.warning(span, message, "remove it");
+    match (raw.routes.span(), protocol) {
+        (None, _) => {}
+        (Some(span), ListenerProtocol::Tcp | ListenerProtocol::Udp) => {
+            check.error(span, format!("`routes` has no effect: with `{why}` there is nothing to route by"), fix);
+        }
+        (Some(span), ListenerProtocol::Auto | ListenerProtocol::Http1 | ListenerProtocol::Http2) => {
+            let message = "`routes` has no effect: with `mode: passthrough` connections go by `passthrough` alone";
+            check.warning(span, message, "remove it");
+        }
     }
 }
 
@@ -51,9 +69,56 @@ pub(super) fn look(
             (raw.authorization.span(), listener.authorization.as_ref().and_then(|name| policies.get(name)))
         {
             callers(check, (listener, at), policy);
+            connections(check, (listener, at), policy);
             tokens(check, (listener, at), policy);
         }
     }
+}
+
+/// Conditions on requests, where only connections are seen.
+fn connections(check: &Check<'_, '_>, (listener, at): (&Listener, Span), policy: &Authorization) {
+    if listener.protocol != ListenerProtocol::Tcp {
+        return;
+    }
+    for rule in &policy.rules {
+        let Some(condition) = of_requests(rule) else { continue };
+        let message = format!(
+            "the rule `{}` looks at `{condition}`, and with `protocol: tcp` no request is seen on this listener",
+            quoted(&rule.name)
+        );
+        check.error(at, message, "name a policy whose rules look only at who connects (`from`) and at `ports`");
+    }
+}
+
+/// The first condition of a rule that only requests fulfil.
+fn of_requests(rule: &AccessRule) -> Option<&'static str> {
+    let AccessRule { name: _, action: _, shadow: _, from: _, to, claims, place: _ } = rule;
+    let of_operation = |operation: &AccessOperation| {
+        let AccessOperation {
+            hosts,
+            not_hosts,
+            paths,
+            not_paths,
+            methods,
+            not_methods,
+            ports: _,
+            not_ports: _,
+            headers,
+            grpc,
+        } = operation;
+        let conditions = [
+            ("hosts", hosts.is_empty()),
+            ("notHosts", not_hosts.is_empty()),
+            ("paths", paths.is_empty()),
+            ("notPaths", not_paths.is_empty()),
+            ("methods", methods.is_empty()),
+            ("notMethods", not_methods.is_empty()),
+            ("headers", headers.is_empty()),
+            ("grpc", grpc.is_empty()),
+        ];
+        conditions.into_iter().find(|(_, absent)| !absent).map(|(name, _)| name)
+    };
+    to.iter().find_map(of_operation).or((!claims.is_empty()).then_some("claims"))
 }
 
 /// Conditions on who calls.

@@ -34,7 +34,10 @@ pub(super) fn check(
         port,
     } = raw;
     let probe = probe(check, (http, tcp, grpc), span);
-    if let (Some(at), None | Some(raw::ClusterProtocol::Http1), false) =
+    if let (Some(at), Some(raw::ClusterProtocol::Tcp)) = (http.span().or(grpc.span()), protocol.get()) {
+        let message = "this cluster takes bytes as they are, and no requests can be sent to ask how it is";
+        check.error(at, message, "ask by `tcp: {}`");
+    } else if let (Some(at), None | Some(raw::ClusterProtocol::Http1), false) =
         (grpc.span(), protocol.get(), protocol.is_bad())
     {
         let message = "this cluster does not speak HTTP/2, and `grpc` asks over it";

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::binds::Binds;
-use super::{Check, Names, References, guards, names, overload, small, tls, tokens};
+use super::{Check, Names, References, guards, http3, names, opaque, overload, small, tls, tokens, tunnels};
 use crate::limits;
 use crate::model::{
     ClientCertHeader, Direction, EscapedSlashes, Listener, ListenerLimits, ListenerProtocol, PathOptions, TlsMode,
-    Trust, Upgrades,
+    Trust,
 };
 use crate::raw;
 use crate::read::{Field, List};
@@ -33,7 +33,9 @@ pub(super) fn listeners(
     }
 
     let mut seen: HashMap<&str, Span> = HashMap::new();
-    let mut binds = Binds::default();
+    // A port of TCP and the same port of UDP have nothing to do with each other.
+    let (mut binds, mut datagrams) = (Binds::default(), Binds::default());
+    let mut intercepted = opaque::Taken::default();
     if let Some((address, span)) = admin {
         take(check, &mut binds, (address, span), "the admin server");
     }
@@ -51,10 +53,18 @@ pub(super) fn listeners(
         }
         let listener = listener(check, (raw, span), references);
         if let (Some(bind), Some(at)) = (listener.1, raw.bind.span()) {
-            take(check, &mut binds, (bind, Some(at)), &format!("the listener `{}`", quoted(&listener.0.name)));
+            let by = format!("the listener `{}`", quoted(&listener.0.name));
+            if listener.0.protocol != ListenerProtocol::Udp {
+                take(check, &mut binds, (bind, Some(at)), &by);
+            }
+            if listener.0.protocol == ListenerProtocol::Udp || listener.0.http3.is_some() {
+                take(check, &mut datagrams, (bind, Some(at)), &format!("{by}, over UDP,"));
+            }
         }
+        intercepted.note(check, raw, &listener.0.intercepts);
         out.push(listener.0);
     }
+    intercepted.finish(check);
     out
 }
 
@@ -83,6 +93,13 @@ fn listener(
         jwt,
         external_authorization,
         rate_limits,
+        http3: _,
+        upgrades,
+        tcp: _,
+        udp: _,
+        proxy_protocol: _,
+        interception: _,
+        intercepts: _,
     } = raw;
 
     let lack = ("this listener has no `name`", "add a name, such as `name: inbound`");
@@ -93,12 +110,14 @@ fn listener(
         .required(bind, span, (&lack, "add where it listens, such as `bind: 127.0.0.1:15001`"))
         .and_then(|(text, at)| check.parsed(names::bind(text), at));
     let checked = tls::of_listener(check, tls, references);
-    // What could not be read may have been the mode that needs no routes.
-    let unread = tls.is_bad() || tls.get().is_some_and(|tls| tls.mode.is_bad());
+    // What could not be read may have been the mode or the protocol that needs no routes.
+    let readable = !tls.is_bad() && tls.get().is_none_or(|tls| !tls.mode.is_bad());
+    let spoken = self::protocol(protocol);
     let handed_on = checked.as_ref().is_some_and(|tls| tls.mode == TlsMode::Passthrough);
-    if handed_on {
-        guards::nothing_is_decrypted(check, raw);
-    } else if !unread {
+    let opaque = matches!(spoken, ListenerProtocol::Tcp | ListenerProtocol::Udp);
+    if handed_on || opaque {
+        guards::no_requests(check, raw, spoken);
+    } else if readable && !protocol.is_bad() {
         let lack = format!("{who} has no `routes`");
         check.required(routes, span, (&lack, "add the name of a route table: `routes: NAME`"));
     }
@@ -123,14 +142,12 @@ fn listener(
     let empty = raw::ListenerTimeouts::default();
     let raw::ListenerTimeouts { header, idle, stream_idle, detect } = timeouts.get().unwrap_or(&empty);
 
+    let bytes = opaque::of_listener(check, (raw, span), (&who, (spoken, checked.as_ref())), references);
+    let http3 = http3::of_listener(check, raw, spoken, (checked.as_ref(), readable));
     let listener = Listener {
         name,
         bind: address.unwrap_or(PLACEHOLDER),
-        protocol: match protocol.get() {
-            None | Some(raw::ListenerProtocol::Auto) => ListenerProtocol::Auto,
-            Some(raw::ListenerProtocol::Http1) => ListenerProtocol::Http1,
-            Some(raw::ListenerProtocol::Http2) => ListenerProtocol::Http2,
-        },
+        protocol: spoken,
         routes,
         direction,
         trust,
@@ -146,7 +163,7 @@ fn listener(
             max_connection_age: check.duration_or_zero(max_connection_age, Duration::from_secs(3_600)),
             detect_timeout: check.duration(detect, Duration::from_secs(1)),
         },
-        client_cert_header: if handed_on {
+        client_cert_header: if handed_on || opaque {
             ClientCertHeader::Sanitize
         } else {
             tls::client_cert_header(check, client_cert_header, (tls, checked.as_ref()))
@@ -156,16 +173,26 @@ fn listener(
         jwt: tokens::of_listener(check, jwt, &references.providers),
         external_authorization: refer(external_authorization, &references.authorizers),
         rate_limits: overload::rate_limits(check, rate_limits),
-        http3: None,
-        upgrades: Upgrades::default(),
-        tcp: None,
-        udp: None,
-        proxy_protocol: None,
-        interception: None,
-        intercepts: Vec::new(),
+        http3,
+        upgrades: tunnels::upgrades(check, upgrades),
+        tcp: bytes.tcp,
+        udp: bytes.udp,
+        proxy_protocol: bytes.proxy_protocol,
+        interception: bytes.interception,
+        intercepts: bytes.intercepts,
         place: check.place(span),
     };
     (listener, address)
+}
+
+fn protocol(field: &Field<raw::ListenerProtocol>) -> ListenerProtocol {
+    match field.get() {
+        None | Some(raw::ListenerProtocol::Auto) => ListenerProtocol::Auto,
+        Some(raw::ListenerProtocol::Http1) => ListenerProtocol::Http1,
+        Some(raw::ListenerProtocol::Http2) => ListenerProtocol::Http2,
+        Some(raw::ListenerProtocol::Tcp) => ListenerProtocol::Tcp,
+        Some(raw::ListenerProtocol::Udp) => ListenerProtocol::Udp,
+    }
 }
 
 fn path_options(check: &Check<'_, '_>, field: &Field<raw::PathOptions>) -> PathOptions {

@@ -12,10 +12,12 @@ mod filters;
 mod guards;
 mod headers;
 mod health;
+mod http3;
 mod identity;
 mod listeners;
 mod matches;
 mod names;
+mod opaque;
 mod overload;
 mod parts;
 mod policies;
@@ -26,6 +28,7 @@ mod sessions;
 mod ties;
 mod tls;
 mod tokens;
+mod tunnels;
 mod units;
 
 pub(crate) use access::cidr;
@@ -42,6 +45,7 @@ pub(crate) use overload::PERIODS;
 pub use parts::{CheckedRule, Checker};
 pub(crate) use tls::{server_name, server_pattern, subject_name};
 pub(crate) use tokens::{claim_header, end_to_end, jwks_url, word};
+pub(crate) use tunnels::upgrade;
 pub(crate) use units::{show_decimal, show_duration, show_timestamp, timestamp};
 
 use std::cell::{Cell, RefCell};

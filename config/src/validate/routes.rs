@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{
-    Check, Names, References, balance, breakers, filters, good, matches, names, overload, policies, reach, sessions,
-    small, ties,
+    Check, Names, References, balance, breakers, filters, good, matches, names, opaque, overload, policies, reach,
+    sessions, small, ties,
 };
 use crate::limits;
 use crate::model::{Action, BackendRef, Filter, HostPattern, Labels, Listener, RouteTable, Rule, VirtualHost};
@@ -190,6 +190,7 @@ impl Table<'_, '_, '_> {
         }
         let backends = backends(check, &self.references.clusters, (backend_refs, BackendsOf::Rule));
         self.ties.look(check, raw, self.references);
+        opaque::takes_requests(check, (raw, &matches), self.references);
         let action = match (terminal, backend_refs.span()) {
             (Some((action, _)), None) => action,
             (Some((action, at)), Some(refs)) => {
@@ -240,6 +241,8 @@ pub(super) enum BackendsOf {
     Rule,
     /// Filters have been refused.
     Passthrough,
+    /// Of `tcp` or `udp` of a listener; filters have been refused.
+    Bytes,
 }
 
 pub(super) fn backends(
@@ -250,6 +253,7 @@ pub(super) fn backends(
     let what = match of {
         BackendsOf::Rule => "rule",
         BackendsOf::Passthrough => "entry",
+        BackendsOf::Bytes => "list",
     };
     let mut seen: HashMap<(&str, Labels), Span> = HashMap::new();
     let mut out: Vec<BackendRef> = Vec::new();
@@ -258,7 +262,7 @@ pub(super) fn backends(
         let weight = small(check.number(weight, 1, limits::BACKEND_WEIGHT));
         let filters: Vec<Filter> = match of {
             BackendsOf::Rule => filters::of_backend(check, filters),
-            BackendsOf::Passthrough => Vec::new(),
+            BackendsOf::Passthrough | BackendsOf::Bytes => Vec::new(),
         };
         let subset = balance::labels(check, subset);
         let lack = ("this backend has no `cluster`", "add the name of a cluster: `cluster: NAME`");

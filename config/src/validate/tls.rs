@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::identity::identity_pattern;
 use super::routes::{BackendsOf, backends};
-use super::{Check, References, Wrong, names, small};
+use super::{Check, References, Wrong, names, opaque, small};
 use crate::limits;
 use crate::model::{
     CertificateFiles, ClientCertHeader, ClientCertificate, ClientTrust, ClusterTls, ClusterTlsMode, HostPattern,
@@ -223,11 +223,8 @@ fn handed_on(
         }
         let lack = ("this entry leads nowhere: it has no backends", "add `backendRefs: [{ cluster: NAME }]`");
         check.required_list(backend_refs, (span, lack), ("backendRefs", limits::MAX_BACKENDS));
+        opaque::unfiltered(check, backend_refs, "filters cannot change what is not decrypted");
         for (backend, at) in super::good(backend_refs) {
-            if let Some(filters) = backend.filters.span() {
-                let fix = "remove them: bytes are handed on as they are";
-                check.error(filters, "filters cannot change what is not decrypted", fix);
-            }
             let tls = backend.cluster.get().and_then(|name| references.groups.get(name.as_str()));
             if let Some(own) = tls.and_then(|cluster| cluster.tls.span()) {
                 let name = backend.cluster.get().map(String::as_str).unwrap_or_default();

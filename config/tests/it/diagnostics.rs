@@ -19,9 +19,9 @@ macro_rules! broken {
 broken! {
     a_list a_word aliases answers authorization authorizers balancing breakers cluster_tls conditions cors dangling_references
     duplicate_keys duplicate_names empty empty_clusters empty_values endpoints filters grpc header_edits health hostile_text
-    hostnames identity listener_tls missing missing_fields no_backends no_identity odd_keys one_long_line only_comments
+    hostnames http3 identity listener_tls missing missing_fields no_backends no_identity odd_keys one_long_line only_comments opaque
     overlapping_binds passthrough paths patterns process ranges rates retries second_document syntax_in_several_sections
-    syntax_indentation syntax_of_the_whole syntax_tab tokens unknown_fields unsupported wrong_types wrong_units
+    syntax_indentation syntax_of_the_whole syntax_tab tokens unknown_fields unsupported upgrades wrong_types wrong_units
 }
 
 #[test]
@@ -48,7 +48,7 @@ macro_rules! doubtful {
     )*};
 }
 
-doubtful! { guards guards_of_nothing no_effect warnings }
+doubtful! { guards guards_of_nothing no_effect unguarded warnings }
 
 #[test]
 fn colours_appear_only_when_asked_for() {

@@ -84,6 +84,17 @@ fn each_kind_of_change_has_its_line() {
             "127.0.0.1:2, routes: r, rateLimits: [{ name: a, requests: 1, per: 1s }] }",
             "~ listener old: rateLimits\n",
         ),
+        (
+            "127.0.0.1:2, routes: r }",
+            "127.0.0.1:2, routes: r, upgrades: { connect: route }, proxyProtocol: strict, interception: {}, intercepts: \
+             [{ ports: [80] }], tcp: { backendRefs: [{ cluster: c }] } }",
+            "~ listener old: upgrades, tcp, proxyProtocol, interception, intercepts\n",
+        ),
+        (
+            "127.0.0.1:2, routes: r }",
+            "127.0.0.1:2, protocol: udp, udp: { backendRefs: [{ cluster: c }] } }",
+            "~ listener old: protocol, routes, udp\n",
+        ),
         ("  c: {", "  d: { endpoints: [127.0.0.1:9] }\n  c: {", "+ cluster d\n"),
     ] {
         assert_eq!(changed(from, to).to_string(), line, "{from} -> {to}");

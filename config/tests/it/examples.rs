@@ -81,7 +81,7 @@ fn the_full_example_says_whom_it_believes() {
     assert_eq!(identity.revocation_lists, [PathBuf::from("/certs/crl.pem")]);
     assert_eq!(identity.proposed_trust_bundle, Some(PathBuf::from("/certs/next.pem")));
 
-    let [outbound, inbound, edge] = &*config.listeners else { panic!("three listeners") };
+    let [outbound, inbound, edge, ..] = &*config.listeners else { panic!("listeners") };
     assert_eq!((&outbound.tls, &outbound.authorization), (&None, &None));
     let tls = inbound.tls.as_ref().expect("TLS");
     assert_eq!((tls.mode, tls.proposed_mode), (TlsMode::Permissive, Some(TlsMode::Strict)));

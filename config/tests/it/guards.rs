@@ -156,3 +156,48 @@ fn a_claim_is_a_path_in_dots_or_name_by_name() {
         assert_eq!(found, path, "{written}");
     }
 }
+
+/// What is wrong with a listener that hands connections on.
+fn connections(listener: &str, rules: &str) -> String {
+    let text = format!(
+        "identity: {{ certificate: a.pem, privateKey: a.key, trustBundle: roots.pem }}\n\
+         jwtProviders: {{ p: {{ issuer: i, audiences: [a], jwks: {{ file: a.json }} }} }}\n\
+         listeners: [{{ name: a, bind: 127.0.0.1:1, tcp: {{ backendRefs: [{{ cluster: c }}] }}, {listener} }}]\n\
+         routes: {{ r: [{{ rules: [{{ backendRefs: [{{ cluster: h }}] }}] }}] }}\n\
+         authorization: {{ p: {{ default: deny, rules: [{rules}] }} }}\n\
+         clusters: {{ c: {{ protocol: tcp, endpoints: [127.0.0.1:2] }}, h: {{ endpoints: [127.0.0.1:3] }} }}\n"
+    );
+    load("a.yaml", &text).err().map(|problems| problems.to_string()).unwrap_or_default()
+}
+
+#[test]
+fn a_policy_of_connections_looks_at_connections_alone() {
+    let raw = "protocol: tcp, authorization: p, tls: { mode: strict }";
+    let fine =
+        "{ name: x, action: allow, from: [{ namespaces: [shop], addresses: [10.0.0.0/8] }], to: [{ ports: [1] }] }";
+    assert_eq!(connections(raw, fine), "");
+    for (condition, name) in [
+        ("to: [{ paths: [{ prefix: / }] }]", "paths"),
+        ("to: [{ ports: [1] }, { notMethods: [GET] }]", "notMethods"),
+        ("to: [{ hosts: [a.example] }]", "hosts"),
+        ("to: [{ headers: [{ name: a, exact: b }] }]", "headers"),
+        ("claims: [{ claim: sub, values: [{ exact: a }] }]", "claims"),
+    ] {
+        let problems = connections(raw, &format!("{fine}, {{ name: y, action: deny, {condition} }}"));
+        assert!(problems.contains(&format!("the rule `y` looks at `{name}`")), "{condition}: {problems}");
+        let auto = connections(
+            "protocol: auto, routes: r, authorization: p",
+            &format!("{{ name: y, action: deny, {condition} }}"),
+        );
+        assert!(!auto.contains("looks at"), "requests are seen too: {auto}");
+    }
+}
+
+#[test]
+fn what_looks_at_requests_alone_is_not_passed_by() {
+    let problems = connections("protocol: auto, routes: r, jwt: { providers: [p] }", "");
+    assert!(problems.contains("without being looked at by `jwt`"), "{problems}");
+    let passthrough = "protocol: tcp, authorization: p, tls: { mode: passthrough }";
+    let problems = connections(passthrough, "");
+    assert!(problems.contains("`authorization` has no effect"), "{problems}");
+}

@@ -5,6 +5,7 @@ mod diagnostics;
 mod diff;
 mod examples;
 mod guards;
+mod opaque;
 mod properties;
 mod resilience;
 mod scale;

@@ -56,6 +56,20 @@ impl ReadBuffer {
             *self = Self::default();
         }
     }
+
+    /// Gives the memory back, of which nothing is in use. What is known of the peer's habits stays.
+    pub(super) fn rest(&mut self) {
+        if self.is_held() {
+            self.bytes = BytesMut::new();
+        }
+    }
+
+    /// A peer that fills little of what it is given is given less.
+    pub(super) fn adapt(&mut self, n: usize) {
+        if n < self.next / 4 && self.next > limits::H1_READ_BUFFER {
+            self.next /= 2;
+        }
+    }
 }
 
 /// Bytes to write: heads and small chunks are copied together, large chunks are kept as they are and written
@@ -79,6 +93,11 @@ impl WriteBuffer {
             self.tail.extend_from_slice(&data);
             return;
         }
+        self.push_shared(data);
+    }
+
+    /// Queues a chunk as it is, however small: what comes one at a time and leaves at once.
+    pub(super) fn push_shared(&mut self, data: Bytes) {
         if !self.tail.is_empty() {
             self.queued += self.tail.len();
             self.queue.push_back(self.tail.split().freeze());
@@ -100,6 +119,8 @@ impl WriteBuffer {
         const SLICES: usize = 16;
         let n = if self.queue.is_empty() {
             ready!(Pin::new(io).poll_write(cx, &self.tail))?
+        } else if self.queue.len() == 1 && self.tail.is_empty() {
+            ready!(Pin::new(io).poll_write(cx, &self.queue[0]))?
         } else {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let mut used = 0;
@@ -130,7 +151,7 @@ impl WriteBuffer {
 
     /// Whether it holds memory.
     pub(super) fn is_held(&self) -> bool {
-        self.tail.capacity() > 0
+        self.tail.capacity() > 0 || self.queue.capacity() > 0
     }
 
     /// Gives the memory back if nothing is in it.

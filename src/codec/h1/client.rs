@@ -15,6 +15,8 @@ use super::decode::{Decoded, Decoder, Framing};
 use super::encode::{self, Encoder};
 use super::request::HeadScan;
 use super::response::{self, Parsed};
+use super::tunnel::ClientTunnel;
+use super::upgrade::Switch;
 use crate::base::limits;
 use crate::codec::body::{Body, BodyError, Frame, PollBody};
 use crate::codec::error::{REFUSED_BY_PEER, SendError, SendErrorKind, Sent, certificate_alert};
@@ -29,9 +31,9 @@ pub trait Home: Send + Sync {
 
 /// A connection to an upstream. Dropping it closes it.
 pub struct ClientConn {
-    io: Io,
-    read: ReadBuffer,
-    write: WriteBuffer,
+    pub(super) io: Io,
+    pub(super) read: ReadBuffer,
+    pub(super) write: WriteBuffer,
     exchanges: u64,
     home: Arc<dyn Home>,
     /// When it last became idle.
@@ -40,7 +42,7 @@ pub struct ClientConn {
     pub retire_at: Option<Instant>,
     /// What the server said of how long it keeps idle connections.
     pub server_keeps: Option<Duration>,
-    _guard: Box<dyn Send + Sync>,
+    pub(super) guard: Box<dyn Send + Sync>,
 }
 
 impl std::fmt::Debug for ClientConn {
@@ -63,7 +65,7 @@ impl ClientConn {
             idle_since: now,
             retire_at: None,
             server_keeps: None,
-            _guard: guard,
+            guard,
         })
     }
 
@@ -93,7 +95,13 @@ impl ClientConn {
     ) -> Result<Response<Body>, SendError> {
         let reused = self.exchanges > 0;
         self.exchanges += 1;
-        let encoder = encode::request(self.write.head_mut(), head, body.exact_len(), body.is_end());
+        let switch = encode::tunnel_request(self.write.head_mut(), head);
+        // What goes up a tunnel waits for the answer that makes it one, so that it is whole for another try.
+        let (body, tunnel) = if switch.is_some() { (Body::Empty, Some(body)) } else { (body, None) };
+        let encoder = match switch {
+            Some(_) => Encoder::None,
+            None => encode::request(self.write.head_mut(), head, body.exact_len(), body.is_end()),
+        };
         let mut upload = Upload {
             body,
             last: None,
@@ -103,10 +111,16 @@ impl ClientConn {
             failed: false,
             written: false,
         };
-        let mut progress = Progress { scan: HeadScan::default(), interims: 0 };
+        let mut progress = Progress { scan: HeadScan::default(), interims: 0, switch, agreed: false };
         let outcome = poll_fn(|cx| self.poll_response(cx, &mut upload, &mut progress, &head.method, interim)).await;
         match outcome {
-            Ok(parsed) => Ok(self.into_response(parsed, upload)),
+            Ok(parsed) => Ok(match tunnel.filter(|_| progress.agreed) {
+                Some(up) => {
+                    let body = Body::H1ClientTunnel(Box::new(ClientTunnel::of(*self, up)));
+                    Response { head: parsed.head, body }
+                }
+                None => self.into_response(parsed, upload),
+            }),
             Err(kind) => {
                 if let Some(alert) = self.refusal(&kind, &progress) {
                     return Err(SendError::never(alert));
@@ -144,10 +158,10 @@ impl ClientConn {
         }
         loop {
             match self.take_head(progress, method) {
-                Ok(Some(parsed)) if parsed.head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                    return Poll::Ready(Err(SendErrorKind::BadResponse("it switched protocols unasked")));
-                }
-                Ok(Some(parsed)) if parsed.head.status.is_informational() => {
+                Ok(Some(parsed))
+                    if parsed.head.status.is_informational()
+                        && parsed.head.status != StatusCode::SWITCHING_PROTOCOLS =>
+                {
                     progress.interims += 1;
                     if progress.interims > limits::INTERIM_RESPONSES {
                         return Poll::Ready(Err(SendErrorKind::BadResponse("too many 1xx responses")));
@@ -157,7 +171,10 @@ impl ClientConn {
                     interim.send(parsed.head.status, &headers);
                     continue;
                 }
-                Ok(Some(parsed)) => return Poll::Ready(Ok(parsed)),
+                Ok(Some(mut parsed)) => match progress.judge(&mut parsed) {
+                    Ok(()) => return Poll::Ready(Ok(parsed)),
+                    Err(problem) => return Poll::Ready(Err(SendErrorKind::BadResponse(problem))),
+                },
                 Ok(None) => {}
                 Err(problem) => return Poll::Ready(Err(SendErrorKind::BadResponse(problem))),
             }
@@ -215,6 +232,23 @@ impl ClientConn {
 struct Progress {
     scan: HeadScan,
     interims: u32,
+    /// What was asked for beside an answer.
+    switch: Option<Switch>,
+    /// The answer agrees to it.
+    agreed: bool,
+}
+
+impl Progress {
+    fn judge(&mut self, parsed: &mut Parsed) -> Result<(), &'static str> {
+        self.agreed = match &self.switch {
+            Some(switch) => switch.accept(parsed)?,
+            None if parsed.head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                return Err("it switched protocols unasked");
+            }
+            None => false,
+        };
+        Ok(())
+    }
 }
 
 /// The request body on its way up.

@@ -1,10 +1,11 @@
 //! Heads and body framing, writing side.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, TE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, StatusCode, Version};
 
 use super::buffer::WriteBuffer;
+use super::upgrade::Switch;
 use crate::codec::body::BodyError;
 use crate::codec::message::{RequestHead, ResponseHead};
 
@@ -70,16 +71,7 @@ impl Encoder {
 
 /// Writes a request head for an upstream. Gives the body's framing.
 pub(super) fn request(out: &mut BytesMut, head: &RequestHead, length: Option<u64>, is_end: bool) -> Encoder {
-    out.reserve(512);
-    out.put_slice(head.method.as_str().as_bytes());
-    out.put_u8(b' ');
-    out.put_slice(head.path.as_str().as_bytes());
-    out.put_slice(b" HTTP/1.1\r\nhost: ");
-    if let Some(authority) = &head.authority {
-        out.put_slice(authority.as_str().as_bytes());
-    }
-    out.put_slice(b"\r\n");
-    put_end_to_end(out, &head.headers);
+    put_request(out, head, head.path.as_str());
     if head.headers.contains_key(TE) {
         // RFC 9110 section 10.1.4: TE concerns one hop, so Connection must name it.
         out.put_slice(b"connection: te\r\n");
@@ -99,6 +91,43 @@ pub(super) fn request(out: &mut BytesMut, head: &RequestHead, length: Option<u64
     };
     out.put_slice(b"\r\n");
     encoder
+}
+
+/// Writes the head of a request for a tunnel, if it is one. What is to be sent through it is no content of the request.
+pub(super) fn tunnel_request(out: &mut BytesMut, head: &RequestHead) -> Option<Switch> {
+    if head.upgrade.is_none() && head.method != Method::CONNECT {
+        return None;
+    }
+    let target = match (&head.upgrade, &head.authority) {
+        (None, Some(authority)) => authority.as_str(),
+        _ => head.path.as_str(),
+    };
+    put_request(out, head, target);
+    let switch = Switch::ask(head, out);
+    out.put_slice(b"\r\n");
+    switch
+}
+
+fn put_request(out: &mut BytesMut, head: &RequestHead, target: &str) {
+    out.reserve(512);
+    out.put_slice(head.method.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(target.as_bytes());
+    out.put_slice(b" HTTP/1.1\r\nhost: ");
+    if let Some(authority) = &head.authority {
+        out.put_slice(authority.as_str().as_bytes());
+    }
+    out.put_slice(b"\r\n");
+    put_end_to_end(out, &head.headers);
+}
+
+/// Writes the head of an answer that makes a tunnel of the connection.
+pub(super) fn agreement(out: &mut BytesMut, head: &ResponseHead, switch: &Switch, version: Version) {
+    out.reserve(512);
+    put_status_line(out, version, head.status);
+    switch.put_agreement(out);
+    put_end_to_end(out, &head.headers);
+    out.put_slice(b"\r\n");
 }
 
 /// What a response's framing depends on besides its own head.
@@ -137,7 +166,10 @@ pub(super) fn response(out: &mut BytesMut, head: &ResponseHead, context: Respons
         Encoder::UntilClose
     };
     let keep_alive = keep_alive && encoder != Encoder::UntilClose;
-    if !keep_alive {
+    if head.headers.contains_key(UPGRADE) {
+        // RFC 9110 section 7.8. Only an answer of our own has it: what is passed on is without.
+        out.put_slice(b"connection: close, upgrade\r\n");
+    } else if !keep_alive {
         out.put_slice(b"connection: close\r\n");
     } else if version == Version::HTTP_10 {
         out.put_slice(b"connection: keep-alive\r\n");

@@ -13,9 +13,12 @@ mod request;
 mod respond;
 mod response;
 mod server;
+mod tunnel;
+mod upgrade;
 
 pub use client::{ClientBody, ClientConn, Home};
 pub use server::{ServerBody, serve};
+pub use tunnel::{ClientTunnel, ServerTunnel};
 
 #[cfg(test)]
 mod tests;

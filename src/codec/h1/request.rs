@@ -9,6 +9,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use super::decode::Framing;
+use super::upgrade::Switch;
 use crate::codec::error::Refusal;
 use crate::codec::headers::has_token;
 use crate::codec::message::RequestHead;
@@ -20,6 +21,8 @@ pub(super) struct Parsed {
     pub(super) framing: Framing,
     /// The caller may send another request on this connection.
     pub(super) keep_alive: bool,
+    /// What the connection becomes if the answer agrees.
+    pub(super) switch: Option<Switch>,
 }
 
 /// Looks for the end of a head across reads, remembering how far it looked.
@@ -117,8 +120,12 @@ fn parse_with<'a>(
     let framing = framing(&headers, &facts, version)?;
     let (scheme, authority, path) = target_of(head, target, &method, host, version, scheme)?;
     let keep_alive = keep_alive(&headers, &facts, version);
-    let head = RequestHead { method, scheme, authority, path, version, headers, upgrade: None };
-    Ok(Parsed { head, framing, keep_alive })
+    let (switch, upgrade) = match facts.connection || method == Method::CONNECT {
+        true => Switch::of_request(&mut headers, &method, version, framing)?.unzip(),
+        false => (None, None),
+    };
+    let head = RequestHead { method, scheme, authority, path, version, headers, upgrade: upgrade.flatten() };
+    Ok(Parsed { head, framing, keep_alive, switch })
 }
 
 /// Fields that the pipeline adds; room for them saves a rebuild of the map.
@@ -225,13 +232,6 @@ fn target_of(
     version: Version,
     scheme: &Scheme,
 ) -> Result<(Scheme, Option<Authority>, PathAndQuery), Refusal> {
-    if *method == Method::CONNECT {
-        return Err(Refusal {
-            status: StatusCode::METHOD_NOT_ALLOWED,
-            code: "connect",
-            detail: "CONNECT is not allowed on this listener.",
-        });
-    }
     if target.as_bytes().contains(&b'#') {
         return Err(BAD_TARGET);
     }
@@ -242,6 +242,12 @@ fn target_of(
         None => return Err(Refusal::bad_request("missing_host", "The request has no Host field.")),
     };
     let shared = |part: &str| head.slice_ref(part.as_bytes());
+    if *method == Method::CONNECT {
+        // RFC 9112 section 3.2.3: a host and a port, and nothing else.
+        let asked = authority(shared(target)).filter(|asked| asked.port_u16().is_some()).ok_or(BAD_TARGET)?;
+        check_host(from_host.as_ref(), &asked)?;
+        return Ok((scheme.clone(), Some(asked), PathAndQuery::from_static("/")));
+    }
     if target.starts_with('/') {
         let path = PathAndQuery::from_maybe_shared(shared(target)).map_err(|_| BAD_TARGET)?;
         return Ok((scheme.clone(), from_host, path));
@@ -255,15 +261,20 @@ fn target_of(
     let (asked_scheme, rest) = absolute(target).ok_or(BAD_TARGET)?;
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let asked = authority(shared(&rest[..end])).ok_or(BAD_TARGET)?;
-    if from_host.is_some_and(|host| !host.as_str().eq_ignore_ascii_case(asked.as_str())) {
-        return Err(Refusal::bad_request("host_mismatch", "The Host field differs from the request target."));
-    }
+    check_host(from_host.as_ref(), &asked)?;
     let path = match &rest[end..] {
         "" => PathAndQuery::from_static("/"),
         path if path.starts_with('/') => PathAndQuery::from_maybe_shared(shared(path)).map_err(|_| BAD_TARGET)?,
         query => PathAndQuery::try_from(format!("/{query}")).map_err(|_| BAD_TARGET)?,
     };
     Ok((asked_scheme, Some(asked), path))
+}
+
+fn check_host(host: Option<&Authority>, asked: &Authority) -> Result<(), Refusal> {
+    if host.is_some_and(|host| !host.as_str().eq_ignore_ascii_case(asked.as_str())) {
+        return Err(Refusal::bad_request("host_mismatch", "The Host field differs from the request target."));
+    }
+    Ok(())
 }
 
 fn absolute(target: &str) -> Option<(Scheme, &str)> {

@@ -69,6 +69,8 @@ fn framing(headers: &HeaderMap, status: StatusCode, method: &Method) -> Result<F
         return Err("more than one Transfer-Encoding");
     }
     let bodiless = *method == Method::HEAD
+        // What follows is the tunnel.
+        || *method == Method::CONNECT && status.is_success()
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if bodiless {

@@ -19,6 +19,8 @@ use super::decode::{Decoded, Decoder};
 use super::encode;
 use super::request::{self, HeadScan, Parsed};
 use super::respond::{End, Exchange, respond};
+use super::tunnel::{self, ServerTunnel, Tunnel};
+use super::upgrade::{self, Switch};
 use crate::base::drain::Watch;
 use crate::base::limits;
 use crate::base::timer::Deadline;
@@ -68,7 +70,7 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
                 return;
             }
         };
-        let Parsed { head, framing, keep_alive } = parsed;
+        let Parsed { head, framing, keep_alive, switch } = parsed;
         // A request that arrives while we retire is still answered, and told that it was the last.
         let draining = options.drain.has_begun();
         let decoder = Decoder::new(framing);
@@ -80,7 +82,13 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
             expected: expects.then_some(decoder),
             patience: options.idle_timeout,
         };
-        let body = shared.begin_body(decoder);
+        let body = match switch {
+            Some(_) => {
+                handler.drained_by(&options.drain);
+                shared.ask_tunnel()
+            }
+            None => shared.begin_body(decoder),
+        };
         let request = Request { head, body, started };
         let interim = InterimWriter { shared: &shared, version: exchange.version };
         let answer = {
@@ -94,6 +102,13 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
         };
         // The caller has left: dropping the handler's future has stopped all work for it.
         let Some(response) = answer else { return };
+        if let Some(switch) = switch {
+            if switch.is_agreed(response.head.status) {
+                tunnel::run(&shared, response, &switch, exchange.version).await;
+                return;
+            }
+            exchange.keep_alive &= switch != Switch::Connect && shared.decline_tunnel();
+        }
         // A request that was under way when the drain began is the last of its connection: its caller hears it in
         // time, which one whose connection is closed while it is idle may not.
         exchange.keep_alive &= draining || !options.drain.has_begun();
@@ -163,6 +178,7 @@ pub(super) struct Connection {
     pub(super) write: WriteBuffer,
     scan: HeadScan,
     pub(super) decoder: Decoder,
+    pub(super) tunnel: Tunnel,
     /// When the first byte of the head being read was seen.
     head_started: Option<Instant>,
     /// Since when nothing has been asked.
@@ -203,6 +219,7 @@ impl Connection {
             write: WriteBuffer::default(),
             scan: HeadScan::default(),
             decoder: Decoder::Done,
+            tunnel: Tunnel::None,
             head_started: None,
             idle_since: Instant::now(),
             served: false,
@@ -390,6 +407,22 @@ impl Shared {
         Body::H1Server(ServerBody { shared: Arc::clone(self), length, done: false })
     }
 
+    /// The body of a request for a tunnel.
+    fn ask_tunnel(self: &Arc<Self>) -> Body {
+        let mut connection = self.connection.lock();
+        connection.decoder = Decoder::Done;
+        connection.tunnel = Tunnel::Asked;
+        Body::H1ServerTunnel(ServerTunnel::new(self))
+    }
+
+    /// There is no tunnel, and whether the connection may go on: what was sent for one must not be read as a request,
+    /// and it cannot be told whether what has come was.
+    fn decline_tunnel(&self) -> bool {
+        let mut connection = self.connection.lock();
+        connection.tunnel = Tunnel::None;
+        connection.read.bytes.is_empty()
+    }
+
     /// Closes so that the peer can read everything we wrote.
     async fn close(&self, timer: &mut Deadline, now: Instant) {
         let mut left = limits::LINGER_BYTES;
@@ -425,7 +458,8 @@ async fn refuse<H: Handler>(
     options: &ServerOptions,
     timer: &mut Deadline,
 ) {
-    let response = handler.refuse(refusal);
+    let mut response = handler.refuse(refusal);
+    upgrade::explain(refusal, &mut response.head.headers);
     let exchange = Exchange {
         version: Version::HTTP_11,
         head_request: false,

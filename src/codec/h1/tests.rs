@@ -152,7 +152,10 @@ async fn ambiguous_requests_are_refused_and_end_the_connection() {
         ("GET * HTTP/1.1\r\nhost: x\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nhost: a@x\r\n\r\n", 400),
         ("GET / HTTP/2.0\r\nhost: x\r\n\r\n", 505),
-        ("CONNECT x:1 HTTP/1.1\r\nhost: x:1\r\n\r\n", 405),
+        ("CONNECT /x HTTP/1.1\r\nhost: x:1\r\n\r\n", 400),
+        ("CONNECT x HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        ("CONNECT x:1 HTTP/1.1\r\nhost: y:1\r\n\r\n", 400),
+        ("CONNECT x:1 HTTP/1.1\r\nhost: x:1\r\ncontent-length: 4\r\n\r\n", 400),
     ] {
         let answer = exchange(format!("{raw}GET /second HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{raw:?}: {answer}");

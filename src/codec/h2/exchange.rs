@@ -12,12 +12,13 @@ use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
 
 use super::fault;
-use super::fields;
 use super::now;
 use super::pump::{Pump, Stopped};
-use super::request::{self, HeadLimits, Rejected};
+use super::request;
 use crate::base::task;
 use crate::codec::body::PollBody;
+use crate::codec::heads::fields;
+use crate::codec::heads::request::{HeadLimits, Rejected};
 use crate::codec::message::{Handler, Interim, Request, Response};
 
 /// Checks a request and starts a task that answers it. When the caller resets the stream or leaves, everything

@@ -5,6 +5,8 @@ use std::io;
 use h2::Reason;
 
 use crate::codec::body::BodyError;
+use crate::codec::error::ResetCode;
+use crate::codec::h3::Code;
 
 /// The end of a body that was being received.
 pub(super) fn of_body(error: &h2::Error) -> BodyError {
@@ -17,7 +19,7 @@ pub(super) fn of_body(error: &h2::Error) -> BodyError {
     }
     match error.reason() {
         Some(_) if error.is_library() => BodyError::Malformed("the peer broke the rules of HTTP/2"),
-        Some(reason) if error.is_reset() => BodyError::Reset(reason),
+        Some(reason) if error.is_reset() => BodyError::Reset(ResetCode::Http2(reason)),
         _ => BodyError::Incomplete,
     }
 }
@@ -27,7 +29,9 @@ pub(super) fn reset_for(error: BodyError) -> Reason {
     match error {
         // These two say what happened and invite nothing. A refusal passed on would invite a retry of what
         // was executed, NO_ERROR would pass for a complete response.
-        BodyError::Reset(reason @ (Reason::CANCEL | Reason::ENHANCE_YOUR_CALM)) => reason,
+        BodyError::Reset(ResetCode::Http2(reason @ (Reason::CANCEL | Reason::ENHANCE_YOUR_CALM))) => reason,
+        BodyError::Reset(ResetCode::Http3(Code::REQUEST_CANCELLED)) => Reason::CANCEL,
+        BodyError::Reset(ResetCode::Http3(Code::EXCESSIVE_LOAD)) => Reason::ENHANCE_YOUR_CALM,
         BodyError::Reset(_) | BodyError::Incomplete | BodyError::Malformed(_) | BodyError::Io(_) => {
             Reason::INTERNAL_ERROR
         }

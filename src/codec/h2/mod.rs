@@ -7,7 +7,6 @@
 mod client;
 mod exchange;
 mod fault;
-mod fields;
 mod pump;
 mod reader;
 mod request;
@@ -25,4 +24,4 @@ fn now() -> Instant {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::codec) mod tests;

@@ -5,8 +5,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 
-use super::fields;
 use crate::codec::body::{BodyError, Frame, PollBody};
+use crate::codec::heads::fields;
 
 /// A first chunk up to this size goes to the library before the peer's window is asked, so that it leaves in
 /// the same write as the request head. Every peer grants 64 KiB to begin with, unless it says otherwise.

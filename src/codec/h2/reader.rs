@@ -5,7 +5,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
-use http::HeaderMap;
 
 use super::fault;
 use crate::codec::body::{BodyError, Frame};
@@ -146,12 +145,4 @@ impl Held {
     fn is_empty(&self) -> bool {
         self.chunks.is_empty() && self.tail.is_empty() && self.error.is_none()
     }
-}
-
-/// The `content-length` of a head that has one; `None` when it is not a plain number. The library lets an
-/// empty one pass.
-pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
-    let text = headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?;
-    text.bytes().all(|byte| byte.is_ascii_digit()).then_some(())?;
-    text.parse().ok()
 }

@@ -1,47 +1,14 @@
 //! A request as the library read it, made into a request of ours, or refused.
-//!
-//! The library has checked the pseudo-header fields, names, connection-specific fields and the agreement of
-//! `content-length` with the frames. What is left: the authority, the target, and what a next hop that speaks
-//! HTTP/1 could read in another way.
 
 use std::time::Instant;
 
-use bytes::Bytes;
 use h2::RecvStream;
-use http::header::{CONTENT_LENGTH, COOKIE, HOST};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use http::{Method, Version};
 
-use super::fields;
-use super::reader;
 use super::server::H2ServerBody;
 use crate::codec::body::Body;
-use crate::codec::error::Refusal;
-use crate::codec::message::{Request, RequestHead};
-
-/// What a listener accepts of a head.
-#[derive(Debug, Clone)]
-pub(super) struct HeadLimits {
-    pub(super) max_bytes: usize,
-    pub(super) max_fields: usize,
-    /// For requests that name none with their authority.
-    pub(super) scheme: Scheme,
-}
-
-/// A request that goes no further.
-#[derive(Debug)]
-pub(super) enum Rejected {
-    /// Well-formed, and answered.
-    Refused(Refusal),
-    /// Malformed: a stream error (RFC 9113 section 8.1.1).
-    Malformed,
-}
-
-impl From<Refusal> for Rejected {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
+use crate::codec::heads::request::{self, Accepted, CONNECT, HeadLimits, Parts, Rejected};
+use crate::codec::message::Request;
 
 /// Checks a request and takes it over.
 pub(super) fn accept(
@@ -50,176 +17,13 @@ pub(super) fn accept(
     started: Instant,
 ) -> Result<Request, Rejected> {
     let (parts, stream) = request.into_parts();
-    let http::request::Parts { method, uri, mut headers, .. } = parts;
-    let uri = uri.into_parts();
-    let facts = Facts::of(&headers)?;
+    let http::request::Parts { method, uri, headers, .. } = parts;
     if method == Method::CONNECT {
         return Err(CONNECT.into());
     }
-    // Without it there is no request (RFC 9113 section 8.3.1); the library lets that pass.
-    let path = uri.path_and_query.ok_or(Rejected::Malformed)?;
-    check_size(&headers, &facts, uri.authority.as_ref(), &path, limits)?;
-    check_path(&method, &path)?;
-    let scheme = scheme_of(uri.scheme, &limits.scheme)?;
-    let authority = authority_of(uri.authority, &mut headers, &facts, &scheme)?;
-    if facts.lengths > 1 {
-        return Err(DUPLICATE_LENGTH.into());
-    }
-    let length = match facts.lengths {
-        0 => None,
-        _ => Some(reader::content_length(&headers).ok_or(Rejected::Malformed)?),
-    };
-    if facts.cookies > 1 {
-        join_cookies(&mut headers);
-    }
+    let http::uri::Parts { scheme, authority, path_and_query: path, .. } = uri.into_parts();
+    let parts = Parts { method, scheme, authority, path, protocol: None, version: Version::HTTP_2, headers };
+    let Accepted { head, length } = request::accept(parts, limits)?;
     let body = if stream.is_end_stream() { Body::Empty } else { Body::H2Server(H2ServerBody::new(stream, length)) };
-    let version = Version::HTTP_2;
-    let head = RequestHead { method, scheme, authority: Some(authority), path, version, headers, upgrade: None };
     Ok(Request { head, body, started })
 }
-
-/// What one look at every field tells.
-#[derive(Debug, Default)]
-struct Facts {
-    bytes: usize,
-    hosts: u32,
-    cookies: u32,
-    lengths: u32,
-}
-
-impl Facts {
-    fn of(headers: &HeaderMap) -> Result<Self, Rejected> {
-        let mut facts = Self::default();
-        for (name, value) in headers {
-            if fields::has_outer_blank(value) {
-                return Err(Rejected::Malformed);
-            }
-            facts.bytes += fields::size(name, value);
-            if *name == COOKIE {
-                facts.cookies += 1;
-            } else if *name == CONTENT_LENGTH {
-                facts.lengths += 1;
-            } else if *name == HOST {
-                facts.hosts += 1;
-            }
-        }
-        Ok(facts)
-    }
-}
-
-fn check_size(
-    headers: &HeaderMap,
-    facts: &Facts,
-    authority: Option<&Authority>,
-    path: &PathAndQuery,
-    limits: &HeadLimits,
-) -> Result<(), Refusal> {
-    if headers.len() > limits.max_fields {
-        return Err(Refusal::too_large("too_many_fields", "The request has too many header fields."));
-    }
-    let pseudo = path.as_str().len() + authority.map_or(0, |authority| authority.as_str().len());
-    if facts.bytes + pseudo > limits.max_bytes {
-        return Err(Refusal::too_large("head_too_large", "The request head is larger than this proxy accepts."));
-    }
-    Ok(())
-}
-
-fn check_path(method: &Method, path: &PathAndQuery) -> Result<(), Refusal> {
-    match path.as_str() {
-        "*" if *method == Method::OPTIONS => Ok(()),
-        path if path.starts_with('/') => Ok(()),
-        _ => Err(Refusal::bad_request("bad_target", "The request target is malformed.")),
-    }
-}
-
-fn scheme_of(asked: Option<Scheme>, own: &Scheme) -> Result<Scheme, Refusal> {
-    match asked {
-        None => Ok(own.clone()),
-        Some(scheme) if scheme == Scheme::HTTP || scheme == Scheme::HTTPS => Ok(scheme),
-        Some(scheme) if scheme.as_str().eq_ignore_ascii_case("http") => Ok(Scheme::HTTP),
-        Some(scheme) if scheme.as_str().eq_ignore_ascii_case("https") => Ok(Scheme::HTTPS),
-        Some(_) => Err(Refusal::bad_request("bad_scheme", "The scheme of the request is neither http nor https.")),
-    }
-}
-
-/// `:authority`, or `Host` in its place. Both must say the same (RFC 9113 section 8.3.1), and `Host` goes.
-fn authority_of(
-    asked: Option<Authority>,
-    headers: &mut HeaderMap,
-    facts: &Facts,
-    scheme: &Scheme,
-) -> Result<Authority, Refusal> {
-    let host = match facts.hosts {
-        0 => None,
-        1 => headers.remove(HOST),
-        _ => return Err(Refusal::bad_request("duplicate_host", "The request has more than one Host field.")),
-    };
-    let Some(host) = host else {
-        return match asked {
-            Some(authority) if is_sound(&authority) => Ok(authority),
-            Some(_) => Err(BAD_AUTHORITY),
-            None => Err(Refusal::bad_request("missing_host", "The request has neither :authority nor Host.")),
-        };
-    };
-    if let Some(authority) = &asked
-        && authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes())
-    {
-        return asked.filter(is_sound).ok_or(BAD_AUTHORITY);
-    }
-    let host = Authority::from_maybe_shared(Bytes::copy_from_slice(host.as_bytes())).ok();
-    let host = host.filter(is_sound).ok_or(BAD_HOST)?;
-    match asked {
-        None => Ok(host),
-        Some(authority) if !is_sound(&authority) => Err(BAD_AUTHORITY),
-        Some(authority) if is_same(&authority, &host, scheme) => Ok(authority),
-        Some(_) => Err(Refusal::bad_request("host_mismatch", "The Host field differs from :authority.")),
-    }
-}
-
-/// A host, and a port if there is one; no user information.
-fn is_sound(authority: &Authority) -> bool {
-    let text = authority.as_str();
-    let host = authority.host();
-    if host.is_empty() || text.as_bytes().contains(&b'@') {
-        return false;
-    }
-    match text.strip_prefix(host) {
-        Some("" | ":") => true,
-        Some(_) => authority.port_u16().is_some(),
-        None => false,
-    }
-}
-
-fn is_same(one: &Authority, other: &Authority, scheme: &Scheme) -> bool {
-    let default = if *scheme == Scheme::HTTPS { 443 } else { 80 };
-    let port = |authority: &Authority| authority.port_u16().unwrap_or(default);
-    one.host().eq_ignore_ascii_case(other.host()) && port(one) == port(other)
-}
-
-/// RFC 9113 section 8.2.3: a caller may split `Cookie`; outside HTTP/2 it is one field.
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut joined = Vec::new();
-    let mut sensitive = false;
-    for crumb in headers.get_all(COOKIE) {
-        if !joined.is_empty() {
-            joined.extend_from_slice(b"; ");
-        }
-        joined.extend_from_slice(crumb.as_bytes());
-        sensitive |= crumb.is_sensitive();
-    }
-    // Valid values joined by "; " are a valid value.
-    if let Ok(mut value) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
-        value.set_sensitive(sensitive);
-        headers.insert(COOKIE, value);
-    }
-}
-
-const BAD_AUTHORITY: Refusal = Refusal::bad_request("bad_host", "The :authority of the request is malformed.");
-const BAD_HOST: Refusal = Refusal::bad_request("bad_host", "The Host field is malformed.");
-const DUPLICATE_LENGTH: Refusal =
-    Refusal::bad_request("duplicate_content_length", "The request has more than one Content-Length field.");
-const CONNECT: Refusal = Refusal {
-    status: StatusCode::METHOD_NOT_ALLOWED,
-    code: "connect",
-    detail: "CONNECT is not allowed on this listener.",
-};

@@ -14,16 +14,16 @@ use h2::{Reason, RecvStream, server};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::exchange;
-use super::fields;
 use super::now;
 use super::reader::Reader;
-use super::request::HeadLimits;
 use super::wire::Wire;
 use crate::base::drain::Notice;
 use crate::base::limits;
 use crate::base::pressure::PressureWatch;
 use crate::base::timer::Deadline;
 use crate::codec::body::{BodyError, Frame, PollBody};
+use crate::codec::heads::fields;
+use crate::codec::heads::request::HeadLimits;
 use crate::codec::message::{Handler, ServerOptions};
 
 /// The library answers heads over its own limit with a bare 431 and tells nobody. Ours is this much lower than

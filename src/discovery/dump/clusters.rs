@@ -3,7 +3,7 @@
 use outrigger_config::model;
 use serde_json::{Map, Value, json};
 
-use super::{duration, guards, health, limits, members, sessions, some};
+use super::{duration, guards, health, limits, members, opaque, sessions, some};
 
 pub(super) fn cluster(cluster: &model::Cluster, assigned: Option<&Vec<model::Endpoint>>) -> Value {
     let model::Cluster {
@@ -31,17 +31,18 @@ pub(super) fn cluster(cluster: &model::Cluster, assigned: Option<&Vec<model::End
         keepalive_timeout,
         max_streams,
         max_age,
-        proxy_protocol: _,
+        proxy_protocol,
     } = connection;
     let model::DnsOptions { min_ttl, max_ttl } = dns;
-    let connection = json!({
-        "connectTimeout": duration(*connect_timeout),
-        "idleTimeout": duration(*idle_timeout),
-        "keepaliveInterval": duration(*keepalive_interval),
-        "keepaliveTimeout": duration(*keepalive_timeout),
-        "maxStreams": max_streams,
-        "maxAge": duration(*max_age),
-    });
+    let connection = some([
+        ("connectTimeout", json!(duration(*connect_timeout))),
+        ("idleTimeout", json!(duration(*idle_timeout))),
+        ("keepaliveInterval", json!(duration(*keepalive_interval))),
+        ("keepaliveTimeout", json!(duration(*keepalive_timeout))),
+        ("maxStreams", json!(max_streams)),
+        ("maxAge", json!(duration(*max_age))),
+        ("proxyProtocol", json!(proxy_protocol.map(opaque::proxy_version))),
+    ]);
     let mut out = some([
         ("protocol", json!(cluster_protocol(*protocol))),
         ("loadBalancing", sessions::balance(balance)),

@@ -15,7 +15,8 @@ use rustls::{ClientConfig, Connection, SignatureScheme};
 
 use super::gate;
 use super::material::Credentials;
-use super::peer::{Alpn, TlsInfo};
+use super::peer::{Alpn, AlpnProtocol, TlsInfo};
+use super::quic::QuicClient;
 use super::refusal::HandshakeError;
 use super::session::{Line, Review};
 use super::stream::TlsStream;
@@ -80,10 +81,13 @@ pub(super) struct Shape {
 pub(super) struct Origination {
     pub(super) shape: Shape,
     rustls: Arc<ClientConfig>,
-    verifier: Arc<Verifier>,
     tickets: Arc<Tickets>,
-    identity: Option<SpiffeId>,
-    clock: Arc<dyn TimeProvider>,
+    /// The same for QUIC, where only HTTP/3 is spoken, with sessions of its own.
+    pub(super) quic: Arc<ClientConfig>,
+    pub(super) quic_tickets: Arc<Tickets>,
+    pub(super) verifier: Arc<Verifier>,
+    pub(super) identity: Option<SpiffeId>,
+    pub(super) clock: Arc<dyn TimeProvider>,
 }
 
 impl Origination {
@@ -105,7 +109,12 @@ impl Origination {
         // Without it a TLS 1.2 session can be resumed into another one's identity (RFC 7627).
         config.require_ems = credentials.is_some();
         let identity = credentials.and_then(|credentials| credentials.identity.clone());
-        Ok(Self { shape, rustls: Arc::new(config), verifier, tickets, identity, clock })
+        let quic_tickets = Arc::new(Tickets::default());
+        let mut quic = config.clone();
+        quic.alpn_protocols = vec![AlpnProtocol::Http3.wire().to_vec()];
+        quic.resumption = Resumption::store(Arc::clone(&quic_tickets) as _);
+        let (rustls, quic) = (Arc::new(config), Arc::new(quic));
+        Ok(Self { shape, rustls, tickets, quic, quic_tickets, verifier, identity, clock })
     }
 }
 
@@ -148,7 +157,8 @@ impl ClientTls {
     ) -> Result<(Io, TlsInfo), HandshakeError> {
         let name = self.server_name(host, address);
         let (ahead, tcp) = io.into_tcp();
-        let Origination { rustls, verifier, tickets, identity, clock, shape: _ } = &*self.origination;
+        let Origination { rustls, verifier, tickets, identity, clock, shape: _, quic: _, quic_tickets: _ } =
+            &*self.origination;
         // It makes the key shares, which is as much work as any step.
         let session =
             gate::step(|| ClientConnection::new_with_alpn(Arc::clone(rustls), name.clone(), alpn.wire())).await;
@@ -177,6 +187,11 @@ impl ClientTls {
                 Err(HandshakeError::Refused(refusal))
             }
         }
+    }
+
+    /// Begins the client's side of a handshake over QUIC, as [`ClientTls::connect`] does over TCP.
+    pub(in crate::net) fn over_quic(&self, host: Option<&str>, address: SocketAddr) -> QuicClient {
+        QuicClient::new(Arc::clone(&self.origination), Arc::clone(&self.line), self.server_name(host, address))
     }
 
     fn server_name(&self, host: Option<&str>, address: SocketAddr) -> ServerName<'static> {

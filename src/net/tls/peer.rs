@@ -41,6 +41,8 @@ pub enum AlpnProtocol {
     Http1,
     /// `h2`.
     Http2,
+    /// `h3`, over QUIC only.
+    Http3,
 }
 
 impl AlpnProtocol {
@@ -48,11 +50,12 @@ impl AlpnProtocol {
         match self {
             Self::Http1 => b"http/1.1",
             Self::Http2 => b"h2",
+            Self::Http3 => b"h3",
         }
     }
 
     pub(super) fn from_wire(name: &[u8]) -> Option<Self> {
-        [Self::Http1, Self::Http2].into_iter().find(|protocol| protocol.wire() == name)
+        [Self::Http1, Self::Http2, Self::Http3].into_iter().find(|protocol| protocol.wire() == name)
     }
 }
 

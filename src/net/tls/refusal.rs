@@ -98,6 +98,16 @@ impl RefusalReason {
     }
 }
 
+impl RefusalReason {
+    /// The alert itself, for where the library does not send it.
+    pub(super) fn description(self) -> AlertDescription {
+        match self.alert() {
+            Error::InvalidCertificate(error) => error.into(),
+            _ => AlertDescription::CertificateRequired,
+        }
+    }
+}
+
 impl fmt::Display for RefusalReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.code())

@@ -16,8 +16,9 @@ use rustls::{Connection, ServerConfig};
 
 use super::material::Credentials;
 use super::peer::{AlpnProtocol, TlsInfo};
+use super::quic::QuicServer;
 use super::refusal::HandshakeError;
-use super::session::{Line, Review};
+use super::session::{Line, Review, UnderWay};
 use super::stream::TlsStream;
 use super::verify::{Expect, Verifier};
 use super::{linger, provider, versions};
@@ -50,9 +51,11 @@ pub(super) struct Shape {
 pub(super) struct Termination {
     pub(super) shape: Shape,
     rustls: Arc<ServerConfig>,
-    verifier: Option<Arc<Verifier>>,
-    identity: Option<SpiffeId>,
-    clock: Arc<dyn TimeProvider>,
+    /// The same for QUIC, where only HTTP/3 is spoken.
+    pub(super) quic: Arc<ServerConfig>,
+    pub(super) verifier: Option<Arc<Verifier>>,
+    pub(super) identity: Option<SpiffeId>,
+    pub(super) clock: Arc<dyn TimeProvider>,
 }
 
 impl Termination {
@@ -80,7 +83,9 @@ impl Termination {
         // Without it a TLS 1.2 session can be resumed into another one's identity (RFC 7627).
         config.require_ems = verifier.is_some();
         let identity = credentials.first().and_then(|credentials| credentials.identity.clone());
-        Ok(Self { shape, rustls: Arc::new(config), verifier, identity, clock })
+        let mut quic = config.clone();
+        quic.alpn_protocols = vec![AlpnProtocol::Http3.wire().to_vec()];
+        Ok(Self { shape, rustls: Arc::new(config), quic: Arc::new(quic), verifier, identity, clock })
     }
 }
 
@@ -140,6 +145,14 @@ impl ServerTls {
             let handshake = accept(io, &terminates, &line, rehearsal.as_ref());
             tokio::time::timeout(limit, handshake).await.unwrap_or(Err(HandshakeError::Timeout))
         }
+    }
+
+    /// Begins the server's side of a handshake over QUIC, if there is a place among the handshakes.
+    pub(in crate::net) fn over_quic(&self) -> Result<(QuicServer, UnderWay), HandshakeError> {
+        let place = self.line.enter(self.config.max_handshakes).ok_or(HandshakeError::Busy)?;
+        let terminates = self.terminates.clone();
+        let terminates = terminates.ok_or_else(|| HandshakeError::Incompatible("TLS is not terminated here".into()))?;
+        Ok((QuicServer::new(terminates, Arc::clone(&self.line), self.rehearsal.clone()), place))
     }
 
     pub(super) fn termination(&self) -> Option<&Arc<Termination>> {

@@ -8,7 +8,7 @@ use outrigger_config::model::{ClientCertificate, TlsVersion};
 use outrigger_config::spiffe::SpiffeId;
 use rustls::pki_types::ServerName;
 use rustls::time_provider::TimeProvider;
-use rustls::{Connection, HandshakeKind, ProtocolVersion};
+use rustls::{CommonState, Connection, HandshakeKind, ProtocolVersion};
 
 use super::gate;
 use super::peer::{AlpnProtocol, Peer, TlsInfo};
@@ -46,7 +46,7 @@ impl Line {
 
 /// A place among the handshakes under way; dropping it frees it.
 #[derive(Debug)]
-pub(super) struct UnderWay(Arc<Line>);
+pub(in crate::net) struct UnderWay(Arc<Line>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -70,16 +70,25 @@ pub(super) struct Review<'a> {
 impl Review<'_> {
     /// As [`Review::run`], in the handshake's turn where there is work to do.
     pub(super) async fn run_in_turn(&self, stream: &TlsStream, verified: Option<Peer>) -> Result<TlsInfo, Refusal> {
+        let session = stream.session();
+        let sni = match session {
+            Connection::Server(server) => server.server_name(),
+            Connection::Client(_) => None,
+        };
         if verified.is_some() && self.rehearsal.is_none() {
-            return self.run(stream, verified);
+            return self.run(session, sni, verified);
         }
-        gate::step(|| self.run(stream, verified)).await
+        gate::step(|| self.run(session, sni, verified)).await
     }
 
     /// Verifies what the handshake itself could not: a resumed session's peer under the trust of now, and any
-    /// peer under a trust that became today's while the handshake ran.
-    fn run(&self, stream: &TlsStream, verified: Option<Peer>) -> Result<TlsInfo, Refusal> {
-        let session = stream.session();
+    /// peer under a trust that became today's while the handshake ran. `sni` is what the client asked for.
+    pub(super) fn run(
+        &self,
+        session: &CommonState,
+        sni: Option<&str>,
+        verified: Option<Peer>,
+    ) -> Result<TlsInfo, Refusal> {
         let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
         let mut peer = verified;
         if resumed && let Some(verifier) = self.verifier {
@@ -102,10 +111,7 @@ impl Review<'_> {
             cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("?"),
             group: session.negotiated_key_exchange_group().and_then(|group| group.name().as_str()),
             alpn: session.alpn_protocol().and_then(AlpnProtocol::from_wire),
-            sni: match session {
-                Connection::Server(server) => server.server_name().map(Arc::from),
-                Connection::Client(_) => None,
-            },
+            sni: sni.map(Arc::from),
             resumed,
             peer: peer.map(Arc::new),
             local_identity: self.local_identity.cloned(),
@@ -113,7 +119,7 @@ impl Review<'_> {
         })
     }
 
-    fn verify(&self, verifier: &Verifier, session: &Connection) -> Result<Option<Peer>, Refusal> {
+    fn verify(&self, verifier: &Verifier, session: &CommonState) -> Result<Option<Peer>, Refusal> {
         let Some((leaf, intermediates)) = session.peer_certificates().and_then(<[_]>::split_first) else {
             return match verifier.expect {
                 Expect::Clients(ClientCertificate::None | ClientCertificate::Optional) => Ok(None),

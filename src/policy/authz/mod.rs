@@ -10,6 +10,7 @@
 //! encoded slashes, a header on several lines) is let through only if every reading is allowed, and refused if any
 //! reading is denied: see `reading.rs` and `rule.rs`.
 
+mod connection;
 mod index;
 mod reading;
 mod rule;
@@ -24,6 +25,7 @@ use outrigger_config::model::{self, Access, AccessAction, Place};
 use outrigger_config::spiffe::SpiffeId;
 use smallvec::SmallVec;
 
+pub use self::connection::Connection;
 use self::index::Index;
 use self::reading::Readings;
 use self::rule::{Need, Rule};
@@ -123,25 +125,37 @@ impl Policy {
     pub fn decide(&self, request: &Request<'_>) -> Decision {
         let readings = if self.reads_paths { Readings::of(request.route.path) } else { Readings::plain() };
         let first = |index: &Index, need| index.first(&self.rules, request, &readings, need).map(RuleId);
-        let denied = first(&self.deny, Need::Suspected);
-        let allowed = if denied.is_none() { first(&self.allow, Need::Certain) } else { None };
+        let found = |action, shadow, need| match (action, shadow) {
+            (AccessAction::Deny, false) => first(&self.deny, need),
+            (AccessAction::Deny, true) => first(&self.shadow_deny, need),
+            (AccessAction::Allow, false) => first(&self.allow, need),
+            (AccessAction::Allow, true) => first(&self.shadow_allow, need),
+            (AccessAction::Audit, _) => None,
+        };
+        let mut audits = SmallVec::new();
+        self.audit.each(&self.rules, request, &readings, |id| audits.push(RuleId(id)));
+        Decision { audits, ..self.outcome(found) }
+    }
+
+    /// What follows from the first rules that hold: of an action, in shadow or not, with a need.
+    fn outcome(&self, first: impl Fn(AccessAction, bool, Need) -> Option<RuleId>) -> Decision {
+        let denied = first(AccessAction::Deny, false, Need::Suspected);
+        let allowed = if denied.is_none() { first(AccessAction::Allow, false, Need::Certain) } else { None };
         let access = match (denied, allowed) {
             (Some(_), _) => Access::Deny,
             (None, Some(_)) => Access::Allow,
             (None, None) => self.config.default,
         };
         let shadow = match (access, denied) {
-            (Access::Allow, _) => first(&self.shadow_deny, Need::Suspected),
+            (Access::Allow, _) => first(AccessAction::Deny, true, Need::Suspected),
             // An `allow` cannot undo what a rule denies.
             (Access::Deny, Some(_)) => None,
-            (Access::Deny, None) => match first(&self.shadow_allow, Need::Certain) {
-                Some(_) if first(&self.shadow_deny, Need::Suspected).is_some() => None,
+            (Access::Deny, None) => match first(AccessAction::Allow, true, Need::Certain) {
+                Some(_) if first(AccessAction::Deny, true, Need::Suspected).is_some() => None,
                 shadow => shadow,
             },
         };
-        let mut audits = SmallVec::new();
-        self.audit.each(&self.rules, request, &readings, |id| audits.push(RuleId(id)));
-        Decision { access, rule: denied.or(allowed), shadow, audits }
+        Decision { access, rule: denied.or(allowed), shadow, audits: SmallVec::new() }
     }
 
     /// As it is configured.

@@ -43,7 +43,7 @@ pub(super) enum Need {
 pub(super) struct Rule {
     pub(super) from: Box<[Source]>,
     pub(super) to: Box<[Operation]>,
-    claims: Box<[ClaimMatch]>,
+    pub(super) claims: Box<[ClaimMatch]>,
 }
 
 /// Who asks: conditions as configured, address ranges in canonical form.
@@ -53,7 +53,7 @@ pub(super) struct Source(pub(super) AccessSource);
 /// What is asked: hosts and paths in normal form.
 #[derive(Debug)]
 pub(super) struct Operation {
-    config: AccessOperation,
+    pub(super) config: AccessOperation,
     pub(super) paths: Box<[PathCondition]>,
     not_paths: Box<[PathCondition]>,
 }
@@ -107,8 +107,12 @@ impl Source {
         Self(source)
     }
 
-    /// Nothing here can be read in two ways.
     fn holds(&self, request: &Request<'_>) -> bool {
+        self.fits(request.identity, request.address)
+    }
+
+    /// Nothing here can be read in two ways.
+    pub(super) fn fits(&self, id: Option<&SpiffeId>, address: IpAddr) -> bool {
         let AccessSource {
             identities,
             not_identities,
@@ -119,7 +123,6 @@ impl Source {
             addresses,
             not_addresses,
         } = &self.0;
-        let id = request.identity;
         let listed = |patterns: &[_]| id.is_some_and(|id| patterns.iter().any(|p: &IdentityPattern| p.matches(id)));
         let spaced = |names: &[Arc<str>]| {
             let namespace = || id.and_then(SpiffeId::namespace);
@@ -128,7 +131,7 @@ impl Source {
         let trusted = |domains: &[TrustDomain]| {
             id.is_some_and(|id| domains.iter().any(|domain| domain.as_str() == id.trust_domain()))
         };
-        let near = |ranges: &[Cidr]| ranges.iter().any(|range| range.contains(request.address));
+        let near = |ranges: &[Cidr]| ranges.iter().any(|range| range.contains(address));
         (identities.is_empty() || listed(identities))
             && !listed(not_identities)
             && (namespaces.is_empty() || spaced(namespaces))

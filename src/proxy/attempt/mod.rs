@@ -38,7 +38,7 @@ use super::reason::Reason;
 use super::record::Record;
 use super::tracked::Limits;
 use crate::base::timer::Deadline;
-use crate::codec::{Body, Interim, PollBody, Replay, RequestHead, Response};
+use crate::codec::{Body, Interim, PollBody, Replay, RequestHead, Response, WayUp};
 use crate::telemetry::metrics::BreakerScope;
 use crate::upstream::{Cluster, Permit, PickHint};
 
@@ -54,6 +54,8 @@ pub(super) struct Exchange<'a> {
     pub(super) hedging: Option<Hedging<'a>>,
     /// What bears on the choice of an endpoint, beside the attempts before.
     pub(super) hint: PickHint<'a>,
+    /// What goes up the tunnel that is asked for.
+    pub(super) tunnel: Option<&'a WayUp>,
 }
 
 impl Exchange<'_> {
@@ -146,7 +148,10 @@ async fn attempt_all(
             let gate = Gate::new(interim);
             one.in_vain = hedges.in_vain();
             let led = {
-                let body = replay.map_or(Body::Empty, Replay::attempt);
+                let body = match exchange.tunnel {
+                    Some(up) => up.attempt(),
+                    None => replay.map_or(Body::Empty, Replay::attempt),
+                };
                 let mut sending = pin!(one::send(exchange, &one.sending, head, body, &gate));
                 poll_fn(|cx| match sending.as_mut().poll(cx) {
                     Poll::Ready(end) => Poll::Ready(Led::Ended(end)),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use outrigger_config::model::Criticality;
 
 use super::admission::{self, Admissions, Places, ShedCause};
+use super::carriers::{self, Carrier, Carriers};
 use super::effort::{self, Effort};
 use super::handshakes::{self, Handshakes, Handshaking, Names};
 use super::health::{self, Health, States};
@@ -85,6 +86,7 @@ pub(super) struct Shard {
     pub(super) health: Health,
     admissions: Admissions,
     effort: Effort,
+    carriers: Carriers,
 }
 
 const OUTCOMES: [(AttemptOutcome, &str); 9] = [
@@ -150,6 +152,14 @@ impl ClusterMetrics {
         self.series.sum(|shard| read(&shard.effort))
     }
 
+    pub(super) fn carriers(&self) -> &Carriers {
+        &self.series.local().carriers
+    }
+
+    pub(super) fn sum_carriers(&self, read: impl Fn(&Carriers) -> &AtomicU64) -> u64 {
+        self.series.sum(|shard| read(&shard.carriers))
+    }
+
     /// An attempt ended.
     pub fn attempted(&self, outcome: AttemptOutcome) {
         add(&self.series.local().attempts[outcome as usize], 1);
@@ -171,15 +181,18 @@ impl ClusterMetrics {
     }
 
     /// A connection was made. Followed by one [`Self::disconnected`].
-    pub fn connected(&self) {
+    pub fn connected(&self, carrier: Carrier) {
         let shard = self.series.local();
+        shard.carriers.connected(carrier);
         add(&shard.connects, 1);
         add(&shard.connections, 1);
     }
 
     /// A connection that had been made is gone.
-    pub fn disconnected(&self) {
-        self.series.local().connections.fetch_sub(1, Ordering::Relaxed);
+    pub fn disconnected(&self, carrier: Carrier) {
+        let shard = self.series.local();
+        shard.carriers.disconnected(carrier);
+        shard.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// A connection could not be made.
@@ -330,6 +343,7 @@ pub(super) fn encode(clusters: &[Arc<ClusterMetrics>], text: &mut Text) {
     let numbers: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series, &cluster.places)).collect();
     admission::encode(&numbers, |shard| &shard.admissions, text);
     effort::encode(&used, text);
+    carriers::encode(&used, text);
     let series: Vec<_> = used.iter().map(|cluster| (&cluster.labels, &*cluster.series)).collect();
     handshakes::encode(&NAMES, &series, |shard| &shard.handshakes, text);
     health::encode(&used, text);

@@ -118,9 +118,9 @@ fn cluster_and_listener_numbers_are_exposed() {
     let cluster = metrics.cluster(&"pay".into());
     cluster.attempted(AttemptOutcome::Cancelled);
     cluster.overflowed(Overflow::Connections);
-    cluster.connected();
-    cluster.connected();
-    cluster.disconnected();
+    cluster.connected(Carrier::Http1);
+    cluster.connected(Carrier::Http3);
+    cluster.disconnected(Carrier::Http1);
     let listener = metrics.listener(&"in".into());
     listener.accepted();
     listener.detected(Detected::Closed);

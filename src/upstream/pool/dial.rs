@@ -5,18 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use super::turn::Failure;
-use super::{Ceilings, Terms, Wire, WorkerPool, jittered};
+use super::{Terms, Wire, WorkerPool, jittered};
 use crate::base::task;
 use crate::codec::h1::{ClientConn, Home};
 use crate::codec::h2::{H2ClientOptions, H2Connection, H2Driver};
 use crate::codec::{REFUSED_BY_PEER, SendErrorKind, certificate_alert};
 use crate::net::io::Io;
 use crate::net::tls::{Alpn, AlpnProtocol, ClientTls, HandshakeError, TlsInfo};
-use crate::telemetry::metrics::Handshake;
+use crate::telemetry::metrics::{Carrier, Handshake};
 use crate::upstream::guards::{Open, Pending};
 use crate::upstream::lease::{LeaseError, Overflow};
 
@@ -29,9 +30,11 @@ pub(super) enum Opened {
 }
 
 /// A connection that was opened for all who wait.
-pub(super) enum Made {
+pub(super) enum Made<C> {
+    /// HTTP/1: whatever was wanted, the endpoint chose that.
     Http1(Box<ClientConn>),
-    Http2 { handle: H2Connection, retire_at: Option<Instant> },
+    /// One that they share.
+    Shared { handle: C, retire_at: Option<Instant> },
 }
 
 /// A byte stream to an endpoint, counted as long as it is held.
@@ -63,13 +66,30 @@ struct Dialed {
 }
 
 impl WorkerPool {
-    /// A TCP connection as it is, for bytes that are none of ours.
-    pub(super) async fn open_tunnel(&self, ceilings: Ceilings) -> Result<Tunnel, LeaseError> {
+    /// A connection for bytes that are none of ours. `header` goes before everything else, TLS included.
+    pub(super) async fn open_tunnel(&self, header: &[u8], terms: Terms<'_>) -> Result<Tunnel, LeaseError> {
+        let Terms { ceilings, tls } = terms;
         let _pending = Pending::enter(&self.cluster, &self.endpoint, &ceilings)?;
         let mut open =
             Open::enter(&self.cluster, &self.endpoint, &ceilings).ok_or(LeaseError::Overflow(Overflow::Connections))?;
-        let io = self.connect(self.deadline()).await?;
-        open.made();
+        // Nothing comes back to this pool; what matters is only whether its trust is still the newest.
+        if tls.is_some() && self.retired.load(Ordering::Acquire) {
+            return Err(LeaseError::Retired);
+        }
+        let until = self.deadline();
+        let mut io = self.connect(until).await?;
+        if !header.is_empty() {
+            // A fresh socket takes a header at once.
+            timeout_at(until, io.write_all(header)).await.map_err(|_| self.too_late())?.map_err(|error| {
+                self.cluster.metrics.connect_failed();
+                Failure::Connect(error.kind(), format!("{}: {error}", self.key.address).into())
+            })?;
+        }
+        let io = match tls {
+            Some(tls) => self.secure(io, Alpn::None, tls, until).await?.0,
+            None => io,
+        };
+        open.made(Carrier::Tcp);
         Ok(Tunnel { io, open: TunnelOpen { _counted: open } })
     }
 
@@ -81,7 +101,7 @@ impl WorkerPool {
         let pool = self.this.upgrade().ok_or(LeaseError::Connect(SendErrorKind::Closed))?;
         Ok(match pool.make(guard, wire, terms.tls.map(|tls| &**tls)).await? {
             Made::Http1(connection) => Opened::Http1(connection),
-            Made::Http2 { handle, retire_at } => {
+            Made::Shared { handle, retire_at } => {
                 pool.share(handle, retire_at);
                 Opened::Http2
             }
@@ -94,24 +114,29 @@ impl WorkerPool {
         mut guard: Open,
         wire: Wire,
         tls: Option<&ClientTls>,
-    ) -> Result<Made, Failure> {
+    ) -> Result<Made<H2Connection>, Failure> {
         let alpn = match wire {
             Wire::Http1 => Alpn::Http1,
-            Wire::Http2 => Alpn::Http2,
+            // HTTP/3 is not dialled here.
+            Wire::Http2 | Wire::Http3 => Alpn::Http2,
             Wire::Negotiated => Alpn::Either,
         };
         let dialed = self.dial(alpn, tls).await?;
         let chosen = dialed.tls.as_ref().map(|tls| tls.alpn);
         let speaks = match (wire, chosen) {
             (Wire::Http1, _) | (Wire::Negotiated, Some(None | Some(AlpnProtocol::Http1)) | None) => AlpnProtocol::Http1,
-            (Wire::Http2, None) | (_, Some(Some(AlpnProtocol::Http2))) => AlpnProtocol::Http2,
-            (Wire::Http2, Some(other)) => {
+            (Wire::Http2 | Wire::Http3, None) | (_, Some(Some(AlpnProtocol::Http2))) => AlpnProtocol::Http2,
+            (Wire::Http2 | Wire::Http3 | Wire::Negotiated, Some(other)) => {
                 let answer = if other.is_some() { "chose http/1.1" } else { "does not choose a protocol" };
                 let detail = format!("{}: h2 was offered and the server {answer}", self.key.address);
                 return Err(self.refused("no-h2", detail.into()));
             }
         };
-        guard.made();
+        guard.made(match speaks {
+            AlpnProtocol::Http1 => Carrier::Http1,
+            AlpnProtocol::Http2 => Carrier::Http2,
+            AlpnProtocol::Http3 => Carrier::Http3,
+        });
         let not_after = dialed.tls.as_ref().and_then(|tls| tls.peer.as_ref()).map(|peer| peer.not_after);
         let retire_at = self.retire_at(not_after);
         self.note_spoken(wire, speaks);
@@ -122,7 +147,10 @@ impl WorkerPool {
                 connection.retire_at = retire_at;
                 Ok(Made::Http1(connection))
             }
-            AlpnProtocol::Http2 => Ok(Made::Http2 { handle: self.begin_h2(guard, dialed).await?, retire_at }),
+            // Not offered on this wire.
+            AlpnProtocol::Http2 | AlpnProtocol::Http3 => {
+                Ok(Made::Shared { handle: self.begin_h2(guard, dialed).await?, retire_at })
+            }
         }
     }
 
@@ -141,7 +169,7 @@ impl WorkerPool {
                 if has_begun.load(Ordering::Relaxed)
                     && let Some(pool) = pool.upgrade()
                 {
-                    pool.shared.lock().wake(1);
+                    pool.h2.lock().wake(1);
                 }
             })),
         };
@@ -171,7 +199,7 @@ impl WorkerPool {
     }
 
     /// HTTP/2 did not come about.
-    fn not_begun(&self, error: &io::Error) -> Failure {
+    pub(super) fn not_begun(&self, error: &io::Error) -> Failure {
         if let Some(alert) = certificate_alert(error) {
             return self.refused(REFUSED_BY_PEER, format!("{}: {alert}", self.key.address).into());
         }
@@ -191,12 +219,24 @@ impl WorkerPool {
         let until = self.deadline();
         let io = self.connect(until).await?;
         let Some(tls) = tls else { return Ok(Dialed { io, tls: None, until }) };
+        let (io, info) = self.secure(io, alpn, tls, until).await?;
+        Ok(Dialed { io, tls: Some(info), until })
+    }
+
+    /// The client's side of a TLS handshake.
+    async fn secure(
+        &self,
+        io: Io,
+        alpn: Alpn,
+        tls: &ClientTls,
+        until: tokio::time::Instant,
+    ) -> Result<(Io, TlsInfo), Failure> {
         let counted = Handshake::with_endpoint(&self.cluster.metrics);
         let connecting = tls.connect(io, self.key.host.as_deref(), self.key.address, alpn);
         let error = match timeout_at(until, connecting).await {
             Ok(Ok((io, info))) => {
                 counted.completed(info.resumed);
-                return Ok(Dialed { io, tls: Some(info), until });
+                return Ok((io, info));
             }
             Ok(Err(error)) => error,
             Err(_) => HandshakeError::Timeout,
@@ -224,19 +264,21 @@ impl WorkerPool {
                 self.cluster.metrics.connect_failed();
                 Err(Failure::Connect(error.kind(), format!("{}: {error}", self.key.address).into()))
             }
-            Err(_) => {
-                self.cluster.metrics.connect_failed();
-                Err(Failure::Timeout)
-            }
+            Err(_) => Err(self.too_late()),
         }
     }
 
-    fn deadline(&self) -> tokio::time::Instant {
+    fn too_late(&self) -> Failure {
+        self.cluster.metrics.connect_failed();
+        Failure::Timeout
+    }
+
+    pub(super) fn deadline(&self) -> tokio::time::Instant {
         tokio::time::Instant::now() + self.key.options.connect_timeout
     }
 
     /// At its age, and not after the peer's certificate.
-    fn retire_at(&self, not_after: Option<SystemTime>) -> Option<Instant> {
+    pub(super) fn retire_at(&self, not_after: Option<SystemTime>) -> Option<Instant> {
         let now = Instant::now();
         let age = self.key.options.max_age;
         let old = (!age.is_zero()).then(|| now + jittered(age));

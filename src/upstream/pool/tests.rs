@@ -1,6 +1,8 @@
 //! Over sockets of this machine: who is counted, who waits, and who is woken.
 
+mod h3;
 mod mesh;
+mod relay;
 mod tls;
 
 use std::net::SocketAddr;
@@ -177,11 +179,11 @@ async fn a_pool_that_is_gone_keeps_no_connection_and_no_connection_keeps_it() {
     let Ok(Lease::H1(busy)) = lease(&setup, Wire::Http1).await else { panic!("a connection") };
     let stream = lease(&setup, Wire::Http2).await.expect("a stream");
     let worker = Arc::clone(&setup.pool.workers[0]);
-    super::Home::take_back(&*worker, idle);
+    crate::codec::h1::Home::take_back(&*worker, idle);
     assert_eq!(setup.cluster.connections.get(), 3);
     drop(setup.pool);
     assert_eq!(setup.cluster.connections.get(), 2, "the idle one is closed");
-    super::Home::take_back(&*worker, busy);
+    crate::codec::h1::Home::take_back(&*worker, busy);
     assert_eq!(setup.cluster.connections.get(), 1, "nothing is taken back");
     drop(stream);
     let cluster = Arc::clone(&setup.cluster);

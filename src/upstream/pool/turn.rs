@@ -3,9 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::WorkerPool;
+use super::shared::{Multiplexed, Shared};
 use crate::codec::SendErrorKind;
 use crate::upstream::{LeaseError, Overflow};
 
@@ -34,12 +35,12 @@ impl From<Failure> for LeaseError {
 }
 
 /// A place in the queue. One who leaves after it was told to go on passes that to the next: nobody else would.
-pub(super) struct Turn<'a> {
+pub(super) struct Turn<'a, C: Multiplexed> {
     pub(super) told: oneshot::Receiver<Result<(), Failure>>,
-    pub(super) pool: &'a WorkerPool,
+    pub(super) shared: &'a Mutex<Shared<C>>,
 }
 
-impl Turn<'_> {
+impl<C: Multiplexed> Turn<'_, C> {
     /// Waits to be told to go on.
     pub(super) async fn come(mut self) -> Result<(), LeaseError> {
         match (&mut self.told).await {
@@ -49,10 +50,10 @@ impl Turn<'_> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl<C: Multiplexed> Drop for Turn<'_, C> {
     fn drop(&mut self) {
         if matches!(self.told.try_recv(), Ok(Ok(()))) {
-            self.pool.shared.lock().wake(1);
+            self.shared.lock().wake(1);
         }
     }
 }

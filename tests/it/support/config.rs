@@ -109,14 +109,15 @@ impl Config {
         out += "listeners:\n";
         for (name, settings) in &self.listeners {
             out += &format!("  - name: {name}\n    bind: \"127.0.0.1:$PORT_{name}\"\n");
-            if !settings.iter().any(|s| s.starts_with("routes:")) {
+            let raw = |s: &String| s.starts_with("protocol: tcp") || s.starts_with("protocol: udp");
+            if !settings.iter().any(|s| s.starts_with("routes:") || raw(s)) {
                 out += "    routes: main\n";
             }
             for setting in settings {
                 out += &format!("    {setting}\n");
             }
         }
-        out += "routes:\n";
+        out += if self.catch_all.is_none() && self.routes.is_empty() { "routes: {}\n" } else { "routes:\n" };
         if let Some(settings) = &self.catch_all {
             out += "  main:\n    - rules:\n        - backendRefs: [{ cluster: c }]\n";
             for setting in settings {

@@ -5,3 +5,4 @@
 pub mod load;
 pub mod pki;
 pub mod tls;
+pub mod websocket;

@@ -115,6 +115,8 @@ pub(super) fn protocol(raw: RawProtocol) -> ClusterProtocol {
         RawProtocol::Http1 => ClusterProtocol::Http1,
         RawProtocol::Http2 => ClusterProtocol::Http2,
         RawProtocol::Auto => ClusterProtocol::Auto,
+        RawProtocol::Http3 => ClusterProtocol::Http3,
+        RawProtocol::Tcp => ClusterProtocol::Tcp,
     }
 }
 
@@ -195,8 +197,19 @@ fn traffic(
         out.budget_min_per_second = number(context, min_per_second, limits::RETRIES_PER_SECOND);
     }
     if let Some(raw) = connection.get() {
-        let Connection { connect_timeout, idle_timeout, keepalive_interval, keepalive_timeout, max_streams, max_age } =
-            raw;
+        let Connection {
+            connect_timeout,
+            idle_timeout,
+            keepalive_interval,
+            keepalive_timeout,
+            max_streams,
+            max_age,
+            proxy_protocol,
+        } = raw;
+        if let Some(at) = proxy_protocol.span() {
+            let message = "between proxies of the mesh no PROXY header is sent: certificates say who calls";
+            context.error(at, message, "remove it");
+        }
         out.connect_timeout = time(context, connect_timeout);
         out.idle_timeout = time(context, idle_timeout);
         out.keepalive_interval = time_or_zero(context, keepalive_interval);

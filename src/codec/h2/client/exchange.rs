@@ -12,14 +12,14 @@ use h2::{Reason, RecvStream};
 use http::uri::Uri;
 use http::{Method, Version};
 
-use super::response::{self, Accepted};
 use super::{Link, StreamSlot};
 use crate::base::limits;
 use crate::codec::body::{Body, BodyError, Frame, PollBody};
-use crate::codec::error::{SendError, SendErrorKind, Sent};
-use crate::codec::h2::fields;
+use crate::codec::error::{ResetCode, SendError, SendErrorKind, Sent};
 use crate::codec::h2::pump::{Pump, Stopped};
 use crate::codec::h2::reader::Reader;
+use crate::codec::heads::fields;
+use crate::codec::heads::response::{self, Accepted};
 use crate::codec::message::{Interim, RequestHead, Response};
 
 impl StreamSlot {
@@ -199,7 +199,7 @@ impl Link {
             // The library gives this to the streams that a GOAWAY says were not and will not be looked at.
             Some(_) if error.is_go_away() && error.is_remote() => SendErrorKind::Refused,
             Some(Reason::REFUSED_STREAM) if error.is_remote() => SendErrorKind::Refused,
-            Some(reason) if error.is_reset() => SendErrorKind::Reset(reason),
+            Some(reason) if error.is_reset() => SendErrorKind::Reset(ResetCode::Http2(reason)),
             _ => SendErrorKind::Closed,
         }
     }

@@ -2,7 +2,6 @@
 
 mod driver;
 mod exchange;
-mod response;
 
 use std::fmt;
 use std::io;

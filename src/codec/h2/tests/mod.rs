@@ -3,7 +3,7 @@ mod proxy;
 mod requests;
 mod responses;
 mod sizes;
-mod support;
+pub(in crate::codec) mod support;
 mod upstream;
 mod upstream_closing;
 mod wire;

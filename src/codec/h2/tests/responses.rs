@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::support::*;
 use crate::base::drain::Drain;
 use crate::codec::body::{Body, BodyError, Frame};
+use crate::codec::error::ResetCode;
 use crate::codec::h2::serve;
 
 #[tokio::test]
@@ -187,9 +188,9 @@ async fn a_caller_that_resets_mid_response_drops_the_body() {
 async fn a_body_that_fails_resets_the_stream() {
     let cases = [
         (BodyError::Incomplete, Reason::INTERNAL_ERROR),
-        (BodyError::Reset(Reason::CANCEL), Reason::CANCEL),
-        (BodyError::Reset(Reason::REFUSED_STREAM), Reason::INTERNAL_ERROR),
-        (BodyError::Reset(Reason::NO_ERROR), Reason::INTERNAL_ERROR),
+        (BodyError::Reset(ResetCode::Http2(Reason::CANCEL)), Reason::CANCEL),
+        (BodyError::Reset(ResetCode::Http2(Reason::REFUSED_STREAM)), Reason::INTERNAL_ERROR),
+        (BodyError::Reset(ResetCode::Http2(Reason::NO_ERROR)), Reason::INTERNAL_ERROR),
         (BodyError::Timeout("too long"), Reason::CANCEL),
     ];
     for (error, reason) in cases {

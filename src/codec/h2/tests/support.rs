@@ -21,21 +21,21 @@ use crate::codec::error::Refusal;
 use crate::codec::h2::{H2ClientOptions, H2Connection, serve};
 use crate::codec::message::{Handler, Interim, Request, RequestHead, Response, ResponseHead, ServerOptions};
 
-pub(super) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(in crate::codec) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 type Answer = dyn for<'a> Fn(Request, &'a dyn Interim) -> BoxFuture<'a, Response<TestBody>> + Send + Sync;
 
 /// Fails a test that hangs.
-pub(super) async fn within<F: Future>(future: F) -> F::Output {
+pub(in crate::codec) async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("the test hangs")
 }
 
 /// A handler from a closure, that remembers refusals.
-pub(super) struct TestHandler {
+pub(in crate::codec) struct TestHandler {
     answer: Box<Answer>,
-    pub(super) refused: Mutex<Vec<Refusal>>,
+    pub(in crate::codec) refused: Mutex<Vec<Refusal>>,
 }
 
-pub(super) fn handler<F>(answer: F) -> Arc<TestHandler>
+pub(in crate::codec) fn handler<F>(answer: F) -> Arc<TestHandler>
 where
     F: for<'a> Fn(Request, &'a dyn Interim) -> BoxFuture<'a, Response<TestBody>> + Send + Sync + 'static,
 {
@@ -56,7 +56,7 @@ impl Handler for TestHandler {
 }
 
 /// A body of any kind.
-pub(super) enum TestBody {
+pub(in crate::codec) enum TestBody {
     Real(Body),
     Fed(mpsc::UnboundedReceiver<Result<Frame, BodyError>>),
     /// The same chunk for ever; counts how often it was asked for one.
@@ -100,21 +100,21 @@ impl PollBody for TestBody {
     }
 }
 
-pub(super) fn response(status: StatusCode, body: TestBody) -> Response<TestBody> {
+pub(in crate::codec) fn response(status: StatusCode, body: TestBody) -> Response<TestBody> {
     Response { head: ResponseHead { status, headers: HeaderMap::new() }, body }
 }
 
-pub(super) fn ok(body: impl Into<TestBody>) -> Response<TestBody> {
+pub(in crate::codec) fn ok(body: impl Into<TestBody>) -> Response<TestBody> {
     response(StatusCode::OK, body.into())
 }
 
 /// A body that the test feeds.
-pub(super) fn fed() -> (mpsc::UnboundedSender<Result<Frame, BodyError>>, TestBody) {
+pub(in crate::codec) fn fed() -> (mpsc::UnboundedSender<Result<Frame, BodyError>>, TestBody) {
     let (sender, receiver) = mpsc::unbounded_channel();
     (sender, TestBody::Fed(receiver))
 }
 
-pub(super) fn options(drain: &Drain) -> ServerOptions {
+pub(in crate::codec) fn options(drain: &Drain) -> ServerOptions {
     ServerOptions {
         max_head_bytes: 64 * 1024,
         max_headers: 100,
@@ -181,7 +181,9 @@ pub(super) async fn read_all(stream: &mut RecvStream) -> Result<(Vec<u8>, Option
 }
 
 /// Everything of a body of ours.
-pub(super) async fn drain_body(body: &mut (impl PollBody + Send)) -> Result<(Vec<u8>, Option<HeaderMap>), BodyError> {
+pub(in crate::codec) async fn drain_body(
+    body: &mut (impl PollBody + Send),
+) -> Result<(Vec<u8>, Option<HeaderMap>), BodyError> {
     let mut bytes = Vec::new();
     while let Some(frame) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {
         match frame? {
@@ -206,7 +208,7 @@ pub(super) async fn send_all(stream: &mut SendStream<Bytes>, mut data: Bytes, en
     Ok(())
 }
 
-pub(super) fn head(method: &str, path: &str) -> RequestHead {
+pub(in crate::codec) fn head(method: &str, path: &str) -> RequestHead {
     RequestHead {
         method: method.parse().expect("a method"),
         scheme: Scheme::HTTP,
@@ -220,7 +222,7 @@ pub(super) fn head(method: &str, path: &str) -> RequestHead {
 
 /// Keeps the 1xx responses it is given.
 #[derive(Default)]
-pub(super) struct Interims(pub(super) Mutex<Vec<(StatusCode, HeaderMap)>>);
+pub(in crate::codec) struct Interims(pub(in crate::codec) Mutex<Vec<(StatusCode, HeaderMap)>>);
 
 impl Interim for Interims {
     fn send(&self, status: StatusCode, headers: &HeaderMap) {
@@ -265,7 +267,7 @@ where
 }
 
 /// Waits until a condition holds, by letting everything else run.
-pub(super) async fn until(mut condition: impl FnMut() -> bool) {
+pub(in crate::codec) async fn until(mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {
         assert!(Instant::now() < deadline, "the condition never holds");
@@ -274,7 +276,7 @@ pub(super) async fn until(mut condition: impl FnMut() -> bool) {
 }
 
 /// A flag that is raised when it is dropped.
-pub(super) struct OnDrop(pub(super) Arc<std::sync::atomic::AtomicBool>);
+pub(in crate::codec) struct OnDrop(pub(in crate::codec) Arc<std::sync::atomic::AtomicBool>);
 
 impl Drop for OnDrop {
     fn drop(&mut self) {
@@ -310,7 +312,7 @@ impl RawFrame {
     }
 
     /// A response head with status 200 and no fields.
-    pub(super) fn ok(stream: u32, flags: u8) -> Self {
+    pub(in crate::codec) fn ok(stream: u32, flags: u8) -> Self {
         Self::new(Self::HEADERS, Self::END_HEADERS | flags, stream, &[0x88])
     }
 

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::support::*;
 use crate::codec::body::{Body, BodyError, Frame, PollBody};
-use crate::codec::error::{SendError, SendErrorKind, Sent};
+use crate::codec::error::{ResetCode, SendError, SendErrorKind, Sent};
 use crate::codec::h2::H2Connection;
 use crate::codec::message::{RequestHead, Response};
 
@@ -246,7 +246,7 @@ async fn resets_are_told_apart() {
     assert!(matches!(error.kind, SendErrorKind::Refused), "{error:?}");
     assert_eq!((error.sent, error.reused), (Sent::Never, false));
     let error = send(&connection, head("GET", "/failed"), Body::Empty).await.expect_err("an error");
-    assert!(matches!(error.kind, SendErrorKind::Reset(Reason::INTERNAL_ERROR)), "{error:?}");
+    assert!(matches!(error.kind, SendErrorKind::Reset(ResetCode::Http2(Reason::INTERNAL_ERROR))), "{error:?}");
     assert_eq!((error.sent, error.reused), (Sent::Maybe, true));
 }
 
@@ -267,7 +267,7 @@ async fn a_reset_mid_response_comes_after_the_data_before_it() {
     let first = within(std::future::poll_fn(|cx| response.body.poll_frame(cx))).await;
     assert!(matches!(first, Some(Ok(Frame::Data(data))) if data == "part"));
     let error = within(drain_body(&mut response.body)).await.expect_err("an error");
-    assert_eq!(error, BodyError::Reset(Reason::INTERNAL_ERROR));
+    assert_eq!(error, BodyError::Reset(ResetCode::Http2(Reason::INTERNAL_ERROR)));
 }
 
 #[tokio::test]

@@ -92,6 +92,7 @@ type Admission = Pin<Box<dyn Future<Output = Result<Option<Place>, Shed>>>>;
 impl Request {
     pub(super) fn exchange(&self) -> Exchange<'_> {
         Exchange {
+            tunnel: None,
             cluster: &self.cluster,
             rule: &self.rule.config,
             limits: self.limits,

@@ -1,7 +1,7 @@
 //! `compare-backend`: what every proxy in the comparison forwards to.
 //!
 //! Listens on ephemeral loopback ports and prints them, one line each: `http1 ADDRESS` answers every request with 1 KiB,
-//! `grpc ADDRESS` echoes unary gRPC messages over cleartext HTTP/2, and, when its argument is a folder of certificates, `tls ADDRESS`
+//! `grpc ADDRESS` echoes unary gRPC messages over cleartext HTTP/2, `echo ADDRESS` echoes bytes, `websocket ADDRESS` messages of WebSocket, and, when its argument is a folder of certificates, `tls ADDRESS`
 //! answers every request with 1 KiB over HTTP/2 and mutual TLS. It does as little as it can, because it shares a core with
 //! the load generator. One thread.
 
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response};
 use outrigger_compare_kit::load::BODY;
-use outrigger_compare_kit::tls;
+use outrigger_compare_kit::{tls, websocket};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -25,8 +25,11 @@ fn main() -> anyhow::Result<()> {
 async fn serve(pki: Option<PathBuf>) -> anyhow::Result<()> {
     let http1 = TcpListener::bind("127.0.0.1:0").await?;
     let grpc = TcpListener::bind("127.0.0.1:0").await?;
+    let bytes = TcpListener::bind("127.0.0.1:0").await?;
+    let messages = TcpListener::bind("127.0.0.1:0").await?;
     let mut stdout = std::io::stdout().lock();
     write!(stdout, "http1 {}\ngrpc {}\n", http1.local_addr()?, grpc.local_addr()?)?;
+    write!(stdout, "echo {}\nwebsocket {}\n", bytes.local_addr()?, messages.local_addr()?)?;
     if let Some(pki) = pki {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         writeln!(stdout, "tls {}", listener.local_addr()?)?;
@@ -52,6 +55,14 @@ async fn serve(pki: Option<PathBuf>) -> anyhow::Result<()> {
                 stream.set_nodelay(true)?;
                 tokio::spawn(async move { let _ended = serve_http2(stream, None).await; });
             }
+            accepted = bytes.accept() => {
+                let (stream, _) = accepted?;
+                tokio::spawn(async move { let _ended = echo_bytes(stream).await; });
+            }
+            accepted = messages.accept() => {
+                let (stream, _) = accepted?;
+                tokio::spawn(async move { let _ended = echo_messages(stream).await; });
+            }
         }
     }
 }
@@ -73,6 +84,55 @@ async fn serve_http1(mut stream: TcpStream, answer: Bytes) -> std::io::Result<()
                 matched = 0;
                 stream.write_all(&answer).await?;
             }
+        }
+    }
+}
+
+async fn echo_bytes(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        match stream.read(&mut buffer).await? {
+            0 => return Ok(()),
+            read => stream.write_all(&buffer[..read]).await?,
+        }
+    }
+}
+
+/// Switches to WebSocket whatever asks for it, and echoes what comes then.
+async fn echo_messages(mut stream: TcpStream) -> anyhow::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut received = BytesMut::with_capacity(4096);
+    let end = loop {
+        anyhow::ensure!(stream.read_buf(&mut received).await? > 0, "no request");
+        if let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+    };
+    let head = received.split_to(end);
+    let head = std::str::from_utf8(&head)?;
+    let key = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("sec-websocket-key").then(|| value.trim())
+    });
+    let accept = websocket::accept(key.unwrap_or_default());
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: {accept}\r\n\r\n"
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    let mut out = Vec::with_capacity(256);
+    loop {
+        while let Some(message) = websocket::take(&mut received)? {
+            out.extend_from_slice(&[0x82, u8::try_from(message.len())?]);
+            out.extend_from_slice(&message);
+        }
+        if !out.is_empty() {
+            stream.write_all(&out).await?;
+            out.clear();
+        }
+        received.reserve(4096);
+        if stream.read_buf(&mut received).await? == 0 {
+            return Ok(());
         }
     }
 }

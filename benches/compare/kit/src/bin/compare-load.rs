@@ -3,6 +3,8 @@
 //! ```text
 //! compare-load routes ADDRESS CONNECTIONS REQUESTS COUNT HOST PATH        HTTP/1.1; {} in HOST or PATH is a number below COUNT
 //! compare-load http2 ADDRESS CONNECTIONS STREAMS REQUESTS PKI             HTTP/2 over mutual TLS
+//! compare-load http3 ADDRESS CONNECTIONS STREAMS REQUESTS PKI             HTTP/3 with client certificates
+//! compare-load tcp|websocket ADDRESS CONNECTIONS MESSAGES                 messages there and back
 //! compare-load full|resumed ADDRESS CONNECTIONS REQUESTS GROUP PKI        one mutual TLS connection for every request
 //! compare-load hold-http1|hold-http2 ADDRESS CONNECTIONS PKI              idle mutual TLS connections, until it is ended
 //! compare-load pki DIRECTORY                                             makes the certificates (PKI in the others)
@@ -15,7 +17,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::Context as _;
-use outrigger_compare_kit::load::{handshakes, hold, http2, routes};
+use outrigger_compare_kit::load::{handshakes, hold, http2, http3, messages, routes};
 use outrigger_compare_kit::pki;
 use outrigger_compare_kit::tls::Group;
 
@@ -53,6 +55,25 @@ async fn run(arguments: &[&str]) -> anyhow::Result<String> {
             })
             .await
         }
+        ["http3", address, connections, streams, requests, pki] => {
+            http3::run(http3::Http3 {
+                address: parsed("ADDRESS", address)?,
+                connections: positive("CONNECTIONS", connections)?,
+                streams: positive("STREAMS", streams)?,
+                requests: parsed("REQUESTS", requests)?,
+                pki: pki.into(),
+            })
+            .await
+        }
+        [kind @ ("tcp" | "websocket"), address, connections, messages] => {
+            messages::run(messages::Messages {
+                address: parsed("ADDRESS", address)?,
+                connections: positive("CONNECTIONS", connections)?,
+                messages: parsed("MESSAGES", messages)?,
+                websocket: kind == "websocket",
+            })
+            .await
+        }
         [kind @ ("full" | "resumed"), address, connections, requests, group, pki] => {
             handshakes::run(handshakes::Handshakes {
                 address: parsed("ADDRESS", address)?,
@@ -74,7 +95,9 @@ async fn run(arguments: &[&str]) -> anyhow::Result<String> {
             .await?;
             Ok(String::new())
         }
-        _ => anyhow::bail!("usage: compare-load routes|http2|full|resumed|hold-http1|hold-http2|pki ARGUMENTS"),
+        _ => anyhow::bail!(
+            "usage: compare-load routes|http2|http3|tcp|websocket|full|resumed|hold-http1|hold-http2|pki ARGUMENTS"
+        ),
     }
 }
 

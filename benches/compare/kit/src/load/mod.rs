@@ -3,6 +3,8 @@
 pub mod handshakes;
 pub mod hold;
 pub mod http2;
+pub mod http3;
+pub mod messages;
 pub mod routes;
 
 use std::time::Duration;

@@ -3,28 +3,28 @@
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method, StatusCode};
 
+use super::fields;
 use crate::base::limits;
-use crate::codec::h2::{fields, reader};
 use crate::codec::message::ResponseHead;
 
 /// A checked head.
-pub(super) struct Accepted {
-    pub(super) head: ResponseHead,
+pub(in crate::codec) struct Accepted {
+    pub(in crate::codec) head: ResponseHead,
     /// Bytes of the body, where declared.
-    pub(super) length: Option<u64>,
+    pub(in crate::codec) length: Option<u64>,
 }
 
 /// Checks a final response to `method`.
 ///
 /// # Errors
 /// What is wrong with it, in a few words.
-pub(super) fn accept(response: http::Response<()>, method: &Method) -> Result<Accepted, &'static str> {
+pub(in crate::codec) fn accept(response: http::Response<()>, method: &Method) -> Result<Accepted, &'static str> {
     let (http::response::Parts { status, mut headers, .. }, ()) = response.into_parts();
     let lengths = check(&mut headers)?;
     let bodiless = *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let length = match lengths {
         0 => None,
-        1 => Some(reader::content_length(&headers).ok_or("its Content-Length is not a number")?),
+        1 => Some(fields::content_length(&headers).ok_or("its Content-Length is not a number")?),
         _ => return Err("more than one Content-Length"),
     };
     let length = length.filter(|_| !bodiless);
@@ -35,9 +35,9 @@ pub(super) fn accept(response: http::Response<()>, method: &Method) -> Result<Ac
 ///
 /// # Errors
 /// What is wrong with it, in a few words.
-pub(super) fn accept_interim(response: http::Response<()>) -> Result<ResponseHead, &'static str> {
+pub(in crate::codec) fn accept_interim(response: http::Response<()>) -> Result<ResponseHead, &'static str> {
     let (http::response::Parts { status, mut headers, .. }, ()) = response.into_parts();
-    // RFC 9113 section 8.6.
+    // RFC 9113 section 8.6, RFC 9114 section 4.5.
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Err("it switched protocols");
     }
