@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Version};
 
 use super::fields;
 use crate::codec::error::Refusal;
@@ -254,10 +254,3 @@ pub(in crate::codec) const TOO_LARGE: Refusal =
     Refusal::too_large("head_too_large", "The request head is larger than this proxy accepts.");
 const DUPLICATE_LENGTH: Refusal =
     Refusal::bad_request("duplicate_content_length", "The request has more than one Content-Length field.");
-
-/// CONNECT, where a codec does not pass it on.
-pub(in crate::codec) const CONNECT: Refusal = Refusal {
-    status: StatusCode::METHOD_NOT_ALLOWED,
-    code: "connect",
-    detail: "CONNECT is not allowed on this listener.",
-};

@@ -11,12 +11,12 @@ use http::uri::Authority;
 use super::hold::{self, Ended};
 use super::patience::Patience;
 use super::{Exchange, Failure, judge};
-use crate::codec::{Body, Interim, Replay, RequestHead, Response, SendError};
+use crate::codec::{Body, Interim, Replay, RequestHead, Response, SendError, SendErrorKind};
 use crate::policy::hedge::HedgeTimes;
 use crate::proxy::reason::Reason;
 use crate::proxy::record::Record;
 use crate::proxy::with_random;
-use crate::telemetry::metrics::{AttemptOutcome, Waste};
+use crate::telemetry::metrics::{AttemptOutcome, Carrier, Waste};
 use crate::upstream::pool::Preference;
 use crate::upstream::{Cluster, Lease, LeaseError, Overflow, Permit, PickError, PickHint};
 
@@ -268,9 +268,8 @@ async fn send_once(
         return Try::Late;
     }
     sending.sent.note(sending.permit().started(), now);
-    let carrier = lease.carrier();
-    let mut response = match lease.send(head, body, interim).await {
-        Ok(response) => response,
+    let (carrier, mut response) = match send_on(lease, (exchange, sending), head, body, interim).await {
+        Ok(answered) => answered,
         Err(error) => return Try::Send(error),
     };
     let host = head.authority.as_ref().map(Authority::host);
@@ -280,4 +279,29 @@ async fn send_once(
         return Box::pin(hold::first_frame(response, sending.replay)).await;
     }
     Try::Answered(response)
+}
+
+/// Sends it on this connection, or a tunnel that this takes not on one that does. What answered is said as well.
+async fn send_on(
+    lease: Lease,
+    (exchange, sending): (&Exchange<'_>, &Sending<'_>),
+    head: &RequestHead,
+    body: Body,
+    interim: &dyn Interim,
+) -> Result<(Carrier, Response<Body>), SendError> {
+    let carrier = lease.carrier();
+    let error = match (lease.send(head, body, interim).await, exchange.tunnel) {
+        (Ok(response), _) => return Ok((carrier, response)),
+        (Err(error), Some(_)) if matches!(error.kind, SendErrorKind::NoExtendedConnect) => error,
+        (Err(error), _) => return Err(error),
+    };
+    let leasing = Box::pin(exchange.cluster.lease_http1(sending.permit().member(), sending.preference));
+    match (leasing.await, exchange.tunnel) {
+        (Some(Ok(lease)), Some(up)) => {
+            let carrier = lease.carrier();
+            Ok((carrier, Box::pin(lease.send(head, up.attempt(), interim)).await?))
+        }
+        (Some(Err(LeaseError::Connect(kind))), _) => Err(SendError::never(kind)),
+        (None | Some(Ok(_) | Err(LeaseError::Overflow(_) | LeaseError::Retired)), _) => Err(error),
+    }
 }
