@@ -170,7 +170,7 @@ pub fn format_grpc_timeout(left: Duration) -> Option<HeaderValue> {
         0 if nanos <= MAX_AMOUNT => (nanos, b'n'),
         0 => (nanos / 1_000, b'u'),
         1..MAX_MILLIS_SECONDS => (seconds * 1_000 + nanos / 1_000_000, b'm'),
-        ..=MAX_AMOUNT => (seconds, b'S'),
+        MAX_MILLIS_SECONDS..=MAX_AMOUNT => (seconds, b'S'),
         _ if seconds / 60 <= MAX_AMOUNT => (seconds / 60, b'M'),
         _ => ((seconds / 3600).min(MAX_AMOUNT), b'H'),
     };

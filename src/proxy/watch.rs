@@ -125,18 +125,15 @@ impl Watch {
 
     /// This field, which the head does not have, is about to be added.
     pub(super) fn before_adding(&mut self, field: TimeField) {
-        let Some(admitted) = &mut self.admitted else { return };
-        if admitted.edited.is_empty() || !admitted.knows(&field.name()) {
-            admitted.added |= bit(field);
+        if let Some(admitted) = &mut self.admitted {
+            admitted.before_adding(field);
         }
     }
 
     /// These values of a field are about to be replaced.
     pub(super) fn before_replacing<'v>(&mut self, field: TimeField, lines: impl Iterator<Item = &'v HeaderValue>) {
-        let Some(admitted) = &mut self.admitted else { return };
-        let name = field.name();
-        if !admitted.knows(&name) {
-            admitted.edited.push((name, lines.cloned().collect()));
+        if let Some(admitted) = &mut self.admitted {
+            admitted.before_replacing(field, lines);
         }
     }
 
@@ -194,6 +191,19 @@ impl Watch {
 }
 
 impl Admitted {
+    fn before_adding(&mut self, field: TimeField) {
+        if self.edited.is_empty() || !self.knows(&field.name()) {
+            self.added |= bit(field);
+        }
+    }
+
+    fn before_replacing<'v>(&mut self, field: TimeField, lines: impl Iterator<Item = &'v HeaderValue>) {
+        let name = field.name();
+        if !self.knows(&name) {
+            self.edited.push((name, lines.cloned().collect()));
+        }
+    }
+
     /// Whether it is remembered already how this field was.
     fn knows(&self, name: &HeaderName) -> bool {
         self.edited.iter().any(|(known, _)| known == name) || self.has_added(name)
@@ -315,4 +325,38 @@ impl Drop for Entered {
 /// Unique as long as the entry lives.
 fn key(entry: &Arc<Entry>) -> usize {
     Arc::as_ptr(entry).addr()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::ACCEPT;
+    use http::uri::Scheme;
+    use http::{Method, Version};
+
+    use super::*;
+
+    #[test]
+    fn what_attempts_say_of_time_is_set_back_to_what_was_admitted() {
+        let path = PathAndQuery::from_static("/");
+        let mut admitted = Admitted { path: path.clone(), authority: None, edited: Vec::new(), added: 0, claims: None };
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+        headers.append(TimeField::Deadline.name(), HeaderValue::from_static("9000"));
+        headers.append(TimeField::Deadline.name(), HeaderValue::from_static("soon"));
+        let came = headers.clone();
+        for attempt in ["500", "400"] {
+            let value = HeaderValue::from_static(attempt);
+            for field in [TimeField::Deadline, TimeField::Expected] {
+                if headers.contains_key(field.name()) {
+                    admitted.before_replacing(field, headers.get_all(field.name()).iter());
+                } else {
+                    admitted.before_adding(field);
+                }
+                headers.insert(field.name(), value.clone());
+            }
+        }
+        let (method, scheme, version) = (Method::GET, Scheme::HTTP, Version::HTTP_11);
+        let head = RequestHead { method, scheme, authority: None, path, version, headers, upgrade: None };
+        assert_eq!(admitted.head(&head).headers, came);
+    }
 }

@@ -209,7 +209,7 @@ impl Permit {
     /// Whether a breaker waits for what becomes of this attempt.
     #[must_use]
     pub fn probes(&self) -> bool {
-        self.endpoint.is_probe() || self.cluster.is_probe() || self.rule.as_ref().is_some_and(|rule| rule.is_probe())
+        self.endpoint.is_probe() || self.cluster.is_probe() || self.rule.as_ref().is_some_and(Passage::is_probe)
     }
 
     /// The first message of an answer of which [`Outcome::Answering`] was reported has come: breakers that wait for it to

@@ -173,26 +173,32 @@ fn set(headers: &mut HeaderMap, field: TimeField, value: HeaderValue, watch: Opt
 /// written again.
 fn usual(field: TimeField, left: Duration) -> Option<HeaderValue> {
     thread_local! {
-        static LATELY: RefCell<[Option<((TimeField, u64), HeaderValue)>; REMEMBERED]> = const {
-            RefCell::new([const { None }; REMEMBERED])
-        };
+        static LATELY: RefCell<[Option<Written>; REMEMBERED]> = const { RefCell::new([const { None }; REMEMBERED]) };
     }
-    let key = (field, u64::try_from(left.as_millis()).ok()?);
+    let millis = u64::try_from(left.as_millis()).ok()?;
     LATELY.with_borrow_mut(|lately| {
-        let place = &mut lately[(key.1 as usize * TimeField::ALL.len() + field as usize) % REMEMBERED];
+        let place = &mut lately[(millis as usize * TimeField::ALL.len() + field as usize) % REMEMBERED];
         match place {
-            Some((known, value)) if *known == key => Some(value.clone()),
+            Some(written) if (written.field, written.millis) == (field, millis) => Some(written.value.clone()),
             _ => {
-                let value = field.format(Duration::from_millis(key.1))?;
-                *place = Some((key, value.clone()));
+                let value = field.format(Duration::from_millis(millis))?;
+                *place = Some(Written { field, millis, value: value.clone() });
                 Some(value)
             }
         }
     })
 }
 
+/// A value that was written.
+struct Written {
+    field: TimeField,
+    millis: u64,
+    value: HeaderValue,
+}
+
 /// Values that a worker remembers.
 const REMEMBERED: usize = 16;
+
 /// A request that waits for nothing reaches its attempt within this time.
 const HARDLY_ANY: Duration = Duration::from_millis(4);
 
