@@ -91,7 +91,7 @@ fn connections(check: &Check<'_, '_>, (listener, at): (&Listener, Span), policy:
 }
 
 /// The first condition of a rule that only requests fulfil.
-fn of_requests(rule: &AccessRule) -> Option<&'static str> {
+pub(crate) fn of_requests(rule: &AccessRule) -> Option<&'static str> {
     let AccessRule { name: _, action: _, shadow: _, from: _, to, claims, place: _ } = rule;
     let of_operation = |operation: &AccessOperation| {
         let AccessOperation {
