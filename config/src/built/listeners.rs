@@ -117,7 +117,7 @@ pub(super) fn listener(subject: &Subject<'_>, listener: &Listener) {
         subject.refers("authorization", policy, &config.authorization, "authorization policy");
         let rules = config.authorization.get(policy).filter(|_| listener.protocol == ListenerProtocol::Tcp);
         for rule in rules.iter().flat_map(|policy| &policy.rules) {
-            if let Some(condition) = validate::of_requests(rule) {
+            if let Some(condition) = rule.looks_at_requests() {
                 let message =
                     format!("the rule `{}` looks at `{condition}`, and no request is seen on this listener", rule.name);
                 subject.say("authorization", message, "name a policy that looks at who connects and at ports alone");

@@ -36,7 +36,6 @@ pub(crate) use balance::label_value;
 pub(crate) use breakers::WINDOWS;
 pub(crate) use faults::DELAYS;
 pub(crate) use filters::{authority, groups_exist, new_path, origin};
-pub(crate) use guards::of_requests;
 pub(crate) use headers::{editable, value as header_value};
 pub(crate) use health::{INTERVALS, authority as probe_authority, probe_header, probe_path, service_name};
 pub(crate) use identity::{file, identity_pattern, namespace};
