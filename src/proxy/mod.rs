@@ -1,6 +1,7 @@
 //! Layer 6: the request pipeline. One [`ConnectionHandler`] serves one downstream connection; what happens to
 //! a request reads top to bottom in `pipeline.rs`, and what happens to an attempt in `attempt`.
 
+mod advertise;
 mod affinity;
 mod answer;
 mod attempt;

@@ -9,6 +9,7 @@ mod directory;
 pub mod files;
 mod memory;
 pub mod overload;
+mod quic;
 mod service;
 pub mod set;
 pub mod shutdown;
@@ -80,7 +81,12 @@ impl ConnectionFactory for Proxy {
 
     fn tls<'a>(&self, listener: &'a Listener) -> Option<Tls<'a>> {
         let config = listener.config.tls.as_ref()?;
-        Some(Tls { config, server: listener.tls.as_ref(), passes: !listener.passthrough.is_empty() })
+        Some(Tls {
+            config,
+            server: listener.tls.as_ref(),
+            passes: !listener.passthrough.is_empty(),
+            http3: listener.config.http3.is_some(),
+        })
     }
 
     fn passage(&self, listener: &Arc<Listener>, name: Option<&str>) -> Option<Passage> {

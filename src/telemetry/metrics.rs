@@ -32,6 +32,7 @@ mod mirrors;
 mod overload;
 mod process;
 mod proxy;
+mod quic;
 mod rate_limits;
 mod route;
 mod streams;
@@ -47,11 +48,12 @@ pub use control::ControlMetrics;
 pub use effort::Waste;
 pub use handshakes::Handshake;
 pub use health::{CAUSES as EJECTION_CAUSES, CheckResult, EndpointHealth};
-pub use listener::{Caught, Detected, ListenerMetrics, TunnelKind};
+pub use listener::{Caught, Detected, ListenerMetrics, OverQuic, TunnelKind};
 pub use mirrors::{MirrorMetrics, Mirrored};
 pub use overload::OverloadMetrics;
 pub use process::resident_bytes;
 pub use proxy::ProxyMetrics;
+pub use quic::QuicMetrics;
 pub use rate_limits::{Limited, RateLimitMetrics, RateLimitServiceMetrics, ServiceAnswer};
 pub use route::{Finished, Injected, RouteLabels, RouteMetrics};
 pub use streams::{Direction, StreamLabels, StreamMetrics};
@@ -70,6 +72,8 @@ pub struct Metrics {
     pub control: ControlMetrics,
     /// Shortage of memory.
     pub overload: OverloadMetrics,
+    /// QUIC.
+    pub quic: Arc<QuicMetrics>,
     /// Who would be refused by a stricter listener.
     pub rehearsals: Rehearsals,
     routes: Mutex<HashMap<RouteLabels, Kept<RouteMetrics>>>,
@@ -117,6 +121,7 @@ impl Metrics {
             certificates: CertificateMetrics::default(),
             control: ControlMetrics::default(),
             overload: OverloadMetrics::default(),
+            quic: Arc::default(),
             rehearsals: Rehearsals::default(),
             routes: Mutex::default(),
             clusters: Mutex::default(),
@@ -236,6 +241,7 @@ impl Metrics {
         self.control.encode(&mut text, SystemTime::now());
         process::encode(&mut text);
         self.overload.encode(&mut text);
+        self.quic.encode(&mut text);
         listener::encode(&handles(&self.listeners), &mut text);
         self.rehearsals.encode(&mut text, Instant::now());
         let mut routes = handles(&self.routes);

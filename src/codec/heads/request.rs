@@ -7,11 +7,12 @@
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Version};
 
 use super::fields;
 use crate::codec::error::Refusal;
 use crate::codec::message::{RequestHead, Upgrade};
+use crate::codec::websocket::SEC_WEBSOCKET_KEY;
 
 /// What a listener accepts of a head.
 #[derive(Debug, Clone)]
@@ -88,6 +89,11 @@ pub(in crate::codec) fn accept(parts: Parts, limits: &HeadLimits) -> Result<Acce
         _ => Some(fields::content_length(&headers).ok_or(Rejected::Malformed)?),
     };
     let length = length.filter(|_| protocol.is_none() && method != Method::CONNECT);
+    if protocol.is_some() || method == Method::CONNECT {
+        // There is no content, whatever was said of it, and the key belongs to connections of HTTP/1.1.
+        headers.remove(CONTENT_LENGTH);
+        headers.remove(SEC_WEBSOCKET_KEY);
+    }
     if facts.cookies > 1 {
         join_cookies(&mut headers);
     }
@@ -248,10 +254,3 @@ pub(in crate::codec) const TOO_LARGE: Refusal =
     Refusal::too_large("head_too_large", "The request head is larger than this proxy accepts.");
 const DUPLICATE_LENGTH: Refusal =
     Refusal::bad_request("duplicate_content_length", "The request has more than one Content-Length field.");
-
-/// CONNECT, where a codec does not pass it on.
-pub(in crate::codec) const CONNECT: Refusal = Refusal {
-    status: StatusCode::METHOD_NOT_ALLOWED,
-    code: "connect",
-    detail: "CONNECT is not allowed on this listener.",
-};

@@ -6,15 +6,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use http::uri::Authority;
+
 use super::hold::{self, Ended};
 use super::patience::Patience;
 use super::{Exchange, Failure, judge};
-use crate::codec::{Body, Interim, Replay, RequestHead, Response, SendError};
+use crate::codec::{Body, Interim, Replay, RequestHead, Response, SendError, SendErrorKind};
 use crate::policy::hedge::HedgeTimes;
 use crate::proxy::reason::Reason;
 use crate::proxy::record::Record;
 use crate::proxy::with_random;
-use crate::telemetry::metrics::{AttemptOutcome, Waste};
+use crate::telemetry::metrics::{AttemptOutcome, Carrier, Waste};
 use crate::upstream::pool::Preference;
 use crate::upstream::{Cluster, Lease, LeaseError, Overflow, Permit, PickError, PickHint};
 
@@ -261,12 +263,40 @@ async fn send_once(
         return Try::Late;
     }
     sending.sent.note(sending.permit().started(), now);
-    match lease.send(head, body, interim).await {
-        Ok(response) if sending.hold && hold::is_open(&response) => {
-            sending.came.get_or_init(Instant::now);
-            Box::pin(hold::first_frame(response, sending.replay)).await
+    let (carrier, mut response) = match send_on(lease, (exchange, sending), head, body, interim).await {
+        Ok(answered) => answered,
+        Err(error) => return Try::Send(error),
+    };
+    let host = head.authority.as_ref().map(Authority::host);
+    exchange.cluster.learn(sending.permit().member(), (carrier, host), &mut response.head);
+    if sending.hold && hold::is_open(&response) {
+        sending.came.get_or_init(Instant::now);
+        return Box::pin(hold::first_frame(response, sending.replay)).await;
+    }
+    Try::Answered(response)
+}
+
+/// Sends it on this connection, or a tunnel that this takes not on one that does. What answered is said as well.
+async fn send_on(
+    lease: Lease,
+    (exchange, sending): (&Exchange<'_>, &Sending<'_>),
+    head: &RequestHead,
+    body: Body,
+    interim: &dyn Interim,
+) -> Result<(Carrier, Response<Body>), SendError> {
+    let carrier = lease.carrier();
+    let error = match (lease.send(head, body, interim).await, exchange.tunnel) {
+        (Ok(response), _) => return Ok((carrier, response)),
+        (Err(error), Some(_)) if matches!(error.kind, SendErrorKind::NoExtendedConnect) => error,
+        (Err(error), _) => return Err(error),
+    };
+    let leasing = Box::pin(exchange.cluster.lease_http1(sending.permit().member(), sending.preference));
+    match (leasing.await, exchange.tunnel) {
+        (Some(Ok(lease)), Some(up)) => {
+            let carrier = lease.carrier();
+            Ok((carrier, Box::pin(lease.send(head, up.attempt(), interim)).await?))
         }
-        Ok(response) => Try::Answered(response),
-        Err(error) => Try::Send(error),
+        (Some(Err(LeaseError::Connect(kind))), _) => Err(SendError::never(kind)),
+        (None | Some(Ok(_) | Err(LeaseError::Overflow(_) | LeaseError::Retired)), _) => Err(error),
     }
 }
