@@ -6,7 +6,7 @@ import contextlib
 import ssl
 
 from aioquic.asyncio import QuicConnectionProtocol, serve
-from aioquic.buffer import Buffer, encode_uint_var
+from aioquic.buffer import Buffer, BufferReadError, encode_uint_var
 from aioquic.h3.connection import FrameType, H3Connection, Setting
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
@@ -183,6 +183,8 @@ class Http(H3Connection):
 
     def __init__(self, quic, connection):
         self.connection = connection
+        self.said = {}
+        self.control = None
         super().__init__(quic)
 
     def _get_local_settings(self):
@@ -190,10 +192,36 @@ class Http(H3Connection):
         settings[Setting.ENABLE_CONNECT_PROTOCOL] = 1
         return settings
 
+    def handle_event(self, event):
+        events = super().handle_event(event)
+        # A unidirectional stream of the server. This library throws GOAWAY away before anybody sees it.
+        if isinstance(event, StreamDataReceived) and event.stream_id % 4 == 3:
+            self.said[event.stream_id] = self.said.get(event.stream_id, b"") + event.data
+            self.listen(event.stream_id)
+        return events
+
+    def listen(self, number):
+        """Takes whole frames off what came on a control stream."""
+        said = self.said[number]
+        buf = Buffer(data=said)
+        try:
+            if number != self.control:
+                if buf.pull_uint_var() != 0:
+                    return
+                self.control = number
+                said = said[buf.tell():]
+            while True:
+                self.said[number] = said
+                buf = Buffer(data=said)
+                kind, length = buf.pull_uint_var(), buf.pull_uint_var()
+                payload = buf.pull_bytes(length)
+                said = said[buf.tell():]
+                if kind == FrameType.GOAWAY:
+                    self.connection.goaways.put_nowait(Buffer(data=payload).pull_uint_var())
+        except BufferReadError:
+            pass
+
     def _handle_control_frame(self, frame_type, frame_data):
-        if frame_type == FrameType.GOAWAY:
-            self.connection.goaways.put_nowait(Buffer(data=frame_data).pull_uint_var())
-            return
         super()._handle_control_frame(frame_type, frame_data)
         self.connection.settled.set()
 
