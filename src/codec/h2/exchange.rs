@@ -38,7 +38,7 @@ pub(super) fn start<H: Handler>(
             }
             task::spawn("h2_exchange", answer(Arc::clone(handler), request, respond));
         }
-        Err(Rejected::Refused(refusal)) => {
+        Err(Rejected::Refused(refusal) | Rejected::Unsound(refusal)) => {
             if let Some(pump) = begin(&mut respond, handler.refuse(refusal), Asked::Anything) {
                 task::spawn("h2_refusal", finish(pump, Asked::Anything));
             }

@@ -21,7 +21,7 @@ use crate::codec::body::{Body, BodyError, PollBody};
 use crate::codec::error::{Refusal, ResetCode};
 use crate::codec::heads::fields;
 use crate::codec::heads::request::{Accepted, HeadLimits, Rejected, TOO_LARGE};
-use crate::codec::message::{Handler, Interim, Request, Response};
+use crate::codec::message::{Handler, Interim, Request, RequestHead, Response};
 
 /// 1xx responses that wait for the caller to take them; further ones are left out.
 const QUEUED_INTERIMS: usize = 8;
@@ -119,6 +119,10 @@ fn judge(head: Result<Head, Fault>, limits: &HeadLimits) -> Result<Result<Accept
     match request::accept_section(section, limits) {
         Ok(accepted) => Ok(Ok(accepted)),
         Err(Rejected::Refused(refusal)) => Ok(Err(refusal)),
+        Err(Rejected::Unsound(refusal)) => {
+            tracing::debug!(detail = refusal.detail, "a malformed HTTP/3 request");
+            Err(Unanswered::Malformed)
+        }
         Err(Rejected::Malformed) => Err(Unanswered::Malformed),
     }
 }
@@ -128,9 +132,26 @@ fn judge(head: Result<Head, Fault>, limits: &HeadLimits) -> Result<Result<Accept
 enum Asked {
     /// One without a body.
     Head,
-    /// A tunnel, if it is agreed to.
-    Tunnel,
+    /// A tunnel of its own, if it is agreed to.
+    Connect,
+    /// A tunnel of some protocol.
+    Upgrade,
     Anything,
+}
+
+impl Asked {
+    fn of(head: &RequestHead) -> Self {
+        match head.method {
+            _ if head.upgrade.is_some() => Self::Upgrade,
+            Method::HEAD => Self::Head,
+            Method::CONNECT => Self::Connect,
+            _ => Self::Anything,
+        }
+    }
+
+    fn is_tunnel(self) -> bool {
+        matches!(self, Self::Connect | Self::Upgrade)
+    }
 }
 
 /// Runs the handler and writes its response.
@@ -142,13 +163,8 @@ async fn answer<H: Handler>(
     started: Instant,
 ) {
     let Accepted { head, length } = accepted;
-    let asked = match head.method {
-        Method::HEAD => Asked::Head,
-        Method::CONNECT => Asked::Tunnel,
-        _ if head.upgrade.is_some() => Asked::Tunnel,
-        _ => Asked::Anything,
-    };
-    if asked == Asked::Tunnel {
+    let asked = Asked::of(&head);
+    if asked.is_tunnel() {
         service.handler.drained_by(&service.drain);
     }
     inbound.expect_body(length);
@@ -166,7 +182,13 @@ async fn answer<H: Handler>(
     let response = {
         let mut handling = pin!(service.handler.handle(request, &caller));
         poll_fn(|cx| {
-            if let Poll::Ready(response) = handling.as_mut().poll(cx) {
+            let answered = handling.as_mut().poll(cx);
+            // Whatever the handler made of it: a malformed request is no request (RFC 9114 section 4.1.2).
+            if let Some(fault) = inbound.lock().fault() {
+                caller.out.lock().reset(code_of(fault));
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(response) = answered {
                 return Poll::Ready(Some(response));
             }
             if gone.as_mut().poll(cx).is_ready() {
@@ -188,7 +210,7 @@ async fn answer<H: Handler>(
         inbound.lock().stop(Code::REQUEST_CANCELLED);
         return;
     };
-    if asked == Asked::Tunnel
+    if asked.is_tunnel()
         && (response.head.status == StatusCode::SWITCHING_PROTOCOLS || response.head.status.is_success())
     {
         inbound.lock().become_tunnel();
@@ -200,7 +222,7 @@ async fn answer<H: Handler>(
 /// Queues the head of a response.
 fn begin<B: PollBody>(mut out: Outbound, response: Response<B>, asked: Asked) -> Pump<B> {
     let Response { mut head, body } = response;
-    if asked == Asked::Tunnel && head.status == StatusCode::SWITCHING_PROTOCOLS {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
         // RFC 9220 section 3: this is how the other versions agree.
         head.status = StatusCode::OK;
     }
@@ -240,8 +262,6 @@ async fn finish<B: PollBody + Send>(
             }
             Poll::Pending => match inbound.lock().poll_fault(cx) {
                 Poll::Ready(fault) => code_of(&fault),
-                // The end of what was sent says nothing of the way up.
-                Poll::Pending if written => return Poll::Pending,
                 Poll::Pending => {
                     ready!(gone.as_mut().poll(cx));
                     Code::REQUEST_CANCELLED
@@ -274,9 +294,11 @@ fn reset_for(error: BodyError, asked: Asked) -> Code {
         BodyError::Reset(ResetCode::Http3(Code::EXCESSIVE_LOAD) | ResetCode::Http2(h2::Reason::ENHANCE_YOUR_CALM)) => {
             Code::EXCESSIVE_LOAD
         }
+        // RFC 9220 section 3.
+        _ if asked == Asked::Upgrade => Code::REQUEST_CANCELLED,
         // RFC 9114 section 4.4.
         BodyError::Reset(_) | BodyError::Incomplete | BodyError::Malformed(_) | BodyError::Io(_)
-            if asked == Asked::Tunnel =>
+            if asked == Asked::Connect =>
         {
             Code::CONNECT_ERROR
         }
