@@ -124,6 +124,10 @@ pub const SPLICE_READ: usize = 64 * 1024;
 pub const PROXY_HEADER: usize = 4096;
 /// Endpoints that are tried for a connection of raw bytes before the caller is given up.
 pub const PASSAGE_ATTEMPTS: usize = 3;
+/// The largest datagram: bytes.
+pub const DATAGRAM: usize = 64 * 1024;
+/// After how much silence a session of datagrams ends while its listener drains.
+pub const DATAGRAM_DRAIN: Duration = Duration::from_secs(5);
 /// How long a redirected connection may take to be connected to where it was going.
 pub const ONWARD_CONNECT: Duration = Duration::from_secs(5);
 /// Open connections to the admin server; the next ones wait in the kernel.
@@ -199,3 +203,15 @@ pub const QUIC_SERVER_CONNECTION_WINDOW: u32 = H2_SERVER_CONNECTION_WINDOW;
 pub const QUIC_CLIENT_STREAM_WINDOW: u32 = 512 * 1024;
 /// Upstream QUIC: what one connection may hold.
 pub const QUIC_CLIENT_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// QUIC: bytes of datagrams that one worker's endpoint may have waiting that others read for it; more are dropped and
+/// counted, and sent again.
+pub const QUIC_INBOX_BYTES: usize = 2 * 1024 * 1024;
+/// QUIC: handshakes of one worker's endpoint from addresses that may not be the callers'. Further callers are asked first to
+/// show that theirs is.
+pub const QUIC_UNPROVED: u32 = 64;
+/// QUIC: callers of one worker's endpoint that have not been looked at yet; further ones are not answered and try again.
+pub const QUIC_CALLERS: usize = 1024;
+/// QUIC: bytes that one of them may send meanwhile.
+pub const QUIC_CALLER_BYTES: u64 = 64 * 1024;
+/// QUIC: bytes that all of them may.
+pub const QUIC_CALLERS_BYTES: u64 = 4 * 1024 * 1024;

@@ -1,6 +1,7 @@
 //! Layer 6: the request pipeline. One [`ConnectionHandler`] serves one downstream connection; what happens to
 //! a request reads top to bottom in `pipeline.rs`, and what happens to an attempt in `attempt`.
 
+mod advertise;
 mod affinity;
 mod answer;
 mod attempt;
@@ -8,6 +9,7 @@ mod authn;
 mod authorize;
 mod client_cert;
 mod criticality;
+mod datagrams;
 mod external;
 mod faults;
 mod field;
@@ -33,6 +35,7 @@ mod watch;
 use std::sync::Arc;
 
 pub use answer::AnswerBody;
+pub use datagrams::{Datagrams, Joined, View};
 pub use local::REASON;
 pub use passage::Passage;
 pub use reason::Reason;

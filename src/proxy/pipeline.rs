@@ -24,7 +24,7 @@ use super::reason::Reason;
 use super::record::Record;
 use super::tracked::{Limits, TrackedBody};
 use super::tunnel::TunnelBody;
-use super::{ConnectionHandler, authn, criticality, external, filters, tunnel, with_random};
+use super::{ConnectionHandler, advertise, authn, criticality, external, filters, tunnel, with_random};
 use crate::base::clock;
 use crate::base::drain::Watch;
 use crate::codec::headers::strip_hop_by_hop;
@@ -186,6 +186,7 @@ impl Handler for ConnectionHandler {
         {
             answer = self.local(&listener, &Local::not_switched(), caller, &mut record);
         }
+        advertise::http3(&listener, &self.origin, &mut answer.response.head.headers);
         if answer.permit.is_some() {
             record.watch.keep(head);
         }

@@ -66,7 +66,6 @@ pub(super) struct Accepted<L> {
     pub(super) at: Instant,
     pub(super) current: Arc<Current<L>>,
     pub(super) open: Open,
-    pub(super) directory: Arc<Directory<L>>,
 }
 
 /// How an acceptor is told to end: the sender says so or is dropped.
@@ -87,6 +86,12 @@ impl<L> Socket<L> {
         self.current.store(Arc::new(current));
         // The limit may have been raised.
         self.room.changed.notify_one();
+    }
+
+    /// Whether the limit of open connections is reached.
+    pub(super) fn is_full(&self) -> bool {
+        let limit = usize::try_from(self.current.load().config.limits.max_connections).unwrap_or(usize::MAX);
+        self.room.open.load(Ordering::SeqCst) >= limit
     }
 
     /// Waits while the limit of open connections is reached. Cancel safe.
@@ -115,7 +120,7 @@ impl<L> Socket<L> {
 }
 
 impl Open {
-    fn new<L>(socket: &Socket<L>, service: &Arc<Service>, seat: Seat, counted: OpenConnection) -> Self {
+    pub(super) fn new<L>(socket: &Socket<L>, service: &Arc<Service>, seat: Seat, counted: OpenConnection) -> Self {
         let room = &socket.room;
         room.open.fetch_add(1, Ordering::SeqCst);
         Self { room: Arc::clone(room), address: socket.address, member: service.join(), seat, _counted: counted }
@@ -247,17 +252,16 @@ impl<F: ConnectionFactory> Acceptor<F> {
         let seat = self.workers.take_seat();
         let chosen = seat.index();
         let open = Open::new(&self.socket, &current.service, seat, self.factory.pressure().enter());
-        let directory = Arc::clone(&self.directory);
-        let accepted = Accepted { peer, at: Instant::now(), current, open, directory };
-        let factory = Arc::clone(&self.factory);
+        let accepted = Accepted { peer, at: Instant::now(), current, open };
+        let around = (Arc::clone(&self.factory), Arc::clone(&self.directory));
         if chosen == worker::index() {
-            drop(task::spawn("connection", connection::serve(stream, accepted, factory)));
+            drop(task::spawn("connection", connection::serve(stream, accepted, around)));
             return;
         }
         // The stream is known to the runtime of this worker; it is taken out and made known to the other.
         let Ok(stream) = stream.into_std() else { return };
         self.workers.run(chosen, move || match TcpStream::from_std(stream) {
-            Ok(stream) => drop(task::spawn("connection", connection::serve(stream, accepted, factory))),
+            Ok(stream) => drop(task::spawn("connection", connection::serve(stream, accepted, around))),
             Err(error) => tracing::debug!(%error, "a connection was lost before it was served"),
         });
     }

@@ -24,6 +24,7 @@ use crate::base::{limits, worker};
 use crate::net::ConnInfo;
 use crate::net::hello::{self, ClientHello, Peeked};
 use crate::net::io::Io;
+use crate::net::quic::{Arrival, ServerTransport};
 use crate::net::tls::{HandshakeError, ServerTls, TlsInfo};
 use crate::telemetry::metrics::{Detected, Handshake};
 use crate::telemetry::rehearsal::{Caller, Presence, Question, Speaks, Verdict};
@@ -37,12 +38,21 @@ pub struct Tls<'a> {
     pub server: Option<&'a Arc<ServerTls>>,
     /// Whether connections for some server names are handed on.
     pub passes: bool,
+    /// Whether it has HTTP/3 as well.
+    pub http3: bool,
 }
 
 /// A connection that is in.
 pub(super) struct Admitted {
     pub(super) io: Io,
     pub(super) tls: Option<Arc<TlsInfo>>,
+    pub(super) presence: Presence,
+}
+
+/// A connection over QUIC that is in.
+pub(super) struct AdmittedQuic {
+    pub(super) connection: quinn::Connection,
+    pub(super) tls: Arc<TlsInfo>,
     pub(super) presence: Presence,
 }
 
@@ -205,15 +215,72 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
             Ok(Err(error)) => error,
             Err(_) => HandshakeError::Timeout,
         };
+        counted.failed(error.code());
+        self.say_failed(&service, &error);
+        None
+    }
+
+    /// Admits a caller over QUIC. `None`: it is over.
+    pub(super) async fn admit_quic(&self, arrival: Arrival, member: &mut Membership) -> Option<AdmittedQuic> {
+        let mut closed = member.closed();
+        tokio::select! {
+            admitted = self.shake_over_quic(arrival, member) => admitted,
+            _ = closed.wait_for(|closed| *closed) => None,
+        }
+    }
+
+    async fn shake_over_quic(&self, arrival: Arrival, member: &mut Membership) -> Option<AdmittedQuic> {
+        let service = Arc::clone(member.service());
+        let listener = self.listener();
+        let tls = self.factory.tls(&listener).filter(|tls| tls.http3 && tls.config.mode != TlsMode::Off);
+        let server = tls.and_then(|tls| tls.server.cloned());
+        let Some(server) = server.filter(|server| server.terminates()) else {
+            refuse(&service, self.peer, (NO_CERTIFICATE, &"the listener does not have HTTP/3 any more"));
+            arrival.refuse();
+            return None;
+        };
+        let asked = service.rehearsal.question();
+        let counted = Handshake::of_caller(&service.metrics);
+        let limits = &self.current.config.limits;
+        let settings = ServerTransport { idle: limits.idle_timeout, max_streams: limits.max_concurrent_streams };
+        match arrival.accept(&server, &settings).await {
+            Ok((connection, info)) => {
+                counted.completed(info.resumed);
+                self.judge_over_quic(connection, (info, asked), member)
+            }
+            Err(error) => {
+                counted.failed(error.code());
+                self.say_failed(&service, &error);
+                None
+            }
+        }
+    }
+
+    fn judge_over_quic(
+        &self,
+        connection: quinn::Connection,
+        (info, asked): (TlsInfo, Question),
+        member: &mut Membership,
+    ) -> Option<AdmittedQuic> {
+        let standing = if info.peer.is_some() { Standing::QuicVerified } else { Standing::QuicAnonymous };
+        member.stand(standing);
+        if !self.is_fit(standing) {
+            let detail = "the listener has just come to require client certificates, or to do without HTTP/3";
+            refuse(member.service(), self.peer, (NO_CLIENT_CERTIFICATE, &detail));
+            return None;
+        }
+        let presence = self.record(member.service(), Speaks::Tls, Some((&info, asked)));
+        Some(AdmittedQuic { connection, tls: Arc::new(info), presence })
+    }
+
+    fn say_failed(&self, service: &Service, error: &HandshakeError) {
         let code = error.code();
-        counted.failed(code);
         match error {
             HandshakeError::Closed | HandshakeError::Io(_) => {
                 tracing::debug!(listener = %service.name, peer = %self.peer, reason = code, "a handshake ended early");
             }
-            error => service.refusals.say_refused(&service.name, self.peer, (code, &error)),
+            error => service.refusals.say_refused(&service.name, self.peer, (code, error)),
         }
-        None
     }
 
     /// The handshake is done; is that still enough?
@@ -248,7 +315,8 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
 
     fn is_fit(&self, standing: Standing) -> bool {
         let listener = self.listener();
-        standing.fits(self.factory.tls(&listener).map(|tls| tls.config))
+        let tls = self.factory.tls(&listener);
+        standing.fits(tls.map(|tls| tls.config), tls.is_some_and(|tls| tls.http3))
     }
 
     /// As the newest configuration has it; one that has left it is as it was last.

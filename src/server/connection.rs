@@ -1,5 +1,6 @@
 //! One downstream connection, from the accepted socket to its end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,23 +10,29 @@ use tokio::net::TcpStream;
 
 use super::ConnectionFactory;
 use super::accept::Accepted;
-use super::admission::{Admitted, Visitor, retired_unused};
-use super::arrival::Arrival;
+use super::admission::{Admitted, AdmittedQuic, Visitor, retired_unused};
+use super::arrival::Incoming;
+use super::directory::Directory;
 use crate::base::drain::{Notice, Watch};
 use crate::base::pressure::PressureWatch;
-use crate::codec::{ServerOptions, h1, h2};
+use crate::codec::{Handler as _, ServerOptions, h1, h2, h3};
 use crate::net::ConnInfo;
 use crate::net::io::Io;
+use crate::net::quic::Arrival;
 use crate::net::sniff::{self, Patience, Protocol, Spoken, Undetected};
 use crate::net::tls::{AlpnProtocol, TlsInfo};
 use crate::telemetry::metrics::Detected;
 
 /// Serves a connection. Dropping the future closes it.
-pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Accepted<F::Listener>, factory: Arc<F>) {
-    let Accepted { peer, at, current, mut open, directory } = accepted;
+pub(super) async fn serve<F: ConnectionFactory>(
+    stream: TcpStream,
+    accepted: Accepted<F::Listener>,
+    (factory, directory): (Arc<F>, Arc<Directory<F::Listener>>),
+) {
+    let Accepted { peer, at, current, mut open } = accepted;
     let Ok(local) = stream.local_addr() else { return };
     let worker = open.worker();
-    let mut arrival = Arrival { io: Io::tcp(stream), peer, local, at, current };
+    let mut arrival = Incoming { io: Io::tcp(stream), peer, local, at, current };
     if !arrival.is_plain() {
         // Boxed: it is gone, and its memory with it, when the connection goes on.
         match Box::pin(arrival.settle(&mut open, &directory, &*factory)).await {
@@ -34,7 +41,7 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
         }
     }
     drop(directory);
-    let Arrival { io, peer, local, at, current } = arrival;
+    let Incoming { io, peer, local, at, current } = arrival;
     let visitor = Visitor { peer, local, at, current: &current, factory: &*factory };
     let admitted = if current.config.tls.as_ref().is_none_or(|tls| tls.mode == TlsMode::Off) {
         visitor.admit_plaintext(io, &mut open.member)
@@ -92,6 +99,7 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
         }
     };
     let handler = factory.handler(Arc::clone(&current.view), info);
+    handler.drained_by(&options.drain);
     // The settings of the listener are not held for the life of the connection.
     drop(current);
     drop(metrics);
@@ -106,6 +114,38 @@ pub(super) async fn serve<F: ConnectionFactory>(stream: TcpStream, accepted: Acc
         () = serving => {}
         _ = closed.wait_for(|closed| *closed) => {}
     }
+    drop((open, presence));
+}
+
+/// Serves a caller over QUIC, from its first packet to the end of its connection. `address` is where it was accepted.
+/// Dropping the future closes the connection.
+pub(super) async fn serve_quic<F: ConnectionFactory>(
+    arrival: Arrival,
+    address: SocketAddr,
+    accepted: Accepted<F::Listener>,
+    factory: Arc<F>,
+) {
+    let Accepted { peer, at, current, mut open } = accepted;
+    let local = SocketAddr::new(arrival.local_ip().unwrap_or(address.ip()), address.port());
+    let worker = open.worker();
+    let visitor = Visitor { peer, local, at, current: &current, factory: &*factory };
+    let admitted = Box::pin(visitor.admit_quic(arrival, &mut open.member)).await;
+    let Some(AdmittedQuic { connection, tls, presence }) = admitted else { return };
+    let _counted = current.service.metrics.over_quic();
+    let mut closed = open.member.closed();
+    let watches = (open.member.watch(), factory.pressure().watch());
+    let options = options(&current.config.limits, watches, Some(&tls));
+    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls: Some(tls) };
+    let handler = factory.handler(Arc::clone(&current.view), info);
+    handler.drained_by(&options.drain);
+    drop(current);
+    tokio::select! {
+        () = Box::pin(h3::serve(connection.clone(), handler, options)) => {}
+        _ = closed.wait_for(|closed| *closed) => {}
+    }
+    connection.close(NO_ERROR, b"");
+    // The transport says it in its next turn, and whoever waits for this connection to be gone may end the process.
+    tokio::task::yield_now().await;
     drop((open, presence));
 }
 
@@ -142,6 +182,9 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
         (a, b) => a.or(b),
     }
 }
+
+/// H3_NO_ERROR (RFC 9114 section 8.1). Whoever closed before has said why.
+const NO_ERROR: quinn::VarInt = quinn::VarInt::from_u32(0x100);
 
 #[cfg(test)]
 mod tests {

@@ -5,10 +5,12 @@ mod admission;
 mod arrival;
 mod connection;
 pub mod cpu;
+mod datagrams;
 mod directory;
 pub mod files;
 mod memory;
 pub mod overload;
+mod quic;
 mod service;
 pub mod set;
 pub mod shutdown;
@@ -18,13 +20,17 @@ pub use admission::Tls;
 pub use set::{BindError, Change, ListenerSet, ListenerStatus};
 pub use worker::Workers;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use tokio::net::UdpSocket;
 
 use crate::base::pressure::Pressure;
 use crate::codec::Handler;
 use crate::net::ConnInfo;
-use crate::proxy::{ConnectionHandler, Passage, Proxy};
+use crate::proxy::{ConnectionHandler, Datagrams, Passage, Proxy, View};
 use crate::snapshot::Listener;
 
 /// Makes the handler of each connection.
@@ -60,6 +66,20 @@ pub trait ConnectionFactory: Send + Sync + 'static {
         None
     }
 
+    /// What hands the datagrams of a socket on; `None` when nothing does. `listener` is the listener as it is now, `open`
+    /// counts the sessions of all its sockets.
+    ///
+    /// # Errors
+    /// When the socket cannot be used.
+    fn datagrams(
+        &self,
+        _listener: Box<dyn Fn() -> Arc<Self::Listener> + Send + Sync>,
+        _socket: UdpSocket,
+        _open: Arc<AtomicUsize>,
+    ) -> io::Result<Option<Datagrams>> {
+        Ok(None)
+    }
+
     /// The handler of one connection, on the worker that the connection lives on. `listener` is what the
     /// configuration said when the connection was accepted: it may just have left, and then serves those
     /// that it still drains.
@@ -80,7 +100,12 @@ impl ConnectionFactory for Proxy {
 
     fn tls<'a>(&self, listener: &'a Listener) -> Option<Tls<'a>> {
         let config = listener.config.tls.as_ref()?;
-        Some(Tls { config, server: listener.tls.as_ref(), passes: !listener.passthrough.is_empty() })
+        Some(Tls {
+            config,
+            server: listener.tls.as_ref(),
+            passes: !listener.passthrough.is_empty(),
+            http3: listener.config.http3.is_some(),
+        })
     }
 
     fn passage(&self, listener: &Arc<Listener>, name: Option<&str>) -> Option<Passage> {
@@ -93,6 +118,10 @@ impl ConnectionFactory for Proxy {
 
     fn onward(&self, listener: &Arc<Listener>, destination: SocketAddr) -> Option<Passage> {
         Some(self.passage_onward(listener, destination))
+    }
+
+    fn datagrams(&self, listener: View, socket: UdpSocket, open: Arc<AtomicUsize>) -> io::Result<Option<Datagrams>> {
+        Proxy::datagrams(self, listener, socket, open).map(Some)
     }
 
     fn handler(&self, listener: Arc<Listener>, info: ConnInfo) -> Arc<ConnectionHandler> {

@@ -39,6 +39,10 @@ pub(super) enum Standing {
     Verified,
     /// Handed on without being terminated.
     Passed,
+    /// As [`Standing::Anonymous`], over QUIC.
+    QuicAnonymous,
+    /// As [`Standing::Verified`], over QUIC.
+    QuicVerified,
 }
 
 /// Connections of one standing that were told nothing yet, or that were told to finish together.
@@ -58,15 +62,29 @@ pub(super) struct Membership {
 }
 
 impl Standing {
-    const ALL: [Self; 5] = [Self::Unknown, Self::Plaintext, Self::Anonymous, Self::Verified, Self::Passed];
+    const ALL: [Self; 7] = [
+        Self::Unknown,
+        Self::Plaintext,
+        Self::Anonymous,
+        Self::Verified,
+        Self::Passed,
+        Self::QuicAnonymous,
+        Self::QuicVerified,
+    ];
 
-    /// Whether a listener with this TLS takes such connections.
-    pub(super) fn fits(self, tls: Option<&ListenerTls>) -> bool {
+    /// Whether a listener with this TLS takes such connections, and with HTTP/3 where it has that.
+    pub(super) fn fits(self, tls: Option<&ListenerTls>, http3: bool) -> bool {
+        let over_quic = matches!(self, Self::QuicAnonymous | Self::QuicVerified);
+        if over_quic && !http3 {
+            return false;
+        }
         let Some(tls) = tls else { return true };
         match self {
-            Self::Unknown | Self::Verified | Self::Passed => true,
+            Self::Unknown | Self::Verified | Self::Passed | Self::QuicVerified => true,
             Self::Plaintext => matches!(tls.mode, TlsMode::Off | TlsMode::Permissive),
-            Self::Anonymous => tls.mode == TlsMode::Off || tls.client_certificate != ClientCertificate::Required,
+            Self::Anonymous | Self::QuicAnonymous => {
+                tls.mode == TlsMode::Off || tls.client_certificate != ClientCertificate::Required
+            }
         }
     }
 }
@@ -139,9 +157,10 @@ impl Service {
 
 /// The standings that fit a listener before a change and not after it, by index.
 fn newly_unfit(before: &Listener, after: &Listener) -> impl Iterator<Item = usize> {
+    let fits = |standing: Standing, listener: &Listener| standing.fits(listener.tls.as_ref(), listener.http3.is_some());
     Standing::ALL
         .into_iter()
-        .filter(|standing| standing.fits(before.tls.as_ref()) && !standing.fits(after.tls.as_ref()))
+        .filter(move |standing| fits(*standing, before) && !fits(*standing, after))
         .map(|standing| standing as usize)
 }
 

@@ -6,22 +6,25 @@
 //! and limits change without a new socket.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::model::{Direction, InterceptionMode, Listener, Place};
+use outrigger_config::model::{Direction, InterceptionMode, Listener, ListenerProtocol, Place};
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
 use super::accept::{Acceptor, Current, Phase, Socket};
+use super::datagrams::{self, Receiver};
 use super::directory::Directory;
+use super::quic::{Gateways, Life, Side};
 use super::service::{Group, Service};
 use super::worker::Workers;
 use super::{ConnectionFactory, admission};
 use crate::base::{limits, task};
 use crate::net::listen::{self, Reach};
+use crate::net::quic::Steering;
 use crate::telemetry::Metrics;
 
 /// The listeners of one proxy. Dropping it stops accepting.
@@ -32,6 +35,7 @@ pub struct ListenerSet<F: ConnectionFactory> {
     metrics: Arc<Metrics>,
     bound: Mutex<Vec<Bound<F::Listener>>>,
     directory: Arc<Directory<F::Listener>>,
+    gateways: Gateways<F::Listener>,
     /// On which worker the next acceptor runs.
     next_worker: Mutex<usize>,
 }
@@ -42,6 +46,8 @@ struct Bound<L> {
     /// The address as configured; with port 0 the name tells sockets apart.
     key: Key,
     socket: Arc<Socket<L>>,
+    /// There with HTTP/3.
+    quic: Option<Arc<Life>>,
     phase: watch::Sender<Phase>,
     ended: oneshot::Receiver<()>,
 }
@@ -52,14 +58,34 @@ struct Key {
     ephemeral: Option<Arc<str>>,
     /// Takes connections to any address: that is settled before a socket is bound.
     transparent: bool,
+    /// Takes datagrams.
+    udp: bool,
 }
 
 /// A change that is ready: everything new is bound. Dropping it changes nothing.
 #[derive(Debug)]
 pub struct Change {
     kept: Vec<Listener>,
-    new: Vec<(Listener, SocketAddr, TcpListener)>,
+    new: Vec<New>,
+    /// HTTP/3 for sockets that are kept and had none, by their addresses.
+    added: Vec<(SocketAddr, Side)>,
     leaving: Vec<Leaving>,
+}
+
+/// What was bound for a listener.
+#[derive(Debug)]
+struct New {
+    listener: Listener,
+    address: SocketAddr,
+    sockets: Sockets,
+}
+
+#[derive(Debug)]
+enum Sockets {
+    /// With UDP beside it where there is HTTP/3.
+    Tcp(TcpListener, Option<Side>),
+    /// One for each worker.
+    Udp(Vec<UdpSocket>),
 }
 
 /// Connections that a change will drain.
@@ -101,12 +127,14 @@ pub struct BindError {
 impl<F: ConnectionFactory> ListenerSet<F> {
     /// No listeners yet.
     pub fn new(workers: Workers, factory: Arc<F>, metrics: Arc<Metrics>) -> Self {
+        let gateways = Gateways::new(Steering::new(Arc::clone(&metrics.quic)));
         Self {
             workers,
             factory,
             metrics,
             bound: Mutex::default(),
             directory: Directory::new(),
+            gateways,
             next_worker: Mutex::default(),
         }
     }
@@ -117,25 +145,52 @@ impl<F: ConnectionFactory> ListenerSet<F> {
     /// When an address cannot be bound; nothing has changed then.
     pub fn prepare(&self, listeners: &[Listener]) -> Result<Change, BindError> {
         let bound = self.bound.lock();
-        let (mut kept, mut new) = (Vec::new(), Vec::new());
+        let (mut kept, mut new, mut added) = (Vec::new(), Vec::new(), Vec::new());
         for listener in listeners {
             let key = Key::of(listener);
-            if bound.iter().any(|bound| bound.key == key) {
-                kept.push(listener.clone());
-                continue;
-            }
-            let made = listen::bind(listener.bind, if is_transparent(listener) { Reach::Any } else { Reach::Own })
-                .and_then(|socket| Ok((socket.local_addr()?, socket)));
-            let (address, socket) = made.map_err(|source| BindError {
+            let error = |source| BindError {
                 listener: Arc::clone(&listener.name),
                 address: listener.bind,
                 place: listener.place.clone(),
                 source,
-            })?;
-            new.push((listener.clone(), address, socket));
+            };
+            if let Some(bound) = bound.iter().find(|bound| bound.key == key) {
+                if listener.http3.is_some() && bound.quic.is_none() {
+                    let address = bound.socket.address;
+                    added.push((address, self.gateways.prepare(address, self.workers.count()).map_err(error)?));
+                }
+                kept.push(listener.clone());
+                continue;
+            }
+            new.push(self.bind(listener).map_err(error)?);
         }
         let leaving = bound.iter().filter_map(|bound| bound.leaving(&kept)).collect();
-        Ok(Change { kept, new, leaving })
+        Ok(Change { kept, new, added, leaving })
+    }
+
+    /// Binds TCP, and UDP on the same port where there is HTTP/3; or UDP alone.
+    fn bind(&self, listener: &Listener) -> io::Result<New> {
+        if is_udp(listener) {
+            let (address, sockets) = datagrams::bind(listener.bind, self.workers.count())?;
+            return Ok(New { listener: listener.clone(), address, sockets: Sockets::Udp(sockets) });
+        }
+        let reach = if is_transparent(listener) { Reach::Any } else { Reach::Own };
+        let mut tries = if listener.bind.port() == 0 { EPHEMERAL_TRIES } else { 1 };
+        loop {
+            let tcp = listen::bind(listener.bind, reach)?;
+            let address = tcp.local_addr()?;
+            tries -= 1;
+            let quic = match listener.http3 {
+                None => None,
+                Some(_) => match self.gateways.prepare(address, self.workers.count()) {
+                    Ok(side) => Some(side),
+                    // The port that is free for the one is taken for the other.
+                    Err(error) if tries > 0 && error.kind() == io::ErrorKind::AddrInUse => continue,
+                    Err(error) => return Err(error),
+                },
+            };
+            return Ok(New { listener: listener.clone(), address, sockets: Sockets::Tcp(tcp, quic) });
+        }
     }
 
     /// Puts a change into effect. Called once the configuration it belongs to is what requests see.
@@ -143,24 +198,28 @@ impl<F: ConnectionFactory> ListenerSet<F> {
     /// # Panics
     /// Outside a runtime: what leaves is drained in a task of the caller's.
     pub fn commit(&self, change: Change) {
-        let Change { kept, new, leaving: _ } = change;
+        let Change { kept, new, mut added, leaving: _ } = change;
         let mut bound = self.bound.lock();
         let mut gone = Vec::new();
-        for current in std::mem::take(&mut *bound) {
+        for mut current in std::mem::take(&mut *bound) {
             match kept.iter().find(|listener| Key::of(listener) == current.key) {
                 Some(listener) => {
+                    let address = current.socket.address;
+                    let side = added.iter().position(|(of, _)| *of == address).map(|at| added.swap_remove(at).1);
+                    self.update_quic(&mut current, listener, side);
                     self.update(&current.socket, listener);
                     bound.push(current);
                 }
                 None => gone.push(current),
             }
         }
-        for (listener, address, socket) in new {
-            bound.push(self.start(&listener, address, socket));
+        for new in new {
+            bound.push(self.start(new));
         }
-        self.directory.update(bound.iter().map(|bound| &bound.socket));
+        self.directory.update(bound.iter().filter(|bound| !bound.key.udp).map(|bound| &bound.socket));
         drop(bound);
         for leaving in gone {
+            self.close_quic(&leaving);
             leaving.phase.send_replace(Phase::HandOver);
             let service = Arc::clone(&leaving.socket.current.load().service);
             begin_leaving(&service);
@@ -198,6 +257,7 @@ impl<F: ConnectionFactory> ListenerSet<F> {
         *bound = others;
         drop(bound);
         for bound in &stopped {
+            self.close_quic(bound);
             bound.phase.send_replace(Phase::HandOver);
         }
         let services = stopped.iter().map(|bound| Arc::clone(&bound.socket.current.load().service)).collect();
@@ -245,32 +305,61 @@ impl<F: ConnectionFactory> ListenerSet<F> {
         }
     }
 
-    fn start(&self, listener: &Listener, address: SocketAddr, socket: TcpListener) -> Bound<F::Listener> {
-        let current = self.current(listener, self.service(listener));
+    /// Opens or closes HTTP/3 on a socket that is kept. What is open goes with the settings.
+    fn update_quic(&self, bound: &mut Bound<F::Listener>, listener: &Listener, side: Option<Side>) {
+        match (side, &bound.quic) {
+            (Some(side), _) => {
+                bound.quic = Some(self.gateways.open(side, &bound.socket, (&self.workers, &self.factory)));
+            }
+            (None, Some(life)) if listener.http3.is_none() => {
+                self.gateways.close(life);
+                bound.quic = None;
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn close_quic(&self, bound: &Bound<F::Listener>) {
+        if let Some(life) = &bound.quic {
+            self.gateways.close(life);
+        }
+    }
+
+    fn start(&self, new: New) -> Bound<F::Listener> {
+        let New { listener, address, sockets } = new;
+        let current = self.current(&listener, self.service(&listener));
         let (phase, phases) = watch::channel(Phase::Accepting);
         let (end, ended) = oneshot::channel();
-        let acceptor = Acceptor {
-            socket: Socket::new(address, current),
-            workers: self.workers.clone(),
-            factory: Arc::clone(&self.factory),
-            directory: Arc::clone(&self.directory),
-            phase: phases,
+        let socket = Socket::new(address, current);
+        let (workers, factory) = (self.workers.clone(), Arc::clone(&self.factory));
+        let quic = match sockets {
+            Sockets::Udp(sockets) => {
+                let receiver = Receiver { socket: Arc::clone(&socket), workers, factory, phase: phases };
+                receiver.start(sockets, end);
+                tracing::info!(listener = %listener.name, %address, "listening for datagrams");
+                None
+            }
+            Sockets::Tcp(tcp, side) => {
+                let directory = Arc::clone(&self.directory);
+                let acceptor = Acceptor { socket: Arc::clone(&socket), workers, factory, directory, phase: phases };
+                let quic = side.map(|side| self.gateways.open(side, &socket, (&self.workers, &self.factory)));
+                let worker = {
+                    let mut next = self.next_worker.lock();
+                    *next += 1;
+                    *next - 1
+                };
+                self.workers.run(worker, move || {
+                    drop(task::spawn("accept", async move {
+                        acceptor.run(tcp).await;
+                        // Nobody waits when the set was dropped.
+                        let _ = end.send(());
+                    }));
+                });
+                tracing::info!(listener = %listener.name, %address, http3 = quic.is_some(), "listening");
+                quic
+            }
         };
-        let bound = Bound { key: Key::of(listener), socket: Arc::clone(&acceptor.socket), phase, ended };
-        let worker = {
-            let mut next = self.next_worker.lock();
-            *next += 1;
-            *next - 1
-        };
-        self.workers.run(worker, move || {
-            drop(task::spawn("accept", async move {
-                acceptor.run(socket).await;
-                // Nobody waits when the set was dropped.
-                let _ = end.send(());
-            }));
-        });
-        tracing::info!(listener = %listener.name, %address, "listening");
-        bound
+        Bound { key: Key::of(&listener), socket, quic, phase, ended }
     }
 
     /// # Panics
@@ -311,7 +400,7 @@ impl<L> Bound<L> {
 impl Key {
     fn of(listener: &Listener) -> Self {
         let ephemeral = (listener.bind.port() == 0).then(|| Arc::clone(&listener.name));
-        Self { bind: listener.bind, ephemeral, transparent: is_transparent(listener) }
+        Self { bind: listener.bind, ephemeral, transparent: is_transparent(listener), udp: is_udp(listener) }
     }
 }
 
@@ -321,6 +410,10 @@ impl Change {
     pub fn leaving(&self) -> &[Leaving] {
         &self.leaving
     }
+}
+
+fn is_udp(listener: &Listener) -> bool {
+    listener.protocol == ListenerProtocol::Udp
 }
 
 fn is_transparent(listener: &Listener) -> bool {
@@ -370,6 +463,9 @@ pub(super) fn begin_drains(services: &[Arc<Service>], most: Duration) {
         service.begin_drain(spread_of(open, most));
     }
 }
+
+/// How often another port is tried where any will do.
+const EPHEMERAL_TRIES: usize = 16;
 
 fn spread_of(connections: usize, most: Duration) -> Duration {
     most.min(limits::DRAIN_STEP * u32::try_from(connections).unwrap_or(u32::MAX))

@@ -64,6 +64,13 @@ impl Workers {
         Seat { connections: Arc::clone(&self.connections), index }
     }
 
+    /// Takes a place on one worker, whatever the others have.
+    pub(super) fn seat_on(&self, index: usize) -> Seat {
+        let index = index % self.connections.len();
+        self.connections[index].fetch_add(1, Ordering::Relaxed);
+        Seat { connections: Arc::clone(&self.connections), index }
+    }
+
     /// Open connections of each worker.
     #[must_use]
     pub fn loads(&self) -> Vec<usize> {

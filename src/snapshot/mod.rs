@@ -31,7 +31,7 @@ pub use tokens::Tokens;
 use crate::net::tls::{ServerTls, TlsSet};
 use crate::policy::authz::Policy;
 use crate::policy::route::RouteTable;
-use crate::telemetry::metrics::{RouteLabels, StreamLabels, StreamMetrics};
+use crate::telemetry::metrics::{DatagramMetrics, RouteLabels, StreamLabels, StreamMetrics};
 use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
 use crate::upstream::{Cluster, Placement, Registry};
 
@@ -75,6 +75,8 @@ pub struct Listener {
     pub external: Option<External>,
     /// Rate limits of all its requests.
     pub rate_limits: Vec<LocalLimit>,
+    /// What callers over TCP are told of HTTP/3, where the port is known beforehand.
+    pub alt_svc: Option<HeaderValue>,
     /// Marks requests that passed here, so that a loop is noticed.
     pub loop_mark: HeaderValue,
     all_metrics: Arc<Metrics>,
@@ -149,6 +151,10 @@ impl Snapshot {
                         }
                     }),
                     rate_limits: LocalLimit::all(&listener.rate_limits, registry),
+                    alt_svc: listener.http3.and_then(|http3| {
+                        let port = http3.advertise.unwrap_or(listener.bind.port());
+                        (port != 0).then(|| alt_svc(http3, port))?
+                    }),
                     loop_mark: loop_mark(&config.node.id, &listener.name),
                     all_metrics: Arc::clone(metrics),
                     unrouted: OnceLock::new(),
@@ -223,6 +229,19 @@ impl Listener {
         }
     }
 
+    /// The metrics of datagrams that are handed on to a backend; `None`: to none.
+    #[must_use]
+    pub fn datagram_metrics(&self, backend: Option<&Backend>) -> Arc<DatagramMetrics> {
+        let make =
+            |cluster| self.all_metrics.datagrams(&StreamLabels { listener: Arc::clone(&self.config.name), cluster });
+        match backend {
+            Some(backend) => {
+                Arc::clone(backend.datagrams.get_or_init(|| make(Arc::clone(&backend.cluster.config().name))))
+            }
+            None => make(Arc::from("-")),
+        }
+    }
+
     /// The metrics of requests that no rule was found for.
     pub fn unrouted_metrics(&self) -> &Arc<RouteMetrics> {
         self.unrouted.get_or_init(|| {
@@ -233,6 +252,13 @@ impl Listener {
             })
         })
     }
+}
+
+/// `Alt-Svc` for HTTP/3 on a port (RFC 7838 section 3). `None`: it is not to be told.
+#[must_use]
+pub fn alt_svc(http3: model::Http3, port: u16) -> Option<HeaderValue> {
+    let age = http3.max_age.as_secs();
+    (age > 0).then(|| HeaderValue::try_from(format!("h3=\":{port}\"; ma={age}")).ok())?
 }
 
 /// A short stable name of this listener of this proxy; says nothing about either to who reads it.

@@ -24,6 +24,7 @@ mod carriers;
 mod certificates;
 mod cluster;
 mod control;
+mod datagrams;
 mod effort;
 mod handshakes;
 mod health;
@@ -32,6 +33,7 @@ mod mirrors;
 mod overload;
 mod process;
 mod proxy;
+mod quic;
 mod rate_limits;
 mod route;
 mod streams;
@@ -44,14 +46,16 @@ pub use carriers::{Carrier, Http3Failure};
 pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
 pub use cluster::{AttemptOutcome, ClusterMetrics, GivenUp, Overflow};
 pub use control::ControlMetrics;
+pub use datagrams::DatagramMetrics;
 pub use effort::Waste;
 pub use handshakes::Handshake;
 pub use health::{CAUSES as EJECTION_CAUSES, CheckResult, EndpointHealth};
-pub use listener::{Caught, Detected, ListenerMetrics, TunnelKind};
+pub use listener::{Caught, Detected, ListenerMetrics, OverQuic, TunnelKind};
 pub use mirrors::{MirrorMetrics, Mirrored};
 pub use overload::OverloadMetrics;
 pub use process::resident_bytes;
 pub use proxy::ProxyMetrics;
+pub use quic::QuicMetrics;
 pub use rate_limits::{Limited, RateLimitMetrics, RateLimitServiceMetrics, ServiceAnswer};
 pub use route::{Finished, Injected, RouteLabels, RouteMetrics};
 pub use streams::{Direction, StreamLabels, StreamMetrics};
@@ -70,6 +74,8 @@ pub struct Metrics {
     pub control: ControlMetrics,
     /// Shortage of memory.
     pub overload: OverloadMetrics,
+    /// QUIC.
+    pub quic: Arc<QuicMetrics>,
     /// Who would be refused by a stricter listener.
     pub rehearsals: Rehearsals,
     routes: Mutex<HashMap<RouteLabels, Kept<RouteMetrics>>>,
@@ -83,12 +89,14 @@ pub struct Metrics {
     breakers: Mutex<HashMap<BreakerLabels, Kept<BreakerMetrics>>>,
     mirrors: Mutex<HashMap<Arc<str>, Kept<MirrorMetrics>>>,
     streams: Mutex<HashMap<StreamLabels, Kept<StreamMetrics>>>,
+    datagrams: Mutex<HashMap<StreamLabels, Kept<DatagramMetrics>>>,
     other_route: Arc<RouteMetrics>,
     other_cluster: Arc<ClusterMetrics>,
     other_access: Arc<AccessMetrics>,
     other_breakers: Arc<BreakerMetrics>,
     other_rate_limit: Arc<RateLimitMetrics>,
     other_streams: Arc<StreamMetrics>,
+    other_datagrams: Arc<DatagramMetrics>,
     route_slots: Arc<Slots>,
     cluster_slots: Arc<Slots>,
     access_slots: Arc<Slots>,
@@ -117,6 +125,7 @@ impl Metrics {
             certificates: CertificateMetrics::default(),
             control: ControlMetrics::default(),
             overload: OverloadMetrics::default(),
+            quic: Arc::default(),
             rehearsals: Rehearsals::default(),
             routes: Mutex::default(),
             clusters: Mutex::default(),
@@ -129,12 +138,14 @@ impl Metrics {
             breakers: Mutex::default(),
             mirrors: Mutex::default(),
             streams: Mutex::default(),
+            datagrams: Mutex::default(),
             other_route: Arc::new(RouteMetrics::other()),
             other_cluster: Arc::new(ClusterMetrics::other()),
             other_access: Arc::new(AccessMetrics::other()),
             other_breakers: Arc::new(BreakerMetrics::other()),
             other_rate_limit: Arc::new(RateLimitMetrics::other()),
             other_streams: Arc::new(StreamMetrics::other()),
+            other_datagrams: Arc::new(DatagramMetrics::other()),
             route_slots: Slots::new(routes),
             cluster_slots: Slots::new(clusters),
             access_slots: Slots::new(limits::METRIC_ACCESS_RULES),
@@ -211,6 +222,12 @@ impl Metrics {
         keep(&self.streams, labels, || StreamMetrics::bounded(labels, &self.stream_slots, &self.other_streams))
     }
 
+    /// The handle of datagrams that are handed on.
+    #[must_use]
+    pub fn datagrams(&self, labels: &StreamLabels) -> Arc<DatagramMetrics> {
+        keep(&self.datagrams, labels, || DatagramMetrics::bounded(labels, &self.stream_slots, &self.other_datagrams))
+    }
+
     /// Forgets what nobody has held for [`limits::METRIC_LINGER`]. Called now and then by the control thread.
     pub fn sweep(&self, now: Instant) {
         forget(&self.routes, now);
@@ -225,6 +242,7 @@ impl Metrics {
         forget(&self.rate_limit_services, now);
         forget(&self.mirrors, now);
         forget(&self.streams, now);
+        forget(&self.datagrams, now);
     }
 
     /// Everything in the Prometheus text format ([`CONTENT_TYPE`]). Label sets that were never used are left out.
@@ -236,6 +254,7 @@ impl Metrics {
         self.control.encode(&mut text, SystemTime::now());
         process::encode(&mut text);
         self.overload.encode(&mut text);
+        self.quic.encode(&mut text);
         listener::encode(&handles(&self.listeners), &mut text);
         self.rehearsals.encode(&mut text, Instant::now());
         let mut routes = handles(&self.routes);
@@ -260,6 +279,9 @@ impl Metrics {
         let mut streams = handles(&self.streams);
         streams.push(Arc::clone(&self.other_streams));
         streams::encode(&streams, &mut text);
+        let mut all_datagrams = handles(&self.datagrams);
+        all_datagrams.push(Arc::clone(&self.other_datagrams));
+        datagrams::encode(&all_datagrams, &mut text);
         text.finish()
     }
 }

@@ -41,6 +41,7 @@ mod health;
 mod hedging;
 mod http1;
 mod http2;
+mod http3;
 mod interception;
 mod interop;
 mod jwt;

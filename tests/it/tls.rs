@@ -41,7 +41,7 @@ impl Inbound {
 }
 
 /// Waits until the listener `in` refused connections for a reason this many times.
-async fn refused(proxy: &Proxy, reason: &str, times: f64) {
+pub async fn refused(proxy: &Proxy, reason: &str, times: f64) {
     let label = format!("reason=\"{reason}\"");
     let start = std::time::Instant::now();
     loop {

@@ -5,11 +5,14 @@
 
 mod client;
 mod failure;
+mod ids;
+mod server;
 mod socket;
+mod steering;
 mod transport;
-
-#[cfg(test)]
-mod tests;
 
 pub use client::{ClientTransport, connect};
 pub use failure::peer_alert;
+pub use server::{Arrival, Server, ServerTransport, Station};
+pub use socket::bind;
+pub use steering::Steering;

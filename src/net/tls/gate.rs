@@ -34,7 +34,7 @@ impl Gate {
 
 /// Runs one step of a handshake in its turn. Cancel safe: dropped before the step, it does not run; dropped
 /// after, its result is lost and the next one is let in.
-pub(super) async fn step<T>(work: impl FnOnce() -> T) -> T {
+pub(in crate::net) async fn step<T>(work: impl FnOnce() -> T) -> T {
     let mut turn = Turn { ticket: None };
     (&mut turn).await;
     let result = work();

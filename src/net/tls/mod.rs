@@ -41,9 +41,10 @@ use crate::base::limits;
 
 pub use client::{ClientTls, TlsKey, TlsKeyMode};
 pub use control::ControlTls;
+pub(in crate::net) use gate::step as take_turn;
 pub use peer::{Alpn, AlpnProtocol, Peer, TlsInfo};
 pub use problem::{MaterialError, MaterialReason};
-pub(in crate::net) use quic::QUIC_VERSION;
+pub(in crate::net) use quic::{ForeignPackets, QUIC_VERSION};
 pub use refusal::{HandshakeError, PeerAlert, Refusal, RefusalReason};
 pub use secrets::Secrets;
 pub use server::ServerTls;

@@ -44,7 +44,7 @@ impl ConnectionFactory for Arc<Service> {
         self.listeners.lock().iter().find(|listener| &*listener.name == name).cloned()
     }
     fn tls<'a>(&self, listener: &'a Listener) -> Option<Tls<'a>> {
-        Some(Tls { config: listener.tls.as_ref()?, server: None, passes: false })
+        Some(Tls { config: listener.tls.as_ref()?, server: None, passes: false, http3: listener.http3.is_some() })
     }
     fn handler(&self, _: Arc<Listener>, info: ConnInfo) -> Arc<OnConnection> {
         Arc::new(OnConnection { service: Arc::clone(self), info })

@@ -88,6 +88,18 @@ struct Shard {
     tunnels_open: [AtomicU64; TUNNELS.len()],
     passed: AtomicU64,
     passed_bytes: [AtomicU64; 2],
+    quic: AtomicU64,
+    quic_open: AtomicU64,
+}
+
+/// A connection over QUIC, counted as open until dropped.
+#[derive(Debug)]
+pub struct OverQuic(Arc<ListenerMetrics>);
+
+impl Drop for OverQuic {
+    fn drop(&mut self) {
+        self.0.series.local().quic_open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl ListenerMetrics {
@@ -105,6 +117,15 @@ impl ListenerMetrics {
     /// An accepted connection is gone.
     pub fn closed(&self) {
         self.series.local().open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// An accepted connection came over QUIC, and its handshake is done.
+    #[must_use]
+    pub fn over_quic(self: &Arc<Self>) -> OverQuic {
+        let shard = self.series.local();
+        add(&shard.quic, 1);
+        add(&shard.quic_open, 1);
+        OverQuic(Arc::clone(self))
     }
 
     /// Accepting failed for a reason other than the caller's own disappearance.
@@ -188,6 +209,17 @@ pub(super) fn encode(listeners: &[Arc<ListenerMetrics>], text: &mut Text) {
     text.family("outrigger_connections", Kind::Gauge, "Open connections.");
     for listener in &all {
         text.sample(&listener.labels, gauge(listener.series.sum(|s| &s.open)));
+    }
+    let over_quic: Vec<_> = all.iter().filter(|listener| listener.series.sum(|s| &s.quic) > 0).collect();
+    if !over_quic.is_empty() {
+        text.family("outrigger_quic_connections_total", Kind::Counter, "Connections over QUIC, after their handshake.");
+        for listener in &over_quic {
+            text.sample(&listener.labels, listener.series.sum(|s| &s.quic));
+        }
+        text.family("outrigger_quic_connections", Kind::Gauge, "Open connections over QUIC.");
+        for listener in &over_quic {
+            text.sample(&listener.labels, gauge(listener.series.sum(|s| &s.quic_open)));
+        }
     }
     text.family("outrigger_accept_errors_total", Kind::Counter, "Failures to accept, such as too many open files.");
     for listener in &all {

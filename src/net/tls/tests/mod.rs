@@ -3,6 +3,7 @@
 mod handshakes;
 mod material;
 mod pki;
+mod quic;
 mod refusals;
 mod resumption;
 mod rotation;

@@ -97,6 +97,13 @@ impl TlsClient {
         self
     }
 
+    /// The same for QUIC, offering HTTP/3.
+    pub fn quic(&self) -> quinn::ClientConfig {
+        let config = self.clone().alpn(&["h3"]).config;
+        let config = quinn::crypto::rustls::QuicClientConfig::try_from(config).expect("TLS 1.3");
+        quinn::ClientConfig::new(Arc::new(config))
+    }
+
     /// Connects and shakes hands.
     pub async fn dial(&self, addr: SocketAddr) -> io::Result<Dialled> {
         let stream = within(PATIENCE, "connecting", TcpStream::connect(addr)).await?;

@@ -1,0 +1,181 @@
+//! Endpoints that take connections: one for each worker on an address.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use quinn::{Connection, Endpoint, EndpointConfig, Runtime as _, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+
+use super::ids::Ids;
+use super::socket::Steered;
+use super::steering::{Desk, Steering};
+use super::{failure, transport};
+use crate::base::limits;
+use crate::net::tls::{ForeignPackets, HandshakeError, QUIC_VERSION, ServerTls, TlsInfo, take_turn};
+
+/// A socket on its way to its worker.
+#[derive(Debug)]
+pub struct Station {
+    socket: UdpSocket,
+    desk: Desk,
+}
+
+/// An endpoint on its worker. Dropping it lets its connections finish, and closes the socket after the last one.
+#[derive(Debug)]
+pub struct Server {
+    endpoint: Endpoint,
+    steering: Arc<Steering>,
+    unproved: Arc<AtomicU32>,
+}
+
+/// Somebody who wants a connection. Dropping it refuses them.
+#[derive(Debug)]
+pub struct Arrival {
+    incoming: quinn::Incoming,
+    steering: Arc<Steering>,
+    unproved: Option<Unproved>,
+}
+
+/// How connections of a listener behave.
+#[derive(Debug, Clone)]
+pub struct ServerTransport {
+    /// A connection on which nothing comes for so long is dead.
+    pub idle: Duration,
+    /// Exchanges under way on one connection.
+    pub max_streams: u32,
+}
+
+/// A handshake from an address that may not be the caller's; counted until dropped.
+#[derive(Debug)]
+struct Unproved(Arc<AtomicU32>);
+
+impl Station {
+    /// Makes the sockets of one address known to each other. `None` when the process has too many.
+    #[must_use]
+    pub fn join(steering: &Arc<Steering>, port: u16, sockets: Vec<UdpSocket>) -> Option<Vec<Self>> {
+        let desks = steering.desks(port, sockets.len())?;
+        Some(sockets.into_iter().zip(desks).map(|(socket, desk)| Self { socket, desk }).collect())
+    }
+
+    /// Opens the endpoint. On its worker, inside its runtime.
+    ///
+    /// # Errors
+    /// When the socket cannot be watched.
+    pub fn open(self) -> io::Result<Server> {
+        let Self { socket, desk } = self;
+        let steering = Arc::clone(&desk.steering);
+        let mut config = EndpointConfig::new(Arc::clone(&steering.reset_key) as _);
+        let (key, number) = (Arc::clone(&steering.ids), desk.number);
+        config.cid_generator(move || Box::new(Ids { key: Arc::clone(&key), number }));
+        config.supported_versions(vec![QUIC_VERSION]);
+        let mut server = ServerConfig::new(Arc::new(ForeignPackets), Arc::clone(&steering.token_key) as _);
+        server.max_incoming(limits::QUIC_CALLERS);
+        server.incoming_buffer_size(limits::QUIC_CALLER_BYTES);
+        server.incoming_buffer_size_total(limits::QUIC_CALLERS_BYTES);
+        let socket = Arc::new(Steered::new(TokioRuntime.wrap_udp_socket(socket)?, desk));
+        let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime))?;
+        Ok(Server { endpoint, steering, unproved: Arc::default() })
+    }
+}
+
+impl Server {
+    /// The next caller. While many handshakes are under way with addresses that may not be the callers', others have to
+    /// show first that theirs is (RFC 9000 section 8.1.2), which costs them a round trip and us nothing. `None`: the
+    /// endpoint is gone. Cancel safe.
+    pub async fn arrival(&self) -> Option<Arrival> {
+        loop {
+            let incoming = self.endpoint.accept().await?;
+            let unproved = if incoming.remote_address_validated() {
+                None
+            } else if self.unproved.load(Ordering::Relaxed) < limits::QUIC_UNPROVED || !incoming.may_retry() {
+                Some(Unproved::new(&self.unproved))
+            } else {
+                self.steering.metrics.retried();
+                let retried = incoming.retry();
+                debug_assert!(retried.is_ok(), "it may be asked");
+                continue;
+            };
+            return Some(Arrival { incoming, steering: Arc::clone(&self.steering), unproved });
+        }
+    }
+}
+
+impl Arrival {
+    /// Where it is; the address may change later.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.incoming.remote_address()
+    }
+
+    /// The address of ours that it called, where the system tells.
+    #[must_use]
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        self.incoming.local_ip()
+    }
+
+    /// Tells it that no connection is to be had; it may use TCP.
+    pub fn refuse(self) {
+        self.incoming.refuse();
+    }
+
+    /// Runs the handshake, within the listener's limits of number and time. Cancel safe: dropping the future closes the
+    /// connection.
+    ///
+    /// # Errors
+    /// See [`HandshakeError`]; the caller is told what the protocol has a code for.
+    pub fn accept(
+        self,
+        tls: &ServerTls,
+        settings: &ServerTransport,
+    ) -> impl Future<Output = Result<(Connection, TlsInfo), HandshakeError>> + Send + use<> {
+        let begun = tls.over_quic();
+        let limit = tls.config().handshake_timeout;
+        let transport = Arc::new(settings.transport());
+        async move {
+            let Self { incoming, steering, unproved } = self;
+            let (session, place) = begun?;
+            let outcome = session.outcome();
+            let mut config = ServerConfig::new(Arc::new(session), Arc::clone(&steering.token_key) as _);
+            config.transport_config(transport);
+            let handshake = async {
+                // The first flight is answered in here, which is the longest step of all.
+                take_turn(|| incoming.accept_with(Arc::new(config))).await?.await
+            };
+            let connected = tokio::time::timeout(limit, handshake).await;
+            drop((place, unproved));
+            match (connected, outcome.take()) {
+                (Ok(Ok(connection)), Some(Ok(info))) => Ok((connection, info)),
+                (Err(_), _) => Err(HandshakeError::Timeout),
+                (_, Some(Err(error))) => Err(error),
+                (Ok(Err(error)), _) => Err(failure::of_handshake(error)),
+                (Ok(Ok(_)), None) => Err(HandshakeError::Protocol("the handshake ended without a result".into())),
+            }
+        }
+    }
+}
+
+impl ServerTransport {
+    fn transport(&self) -> TransportConfig {
+        let mut transport = transport::common(self.idle);
+        transport.max_concurrent_bidi_streams(VarInt::from_u32(self.max_streams));
+        transport.stream_receive_window(VarInt::from_u32(limits::QUIC_SERVER_STREAM_WINDOW));
+        transport.receive_window(VarInt::from_u32(limits::QUIC_SERVER_CONNECTION_WINDOW));
+        transport
+    }
+}
+
+impl Unproved {
+    fn new(count: &Arc<AtomicU32>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Unproved {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

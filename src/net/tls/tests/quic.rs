@@ -1,0 +1,200 @@
+//! The same over QUIC.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use quinn::{Connection as Quic, ConnectionError};
+
+use super::pki::HOUR;
+use super::*;
+use crate::net::quic::{self, ClientTransport, Server, ServerTransport, Station, Steering};
+
+type Met = Result<(Quic, TlsInfo), HandshakeError>;
+
+const IDLE: Duration = Duration::from_secs(20);
+
+/// Two endpoints on one port, as two workers have them.
+struct Doors {
+    servers: [Server; 2],
+    address: SocketAddr,
+    metrics: Arc<crate::telemetry::metrics::QuicMetrics>,
+}
+
+fn doors() -> Doors {
+    let metrics = Arc::default();
+    let steering = Steering::new(Arc::clone(&metrics));
+    let mut sockets = quic::bind(([127, 0, 0, 1], 0).into(), 1).expect("a port");
+    let address = sockets[0].local_addr().expect("an address");
+    sockets.extend(quic::bind(address, 1).expect("the same port"));
+    let stations = Station::join(&steering, address.port(), sockets).expect("they are few");
+    let servers: Vec<Server> = stations.into_iter().map(|station| station.open().expect("open")).collect();
+    Doors { servers: servers.try_into().expect("two"), address, metrics }
+}
+
+impl Doors {
+    async fn accept(&self, server: &TlsSet) -> Met {
+        let caller = tokio::select! {
+            caller = self.servers[0].arrival() => caller,
+            caller = self.servers[1].arrival() => caller,
+        };
+        let tls = server.server("inbound").expect("a listener");
+        let settings = ServerTransport { idle: IDLE, max_streams: 100 };
+        caller.expect("the endpoint is there").accept(tls, &settings).await
+    }
+
+    async fn connect(&self, client: &TlsSet) -> Met {
+        let tls = client.client("up").expect("a cluster");
+        quic::connect(self.address, tls, None, &ClientTransport::new(IDLE, None)).await
+    }
+
+    async fn meet(&self, server: &TlsSet, client: &TlsSet) -> (Met, Met) {
+        tokio::join!(self.accept(server), self.connect(client))
+    }
+
+    /// A connection that was used once, so that the client has got its ticket.
+    async fn used(&self, server: &TlsSet, client: &TlsSet) -> ((Quic, TlsInfo), (Quic, TlsInfo)) {
+        let (server, client) = self.meet(server, client).await;
+        let (server, client) = (server.expect("the server agrees"), client.expect("the client agrees"));
+        say(&server.0, &client.0).await;
+        (server, client)
+    }
+}
+
+async fn say(from: &Quic, to: &Quic) {
+    let send = async {
+        let mut stream = from.open_uni().await.expect("a stream");
+        stream.write_all(b"hello").await.expect("sent");
+        stream.finish().expect("open");
+        stream
+    };
+    let receive = async {
+        let mut stream = to.accept_uni().await.expect("a stream");
+        assert_eq!(stream.read_to_end(10).await.expect("received"), b"hello");
+    };
+    tokio::join!(send, receive);
+}
+
+fn sides() -> (Arc<TestClock>, Authority, Side, Side) {
+    let clock = Arc::new(TestClock::default());
+    let root = Authority::root("Mesh CA");
+    let (server, client) = (Side::server(&clock, &root), Side::client(&clock, &root));
+    (clock, root, server, client)
+}
+
+fn id(info: &TlsInfo) -> &str {
+    info.peer.as_ref().and_then(|peer| peer.identity.as_ref()).expect("an identity").as_str()
+}
+
+#[tokio::test]
+async fn both_sides_know_each_other_and_a_session_that_is_resumed_tells_the_same() {
+    let (_, _, server, client) = sides();
+    let (server, client) = (server.build(), client.build());
+    let doors = doors();
+    for resumed in [false, true, true] {
+        let ((_one, theirs), (_other, ours)) = doors.used(&server, &client).await;
+        assert_eq!((id(&theirs), id(&ours)), (CLIENT_ID, SERVER_ID));
+        for info in [&theirs, &ours] {
+            assert_eq!((info.alpn, info.resumed), (Some(AlpnProtocol::Http3), resumed));
+            assert_eq!((info.cipher, info.group), ("TLS13_AES_128_GCM_SHA256", Some("X25519MLKEM768")));
+        }
+        assert_eq!(ours.local_identity.as_ref().expect("ours").as_str(), CLIENT_ID);
+        assert_eq!(theirs.local_identity.as_ref().expect("theirs").as_str(), SERVER_ID);
+    }
+    assert_eq!(server.server("inbound").expect("a listener").handshakes(), 0);
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_is_refused_and_hears_of_it_on_its_first_stream() {
+    let (clock, root, mut server, _) = sides();
+    let mut client = Side::new(&clock, CLIENT);
+    client.yaml = CLIENT.replace(
+        "tls: { peerIdentities: [\"spiffe://mesh.local/ns/shop/sa/server\"] }",
+        "tls: { mode: simple, trustBundle: /tls/bundle.pem, subjectNames: [inbound.example] }",
+    );
+    client.yaml = client.yaml.split_once("listeners:").map(|(_, rest)| format!("listeners:{rest}")).expect("listeners");
+    client.put("bundle.pem", &root.pem);
+    server.identity(&root.issue(&Leaf::svid(SERVER_ID).dns("inbound.example")));
+    let doors = doors();
+    let (theirs, ours) = doors.meet(&server.build(), &client.build()).await;
+    assert_eq!(theirs.expect_err("refused").code(), "no-certificate");
+    let (connection, _) = ours.expect("the server judges last");
+    let error = connection.closed().await;
+    let alert = quic::peer_alert(&error).expect("an alert");
+    assert_eq!(alert.to_string(), "the peer ended the connection: certificate_required");
+}
+
+#[tokio::test]
+async fn a_server_that_is_somebody_else_is_refused_and_told_so() {
+    let (_, root, mut server, client) = sides();
+    server.identity(&root.issue(&Leaf::svid("spiffe://mesh.local/ns/shop/sa/other")));
+    let (theirs, ours) = doors().meet(&server.build(), &client.build()).await;
+    let error = ours.expect_err("refused");
+    assert_eq!(error.code(), "wrong-identity");
+    assert!(error.to_string().contains("sa/other"), "{error}");
+    assert_eq!(theirs.expect_err("ended").code(), "refused-by-peer");
+}
+
+#[tokio::test]
+async fn a_resumed_session_is_measured_by_the_trust_of_today() {
+    let (clock, root, server, mut client) = sides();
+    let end = clock.now() + HOUR;
+    client.identity(&root.issue(&Leaf::svid(CLIENT_ID).with(|leaf| leaf.not_after = end)));
+    let (server, client) = (server.build(), client.build());
+    let doors = doors();
+    doors.used(&server, &client).await;
+    clock.advance(2 * HOUR);
+    let (theirs, _) = doors.meet(&server, &client).await;
+    assert_eq!(theirs.expect_err("refused").code(), "expired");
+}
+
+#[tokio::test]
+async fn more_handshakes_than_allowed_are_refused_at_once() {
+    let (_, _, mut server, client) = sides();
+    server.change("mode: strict", "mode: strict, maxHandshakes: 1");
+    let (server, client) = (server.build(), client.build());
+    let doors = doors();
+    let _under_way = server.server("inbound").expect("a listener").over_quic().expect("a place");
+    let (theirs, ours) = doors.meet(&server, &client).await;
+    assert_eq!(theirs.expect_err("refused").code(), "busy");
+    let error = ours.expect_err("refused");
+    assert_eq!(error.io_kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
+}
+
+#[tokio::test]
+async fn a_peer_that_speaks_something_else_over_quic_is_refused() {
+    let (_, _, server, _) = sides();
+    let server = server.build();
+    let doors = doors();
+    let mut config = (*lenient_client(None)).clone();
+    config.alpn_protocols = vec![b"hq-interop".to_vec()];
+    let config = quinn::crypto::rustls::QuicClientConfig::try_from(config).expect("a suite");
+    let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a port");
+    let config = quinn::ClientConfig::new(Arc::new(config));
+    let connect = endpoint.connect_with(config, doors.address, "inbound.example").expect("begun");
+    let (theirs, ours) = tokio::join!(doors.accept(&server), connect);
+    assert_eq!(theirs.expect_err("refused").code(), "no-application-protocol");
+    assert!(matches!(ours, Err(ConnectionError::ConnectionClosed(_))), "{ours:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_moves_goes_on_whoever_receives_its_datagrams() {
+    let (_, _, server, client) = sides();
+    let (server, client) = (server.build(), client.build());
+    let doors = doors();
+    let session = client.client("up").expect("a cluster").over_quic(None, doors.address);
+    let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a port");
+    let config = quinn::ClientConfig::new(Arc::new(session));
+    let connect = endpoint.connect_with(config, doors.address, "any").expect("begun");
+    let (theirs, ours) = tokio::join!(doors.accept(&server), connect);
+    let (theirs, ours) = (theirs.expect("agreed").0, ours.expect("agreed"));
+    let before = theirs.remote_address();
+    // Each time the kernel may choose the one or the other.
+    for _ in 0..12 {
+        endpoint.rebind(UdpSocket::bind("127.0.0.1:0").expect("a port")).expect("moved");
+        say(&ours, &theirs).await;
+        say(&theirs, &ours).await;
+    }
+    assert_ne!(theirs.remote_address(), before);
+    let [handed_over, dropped, _] = doors.metrics.counts();
+    assert!(handed_over > 0 && dropped == 0, "{:?}", doors.metrics);
+}

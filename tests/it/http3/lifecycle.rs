@@ -1,0 +1,137 @@
+//! What a reload, a rotation and the end of a listener do to connections over QUIC.
+
+use std::time::Duration;
+
+use super::client::H3Client;
+use super::{Edge, config, echo};
+use crate::support::pki::Leaf;
+use crate::support::{Config, H1Backend, Mesh, PATIENCE, Proxy, TlsClient, eventually, ms, within};
+
+/// Replaces the configuration and waits until it counts.
+async fn reload(proxy: &Proxy, config: &Config) {
+    let before = proxy.metric("outrigger_config_reloads_total", &["result=\"applied\""]).await;
+    proxy.replace_config(config);
+    let start = std::time::Instant::now();
+    while proxy.metric("outrigger_config_reloads_total", &["result=\"applied\""]).await <= before {
+        assert!(start.elapsed() < PATIENCE, "the change counts\n{}", proxy.stderr());
+        tokio::time::sleep(ms(5)).await;
+    }
+}
+
+/// Sends requests one after the other until told to stop; every one has to be answered. How many there were.
+async fn keep_asking(client: &H3Client, mut stop: tokio::sync::oneshot::Receiver<()>) -> usize {
+    let mut answered = 0;
+    while stop.try_recv().is_err() {
+        assert_eq!(client.get("/").await.status, 200, "after {answered}");
+        answered += 1;
+    }
+    answered
+}
+
+#[tokio::test]
+async fn changes_of_the_configuration_cost_no_connection_and_no_request() {
+    let edge = Edge::start().await;
+    let client = edge.connect().await;
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let change = async {
+        for number in 0..10 {
+            let settings = format!("maxConnections: {}", 100 + number);
+            reload(&edge.proxy, &config(&edge.mesh, &edge.backend).listener(&settings)).await;
+            assert_eq!(edge.connect().await.get("/").await.status, 200);
+        }
+        stop.send(()).expect("it asks");
+    };
+    let (answered, ()) = tokio::join!(keep_asking(&client, stopped), change);
+    assert!(answered > 10, "{answered}");
+    assert!(client.connection.close_reason().is_none());
+}
+
+#[tokio::test]
+async fn new_handshakes_show_the_newest_certificate_and_old_connections_go_on() {
+    let edge = Edge::start().await;
+    let client = edge.connect().await;
+    let serial = |client: &H3Client| {
+        let shown = client.connection.peer_identity().expect("shown");
+        let shown = shown.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().expect("certificates");
+        shown[0].to_vec()
+    };
+    let first = serial(&client);
+    let renewed = edge.mesh.issuing.issue(&Leaf::new().uri(&edge.mesh.id("shop/web")));
+    edge.mesh.files.write_credential("shop-web", &renewed);
+    let start = std::time::Instant::now();
+    loop {
+        let shown = serial(&edge.connect().await);
+        if shown != first {
+            assert_eq!(shown, renewed.certificates()[0].to_vec());
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "the new certificate is shown");
+        tokio::time::sleep(ms(10)).await;
+    }
+    assert_eq!(client.get("/").await.status, 200);
+}
+
+#[tokio::test]
+async fn http_3_comes_and_goes_with_the_configuration_and_tcp_does_not_notice() {
+    let mesh = Mesh::new();
+    let backend = H1Backend::ok().await;
+    let without =
+        Config::to("http1", &[backend.addr]).top(&mesh.identity("shop/web")).listener("tls: { mode: strict }");
+    let with = without.clone().listener("http3: true");
+    let proxy = Proxy::start(&without).await;
+    let caller = TlsClient::with(&mesh.svid("shop/caller"));
+    let mut over_tcp = caller.h1(proxy.addr()).await;
+    assert_eq!(over_tcp.get("/").await.status, 200);
+    for _ in 0..2 {
+        reload(&proxy, &with).await;
+        let mut client = H3Client::connect(&caller, proxy.addr()).await;
+        assert_eq!(client.get("/").await.status, 200);
+        reload(&proxy, &without).await;
+        // It is told to go, and goes by itself; new ones are refused meanwhile, and afterwards nobody hears them.
+        client.goaway().await;
+        let refused = tokio::time::timeout(ms(300), H3Client::try_connect(&caller, proxy.addr())).await;
+        assert!(!matches!(refused, Ok(Ok(_))), "no HTTP/3 any more");
+        within(PATIENCE, "the end", client.connection.closed()).await;
+    }
+    assert_eq!(over_tcp.get("/").await.status, 200, "the same connection over TCP");
+}
+
+#[tokio::test]
+async fn a_drain_says_goaway_finishes_what_is_under_way_and_ends_the_process() {
+    let backend = H1Backend::ok().await;
+    let mesh = Mesh::new();
+    let config = config(&mesh, &backend).top("drain: { acceptFor: 100ms, deadline: 8s }");
+    let mut proxy = Proxy::start(&config).await;
+    let caller = TlsClient::with(&mesh.svid("shop/caller"));
+    let mut client = H3Client::connect(&caller, proxy.addr()).await;
+    assert_eq!(client.get("/").await.status, 200);
+    // Under way: its body is not whole.
+    let mut exchange = client.open("POST", "/").await.expect("a stream");
+    exchange.put(b"begun").await.expect("sent");
+    eventually(PATIENCE, "it arrived", || backend.connections() > 0).await;
+    proxy.signal("TERM");
+    client.goaway().await;
+    exchange.put(b" and ended").await.expect("sent");
+    exchange.send.finish().expect("open");
+    assert_eq!(within(PATIENCE, "the answer", exchange.reply()).await.expect("an answer").status, 200);
+    let closed = within(PATIENCE, "the end", client.connection.closed()).await;
+    let quinn::ConnectionError::ApplicationClosed(close) = closed else { panic!("{closed:?}") };
+    assert_eq!(u64::from(close.error_code.into_inner()), 0x100, "H3_NO_ERROR");
+    assert!(proxy.exit(Duration::from_secs(10)).await.success());
+}
+
+#[tokio::test]
+async fn at_the_limit_of_connections_callers_are_refused_and_let_in_when_one_ends() {
+    let edge = Edge::to(echo().await, "maxConnections: 1").await;
+    let client = edge.connect().await;
+    assert_eq!(client.get("/1").await.status, 200);
+    let refused = H3Client::try_connect(&edge.caller(), edge.proxy.addr()).await;
+    assert!(matches!(refused, Err(quinn::ConnectionError::ConnectionClosed(_))), "one is there");
+    assert!(edge.proxy.metric("outrigger_connections_held_back_total", &["listener=\"in\""]).await >= 1.0);
+    client.connection.close(0x100_u32.into(), b"");
+    let start = std::time::Instant::now();
+    while H3Client::try_connect(&edge.caller(), edge.proxy.addr()).await.is_err() {
+        assert!(start.elapsed() < PATIENCE, "there is room again");
+        tokio::time::sleep(ms(5)).await;
+    }
+}
