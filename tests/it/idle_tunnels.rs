@@ -41,7 +41,9 @@ impl Caller {
 
 fn connector(mesh: &Mesh) -> TlsConnector {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(rustls::pki_types::CertificateDer::from_pem_slice(mesh.root.pem.as_bytes()).expect("PEM")).expect("a root");
+    roots
+        .add(rustls::pki_types::CertificateDer::from_pem_slice(mesh.root.pem.as_bytes()).expect("PEM"))
+        .expect("a root");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

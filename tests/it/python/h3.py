@@ -6,7 +6,7 @@ import contextlib
 import ssl
 
 from aioquic.asyncio import QuicConnectionProtocol, serve
-from aioquic.buffer import Buffer, encode_uint_var
+from aioquic.buffer import Buffer, BufferReadError, encode_uint_var
 from aioquic.h3.connection import FrameType, H3Connection, Setting
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
@@ -141,6 +141,8 @@ class Connection(QuicConnectionProtocol):
             if isinstance(event, StreamDataReceived):
                 self.received[event.stream_id] = self.received.get(event.stream_id, b"") + event.data
             return
+        if isinstance(event, StreamDataReceived) and event.stream_id % 4 == 3:
+            self.look_for_goaway(event)
         for got in self.http.handle_event(event):
             if not isinstance(got, (HeadersReceived, DataReceived)):
                 continue
@@ -152,6 +154,26 @@ class Connection(QuicConnectionProtocol):
             stream.arrived.put_nowait(got.headers if isinstance(got, HeadersReceived) else got.data)
             if got.stream_ended:
                 stream.arrived.put_nowait(None)
+
+    def look_for_goaway(self, event):
+        """The library reads over it, so the server's control stream is read once more here."""
+        data = self.received[event.stream_id] = self.received.get(event.stream_id, b"") + event.data
+        if data[:1] != b"\0":
+            return
+        buffer = Buffer(data=data)
+        buffer.pull_uint_var()
+        while not buffer.eof():
+            start = buffer.tell()
+            try:
+                kind, length = buffer.pull_uint_var(), buffer.pull_uint_var()
+                payload = buffer.pull_bytes(length)
+            except BufferReadError:
+                # The type of the stream, and what is not complete yet.
+                self.received[event.stream_id] = b"\0" + data[start:]
+                return
+            if kind == FrameType.GOAWAY:
+                self.goaways.put_nowait(Buffer(data=payload).pull_uint_var())
+        self.received[event.stream_id] = b"\0"
 
     def open(self):
         """A new stream of a client."""
@@ -179,7 +201,7 @@ class Connection(QuicConnectionProtocol):
 
 
 class Http(H3Connection):
-    """Keeps what this library of HTTP/3 leaves out: GOAWAY and when the peer's settings came."""
+    """Says when the peer's settings came."""
 
     def __init__(self, quic, connection):
         self.connection = connection
@@ -191,9 +213,6 @@ class Http(H3Connection):
         return settings
 
     def _handle_control_frame(self, frame_type, frame_data):
-        if frame_type == FrameType.GOAWAY:
-            self.connection.goaways.put_nowait(Buffer(data=frame_data).pull_uint_var())
-            return
         super()._handle_control_frame(frame_type, frame_data)
         self.connection.settled.set()
 
