@@ -135,11 +135,9 @@ async fn redis_is_used_by_its_own_client() {
     let mut listener = listener.expect("start redis-cli");
     let mut lines =
         tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(listener.stdout.take().expect("piped")));
-    let line = within(PATIENCE, "the subscription", lines.next_line()).await.expect("readable").expect("a line");
-    assert_eq!(line, "\"subscribe\",\"news\",1");
+    until(&mut lines, "\"subscribe\",\"news\",1").await;
     printed(redis("redis-cli", hop.addr()).args(["PUBLISH", "news", "it works"]), "").await;
-    let line = within(PATIENCE, "the message", lines.next_line()).await.expect("readable").expect("a line");
-    assert_eq!(line, "\"message\",\"news\",\"it works\"");
+    until(&mut lines, "\"message\",\"news\",\"it works\"").await;
     listener.kill().await.expect("it stops");
 
     // A value of 8 MiB there and back.
@@ -147,6 +145,12 @@ async fn redis_is_used_by_its_own_client() {
     printed(redis("redis-cli", hop.addr()).args(["-x", "SET", "large"]), &value).await;
     assert_eq!(printed(redis("redis-cli", hop.addr()).args(["GET", "large"]), "").await.trim_end().len(), value.len());
     hop.is_empty().await;
+}
+
+/// Reads lines until this one.
+async fn until(lines: &mut tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStdout>>, expected: &str) {
+    let reading = async { while lines.next_line().await.expect("readable").expect("not the end") != expected {} };
+    within(PATIENCE, expected, reading).await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::support::{Mesh, Namespace, PATIENCE, process};
 /// A proxy on a host of the tests' own, run by a user of its own; gone when dropped.
 pub struct Resident<'a> {
     host: &'a Namespace,
-    _child: Child,
+    child: Child,
     folder: TempDir,
 }
 
@@ -42,13 +42,18 @@ impl<'a> Resident<'a> {
             .stderr(stderr)
             .spawn()
             .expect("start the proxy");
-        let resident = Self { host, _child: child, folder };
+        let resident = Self { host, child, folder };
         let start = std::time::Instant::now();
         while !host.run("curl", &["-sf", "http://127.0.0.1:15000/ready"]).await.status.success() {
             assert!(start.elapsed() < PATIENCE, "the proxy is ready:\n{}", resident.log());
             tokio::time::sleep(crate::support::ms(20)).await;
         }
         resident
+    }
+
+    /// Ends it, so that its ports are free.
+    pub async fn stop(mut self) {
+        self.child.kill().await.expect("it ends");
     }
 
     /// What it logged.
@@ -204,6 +209,6 @@ clusters:
         assert!(passed.starts_with("the other /b 10.77.0.2:9000 "), "{mode}: {passed}");
         assert_eq!(proxy.metric("outrigger_requests_total", &["class=\"2xx\""]).await, 1.0, "{mode}");
         iptables(&host, &["remove"]).await;
-        drop(proxy);
+        proxy.stop().await;
     }
 }

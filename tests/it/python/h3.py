@@ -141,8 +141,6 @@ class Connection(QuicConnectionProtocol):
             if isinstance(event, StreamDataReceived):
                 self.received[event.stream_id] = self.received.get(event.stream_id, b"") + event.data
             return
-        if isinstance(event, StreamDataReceived) and event.stream_id % 4 == 3:
-            self.look_for_goaway(event)
         for got in self.http.handle_event(event):
             if not isinstance(got, (HeadersReceived, DataReceived)):
                 continue
@@ -154,26 +152,6 @@ class Connection(QuicConnectionProtocol):
             stream.arrived.put_nowait(got.headers if isinstance(got, HeadersReceived) else got.data)
             if got.stream_ended:
                 stream.arrived.put_nowait(None)
-
-    def look_for_goaway(self, event):
-        """The library reads over it, so the server's control stream is read once more here."""
-        data = self.received[event.stream_id] = self.received.get(event.stream_id, b"") + event.data
-        if data[:1] != b"\0":
-            return
-        buffer = Buffer(data=data)
-        buffer.pull_uint_var()
-        while not buffer.eof():
-            start = buffer.tell()
-            try:
-                kind, length = buffer.pull_uint_var(), buffer.pull_uint_var()
-                payload = buffer.pull_bytes(length)
-            except BufferReadError:
-                # The type of the stream, and what is not complete yet.
-                self.received[event.stream_id] = b"\0" + data[start:]
-                return
-            if kind == FrameType.GOAWAY:
-                self.goaways.put_nowait(Buffer(data=payload).pull_uint_var())
-        self.received[event.stream_id] = b"\0"
 
     def open(self):
         """A new stream of a client."""
@@ -205,12 +183,43 @@ class Http(H3Connection):
 
     def __init__(self, quic, connection):
         self.connection = connection
+        self.said = {}
+        self.control = None
         super().__init__(quic)
 
     def _get_local_settings(self):
         settings = super()._get_local_settings()
         settings[Setting.ENABLE_CONNECT_PROTOCOL] = 1
         return settings
+
+    def handle_event(self, event):
+        events = super().handle_event(event)
+        # A unidirectional stream of the server. This library throws GOAWAY away before anybody sees it.
+        if isinstance(event, StreamDataReceived) and event.stream_id % 4 == 3:
+            self.said[event.stream_id] = self.said.get(event.stream_id, b"") + event.data
+            self.listen(event.stream_id)
+        return events
+
+    def listen(self, number):
+        """Takes whole frames off what came on a control stream."""
+        said = self.said[number]
+        buf = Buffer(data=said)
+        try:
+            if number != self.control:
+                if buf.pull_uint_var() != 0:
+                    return
+                self.control = number
+                said = said[buf.tell():]
+            while True:
+                self.said[number] = said
+                buf = Buffer(data=said)
+                kind, length = buf.pull_uint_var(), buf.pull_uint_var()
+                payload = buf.pull_bytes(length)
+                said = said[buf.tell():]
+                if kind == FrameType.GOAWAY:
+                    self.connection.goaways.put_nowait(Buffer(data=payload).pull_uint_var())
+        except BufferReadError:
+            pass
 
     def _handle_control_frame(self, frame_type, frame_data):
         super()._handle_control_frame(frame_type, frame_data)
