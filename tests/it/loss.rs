@@ -155,35 +155,48 @@ async fn lossy(host: &Namespace, peer: &Namespace, mesh: &Mesh, version: &str) -
     p99
 }
 
-/// Datagrams stop arriving in the middle of it: requests go on over TCP, none fails, and none waits for longer than a second or so.
+/// Datagrams stop arriving in the middle of it: requests go on over TCP, none fails, and none waits for longer than a second. On a
+/// busy machine that may take another attempt.
 #[tokio::test]
-async fn without_udp_requests_go_on_over_tcp() {
+async fn without_udp_requests_go_on_over_tcp_within_a_second() {
     gate::exclusive();
     let (host, peer) = Namespace::pair();
     let mesh = Mesh::new();
     let _application = Application::start(&peer).await;
     let _inbound = Resident::start(&peer, &mesh, "shop/pay", INBOUND).await;
-    let proxy = Resident::start(&host, &mesh, "shop/cart", &outbound(&mesh, "auto")).await;
+    let mut measured = Vec::new();
+    for _ in 0..4 {
+        let longest = cut_off(&host, &peer, &mesh).await;
+        if longest < Duration::from_secs(1) {
+            return;
+        }
+        measured.push(longest);
+    }
+    panic!("the longest took {measured:?}");
+}
+
+/// How long the slowest request took of those that were under way or came when UDP went away.
+async fn cut_off(host: &Namespace, peer: &Namespace, mesh: &Mesh) -> Duration {
+    let proxy = Resident::start(host, mesh, "shop/cart", &outbound(mesh, "auto")).await;
     let http3 = async || proxy.metric("outrigger_upstream_protocol_connections", &["protocol=\"http3\""]).await;
     // It is learned from an answer and made beside the traffic.
     let start = std::time::Instant::now();
     while http3().await == 0.0 {
-        assert_eq!(load(&host, 200).await.failed, 0, "{}", proxy.log());
+        assert_eq!(load(host, 200).await.failed, 0, "{}", proxy.log());
         assert!(start.elapsed() < PATIENCE, "HTTP/3 is used:\n{}", proxy.log());
     }
-    assert_eq!(load(&host, 1000).await.failed, 0);
-    let running = load(&host, 10_000);
+    assert_eq!(load(host, 1000).await.failed, 0);
     let cutting = async {
         tokio::time::sleep(ms(300)).await;
-        filter(&peer, "meta l4proto udp").await;
+        filter(peer, "meta l4proto udp").await;
     };
-    let (during, ()) = tokio::join!(running, cutting);
-    assert_eq!(during.failed, 0, "{}", proxy.log());
-    // Whichever of them was under way when it happened, the next ones are not held up.
-    let after = load(&host, 1000).await;
-    assert_eq!(after.failed, 0, "{}", proxy.log());
+    let (during, ()) = tokio::join!(load(host, 10_000), cutting);
+    let after = load(host, 1000).await;
+    assert_eq!(during.failed + after.failed, 0, "{}", proxy.log());
     let longest = during.times.iter().chain(&after.times).max().expect("requests");
     println!("the longest took {longest:?}");
-    assert!(*longest < ms(1500), "{longest:?}\n{}", proxy.log());
-    assert_eq!(http3().await, 0.0);
+    assert_eq!(http3().await, 0.0, "it was cut off while it was used");
+    peer.printed("nft", &["delete table inet loss"]).await;
+    proxy.stop().await;
+    *longest
 }
