@@ -216,6 +216,7 @@ async fn a_handshake_is_tried_again_like_any_request_without_a_body() {
     .await;
     let server = EchoServer::h1().await;
     let config = Config::to("http1", &[broken.addr, server.addr]).rule("retry: { attempts: 3, on: [5xx] }");
+    let config = config.upstream("retryBudget: { percent: 100, minPerSecond: 100 }");
     let proxy = Proxy::start(&config).await;
     for n in 0..4 {
         let mut socket = WebSocket::h1(proxy.addr()).await;
