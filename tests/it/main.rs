@@ -52,6 +52,7 @@ mod interception;
 mod interop;
 mod jwt;
 mod layering;
+mod loss;
 mod matrix;
 mod mesh;
 mod mirroring;
