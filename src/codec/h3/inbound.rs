@@ -69,6 +69,7 @@ pub(super) enum Fault {
 
 /// What stands before a body.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is on the stack of whoever takes it apart at once")]
 pub(super) enum Head {
     Section(Section),
     TooLarge,
