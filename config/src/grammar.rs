@@ -47,6 +47,14 @@ pub fn path(text: &str) -> Result<String, String> {
     validate::path(text).map_err(said)
 }
 
+/// The name of a protocol that may be upgraded to, in lower case.
+///
+/// # Errors
+/// It is none, or one that is never upgraded to.
+pub fn upgrade(text: &str) -> Result<Arc<str>, String> {
+    validate::upgrade(text).map_err(said)
+}
+
 /// A range of addresses.
 ///
 /// # Errors

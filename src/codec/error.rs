@@ -57,6 +57,9 @@ pub enum SendErrorKind {
     /// The connection ended before a response head.
     #[error("the upstream closed the connection before answering")]
     Closed,
+    /// The connection was over QUIC, and nothing comes on it any more. Others of the same endpoint go over TCP.
+    #[error("the way to the upstream over QUIC was lost")]
+    PathLost,
     /// Reading or writing failed.
     #[error("the connection to the upstream failed: {0}")]
     Io(io::Error),

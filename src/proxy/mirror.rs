@@ -153,6 +153,7 @@ async fn exchange(
                     broken(AttemptOutcome::ConnectFailure)
                 }
                 SendErrorKind::Connect(_) | SendErrorKind::ConnectTimeout => broken(AttemptOutcome::ConnectFailure),
+                SendErrorKind::PathLost => (Some(AttemptOutcome::Reset), Mirrored::Failed),
                 // A kept connection that the server closed meanwhile says nothing about the server.
                 SendErrorKind::Reset(_) | SendErrorKind::Closed | SendErrorKind::Io(_) if error.reused => {
                     (Some(AttemptOutcome::Reset), Mirrored::Failed)

@@ -87,7 +87,7 @@ impl Http3Known {
 
     /// A connection may be tried: it is about to be. Followed by [`Self::made`], [`Self::failed`] or [`Self::abandoned`].
     pub(super) fn begin(&self, now: Instant) -> Option<Attempt> {
-        if self.nanos(now) < self.triable_from.load(Ordering::Relaxed) {
+        if !self.is_usable(now) || self.nanos(now) < self.triable_from.load(Ordering::Relaxed) {
             return None;
         }
         self.change(now, |rule| {

@@ -7,7 +7,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::Version;
+use http::header::ALT_SVC;
+use http::{StatusCode, Version};
 use outrigger_config::model::{self, ClusterProtocol, Target};
 use thiserror::Error;
 
@@ -19,11 +20,11 @@ use super::permit::Permit;
 use super::pool::{Ceilings, Pool, PoolKey, Preference, Terms, Tunnel, Wire};
 use super::registry::Registry;
 use super::state::{ClusterState, EndpointState};
-use crate::codec::SendErrorKind;
+use crate::codec::{ResponseHead, SendErrorKind};
 use crate::net::proxy_protocol::{self, Addresses};
 use crate::net::tls::ClientTls;
 use crate::policy::rng::Rng;
-use crate::telemetry::metrics::BreakerScope;
+use crate::telemetry::metrics::{BreakerScope, Carrier};
 
 /// A cluster.
 #[derive(Debug)]
@@ -188,15 +189,40 @@ impl Cluster {
             (ClusterProtocol::Auto, _) if self.tls.is_some() => Wire::Negotiated,
             (ClusterProtocol::Http2, _) | (ClusterProtocol::Auto, Version::HTTP_2) => Wire::Http2,
             (ClusterProtocol::Http1 | ClusterProtocol::Auto, _) => Wire::Http1,
-            (ClusterProtocol::Http3 | ClusterProtocol::Tcp, _) => {
+            (ClusterProtocol::Http3, _) => Wire::Http3,
+            (ClusterProtocol::Tcp, _) => {
                 let error = io::Error::new(io::ErrorKind::Unsupported, "no request can be sent over this protocol");
                 return Err(LeaseError::Connect(SendErrorKind::Connect(error)));
             }
         };
         let terms = Terms { ceilings: self.ceilings(), tls: self.tls.as_ref() };
-        match member.pool.lease(wire, preference, terms).await {
+        let leased = match member.pool.lease(wire, preference, terms).await {
             Err(LeaseError::Retired) => Box::pin(self.lease_anew(member, wire, preference)).await,
             leased => leased,
+        };
+        leased.inspect(|lease| self.state.metrics.carried(lease.carrier()))
+    }
+
+    /// Takes from an answer what its endpoint says of itself to whoever talks to it, for requests to `host`: where it
+    /// offers HTTP/3. What it says is not for our callers, who reach it by another way. A cluster that speaks something of
+    /// its own choice leaves it there.
+    pub fn learn(&self, member: &Member, (carrier, host): (Carrier, Option<&str>), answer: &mut ResponseHead) {
+        let learns = match self.config.protocol {
+            ClusterProtocol::Auto => self.tls.is_some(),
+            ClusterProtocol::Http3 => true,
+            ClusterProtocol::Http1 | ClusterProtocol::Http2 | ClusterProtocol::Tcp => return,
+        };
+        if !learns {
+            return;
+        }
+        let known = &member.state.http3;
+        if answer.status == StatusCode::MISDIRECTED_REQUEST && carrier == Carrier::Http3 {
+            known.forget(Instant::now());
+        } else if answer.headers.contains_key(&ALT_SVC) {
+            if self.config.protocol == ClusterProtocol::Auto {
+                known.learn(&answer.headers, host, Instant::now());
+            }
+            answer.headers.remove(&ALT_SVC);
         }
     }
 

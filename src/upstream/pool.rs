@@ -1,9 +1,10 @@
 //! Connections to one address, worker by worker: the hot path never takes a lock that another worker wants.
 //!
-//! HTTP/1 connections are taken and given back whole. HTTP/2 connections are shared: their streams are
+//! HTTP/1 connections are taken and given back whole. HTTP/2 and HTTP/3 connections are shared: their streams are
 //! counted here, a further connection is opened when all are full, and one dial serves all who wait for it.
 
 mod dial;
+mod h3;
 mod open;
 mod shared;
 mod turn;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use outrigger_config::model::{ConnectionOptions, EndpointCeilings};
 
+use self::h3::Line;
 use self::worker::WorkerPool;
 use super::lease::{Lease, LeaseError};
 use super::state::{ClusterState, EndpointState};
@@ -24,6 +26,7 @@ use crate::codec::h2::H2Connection;
 use crate::net::tls::{ClientTls, TlsKey};
 
 pub use self::dial::{Tunnel, TunnelOpen};
+pub use self::h3::H3Slot;
 
 /// What makes two pools the same: every option that a connection was made with.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,7 +50,9 @@ pub enum Wire {
     Http1,
     /// HTTP/2.
     Http2,
-    /// What the server chooses by ALPN; for TLS.
+    /// HTTP/3; for TLS.
+    Http3,
+    /// What the server chooses by ALPN, and HTTP/3 where it offers that and is reached so; for TLS.
     Negotiated,
 }
 
@@ -100,7 +105,17 @@ impl Pool {
                     return Ok(Lease::H2(slot));
                 }
             }
-            (Wire::Http1, Preference::Young) | (Wire::Negotiated, _) => {}
+            (Wire::Http3, _) => {
+                if let Some(slot) = pool.reserve::<Line>(preference, Instant::now()) {
+                    return Ok(Lease::H3(slot));
+                }
+            }
+            (Wire::Negotiated, _) => {
+                if let Some(slot) = pool.offered_h3(preference, terms, Instant::now()) {
+                    return Ok(Lease::H3(slot));
+                }
+            }
+            (Wire::Http1, Preference::Young) => {}
         }
         Box::pin(pool.lease_slowly(wire, preference, terms)).await
     }

@@ -13,6 +13,7 @@ use super::dns::Names;
 use super::endpoints::{LevelStatus, Moment};
 use super::health::LastCheck;
 use super::standing::Against;
+use crate::policy::alternative::Standing;
 use crate::telemetry::metrics::EndpointHealth;
 
 /// A cluster.
@@ -114,8 +115,24 @@ pub struct EndpointStatus {
     pub consecutive_failures: u32,
     /// Open connections.
     pub connections: u32,
+    /// Whether it is reached over HTTP/3, where it has offered that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http3: Option<Http3Status>,
     /// Its breaker.
     pub breaker: BreakerStatus,
+}
+
+/// How HTTP/3 stands with an endpoint of a cluster that leaves it the choice.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Http3Status {
+    /// `advertised`: it is used as soon as a connection is made. `broken`: it failed, and requests go over TCP for a while.
+    pub state: &'static str,
+    /// The UDP port that was advertised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Until that ends, seconds.
+    pub seconds_left: f64,
 }
 
 /// A health check that ended.
@@ -146,6 +163,19 @@ pub struct EjectionStatus {
 
 fn is_zero(count: &u32) -> bool {
     *count == 0
+}
+
+impl Http3Status {
+    fn of(standing: Standing, now: Instant) -> Option<Self> {
+        let left = |until: Instant| until.saturating_duration_since(now).as_secs_f64();
+        match standing {
+            Standing::Unknown => None,
+            Standing::Advertised { port, until } => {
+                Some(Self { state: "advertised", port: Some(port), seconds_left: left(until) })
+            }
+            Standing::Broken { until } => Some(Self { state: "broken", port: None, seconds_left: left(until) }),
+        }
+    }
 }
 
 /// What is said of an endpoint's health: what counts most of what is against it.
@@ -233,6 +263,7 @@ impl ClusterStatus {
                     failures: state.failures.load(Ordering::Relaxed),
                     consecutive_failures,
                     connections: state.connections.load(Ordering::Relaxed),
+                    http3: Http3Status::of(state.http3.standing(now), now),
                     breaker: member.breaker_status(now),
                 }
             })

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::http3_upstream;
 use crate::mesh::Hop;
 use crate::support::{Config, PATIENCE, Proxy, process, within};
 
@@ -86,6 +87,13 @@ async fn a_python_client_and_server_work_through_two_proxies() {
     let back = Proxy::start(&Config::to("auto", &[server.addr]).listener("protocol: http2")).await;
     let front = Proxy::start(&Config::to("http2", &[back.addr()])).await;
     assert_eq!(run_client(front.addr()).await, CLAIMS);
+}
+
+#[tokio::test]
+async fn a_python_client_and_server_work_through_the_mesh_over_quic() {
+    let server = Server::start().await;
+    let hop = http3_upstream::Hop::start(("http3", "http2"), server.addr).await;
+    assert_eq!(run_client(hop.addr()).await, CLAIMS);
 }
 
 #[tokio::test]

@@ -42,6 +42,7 @@ mod hedging;
 mod http1;
 mod http2;
 mod http3;
+mod http3_upstream;
 mod interception;
 mod interop;
 mod jwt;

@@ -12,7 +12,7 @@ use outrigger_config::model::{
 };
 
 use crate::Kind;
-use crate::decode::{Decoded, DecodedCluster, DecodedListener, Refusal, What, placeholder};
+use crate::decode::{Decoded, DecodedCluster, DecodedListener, Refusal, What, opaque_backends, placeholder};
 
 /// The settings of the process, which are in no resource.
 #[derive(Debug, Clone, PartialEq)]
@@ -225,7 +225,8 @@ impl Whole {
         });
         let handed_on = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
         let handed_on = handed_on.flat_map(|tls| &tls.passthrough).flat_map(|entry| &entry.backends);
-        let named = forwards.flatten().chain(handed_on).map(|backend| &backend.cluster);
+        let bytes = self.listeners.iter().flat_map(opaque_backends);
+        let named = forwards.flatten().chain(handed_on).chain(bytes).map(|backend| &backend.cluster);
         let asked = self.external_authorizers.values().map(|authorizer| &authorizer.cluster);
         let asked = asked.chain(self.rate_limit_services.values().map(|service| &service.cluster));
         let rules = self.routes.values().flat_map(|table| &table.hosts).flat_map(|host| &host.rules);

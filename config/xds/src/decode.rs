@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use outrigger_config::built::Problem;
 use outrigger_config::model::{
-    Authorization, CertificateFiles, Cluster, Endpoint, ExternalAuthorizer, JwtProvider, Listener, Place,
+    Authorization, BackendRef, CertificateFiles, Cluster, Endpoint, ExternalAuthorizer, JwtProvider, Listener, Place,
     RateLimitService, RouteTable,
 };
 use prost::Message;
@@ -240,6 +240,12 @@ pub fn decode(kind: Kind, name: &str, body: &[u8], context: &Context) -> Result<
         reader.hold_to_rules(what);
     }
     reader.finish(what)
+}
+
+/// Where a listener hands on what it does not read.
+pub(crate) fn opaque_backends(listener: &Listener) -> impl Iterator<Item = &BackendRef> {
+    let tcp = listener.tcp.iter().flat_map(|tcp| &tcp.backends);
+    tcp.chain(listener.udp.iter().flat_map(|udp| &udp.backends))
 }
 
 /// A whole message of its type.

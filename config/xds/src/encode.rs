@@ -12,6 +12,7 @@ mod grpc;
 mod listener;
 pub(crate) mod matching;
 mod merged;
+mod opaque;
 mod resilience;
 pub(crate) mod route;
 mod tls;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -35,6 +36,8 @@ struct Inner {
     ordered: Condvar,
     current: ArcSwap<Published>,
     changes: watch::Sender<Change>,
+    /// The orders of which everybody has been told.
+    told: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// For questions of what would be: one at a time, and nothing else waits for them.
     rehearsing: Mutex<Compiler>,
@@ -55,8 +58,6 @@ struct Orders {
 /// Everything that proxies are given.
 #[derive(Default)]
 struct Published {
-    /// The last order that this comes from.
-    order: u64,
     /// 0 before the first.
     generation: u64,
     /// False before the first.
@@ -104,6 +105,7 @@ impl Publisher {
             ordered: Condvar::new(),
             current: ArcSwap::default(),
             changes,
+            told: AtomicU64::new(0),
             thread: Mutex::default(),
             rehearsing: Mutex::default(),
         });
@@ -149,11 +151,11 @@ impl Publisher {
         self.0.current.load().ready
     }
 
-    /// Whether everything that was handed over is published.
+    /// Whether everything that was handed over is published, and everybody told of it.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         let count = self.0.orders.lock().count;
-        self.0.current.load().order == count
+        self.0.told.load(Ordering::Acquire) == count
     }
 
     /// The generation that proxies are given; 0 before the first.
@@ -267,7 +269,6 @@ impl Inner {
             let order = mesh.unwrap_or_else(|| (before.generation, Arc::clone(&before.mesh)));
             let generation = order.0;
             let mut next = next(&before, &mut compiler, order, roots);
-            next.order = count;
             next.ready = ready;
             next.took = began.elapsed();
             let change = what_changed(&before, &next);
@@ -277,6 +278,7 @@ impl Inner {
                 count.endpoints += u64::from(change.endpoints);
                 count.others += u64::from(change.others);
             });
+            self.told.store(count, Ordering::Release);
             tracing::debug!(generation, workloads, ?took, "published");
         }
     }
@@ -320,7 +322,7 @@ fn next(
         }
         workloads.insert(key, Arc::new(given));
     }
-    Published { order: 0, generation, ready: false, mesh, workloads, roots, secrets, took: Duration::ZERO }
+    Published { generation, ready: false, mesh, workloads, roots, secrets, took: Duration::ZERO }
 }
 
 /// Which of the two counters of [`Change`] go up.

@@ -15,12 +15,13 @@ use super::now;
 use super::outbound::{Outbound, Pump, Stopped};
 use super::request;
 use super::server::{Guard, H3ServerBody};
+use crate::base::drain::Watch;
 use crate::base::timer::Deadline;
 use crate::codec::body::{Body, BodyError, PollBody};
 use crate::codec::error::{Refusal, ResetCode};
 use crate::codec::heads::fields;
-use crate::codec::heads::request::{Accepted, CONNECT, HeadLimits, Rejected, TOO_LARGE};
-use crate::codec::message::{Handler, Interim, Request, Response};
+use crate::codec::heads::request::{Accepted, HeadLimits, Rejected, TOO_LARGE};
+use crate::codec::message::{Handler, Interim, Request, RequestHead, Response};
 
 /// 1xx responses that wait for the caller to take them; further ones are left out.
 const QUEUED_INTERIMS: usize = 8;
@@ -36,6 +37,8 @@ pub(super) struct Service<H> {
     pub(super) handler: Arc<H>,
     pub(super) limits: HeadLimits,
     pub(super) header_timeout: Duration,
+    /// For tunnels.
+    pub(super) drain: Watch,
 }
 
 /// Reads a request, has it answered and writes the answer. When the caller leaves, everything for it is dropped at once.
@@ -114,7 +117,6 @@ fn judge(head: Result<Head, Fault>, limits: &HeadLimits) -> Result<Result<Accept
         }
     };
     match request::accept_section(section, limits) {
-        Ok(Accepted { head, .. }) if head.method == Method::CONNECT => Ok(Err(CONNECT)),
         Ok(accepted) => Ok(Ok(accepted)),
         Err(Rejected::Refused(refusal)) => Ok(Err(refusal)),
         Err(Rejected::Malformed) => Err(Unanswered::Malformed),
@@ -126,9 +128,26 @@ fn judge(head: Result<Head, Fault>, limits: &HeadLimits) -> Result<Result<Accept
 enum Asked {
     /// One without a body.
     Head,
-    /// A tunnel, if it is agreed to.
-    Tunnel,
+    /// A tunnel of its own, if it is agreed to.
+    Connect,
+    /// A tunnel of some protocol.
+    Upgrade,
     Anything,
+}
+
+impl Asked {
+    fn of(head: &RequestHead) -> Self {
+        match head.method {
+            _ if head.upgrade.is_some() => Self::Upgrade,
+            Method::HEAD => Self::Head,
+            Method::CONNECT => Self::Connect,
+            _ => Self::Anything,
+        }
+    }
+
+    fn is_tunnel(self) -> bool {
+        matches!(self, Self::Connect | Self::Upgrade)
+    }
 }
 
 /// Runs the handler and writes its response.
@@ -140,12 +159,10 @@ async fn answer<H: Handler>(
     started: Instant,
 ) {
     let Accepted { head, length } = accepted;
-    let asked = match head.method {
-        Method::HEAD => Asked::Head,
-        Method::CONNECT => Asked::Tunnel,
-        _ if head.upgrade.is_some() => Asked::Tunnel,
-        _ => Asked::Anything,
-    };
+    let asked = Asked::of(&head);
+    if asked.is_tunnel() {
+        service.handler.drained_by(&service.drain);
+    }
     inbound.expect_body(length);
     poll_fn(|cx| {
         inbound.look_ahead(cx);
@@ -161,7 +178,13 @@ async fn answer<H: Handler>(
     let response = {
         let mut handling = pin!(service.handler.handle(request, &caller));
         poll_fn(|cx| {
-            if let Poll::Ready(response) = handling.as_mut().poll(cx) {
+            let answered = handling.as_mut().poll(cx);
+            // Whatever the handler made of it: a malformed request is no request (RFC 9114 section 4.1.2).
+            if let Some(fault) = inbound.lock().fault() {
+                caller.out.lock().reset(code_of(fault));
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(response) = answered {
                 return Poll::Ready(Some(response));
             }
             if gone.as_mut().poll(cx).is_ready() {
@@ -183,7 +206,7 @@ async fn answer<H: Handler>(
         inbound.lock().stop(Code::REQUEST_CANCELLED);
         return;
     };
-    if asked == Asked::Tunnel
+    if asked.is_tunnel()
         && (response.head.status == StatusCode::SWITCHING_PROTOCOLS || response.head.status.is_success())
     {
         inbound.lock().become_tunnel();
@@ -195,7 +218,7 @@ async fn answer<H: Handler>(
 /// Queues the head of a response.
 fn begin<B: PollBody>(mut out: Outbound, response: Response<B>, asked: Asked) -> Pump<B> {
     let Response { mut head, body } = response;
-    if asked == Asked::Tunnel && head.status == StatusCode::SWITCHING_PROTOCOLS {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
         // RFC 9220 section 3: this is how the other versions agree.
         head.status = StatusCode::OK;
     }
@@ -216,8 +239,17 @@ async fn finish<B: PollBody + Send>(
     asked: Asked,
     mut gone: Pin<&mut (impl Future<Output = ()> + Send)>,
 ) {
+    let mut written = false;
     poll_fn(|cx| {
-        let code = match pump.poll(cx) {
+        let polled = if written { Poll::Ready(Ok(())) } else { pump.poll(cx) };
+        let polled = match polled {
+            Poll::Ready(Ok(())) => {
+                written = true;
+                pump.poll_rest(cx)
+            }
+            other => other,
+        };
+        let code = match polled {
             Poll::Ready(Ok(())) => return Poll::Ready(()),
             Poll::Ready(Err(Stopped::Stream(_))) => Code::REQUEST_CANCELLED,
             Poll::Ready(Err(Stopped::Body(error))) => {
@@ -258,9 +290,11 @@ fn reset_for(error: BodyError, asked: Asked) -> Code {
         BodyError::Reset(ResetCode::Http3(Code::EXCESSIVE_LOAD) | ResetCode::Http2(h2::Reason::ENHANCE_YOUR_CALM)) => {
             Code::EXCESSIVE_LOAD
         }
+        // RFC 9220 section 3.
+        _ if asked == Asked::Upgrade => Code::REQUEST_CANCELLED,
         // RFC 9114 section 4.4.
         BodyError::Reset(_) | BodyError::Incomplete | BodyError::Malformed(_) | BodyError::Io(_)
-            if asked == Asked::Tunnel =>
+            if asked == Asked::Connect =>
         {
             Code::CONNECT_ERROR
         }

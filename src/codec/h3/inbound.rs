@@ -244,6 +244,11 @@ impl Inbound {
         Poll::Pending
     }
 
+    /// What went wrong, if something did.
+    pub(super) fn fault(&self) -> Option<&Fault> {
+        if let Phase::Failed(fault) = &self.phase { Some(fault) } else { None }
+    }
+
     pub(super) fn is_end(&self) -> bool {
         self.phase == Phase::End && self.trailers.is_none()
     }

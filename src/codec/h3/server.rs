@@ -67,6 +67,7 @@ pub async fn serve<H: Handler>(connection: Connection, handler: Arc<H>, options:
         handler,
         limits: HeadLimits { max_bytes: max_head_bytes, max_fields: max_headers, scheme },
         header_timeout,
+        drain: drain.clone(),
     });
     let _closing = CloseOnDrop(&connection);
     task::spawn("h3_peer", peer::listen(connection.clone(), Side::Server, |_| {}));

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use super::fields;
 use crate::codec::error::Refusal;
 use crate::codec::message::{RequestHead, Upgrade};
+use crate::codec::websocket::SEC_WEBSOCKET_KEY;
 
 /// What a listener accepts of a head.
 #[derive(Debug, Clone)]
@@ -88,6 +89,11 @@ pub(in crate::codec) fn accept(parts: Parts, limits: &HeadLimits) -> Result<Acce
         _ => Some(fields::content_length(&headers).ok_or(Rejected::Malformed)?),
     };
     let length = length.filter(|_| protocol.is_none() && method != Method::CONNECT);
+    if protocol.is_some() || method == Method::CONNECT {
+        // There is no content, whatever was said of it, and the key belongs to connections of HTTP/1.1.
+        headers.remove(CONTENT_LENGTH);
+        headers.remove(SEC_WEBSOCKET_KEY);
+    }
     if facts.cookies > 1 {
         join_cookies(&mut headers);
     }

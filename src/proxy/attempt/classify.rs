@@ -50,6 +50,8 @@ pub(super) fn classify(tried: &Try, exchange: &Exchange<'_>, permit: &Permit) ->
             }
             (SendErrorKind::Refused, _) => Some(retry::Outcome::NeverSent(NeverSent::Refused)),
             (_, Sent::Never) => Some(retry::Outcome::NeverSent(NeverSent::Unwritten)),
+            // The endpoint is well, as far as anybody knows: it is asked again over TCP.
+            (SendErrorKind::PathLost, Sent::Maybe) => Some(retry::Outcome::MaybeSent(MaybeSent::ReusedClosed)),
             (SendErrorKind::Closed | SendErrorKind::Io(_), Sent::Maybe) if error.reused && is_well(permit) => {
                 Some(retry::Outcome::MaybeSent(MaybeSent::ReusedClosed))
             }

@@ -25,7 +25,7 @@ pub(super) fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>,
             SendErrorKind::Handshake { .. } => Reason::ConnectFailure,
             SendErrorKind::Connect(_) | SendErrorKind::ConnectTimeout => Reason::ConnectFailure,
             SendErrorKind::Refused | SendErrorKind::Reset(_) => Reason::UpstreamReset,
-            SendErrorKind::Closed | SendErrorKind::Io(_) => Reason::UpstreamClosed,
+            SendErrorKind::Closed | SendErrorKind::PathLost | SendErrorKind::Io(_) => Reason::UpstreamClosed,
             SendErrorKind::BadResponse(details) => {
                 return Err(Failure { details, ..Reason::UpstreamProtocol.into() });
             }

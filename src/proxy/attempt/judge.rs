@@ -76,6 +76,7 @@ pub(super) fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Call
                 permit.report(Outcome::Broken, now);
                 AttemptOutcome::ConnectFailure
             }
+            SendErrorKind::PathLost => AttemptOutcome::Reset,
             SendErrorKind::Reset(_) | SendErrorKind::Closed | SendErrorKind::Io(_) => {
                 // A kept connection that the server closed meanwhile says nothing about the server.
                 if !error.reused {

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use http::uri::Authority;
+
 use super::hold::{self, Ended};
 use super::patience::Patience;
 use super::{Exchange, Failure, judge};
@@ -261,12 +263,16 @@ async fn send_once(
         return Try::Late;
     }
     sending.sent.note(sending.permit().started(), now);
-    match lease.send(head, body, interim).await {
-        Ok(response) if sending.hold && hold::is_open(&response) => {
-            sending.came.get_or_init(Instant::now);
-            Box::pin(hold::first_frame(response, sending.replay)).await
-        }
-        Ok(response) => Try::Answered(response),
-        Err(error) => Try::Send(error),
+    let carrier = lease.carrier();
+    let mut response = match lease.send(head, body, interim).await {
+        Ok(response) => response,
+        Err(error) => return Try::Send(error),
+    };
+    let host = head.authority.as_ref().map(Authority::host);
+    exchange.cluster.learn(sending.permit().member(), (carrier, host), &mut response.head);
+    if sending.hold && hold::is_open(&response) {
+        sending.came.get_or_init(Instant::now);
+        return Box::pin(hold::first_frame(response, sending.replay)).await;
     }
+    Try::Answered(response)
 }

@@ -22,7 +22,7 @@ use crate::net::tls::Alpn;
 use crate::telemetry::ClusterMetrics;
 use crate::telemetry::metrics::CheckResult;
 use crate::upstream::cluster::Cluster;
-use crate::upstream::lease::LeaseError;
+use crate::upstream::lease::{Lease, LeaseError};
 use crate::upstream::pool::{Ceilings, Pool, PoolKey, Preference, Terms, Wire};
 use crate::upstream::state::{ClusterState, EndpointState};
 
@@ -95,6 +95,7 @@ struct Target<'a> {
 impl Target<'_> {
     async fn ask(&self, line: &mut Option<Line>) -> Said {
         let (head, body) = match &self.check.probe {
+            Probe::Tcp if self.wire() == Wire::Http3 => return self.connect_over_quic(line).await,
             Probe::Tcp => return self.connect().await,
             Probe::Http { path, host, method, headers, expected: _ } => {
                 let Ok(path) = PathAndQuery::try_from(&**path) else {
@@ -127,13 +128,25 @@ impl Target<'_> {
         Said::new(CheckResult::Unreachable, "the connection was closed before an answer")
     }
 
-    async fn exchange(&self, line: &mut Option<Line>, head: &RequestHead, body: Body) -> Exchanged {
+    /// A connection over QUIC, which comes with a handshake.
+    async fn connect_over_quic(&self, line: &mut Option<Line>) -> Said {
+        match self.lease(line).await {
+            Ok(_) => Said::new(CheckResult::Success, "connected, over QUIC"),
+            Err(error) => Said::new(CheckResult::Unreachable, in_words(&error)),
+        }
+    }
+
+    async fn lease(&self, line: &mut Option<Line>) -> Result<Lease, LeaseError> {
         let terms = Terms {
             ceilings: Ceilings { pending: 2, connections: 2, endpoint: EndpointCeilings::default() },
             tls: self.cluster.tls(),
         };
         let pool = &line.get_or_insert_with(|| self.line()).0;
-        let lease = match pool.lease(self.wire(), Preference::Any, terms).await {
+        pool.lease(self.wire(), Preference::Any, terms).await
+    }
+
+    async fn exchange(&self, line: &mut Option<Line>, head: &RequestHead, body: Body) -> Exchanged {
+        let lease = match self.lease(line).await {
             Ok(lease) => lease,
             Err(LeaseError::Retired) => return Exchanged::ClosedMeanwhile,
             Err(error) => return Exchanged::Said(Said::new(CheckResult::Unreachable, in_words(&error))),
@@ -217,9 +230,8 @@ impl Target<'_> {
 
     fn wire(&self) -> Wire {
         match (&self.check.probe, self.cluster.config().protocol) {
+            (_, ClusterProtocol::Http3) => Wire::Http3,
             (Probe::Grpc { .. }, _) | (_, ClusterProtocol::Http2) => Wire::Http2,
-            // Beside HTTP/3, what the server chooses over TCP.
-            (_, ClusterProtocol::Http3) => Wire::Negotiated,
             (_, ClusterProtocol::Auto) if self.cluster.tls().is_some() => Wire::Negotiated,
             (_, ClusterProtocol::Http1 | ClusterProtocol::Tcp | ClusterProtocol::Auto) => Wire::Http1,
         }

@@ -117,15 +117,16 @@ impl WorkerPool {
     ) -> Result<Made<H2Connection>, Failure> {
         let alpn = match wire {
             Wire::Http1 => Alpn::Http1,
-            Wire::Http2 => Alpn::Http2,
+            // HTTP/3 is not dialled here.
+            Wire::Http2 | Wire::Http3 => Alpn::Http2,
             Wire::Negotiated => Alpn::Either,
         };
         let dialed = self.dial(alpn, tls).await?;
         let chosen = dialed.tls.as_ref().map(|tls| tls.alpn);
         let speaks = match (wire, chosen) {
             (Wire::Http1, _) | (Wire::Negotiated, Some(None | Some(AlpnProtocol::Http1)) | None) => AlpnProtocol::Http1,
-            (Wire::Http2, None) | (_, Some(Some(AlpnProtocol::Http2))) => AlpnProtocol::Http2,
-            (Wire::Http2 | Wire::Negotiated, Some(other)) => {
+            (Wire::Http2 | Wire::Http3, None) | (_, Some(Some(AlpnProtocol::Http2))) => AlpnProtocol::Http2,
+            (Wire::Http2 | Wire::Http3 | Wire::Negotiated, Some(other)) => {
                 let answer = if other.is_some() { "chose http/1.1" } else { "does not choose a protocol" };
                 let detail = format!("{}: h2 was offered and the server {answer}", self.key.address);
                 return Err(self.refused("no-h2", detail.into()));
@@ -198,7 +199,7 @@ impl WorkerPool {
     }
 
     /// HTTP/2 did not come about.
-    fn not_begun(&self, error: &io::Error) -> Failure {
+    pub(super) fn not_begun(&self, error: &io::Error) -> Failure {
         if let Some(alert) = certificate_alert(error) {
             return self.refused(REFUSED_BY_PEER, format!("{}: {alert}", self.key.address).into());
         }
@@ -272,12 +273,12 @@ impl WorkerPool {
         Failure::Timeout
     }
 
-    fn deadline(&self) -> tokio::time::Instant {
+    pub(super) fn deadline(&self) -> tokio::time::Instant {
         tokio::time::Instant::now() + self.key.options.connect_timeout
     }
 
     /// At its age, and not after the peer's certificate.
-    fn retire_at(&self, not_after: Option<SystemTime>) -> Option<Instant> {
+    pub(super) fn retire_at(&self, not_after: Option<SystemTime>) -> Option<Instant> {
         let now = Instant::now();
         let age = self.key.options.max_age;
         let old = (!age.is_zero()).then(|| now + jittered(age));

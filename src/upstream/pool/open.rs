@@ -6,6 +6,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::dial::{Made, Opened};
+use super::h3::Line;
 use super::shared::{Multiplexed, Shared, close_all};
 use super::turn::{Failure, Turn};
 use super::{Preference, Terms, Wire, WorkerPool};
@@ -38,6 +39,7 @@ impl WorkerPool {
         for _ in 0..NEGOTIATIONS {
             let leased = match (wire, self.spoken.load(Ordering::Relaxed)) {
                 (Wire::Http1, _) | (Wire::Negotiated, HTTP1) => self.lease_h1(wire, preference, terms).await?,
+                (Wire::Http3, _) => self.lease_shared::<Line>(None, preference, terms).await?.map(Lease::H3),
                 (Wire::Http2, _) | (Wire::Negotiated, _) => {
                     self.lease_shared::<H2Connection>(wire, preference, terms).await?.map(Lease::H2)
                 }
@@ -75,9 +77,9 @@ impl WorkerPool {
     }
 
     /// A stream of a shared connection. `None`: the server chose HTTP/1.
-    async fn lease_shared<C: Multiplexed>(
+    pub(super) async fn lease_shared<C: Multiplexed>(
         &self,
-        wire: Wire,
+        order: C::Order,
         preference: Preference,
         terms: Terms<'_>,
     ) -> Result<Option<C::Slot>, LeaseError> {
@@ -95,7 +97,7 @@ impl WorkerPool {
                     close_all(gone);
                     return Ok(Some(slot));
                 }
-                if wire == Wire::Negotiated && self.spoken.load(Ordering::Relaxed) == HTTP1 {
+                if C::is_off(self, order) {
                     drop(shared);
                     close_all(gone);
                     return Ok(None);
@@ -105,7 +107,7 @@ impl WorkerPool {
                 shared.waiting.push_back(sender);
                 let expected = shared.dialing * self.key.options.max_streams as usize;
                 if shared.waiting.len() > expected {
-                    self.start_dial(&mut shared, wire, terms)?;
+                    self.start_dial(&mut shared, order, terms)?;
                 }
                 Turn { told: receiver, shared: C::of(self) }
             };
@@ -116,25 +118,30 @@ impl WorkerPool {
 
     /// Dials in a task of its own: the caller that happened to be first may leave without failing the others.
     /// At the ceiling those who can wait for a stream of an open connection wait; if there is none, it is an overflow.
-    pub(super) fn start_dial<C: Multiplexed>(
+    fn start_dial<C: Multiplexed>(
         &self,
         shared: &mut Shared<C>,
-        wire: Wire,
+        order: C::Order,
         terms: Terms<'_>,
     ) -> Result<(), LeaseError> {
+        if self.try_dial(shared, order, terms) || !shared.is_empty() || shared.dialing > 0 {
+            return Ok(());
+        }
+        shared.fail(&Failure::Overflow);
+        Err(LeaseError::Overflow(Overflow::Connections))
+    }
+
+    /// Dials in a task of its own, unless a ceiling is reached.
+    pub(super) fn try_dial<C: Multiplexed>(&self, shared: &mut Shared<C>, order: C::Order, terms: Terms<'_>) -> bool {
         let ceilings = terms.ceilings;
         let (Some(pool), Some(guard)) = (self.this.upgrade(), Open::enter(&self.cluster, &self.endpoint, &ceilings))
         else {
-            if shared.is_empty() && shared.dialing == 0 {
-                shared.fail(&Failure::Overflow);
-                return Err(LeaseError::Overflow(Overflow::Connections));
-            }
-            return Ok(());
+            return false;
         };
         shared.dialing += 1;
         let tls = terms.tls.cloned();
         task::spawn("upstream-dial", async move {
-            let made = C::dial(&pool, guard, wire, tls.as_deref()).await;
+            let made = C::dial(&pool, guard, order, tls.as_deref()).await;
             let terms = Terms { ceilings, tls: tls.as_ref() };
             let mut shared = C::of(&pool).lock();
             shared.dialing -= 1;
@@ -143,7 +150,7 @@ impl WorkerPool {
                     let room = handle.capacity();
                     shared.push(handle, retire_at);
                     shared.wake(room);
-                    pool.dial_for_the_rest(&mut shared, room, (wire, terms));
+                    pool.dial_for_the_rest(&mut shared, room, (order, terms));
                 }
                 Ok(Made::Http1(connection)) => {
                     // They go on one by one; the first finds this connection idle.
@@ -158,19 +165,29 @@ impl WorkerPool {
             drop(shared);
             pool.settle();
         });
-        Ok(())
+        true
     }
 
     /// The server may allow fewer streams than we counted on when we decided how many connections to open: those
     /// who are left over must not wait for a stream to end while another connection may be opened.
-    fn dial_for_the_rest<C: Multiplexed>(&self, shared: &mut Shared<C>, room: usize, (wire, terms): (Wire, Terms<'_>)) {
+    fn dial_for_the_rest<C: Multiplexed>(
+        &self,
+        shared: &mut Shared<C>,
+        room: usize,
+        (order, terms): (C::Order, Terms<'_>),
+    ) {
         shared.waiting.retain(|waiter| !waiter.is_closed());
         let expected = shared.dialing * self.key.options.max_streams as usize;
         // A server that allows no stream at all is not asked again and again.
         if room > 0 && shared.waiting.len() > expected {
             // An overflow leaves them waiting for a stream of the connection that was just made.
-            let _ = self.start_dial(shared, wire, terms);
+            let _ = self.start_dial(shared, order, terms);
         }
+    }
+
+    /// Whether the server chose HTTP/1 the last time.
+    pub(super) fn chose_http1(&self) -> bool {
+        self.spoken.load(Ordering::Relaxed) == HTTP1
     }
 
     /// Remembers what the server chose.

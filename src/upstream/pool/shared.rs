@@ -19,6 +19,8 @@ use crate::upstream::guards::Open;
 pub(super) trait Multiplexed: Sized + Send + 'static {
     /// The right to send one request.
     type Slot;
+    /// What must be known to open one.
+    type Order: Copy + Send + 'static;
 
     /// Where a worker keeps those of this kind.
     fn of(pool: &WorkerPool) -> &Mutex<Shared<Self>>;
@@ -27,9 +29,14 @@ pub(super) trait Multiplexed: Sized + Send + 'static {
     fn dial(
         pool: &Arc<WorkerPool>,
         guard: Open,
-        wire: Wire,
+        order: Self::Order,
         tls: Option<&ClientTls>,
     ) -> impl Future<Output = Result<Made<Self>, Failure>> + Send;
+
+    /// Whether no connection will be of this kind, because the server chooses another.
+    fn is_off(_pool: &WorkerPool, _order: Self::Order) -> bool {
+        false
+    }
 
     /// A stream, if one is free.
     fn reserve(&self) -> Option<Self::Slot>;
@@ -49,6 +56,7 @@ pub(super) trait Multiplexed: Sized + Send + 'static {
 
 impl Multiplexed for H2Connection {
     type Slot = StreamSlot;
+    type Order = Wire;
 
     fn of(pool: &WorkerPool) -> &Mutex<Shared<Self>> {
         &pool.h2
@@ -61,6 +69,10 @@ impl Multiplexed for H2Connection {
         tls: Option<&ClientTls>,
     ) -> Result<Made<Self>, Failure> {
         pool.make(guard, wire, tls).await
+    }
+
+    fn is_off(pool: &WorkerPool, wire: Wire) -> bool {
+        wire == Wire::Negotiated && pool.chose_http1()
     }
 
     fn reserve(&self) -> Option<StreamSlot> {

@@ -1,6 +1,8 @@
 //! Over sockets of this machine: who is counted, who waits, and who is woken.
 
+mod h3;
 mod mesh;
+mod relay;
 mod tls;
 
 use std::net::SocketAddr;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::h3::Line;
 use super::open::UNKNOWN;
 use super::shared::{Multiplexed, Shared, close_all};
 use super::{PoolKey, Preference};
@@ -26,6 +27,7 @@ pub(super) struct WorkerPool {
     pub(super) spoken: AtomicU8,
     idle: Mutex<Idle>,
     pub(super) h2: Mutex<Shared<H2Connection>>,
+    pub(super) h3: Mutex<Shared<Line>>,
 }
 
 /// Idle HTTP/1 connections, the most recently used last: it is taken first, so that the others age and close.
@@ -47,6 +49,7 @@ impl WorkerPool {
             spoken: AtomicU8::new(UNKNOWN),
             idle: Mutex::default(),
             h2: Mutex::default(),
+            h3: Mutex::default(),
         })
     }
 
@@ -106,15 +109,17 @@ impl WorkerPool {
         self.retired.store(true, Ordering::Release);
         let idle = std::mem::take(&mut self.idle.lock().connections);
         drop(idle);
-        let shared = self.h2.lock().retire();
-        close_all(shared);
+        let (h2, h3) = (self.h2.lock().retire(), self.h3.lock().retire());
+        close_all(h2);
+        close_all(h3);
     }
 
     pub(super) fn close_idle(&self) {
         let idle = std::mem::take(&mut self.idle.lock().connections);
         drop(idle);
-        let unused = self.h2.lock().take_unused();
-        close_all(unused);
+        let (h2, h3) = (self.h2.lock().take_unused(), self.h3.lock().take_unused());
+        close_all(h2);
+        close_all(h3);
     }
 
     /// Closes what was idle too long, or was closed by the server. Whether anything is left.
@@ -125,14 +130,15 @@ impl WorkerPool {
         let rested = |connection: &&mut Box<ClientConn>| now >= connection.idle_since + limits::BUFFER_LINGER;
         idle.connections.iter_mut().filter(rested).for_each(|connection| connection.release_buffers());
         let idle_before = now.checked_sub(self.key.options.idle_timeout);
-        let mut h2 = self.h2.lock();
-        let spent = h2.take_spent(now, idle_before);
+        let (mut h2, mut h3) = (self.h2.lock(), self.h3.lock());
+        let spent = (h2.take_spent(now, idle_before), h3.take_spent(now, idle_before));
         // Under all locks, so that whoever adds a connection meanwhile starts the reaper again.
-        let left = !idle.connections.is_empty() || !h2.is_empty();
+        let left = !idle.connections.is_empty() || !h2.is_empty() || !h3.is_empty();
         idle.reaper_runs = left;
-        drop((h2, idle));
+        drop((h2, h3, idle));
         drop(dead);
-        close_all(spent);
+        close_all(spent.0);
+        close_all(spent.1);
         left
     }
 

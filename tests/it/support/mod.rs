@@ -16,6 +16,7 @@ pub mod openssl;
 pub mod pki;
 pub mod process;
 pub mod proxy;
+pub mod relay;
 pub mod signer;
 pub mod tls;
 pub mod wait;

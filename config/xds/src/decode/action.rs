@@ -177,7 +177,9 @@ fn forward(at: &At<'_>, message: &route::RouteAction, beside: &Beside<'_>) -> Op
     for (index, upgrade) in upgrade_configs.iter().enumerate() {
         let off = upgrade.enabled.as_ref().is_some_and(|flag| !flag.value);
         if !upgrade.upgrade_type.eq_ignore_ascii_case("websocket") || off || upgrade.connect_config.is_some() {
-            at.item("upgrade_configs", index).refuse("websockets are always taken, and nothing else; remove it");
+            let reason = "what may be upgraded to is said by the connection manager, for all its routes, and tunnels of \
+                          CONNECT end where the ListenerExtension says so; remove it";
+            at.item("upgrade_configs", index).refuse(reason);
         }
     }
     let list = clusters(at, cluster_specifier.as_ref(), beside.own).map(|mut list| {

@@ -117,7 +117,9 @@ pub(super) fn cluster(at: &At<'_>, message: &cluster::Cluster) -> Option<Decoded
         max_age: Duration::ZERO,
         proxy_protocol: None,
     };
-    let protocol = protocol(
+    let upstream = tls::upstream_socket(&at.field("transport_socket"), transport_socket.as_ref());
+    connection.proxy_protocol = upstream.header;
+    let mut protocol = protocol(
         at,
         (typed_extension_protocol_options, common_http_protocol_options.as_ref(), http2_protocol_options.as_ref()),
         &mut connection,
@@ -132,7 +134,23 @@ pub(super) fn cluster(at: &At<'_>, message: &cluster::Cluster) -> Option<Decoded
         at.place_of(own.as_ref().and_then(|own| own.tls.as_ref())),
         own.as_ref().and_then(|own| own.certificate.as_ref()).map(wire::read_place),
     );
-    let tls = match tls::socket(&at.field("transport_socket"), transport_socket.as_ref()) {
+    let said = typed_extension_protocol_options.contains_key(pb::HTTP_OPTIONS) || http2_protocol_options.is_some();
+    match own.as_ref().and_then(|own| own.protocol.as_deref()) {
+        Some("tcp") => protocol = ClusterProtocol::Tcp,
+        Some(word) => {
+            let reason = format!("the protocol `{}` is not known to this version", word.escape_debug());
+            at.field("metadata").refuse(reason);
+        }
+        // Who sends a PROXY header and says nothing of HTTP hands on bytes.
+        None if upstream.header.is_some() && !said => protocol = ClusterProtocol::Tcp,
+        None => {}
+    }
+    if upstream.quic != (protocol == ClusterProtocol::Http3) && at.reader.is_clean() {
+        let reason = "HTTP/3 goes over QUIC, and nothing else does; give the cluster both: the QUIC transport socket, and \
+                      `http3_protocol_options` in `explicit_http_config`";
+        at.field("transport_socket").refuse(reason);
+    }
+    let tls = match upstream.socket {
         Socket::Plain => None,
         Socket::Tls(any) => tls::upstream(&at.field("transport_socket"), &any, places),
     };
@@ -291,9 +309,9 @@ fn protocol(
                     http2_options(&at.field("http2_protocol_options"), http2, connection);
                     ClusterProtocol::Http2
                 }
-                Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
-                    at.field("http3_protocol_options").refuse("HTTP/3 is not supported; use HTTP/2");
-                    ClusterProtocol::Http2
+                Some(ProtocolConfig::Http3ProtocolOptions(http3)) => {
+                    http3_options(&at.field("http3_protocol_options"), http3, connection);
+                    ClusterProtocol::Http3
                 }
             }
         }
@@ -317,13 +335,54 @@ fn protocol(
             let at = at.field("auto_config");
             unpack!(at, message => AutoHttpConfig {
                 take: [http2_protocol_options],
-                ignore: [http_protocol_options], // they change nothing of what is sent
-                refuse: [http3_protocol_options, alternate_protocols_cache_options],
+                ignore: [
+                    http_protocol_options, // they change nothing of what is sent
+                    http3_protocol_options, // HTTP/3 is used with endpoints that offer it
+                    alternate_protocols_cache_options, // what they offer is remembered
+                ],
+                refuse: [],
             });
             if let Some(http2) = http2_protocol_options {
                 http2_options(&at.field("http2_protocol_options"), http2, connection);
             }
             ClusterProtocol::Auto
+        }
+    }
+}
+
+fn http3_options(at: &At<'_>, message: &core::Http3ProtocolOptions, connection: &mut ConnectionOptions) {
+    unpack!(at, message => core::Http3ProtocolOptions {
+        take: [quic_protocol_options],
+        ignore: [
+            override_stream_error_on_invalid_http_message, // a stream where that is enough, else the connection
+            allow_extended_connect, // where the endpoint allows it
+            disable_qpack, // what is sent is not compressed by a dynamic table
+            disable_connection_flow_control_for_streams, // tuning
+            disallow_obs_text, // header values are as in HTTP/1
+        ],
+        refuse: [allow_metadata],
+    });
+    if let Some(quic) = quic_protocol_options {
+        unpack!(at, quic => core::QuicProtocolOptions {
+            take: [max_concurrent_streams],
+            ignore: [
+                initial_stream_window_size, // tuning
+                initial_connection_window_size, // likewise
+                num_timeouts_to_trigger_port_migration, // paths are changed when the network says so
+                connection_keepalive, // connections have limits of idleness
+                connection_options, // of one implementation
+                client_connection_options, // likewise
+                idle_network_timeout, // connections have limits of idleness
+                max_packet_length, // found out
+                client_packet_writer, // tuning
+                connection_migration, // paths are changed when the network says so
+                memory_reduction_timeout, // tuning
+                enable_scone, // not told
+            ],
+            refuse: [],
+        });
+        if let Some(streams) = max_concurrent_streams {
+            connection.max_streams = streams.value;
         }
     }
 }

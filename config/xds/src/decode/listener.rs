@@ -2,13 +2,14 @@
 
 mod chains;
 mod manager;
+mod opaque;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::grammar;
-use outrigger_config::model::{ClientTrust, Direction, Listener, RouteTable, TlsMode, Upgrades};
+use outrigger_config::model::{ClientTrust, Direction, Listener, ListenerProtocol, RouteTable, TlsMode};
 use prost::Message as _;
 
 use super::cluster::positive;
@@ -20,6 +21,7 @@ use crate::pb::{core, hcm, listener, tls_inspector};
 
 use chains::{Chains, Rank};
 use manager::{Http, manager};
+use opaque::Bytes;
 
 const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
@@ -53,6 +55,8 @@ pub(super) fn listener(at: &At<'_>, message: &listener::Listener) -> Option<Deco
             listener_filters_timeout,
             traffic_direction,
             bind_to_port,
+            transparent,
+            udp_listener_config,
         ],
         ignore: [
             stat_prefix, // labels have the name
@@ -76,11 +80,9 @@ pub(super) fn listener(at: &At<'_>, message: &listener::Listener) -> Option<Deco
             fcds_config,
             filter_chain_matcher,
             deprecated_v1,
-            transparent,
             freebind,
             socket_options,
             tcp_fast_open_queue_length,
-            udp_listener_config,
             api_listener,
             enable_mptcp,
             listener_specifier,
@@ -88,22 +90,35 @@ pub(super) fn listener(at: &At<'_>, message: &listener::Listener) -> Option<Deco
     });
     let own = at.extension::<ListenerExtension>("ListenerExtension", metadata.as_ref());
     let own = own.as_ref();
-    for (field, flag, wanted) in [("use_original_dst", use_original_dst, false), ("bind_to_port", bind_to_port, true)] {
-        if flag.as_ref().is_some_and(|flag| flag.value != wanted) {
-            at.field(field).refuse("original destinations are not supported; remove it");
-        }
+    if bind_to_port.as_ref().is_some_and(|flag| !flag.value) {
+        at.field("bind_to_port").refuse("every listener has an address of its own; remove it");
     }
+    let mut filters = opaque::Filters::default();
     for (index, message) in listener_filters.iter().enumerate() {
-        listener_filter(&at.item("listener_filters", index), message);
+        listener_filter(&at.item("listener_filters", index), message, &mut filters);
     }
+    let set = |flag: &Option<crate::pb::BoolValue>| flag.as_ref().is_some_and(|flag| flag.value);
+    let interception = opaque::intercepted(filters.redirected || set(use_original_dst), set(transparent));
+    opaque::over_udp(at, udp_listener_config.as_ref());
     let name = at.field("name").held(grammar::name(name));
+    let mut over_udp = false;
     let bind = address.as_ref().map_or_else(
         || {
             at.field("address").refuse("the listener has no address");
             None
         },
-        |message| bind(&at.field("address"), message),
+        |message| {
+            let mut message = message.clone();
+            over_udp = opaque::is_udp(&mut message);
+            bind(&at.field("address"), &message)
+        },
     );
+    if over_udp && filters.udp.is_none() && at.reader.is_clean() {
+        at.field("listener_filters").refuse("the datagrams lead nowhere; add the UDP proxy");
+    }
+    if !over_udp && filters.udp.is_some() {
+        at.field("address").refuse("the UDP proxy needs an address of UDP");
+    }
     let mut chains = Chains::default();
     for (index, message) in filter_chains.iter().enumerate() {
         chains.add(&at.item("filter_chains", index), message, own, Rank::Listed);
@@ -112,7 +127,11 @@ pub(super) fn listener(at: &At<'_>, message: &listener::Listener) -> Option<Deco
         chains.add(&at.field("default_filter_chain"), message, own, Rank::Default);
     }
     let (name, bind) = (name?, bind?);
-    let mode = chains.mode(at, own)?;
+    let mode = if over_udp { None } else { chains.mode(at, own)? };
+    let bytes = own.map(|own| opaque::Bytes::of(at, own));
+    let given = bytes.as_ref().is_some_and(|bytes| bytes.protocol.is_some() || bytes.tcp.is_some());
+    // Our own message says it all.
+    let opaque = if given || over_udp { None } else { chains.bytes(at) };
     let http = match (chains.http.take(), own.and_then(|own| own.manager.as_ref())) {
         (Some(http), _) => Some(http),
         // The settings of one that terminates nothing.
@@ -127,7 +146,7 @@ pub(super) fn listener(at: &At<'_>, message: &listener::Listener) -> Option<Deco
     };
     let mut http = match http {
         Some(http) => http,
-        None if mode == Some(TlsMode::Passthrough) => Http::default(),
+        None if mode == Some(TlsMode::Passthrough) || opaque.is_some() || over_udp => Http::default(),
         None => return None,
     };
     let direction = match core::TrafficDirection::try_from(*traffic_direction) {
@@ -150,6 +169,22 @@ pub(super) fn listener(at: &At<'_>, message: &listener::Listener) -> Option<Deco
     let routes: Option<Arc<RouteTable>> =
         http.routes.map(|table| Arc::new(RouteTable { name: format!("{name}/routes").into(), ..table }));
     let (jwt, jwt_providers) = tokens.map_or((None, Vec::new()), |tokens| (Some(tokens.listener), tokens.providers));
+    let Bytes { protocol, http3, upgrades, tcp, udp, proxy_protocol, interception, intercepts } =
+        bytes.unwrap_or_else(|| {
+            let (kind, tcp) = opaque.map_or((None, None), |(kind, tcp)| (kind, Some(tcp)));
+            Bytes {
+                protocol: if over_udp { Some(ListenerProtocol::Udp) } else { kind },
+                http3: None,
+                upgrades: None,
+                tcp,
+                udp: filters.udp,
+                proxy_protocol: filters.proxy_protocol,
+                interception,
+                intercepts: Vec::new(),
+            }
+        });
+    let protocol = protocol.unwrap_or(http.protocol);
+    let upgrades = upgrades.unwrap_or(http.upgrades);
     let mut listener = Listener {
         rate_limits: own
             .map_or(&[][..], |own| &own.rate_limits)
@@ -157,7 +192,7 @@ pub(super) fn listener(at: &At<'_>, message: &listener::Listener) -> Option<Deco
             .filter_map(|one| resilience::rate_limit(&at.field("metadata"), one))
             .collect(),
         bind,
-        protocol: http.protocol,
+        protocol,
         routes: routes.as_ref().map(|table| table.name.clone()).or(http.rds),
         direction,
         trust: http.trust,
@@ -168,13 +203,13 @@ pub(super) fn listener(at: &At<'_>, message: &listener::Listener) -> Option<Deco
         authorization: None,
         jwt,
         external_authorization: authorizer.as_ref().map(|authorizer| authorizer.name.clone()),
-        http3: None,
-        upgrades: Upgrades::default(),
-        tcp: None,
-        udp: None,
-        proxy_protocol: None,
-        interception: None,
-        intercepts: Vec::new(),
+        http3,
+        upgrades,
+        tcp,
+        udp,
+        proxy_protocol,
+        interception,
+        intercepts,
         place: at.place_of(own.and_then(|own| own.place.as_ref())),
         name,
     };
@@ -209,9 +244,12 @@ fn bind(at: &At<'_>, message: &core::Address) -> Option<SocketAddr> {
     at.field("socket_address").field("address").held(ip).map(|ip| SocketAddr::new(ip, port))
 }
 
-fn listener_filter(at: &At<'_>, message: &listener::ListenerFilter) {
+fn listener_filter(at: &At<'_>, message: &listener::ListenerFilter, filters: &mut opaque::Filters) {
     const INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
     const HTTP_INSPECTOR: &str = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
+    const ORIGINAL_DST: &str = "envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
+    const PROXY_PROTOCOL: &str = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
+    const UDP_PROXY: &str = "envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig";
     unpack!(at, message => listener::ListenerFilter {
         take: [config_type],
         ignore: [name], // the type of the configuration says which it is
@@ -239,6 +277,9 @@ fn listener_filter(at: &At<'_>, message: &listener::ListenerFilter) {
         }
         // Protocols are always told apart.
         HTTP_INSPECTOR => {}
+        ORIGINAL_DST => filters.original_destination(&at.field("typed_config"), any),
+        PROXY_PROTOCOL => filters.header(&at.field("typed_config"), any),
+        UDP_PROXY => filters.datagrams(&at.field("typed_config"), any),
         other => at.refuse(format!("the listener filter `{other}` is not supported; remove it")),
     }
 }

@@ -38,6 +38,12 @@ pub(super) fn route_match(at: &At<'_>, message: &route::RouteMatch, grpc_method:
         .iter()
         .enumerate()
         .filter_map(|(index, message)| parameter(&at.item("query_parameters", index), message));
+    if let Some(route::route_match::PathSpecifier::ConnectMatcher(_)) = path_specifier {
+        if method.as_ref().is_some_and(|method| *method != Method::CONNECT) {
+            at.field("headers").refuse("this can never match: `connect_matcher` takes CONNECT alone");
+        }
+        method = Some(Method::CONNECT);
+    }
     Some(Match { method, headers: out, query: query.collect(), grpc: grpc.is_some(), path: path? })
 }
 
@@ -77,10 +83,8 @@ fn path(at: &At<'_>, specifier: Option<&route::route_match::PathSpecifier>, fold
             }
             self::regex(&at, regex).map(PathMatch::Regex)
         }
-        Some(PathSpecifier::ConnectMatcher(_)) => {
-            at.field("connect_matcher").refuse("this is not supported; remove it");
-            None
-        }
+        // The path of CONNECT says nothing.
+        Some(PathSpecifier::ConnectMatcher(_)) => Some(PathMatch::Any),
         Some(PathSpecifier::PathMatchPolicy(_)) => {
             at.field("path_match_policy").refuse("this is not supported; match by prefix, path or pattern");
             None

@@ -110,6 +110,7 @@ impl<'a> Reader<'a> {
                 let tls = decoded.listener.tls.iter();
                 let handed_on = tls.flat_map(|tls| &tls.passthrough).flat_map(|entry| &entry.backends);
                 let mut names: Vec<Arc<str>> = handed_on.map(|backend| backend.cluster.clone()).collect();
+                names.extend(super::opaque_backends(&decoded.listener).map(|backend| backend.cluster.clone()));
                 names.extend(decoded.external_authorizer.iter().map(|authorizer| authorizer.cluster.clone()));
                 names.extend(decoded.rate_limit_services.iter().map(|(_, service)| service.cluster.clone()));
                 names.extend(decoded.routes.iter().flat_map(|table| backends(table)));

@@ -475,7 +475,7 @@ pub(super) fn labels(LabelsExtension { labels }: &LabelsExtension) -> Labels {
 
 impl At<'_> {
     /// A duration of ours, which is always there.
-    fn time(&self, field: &str, value: Option<&prost_types::Duration>) -> Duration {
+    pub(super) fn time(&self, field: &str, value: Option<&prost_types::Duration>) -> Duration {
         let read = value.and_then(wire::read_own_duration);
         read.unwrap_or_else(|| {
             self.field(field).refuse("this is not a duration");

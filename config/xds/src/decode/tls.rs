@@ -4,16 +4,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use outrigger_config::model::{
-    CertificateFiles, ClientCertificate, ClientTrust, ClusterTls, ClusterTlsMode, Place, TlsVersion,
+    CertificateFiles, ClientCertificate, ClientTrust, ClusterTls, ClusterTlsMode, Place, ProxyVersion, TlsVersion,
 };
 use outrigger_config::spiffe::IdentityPattern;
 
 use super::reader::At;
 use crate::pb::matcher::string_matcher::MatchPattern;
-use crate::pb::{self, Any, core, tls};
+use crate::pb::{self, Any, core, quic, tls, upstream_proxy_protocol as header};
+use crate::wire;
 
 const UPSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
 const DOWNSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+const QUIC: &str = "envoy.extensions.transport_sockets.quic.v3.QuicUpstreamTransport";
+const HEADER: &str = "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport";
 const RAW: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
 
 /// What a transport socket is.
@@ -40,6 +43,74 @@ pub(super) fn socket(at: &At<'_>, message: Option<&core::TransportSocket>) -> So
             let reason = format!("the transport socket `{}` is not supported; use TLS, or none", any.type_url);
             at.field("typed_config").refuse(reason);
             Socket::Plain
+        }
+    }
+}
+
+/// What the transport socket of a cluster is.
+pub(super) struct Upstream {
+    pub(super) socket: Socket,
+    /// The TLS is that of QUIC.
+    pub(super) quic: bool,
+    /// Connections begin with a PROXY header.
+    pub(super) header: Option<ProxyVersion>,
+}
+
+pub(super) fn upstream_socket(at: &At<'_>, message: Option<&core::TransportSocket>) -> Upstream {
+    let typed = message.and_then(|message| match &message.config_type {
+        Some(core::transport_socket::ConfigType::TypedConfig(any)) => Some(any),
+        None => None,
+    });
+    let kind = typed.and_then(|any| any.type_url.rsplit('/').next());
+    match (typed, kind) {
+        (Some(any), Some(QUIC)) => {
+            let at = at.field("typed_config");
+            let message = at.typed::<quic::QuicUpstreamTransport>(any).unwrap_or_default();
+            unpack!(at, &message => quic::QuicUpstreamTransport {
+                take: [upstream_tls_context],
+                ignore: [],
+                refuse: [],
+            });
+            let socket = match upstream_tls_context {
+                Some(context) => Socket::Tls(wire::any(context)),
+                None => {
+                    at.field("upstream_tls_context").refuse("nothing is said of TLS, which QUIC always has");
+                    Socket::Plain
+                }
+            };
+            Upstream { socket, quic: true, header: None }
+        }
+        (Some(any), Some(HEADER)) => {
+            let at = at.field("typed_config");
+            let message = at.typed::<header::ProxyProtocolUpstreamTransport>(any).unwrap_or_default();
+            unpack!(at, &message => header::ProxyProtocolUpstreamTransport {
+                take: [config, transport_socket],
+                ignore: [
+                    allow_unspecified_address, // what has no address is said to be local
+                ],
+                refuse: [tlv_as_pool_key],
+            });
+            let version = config.as_ref().map_or(ProxyVersion::V1, |message| version(&at.field("config"), message));
+            let socket = socket(&at.field("transport_socket"), transport_socket.as_ref());
+            Upstream { socket, quic: false, header: Some(version) }
+        }
+        _ => Upstream { socket: socket(at, message), quic: false, header: None },
+    }
+}
+
+fn version(at: &At<'_>, message: &core::ProxyProtocolConfig) -> ProxyVersion {
+    use core::proxy_protocol_config::Version;
+    unpack!(at, message => core::ProxyProtocolConfig {
+        take: [version],
+        ignore: [],
+        refuse: [pass_through_tlvs, added_tlvs],
+    });
+    match Version::try_from(*version) {
+        Ok(Version::V2) => ProxyVersion::V2,
+        Ok(Version::V1) => ProxyVersion::V1,
+        Err(_) => {
+            at.field("version").refuse("this version is not known; write V1 or V2");
+            ProxyVersion::V1
         }
     }
 }

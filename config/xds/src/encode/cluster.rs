@@ -8,7 +8,7 @@ use outrigger_config::model::{
     JwtProvider, KeySource, RetryBudget, Target,
 };
 
-use super::{Form, endpoint, fitness, resilience, tls};
+use super::{Form, endpoint, fitness, opaque, resilience, tls};
 use crate::extensions::{ClusterExtension, ConnectionExtension};
 use crate::pb::{cluster, core, kind, upstream};
 use crate::{Kind, Resource, pb, wire};
@@ -86,7 +86,13 @@ fn message(config: &Cluster, form: Form) -> cluster::Cluster {
         common_lb_config: fitness::common(balance),
         health_checks: health_check.iter().map(fitness::health_check).collect(),
         outlier_detection: outlier_detection.as_ref().map(fitness::outliers),
-        transport_socket: secured.as_ref().map(|config| tls::upstream(config, *protocol, form)),
+        transport_socket: {
+            let socket = secured.as_ref().map(|config| tls::upstream(config, *protocol, form));
+            match connection.proxy_protocol {
+                Some(version) => Some(opaque::with_header(version, socket)),
+                None => socket,
+            }
+        },
         metadata: (form == Form::Outrigger).then(|| wire::metadata("ClusterExtension", &extension(config))),
         ..plain
     }
@@ -149,7 +155,13 @@ fn http_options(
             protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(http2)),
         }),
         ClusterProtocol::Http3 => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-            protocol_config: Some(ProtocolConfig::Http3ProtocolOptions(core::Http3ProtocolOptions::default())),
+            protocol_config: Some(ProtocolConfig::Http3ProtocolOptions(core::Http3ProtocolOptions {
+                quic_protocol_options: Some(core::QuicProtocolOptions {
+                    max_concurrent_streams: wire::number(max_streams),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            })),
         }),
         // What ALPN says.
         ClusterProtocol::Auto if secured => UpstreamProtocolOptions::AutoConfig(AutoHttpConfig {
@@ -181,7 +193,8 @@ fn extension(config: &Cluster) -> ClusterExtension {
         ClusterTlsMode::Mutual { .. } => None,
     });
     // With HTTP/2 options, only the timeout of a keepalive that is off is left unsaid.
-    let unsaid = config.protocol == ClusterProtocol::Http1 || connection.keepalive_interval.is_zero();
+    let has_pings = matches!(config.protocol, ClusterProtocol::Http2 | ClusterProtocol::Auto);
+    let unsaid = !has_pings || connection.keepalive_interval.is_zero();
     ClusterExtension {
         place: wire::place(&config.place),
         peak_ewma: config.balance.policy == BalancePolicy::PeakEwma,
@@ -195,6 +208,7 @@ fn extension(config: &Cluster) -> ClusterExtension {
         tls: config.tls.as_ref().and_then(|tls| wire::place(&tls.place)),
         certificate: shown.and_then(|files| wire::place(&files.place)),
         resilience: resilience::cluster(config),
+        protocol: (config.protocol == ClusterProtocol::Tcp).then(|| "tcp".to_owned()),
     }
 }
 

@@ -1,13 +1,13 @@
 //! Listeners: which connections are terminated, how, and what is done with the rest.
 
 use outrigger_config::model::{
-    ClientCertHeader, Direction, EscapedSlashes, HostPattern, Listener, ListenerLimits, ListenerProtocol, ListenerTls,
-    Passthrough, PathOptions, TlsMode, TlsVersion, Trust,
+    ClientCertHeader, Direction, EscapedSlashes, HostPattern, InterceptionMode, Listener, ListenerLimits,
+    ListenerProtocol, ListenerTls, Passthrough, PathOptions, TlsMode, TlsVersion, Trust,
 };
 
 use prost::Message as _;
 
-use super::{Form, Policies, access, filters, resilience, tokens};
+use super::{Form, Policies, access, filters, opaque, resilience, tokens};
 use crate::extensions::{ListenerExtension, ListenerTlsExtension, PassthroughExtension, WeightedBackend};
 use crate::pb::{core, hcm, listener, tcp_proxy, tls_inspector};
 use crate::{Kind, Resource, wire};
@@ -24,12 +24,27 @@ pub fn listener(config: &Listener, policies: &Policies<'_>, form: Form) -> Resou
 fn message(config: &Listener, policies: &Policies<'_>, form: Form) -> listener::Listener {
     let chains = Chains::of(config, policies, form);
     let inspects = !chains.list.is_empty() && config.tls.is_some();
+    let (mut listener_filters, after) = opaque::filters(config);
+    listener_filters.extend(inspects.then(inspector));
+    listener_filters.extend(after);
+    let over_udp = config.protocol == ListenerProtocol::Udp;
+    let mut address = wire::address(&config.bind.ip().to_string(), config.bind.port());
+    if let (true, Some(core::address::Address::SocketAddress(socket))) = (over_udp, &mut address.address) {
+        socket.protocol = core::socket_address::Protocol::Udp as i32;
+    }
     listener::Listener {
         name: config.name.to_string(),
-        address: Some(wire::address(&config.bind.ip().to_string(), config.bind.port())),
+        address: Some(address),
         filter_chains: chains.list,
         default_filter_chain: chains.default,
-        listener_filters: if inspects { vec![inspector()] } else { Vec::new() },
+        listener_filters,
+        use_original_dst: config.interception.as_ref().and_then(|_| wire::flag(true)),
+        transparent: config
+            .interception
+            .as_ref()
+            .filter(|interception| interception.mode == InterceptionMode::Tproxy)
+            .and_then(|_| wire::flag(true)),
+        udp_listener_config: over_udp.then(listener::UdpListenerConfig::default),
         listener_filters_timeout: wire::duration(config.limits.detect_timeout),
         traffic_direction: match config.direction {
             Direction::Inbound => core::TrafficDirection::Inbound,
@@ -51,7 +66,20 @@ impl Chains {
     fn of(config: &Listener, policies: &Policies<'_>, form: Form) -> Self {
         let http =
             || network("envoy.filters.network.http_connection_manager", wire::any(&manager(config, policies, form)));
-        let plain = || listener::FilterChain { filters: vec![http()], ..Default::default() };
+        let bytes = |config: &Listener| config.tcp.as_ref().map(|tcp| opaque::proxy(&config.name, tcp));
+        let service = || match config.protocol {
+            ListenerProtocol::Tcp => bytes(config),
+            ListenerProtocol::Auto | ListenerProtocol::Http1 | ListenerProtocol::Http2 => Some(http()),
+            ListenerProtocol::Udp => None,
+        };
+        let of = |filter: Option<listener::Filter>| listener::FilterChain {
+            filters: filter.into_iter().collect(),
+            ..Default::default()
+        };
+        let plain = || of(service());
+        // What is not HTTP, and not inside TLS, where Envoy does not look for it.
+        let rest =
+            || bytes(config).filter(|_| config.protocol == ListenerProtocol::Auto).map(|filter| of(Some(filter)));
         let matching = |chain: listener::FilterChain, protocol: &str| listener::FilterChain {
             filter_chain_match: Some(listener::FilterChainMatch {
                 transport_protocol: protocol.to_owned(),
@@ -59,7 +87,19 @@ impl Chains {
             }),
             ..chain
         };
-        let Some(tls) = &config.tls else { return Self { list: vec![plain()], default: None } };
+        let only_http = |mut chain: listener::FilterChain| {
+            let condition = chain.filter_chain_match.get_or_insert_default();
+            condition.application_protocols = opaque::HTTP.iter().map(|&name| name.to_owned()).collect();
+            chain
+        };
+        let Some(tls) = &config.tls else {
+            let list = match (config.protocol, rest()) {
+                (ListenerProtocol::Udp, _) => Vec::new(),
+                (_, Some(rest)) => vec![only_http(plain()), rest],
+                (_, None) => vec![plain()],
+            };
+            return Self { list, default: None };
+        };
         let terminating = || listener::FilterChain {
             transport_socket: Some(super::tls::downstream(tls, config.protocol, form)),
             transport_socket_connect_timeout: wire::duration(tls.handshake_timeout),
@@ -68,7 +108,13 @@ impl Chains {
         let mut list: Vec<listener::FilterChain> =
             tls.passthrough.iter().flat_map(|entry| handed_on(config, entry)).collect();
         if tls.mode == TlsMode::Permissive {
-            list.push(matching(plain(), "raw_buffer"));
+            match rest() {
+                Some(rest) => {
+                    list.push(only_http(matching(plain(), "raw_buffer")));
+                    list.push(matching(rest, "raw_buffer"));
+                }
+                None => list.push(matching(plain(), "raw_buffer")),
+            }
         }
         match tls.mode {
             TlsMode::Passthrough | TlsMode::Off => Self { list, default: None },
@@ -124,24 +170,17 @@ fn server_name(pattern: &HostPattern) -> Option<String> {
     }
 }
 
-fn network(name: &str, config: crate::pb::Any) -> listener::Filter {
+pub(super) fn network(name: &str, config: crate::pb::Any) -> listener::Filter {
     listener::Filter { name: name.to_owned(), config_type: Some(listener::filter::ConfigType::TypedConfig(config)) }
 }
 
 fn inspector() -> listener::ListenerFilter {
-    listener::ListenerFilter {
-        name: "envoy.filters.listener.tls_inspector".to_owned(),
-        config_type: Some(listener::listener_filter::ConfigType::TypedConfig(wire::any(
-            &tls_inspector::TlsInspector::default(),
-        ))),
-        ..Default::default()
-    }
+    opaque::filter("envoy.filters.listener.tls_inspector", wire::any(&tls_inspector::TlsInspector::default()))
 }
 
 fn manager(config: &Listener, policies: &Policies<'_>, form: Form) -> hcm::HttpConnectionManager {
     use hcm::http_connection_manager::{
         CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails,
-        UpgradeConfig,
     };
     let ListenerLimits {
         max_connections: _,
@@ -200,7 +239,7 @@ fn manager(config: &Listener, policies: &Policies<'_>, form: Form) -> hcm::HttpC
             uri: true,
             ..Default::default()
         }),
-        upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }],
+        upgrade_configs: opaque::upgrade_configs(&config.upgrades),
         normalize_path: wire::flag(true),
         merge_slashes,
         path_with_escaped_slashes_action: match escaped_slashes {
@@ -220,7 +259,7 @@ fn extension(config: &Listener, policies: &Policies<'_>, form: Form) -> Listener
     let authorizer = config.external_authorization.as_ref().and_then(|name| policies.external_authorizers.get(name));
     let providers =
         config.jwt.iter().flat_map(|jwt| &jwt.providers).filter_map(|name| policies.jwt_providers.get(name));
-    ListenerExtension {
+    let mut out = ListenerExtension {
         place: wire::place(&config.place),
         max_connections: limits.max_connections,
         max_head_bytes: (!limits.max_head_bytes.is_multiple_of(1024)).then_some(limits.max_head_bytes),
@@ -228,7 +267,8 @@ fn extension(config: &Listener, policies: &Policies<'_>, form: Form) -> Listener
         authorization: policy.map(access::extension),
         external_authorization: authorizer.map(tokens::authorizer_extension),
         providers: providers.map(tokens::provider_extension).collect(),
-        manager: (!terminates).then(|| manager(config, policies, form).encode_to_vec()),
+        manager: (!terminates || !opaque::sees_requests(config.protocol))
+            .then(|| manager(config, policies, form).encode_to_vec()),
         handshake_timeout: config
             .tls
             .as_ref()
@@ -236,7 +276,10 @@ fn extension(config: &Listener, policies: &Policies<'_>, form: Form) -> Listener
             .and_then(|tls| wire::own_duration(tls.handshake_timeout)),
         rate_limits: config.rate_limits.iter().map(resilience::rate_limit).collect(),
         rate_limit_services: policies.rate_limit_services.iter().map(resilience::service).collect(),
-    }
+        ..Default::default()
+    };
+    opaque::complete(config, &mut out);
+    out
 }
 
 fn tls_extension(config: &ListenerTls) -> ListenerTlsExtension {

@@ -1,5 +1,6 @@
 //! Conditions on requests.
 
+use http::Method;
 use outrigger_config::model::{HeaderMatch, Match, PathMatch, QueryMatch, ValueMatch};
 use outrigger_config::pattern;
 
@@ -11,11 +12,17 @@ use crate::wire;
 /// What a match is in Envoy's words.
 pub(super) fn route_match(one: &Match, form: Form) -> route::RouteMatch {
     let Match { path, method, headers, query, grpc } = one;
+    let connect = *path == PathMatch::Any && method.as_ref() == Some(&Method::CONNECT) && form != Form::Grpc;
     let method = method
         .as_ref()
         .map(|method| string_header(":method", wire::string(MatchPattern::Exact(method.as_str().to_owned())), false));
     route::RouteMatch {
-        path_specifier: Some(path_specifier(path, form)),
+        path_specifier: Some(if connect {
+            // Envoy finds CONNECT by this alone.
+            route::route_match::PathSpecifier::ConnectMatcher(route::route_match::ConnectMatcher {})
+        } else {
+            path_specifier(path, form)
+        }),
         headers: method.into_iter().chain(headers.iter().map(header)).collect(),
         query_parameters: query.iter().map(parameter).collect(),
         // A gRPC client sends nothing else.

@@ -8,7 +8,7 @@ use outrigger_config::spiffe::IdentityPattern;
 
 use super::Form;
 use crate::pb::matcher::string_matcher::MatchPattern;
-use crate::pb::{self, core, tls};
+use crate::pb::{self, core, quic, tls};
 use crate::wire;
 
 /// TLS that a listener terminates.
@@ -114,6 +114,10 @@ pub(super) fn upstream(config: &ClusterTls, protocol: ClusterProtocol, form: For
         auto_sni_san_validation: implied,
         ..Default::default()
     };
+    if protocol == ClusterProtocol::Http3 {
+        let context = quic::QuicUpstreamTransport { upstream_tls_context: Some(context) };
+        return super::opaque::socket("envoy.transport_sockets.quic", wire::any(&context));
+    }
     socket(wire::any(&context))
 }
 

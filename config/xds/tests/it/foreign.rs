@@ -18,11 +18,11 @@ use prost::{Message, Name};
 
 use crate::roundtrip::{context, settings};
 
-fn any<M: Message + Name>(message: &M) -> protobuf::Any {
+pub(crate) fn any<M: Message + Name>(message: &M) -> protobuf::Any {
     protobuf::Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }
 
-fn take(kind: Kind, name: &str, message: &impl Message) -> Result<Decoded, Vec<Refusal>> {
+pub(crate) fn take(kind: Kind, name: &str, message: &impl Message) -> Result<Decoded, Vec<Refusal>> {
     decode(kind, name, &message.encode_to_vec(), &context())
 }
 
@@ -33,7 +33,7 @@ fn table(message: &route::RouteConfiguration) -> RouteTable {
     }
 }
 
-fn fields(result: Result<Decoded, Vec<Refusal>>) -> Vec<String> {
+pub(crate) fn fields(result: Result<Decoded, Vec<Refusal>>) -> Vec<String> {
     result.expect_err("refused").into_iter().map(|refusal| refusal.field).collect()
 }
 
@@ -178,7 +178,7 @@ fn everything_that_a_route_asks_for_in_vain_is_named_at_once() {
     assert_eq!(found.len(), 5, "{found:?}");
 }
 
-fn address(host: &str, port: u32) -> core::Address {
+pub(crate) fn address(host: &str, port: u32) -> core::Address {
     core::Address {
         address: Some(core::address::Address::SocketAddress(core::SocketAddress {
             address: host.to_owned(),
@@ -247,7 +247,7 @@ fn labels_are_those_of_envoys_subsets() {
     assert_eq!(backends[0].subset, Labels::from([("version".into(), "v2".into())]));
 }
 
-fn eds(name: &str) -> cluster::Cluster {
+pub(crate) fn eds(name: &str) -> cluster::Cluster {
     cluster::Cluster {
         name: name.to_owned(),
         cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(3)),
@@ -259,7 +259,7 @@ fn eds(name: &str) -> cluster::Cluster {
     }
 }
 
-fn ads() -> core::ConfigSource {
+pub(crate) fn ads() -> core::ConfigSource {
     core::ConfigSource {
         config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(Default::default())),
         ..Default::default()
@@ -456,7 +456,7 @@ fn circuit_breakers_have_envoys_defaults() {
     assert_eq!(one.discovers_endpoints.as_deref(), Some("backend"));
 }
 
-fn listening(filters: Vec<hcm::HttpFilter>) -> listener::Listener {
+pub(crate) fn listening(filters: Vec<hcm::HttpFilter>) -> listener::Listener {
     let manager = hcm::HttpConnectionManager {
         stat_prefix: "x".to_owned(),
         route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::Rds(hcm::Rds {
@@ -489,7 +489,7 @@ fn filter(name: &str, config: protobuf::Any, is_optional: bool) -> hcm::HttpFilt
     }
 }
 
-fn routing() -> hcm::HttpFilter {
+pub(crate) fn routing() -> hcm::HttpFilter {
     filter("router", any(&router::Router::default()), false)
 }
 

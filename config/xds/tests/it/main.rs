@@ -4,7 +4,9 @@
 #![allow(deprecated, reason = "such fields are read as well")]
 
 mod foreign;
+mod foreign_bytes;
 mod model;
+mod opaque;
 mod resilience;
 mod roundtrip;
 mod table;

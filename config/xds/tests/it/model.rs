@@ -14,7 +14,7 @@ use proptest::option::of;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use crate::resilience;
+use crate::{opaque, resilience};
 
 pub(crate) const CLUSTERS: [&str; 4] = ["alpha", "beta|80", "gamma.shop", "plain"];
 const PROVIDERS: [&str; 2] = ["corp", "partner"];
@@ -82,7 +82,13 @@ fn query() -> impl Strategy<Value = QueryMatch> {
 }
 
 fn one_match() -> impl Strategy<Value = Match> {
-    (path(), of(select(vec![Method::GET, Method::POST])), vec(header(), 0..3), vec(query(), 0..2), any::<bool>())
+    (
+        path(),
+        of(select(vec![Method::GET, Method::POST, Method::CONNECT])),
+        vec(header(), 0..3),
+        vec(query(), 0..2),
+        any::<bool>(),
+    )
         .prop_map(|(path, method, headers, query, grpc)| {
             let method = if grpc { method.map(|_| Method::POST) } else { method };
             Match { path, method, headers, query, grpc }
@@ -392,7 +398,8 @@ fn endpoints() -> impl Strategy<Value = Vec<Endpoint>> {
 }
 
 fn cluster(name: &'static str) -> impl Strategy<Value = Cluster> {
-    let protocol = select(vec![ClusterProtocol::Http1, ClusterProtocol::Http2, ClusterProtocol::Auto]);
+    let protocol =
+        select(vec![ClusterProtocol::Http1, ClusterProtocol::Http2, ClusterProtocol::Auto, ClusterProtocol::Http3]);
     let fit = (
         resilience::endpoint_ceilings(),
         resilience::breakers(),
@@ -416,6 +423,9 @@ fn cluster(name: &'static str) -> impl Strategy<Value = Cluster> {
         (duration(), 1..9_u32),
     )
         .prop_map(move |((protocol, balance, endpoints, place, fit), ceilings, budget, connection, tls, dns)| {
+            let tls = tls.filter(|_| name != "plain");
+            let plain = protocol == ClusterProtocol::Http3 && tls.is_none();
+            let protocol = if plain { ClusterProtocol::Auto } else { protocol };
             Cluster {
                 name: name.into(),
                 // Authorizers are asked over the first one, and TLS is handed on to the last.
@@ -444,7 +454,7 @@ fn cluster(name: &'static str) -> impl Strategy<Value = Cluster> {
                     max_age: connection.5,
                     proxy_protocol: None,
                 },
-                tls: tls.filter(|_| name != "plain"),
+                tls,
                 dns: DnsOptions { min_ttl: dns.0, max_ttl: dns.0 * dns.1 },
                 place,
             }
@@ -575,6 +585,10 @@ fn listener(name: &'static str, port: u16) -> impl Strategy<Value = Listener> {
                 }
             },
         )
+}
+
+fn shaped(name: &'static str, port: u16) -> impl Strategy<Value = Listener> {
+    (listener(name, port), opaque::extra()).prop_map(|(listener, extra)| opaque::shaped(listener, extra))
 }
 
 const PROVIDERS_TEXT: [&str; 2] = PROVIDERS;
@@ -752,13 +766,14 @@ fn authorizer() -> impl Strategy<Value = ExternalAuthorizer> {
 /// A whole configuration. What no listener uses is not in it, because it would not travel.
 pub(crate) fn config() -> impl Strategy<Value = Config> {
     (
-        (listener("inbound", 15006).boxed(), listener("outbound", 15001).boxed()),
+        (shaped("inbound", 15006).boxed(), shaped("outbound", 15001).boxed()),
         table("main").boxed(),
         (
             cluster(CLUSTERS[0]).boxed(),
             cluster(CLUSTERS[1]).boxed(),
             cluster(CLUSTERS[2]).boxed(),
             cluster(CLUSTERS[3]).boxed(),
+            opaque::raw(cluster("raw")).boxed(),
         ),
         (policy(), provider(PROVIDERS[0]), provider(PROVIDERS[1]), authorizer()),
         (resilience::service(), resilience::service()),
@@ -768,7 +783,7 @@ pub(crate) fn config() -> impl Strategy<Value = Config> {
             let mut config = Config {
                 listeners: vec![listeners.0, listeners.1],
                 routes: BTreeMap::from([(table.name.clone(), table)]),
-                clusters: [clusters.0, clusters.1, clusters.2, clusters.3]
+                clusters: [clusters.0, clusters.1, clusters.2, clusters.3, clusters.4]
                     .into_iter()
                     .map(|cluster| (cluster.name.clone(), cluster))
                     .collect(),

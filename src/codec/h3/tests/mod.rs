@@ -1,2 +1,6 @@
+mod closing;
+mod errors;
 mod requests;
+mod responses;
 mod support;
+mod upstream;

@@ -50,7 +50,7 @@ impl Link {
 }
 
 /// An HTTP/2 server that says its settings and holds the connection.
-fn greet(mut io: Io) -> JoinHandle<()> {
+pub(super) fn greet(mut io: Io) -> JoinHandle<()> {
     tokio::spawn(async move {
         io.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("settings");
         io.flush().await.expect("settings");
@@ -58,13 +58,13 @@ fn greet(mut io: Io) -> JoinHandle<()> {
     })
 }
 
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Interim for Nobody {
     fn send(&self, _: StatusCode, _: &HeaderMap) {}
 }
 
-fn post() -> RequestHead {
+pub(super) fn post() -> RequestHead {
     RequestHead {
         method: Method::POST,
         scheme: http::uri::Scheme::HTTP,
@@ -141,7 +141,7 @@ async fn a_server_that_refuses_our_certificate_was_sent_nothing() {
         async {
             match link.lease(Wire::Http1).await.expect("connected, as far as we know") {
                 Lease::H1(connection) => connection.send(&post(), Body::Empty, &Nobody).await.expect_err("refused"),
-                Lease::H2(_) => unreachable!("HTTP/1 was asked for"),
+                Lease::H2(_) | Lease::H3(_) => unreachable!("HTTP/1 was asked for"),
             }
         },
         link.accept()

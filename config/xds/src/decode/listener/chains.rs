@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use outrigger_config::grammar;
 use outrigger_config::model::{
-    BackendRef, ClientCertificate, ClientTrust, HostPattern, Labels, ListenerTls, Passthrough, TlsMode, TlsVersion,
+    BackendRef, ClientCertificate, ClientTrust, HostPattern, Labels, ListenerProtocol, ListenerTls, Passthrough,
+    TcpForwarding, TlsMode, TlsVersion,
 };
 
 use super::super::cluster::positive;
 use super::super::reader::At;
 use super::super::tls::{self, Downstream, Socket};
 use super::manager::{Http, manager};
+use super::opaque::IDLE;
 use super::{MANAGER, TCP_PROXY};
 use crate::extensions::{ListenerExtension, PassthroughExtension};
 use crate::pb::{hcm, listener, tcp_proxy};
@@ -30,10 +32,15 @@ pub(super) struct Chains {
     pub(super) http: Option<Http>,
     /// The message of the connection manager, which all chains that terminate must share.
     message: Option<hcm::HttpConnectionManager>,
+    /// A chain takes plaintext; a chain of the connection manager, or one of the TCP proxy.
     plain: bool,
+    plain_http: bool,
+    plain_tcp: bool,
     terminating: Option<(Downstream, Duration)>,
+    /// The chain that terminates TLS hands on what is inside.
+    terminating_tcp: bool,
+    tcp: Option<(Vec<BackendRef>, Duration)>,
     handed_on: Vec<(Vec<HostPattern>, Vec<BackendRef>)>,
-    idle: Option<Duration>,
 }
 
 impl Chains {
@@ -88,100 +95,77 @@ impl Chains {
                         if condition.names.is_some() || condition.protocol == Protocol::Tls {
                             at.field("filter_chain_match").refuse("this chain takes TLS, and does not terminate it");
                         }
-                        self.plain = true;
+                        (self.plain, self.plain_http) = (true, true);
                     }
                     Socket::Tls(any) => {
-                        if condition.names.is_some() {
-                            let reason = "certificates are chosen by server name in one chain; put them into one";
-                            at.field("filter_chain_match").field("server_names").refuse(reason);
-                        }
-                        if condition.protocol == Protocol::Plain {
-                            at.field("filter_chain_match").refuse("this chain takes plaintext, and terminates TLS");
-                        }
-                        if self.terminating.is_some() {
-                            at.field("transport_socket")
-                                .refuse("a second chain that terminates TLS; put both into one");
-                        }
-                        if let Some(found) = tls::downstream(&at.field("transport_socket"), &any) {
-                            self.terminating = Some((found, handshake));
-                        }
+                        self.terminate(at, (&condition, handshake), &any);
                     }
                 }
             }
             TCP_PROXY => {
-                if matches!(socket, Socket::Tls(_)) || condition.protocol != Protocol::Tls || rank == Rank::Default {
-                    let reason =
-                        "only TLS is handed on, unread; write `transport_protocol: tls`, and no transport socket";
-                    at.field("filter_chain_match").refuse(reason);
-                }
                 let Some(message) = inner.typed::<tcp_proxy::TcpProxy>(any) else { return };
-                let backends = self.proxy(&inner, &message);
-                let names = condition.names.unwrap_or_else(|| vec![HostPattern::Any]);
-                self.handed_on.push((names, backends));
+                let found = proxy(&inner, &message);
+                if condition.http {
+                    at.field("filter_chain_match").field("application_protocols").refuse("this chain is not of HTTP");
+                }
+                match (&socket, condition.protocol) {
+                    // Unread.
+                    (Socket::Plain, Protocol::Tls) => {
+                        if rank == Rank::Default {
+                            at.field("filter_chain_match")
+                                .refuse("a default chain takes what others leave, by no name");
+                        }
+                        let names = condition.names.unwrap_or_else(|| vec![HostPattern::Any]);
+                        self.handed_on.push((names, found.0));
+                        return;
+                    }
+                    (Socket::Plain, Protocol::Any | Protocol::Plain) => (self.plain, self.plain_tcp) = (true, true),
+                    (Socket::Tls(any), _) => {
+                        self.terminate(at, (&condition, handshake), any);
+                        self.terminating_tcp = true;
+                    }
+                }
+                if self.tcp.as_ref().is_some_and(|first| *first != found) {
+                    inner.refuse("every chain of a listener that is not handed on by server name leads to the same");
+                }
+                self.tcp = Some(found);
             }
             other => inner.refuse(format!("the network filter `{other}` is not supported; remove it")),
         }
     }
 
-    fn proxy(&mut self, at: &At<'_>, message: &tcp_proxy::TcpProxy) -> Vec<BackendRef> {
-        use tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight};
-        unpack!(at, message => tcp_proxy::TcpProxy {
-            take: [idle_timeout, cluster_specifier],
-            ignore: [
-                stat_prefix, // labels have the name
-                access_log, // the access log is the proxy's
-                access_log_flush_interval, // likewise
-                flush_access_log_on_connected, // likewise
-                access_log_options, // likewise
-                max_connect_attempts, // one
-                backoff_options, // of more attempts
-                check_drain_close, // connections are drained when the listener is
-            ],
-            refuse: [
-                on_demand,
-                metadata_match,
-                downstream_idle_timeout,
-                upstream_idle_timeout,
-                hash_policy,
-                tunneling_config,
-                max_downstream_connection_duration,
-                max_downstream_connection_duration_jitter_percentage,
-                proxy_protocol_tlvs,
-                proxy_protocol_tlv_merge_policy,
-                upstream_connect_mode,
-                max_early_data_bytes,
-            ],
-        });
-        self.idle = at.duration("idle_timeout", idle_timeout.as_ref()).or(self.idle);
-        let one = |at: &At<'_>, name: &str, weight: u32| {
-            at.held(grammar::name(name)).map(|cluster| BackendRef {
-                cluster,
-                weight,
-                subset: Labels::new(),
-                filters: Vec::new(),
-            })
-        };
-        match cluster_specifier {
-            Some(ClusterSpecifier::Cluster(name)) => one(&at.field("cluster"), name, 1).into_iter().collect(),
-            Some(ClusterSpecifier::WeightedClusters(message)) => {
-                let at = at.field("weighted_clusters");
-                unpack!(at, message => WeightedCluster { take: [clusters], ignore: [], refuse: [] });
-                let each = clusters.iter().enumerate().filter_map(|(index, message)| {
-                    let at = at.item("clusters", index);
-                    unpack!(at, message => ClusterWeight {
-                        take: [name, weight],
-                        ignore: [],
-                        refuse: [metadata_match],
-                    });
-                    one(&at.field("name"), name, *weight)
-                });
-                each.collect()
-            }
-            None => {
-                at.refuse("the chain leads nowhere; add `cluster` or `weighted_clusters`");
-                Vec::new()
-            }
+    /// Notes the chain that terminates TLS.
+    fn terminate(&mut self, at: &At<'_>, (condition, handshake): (&Condition, Duration), any: &crate::pb::Any) {
+        if condition.names.is_some() {
+            let reason = "certificates are chosen by server name in one chain; put them into one";
+            at.field("filter_chain_match").field("server_names").refuse(reason);
         }
+        if condition.protocol == Protocol::Plain {
+            at.field("filter_chain_match").refuse("this chain takes plaintext, and terminates TLS");
+        }
+        if self.terminating.is_some() {
+            at.field("transport_socket").refuse("a second chain that terminates TLS; put both into one");
+        }
+        if let Some(found) = tls::downstream(&at.field("transport_socket"), any) {
+            self.terminating = Some((found, handshake));
+        }
+    }
+
+    /// Where connections go that are not read as HTTP, and the protocol of the listener where it has no other.
+    pub(super) fn bytes(&self, at: &At<'_>) -> Option<(Option<ListenerProtocol>, TcpForwarding)> {
+        let (backends, idle_timeout) = self.tcp.clone()?;
+        let kind = match (&self.message, self.plain_http, self.terminating_tcp) {
+            (None, _, _) => Some(ListenerProtocol::Tcp),
+            // What is not HTTP in plaintext.
+            (Some(_), true, false) if self.plain_tcp => None,
+            (Some(_), _, _) => {
+                let reason = "a listener hands on what is not HTTP in plaintext, beside HTTP in plaintext; give TLS and \
+                              plaintext the same filters, or listeners of their own";
+                at.field("filter_chains").refuse(reason);
+                None
+            }
+        };
+        Some((kind, TcpForwarding { backends, idle_timeout, place: at.place() }))
     }
 
     /// What the listener takes: outer `None` for nothing, inner `None` for plaintext only.
@@ -281,6 +265,69 @@ impl Chains {
     }
 }
 
+/// Where a TCP proxy leads, and how long it waits when nothing moves.
+fn proxy(at: &At<'_>, message: &tcp_proxy::TcpProxy) -> (Vec<BackendRef>, Duration) {
+    use tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight};
+    unpack!(at, message => tcp_proxy::TcpProxy {
+        take: [idle_timeout, cluster_specifier],
+        ignore: [
+            stat_prefix, // labels have the name
+            access_log, // the access log is the proxy's
+            access_log_flush_interval, // likewise
+            flush_access_log_on_connected, // likewise
+            access_log_options, // likewise
+            max_connect_attempts, // one
+            backoff_options, // of more attempts
+            check_drain_close, // connections are drained when the listener is
+        ],
+        refuse: [
+            on_demand,
+            metadata_match,
+            downstream_idle_timeout,
+            upstream_idle_timeout,
+            hash_policy,
+            tunneling_config,
+            max_downstream_connection_duration,
+            max_downstream_connection_duration_jitter_percentage,
+            proxy_protocol_tlvs,
+            proxy_protocol_tlv_merge_policy,
+            upstream_connect_mode,
+            max_early_data_bytes,
+        ],
+    });
+    let idle = at.duration("idle_timeout", idle_timeout.as_ref()).unwrap_or(IDLE);
+    let one = |at: &At<'_>, name: &str, weight: u32| {
+        at.held(grammar::name(name)).map(|cluster| BackendRef {
+            cluster,
+            weight,
+            subset: Labels::new(),
+            filters: Vec::new(),
+        })
+    };
+    let backends = match cluster_specifier {
+        Some(ClusterSpecifier::Cluster(name)) => one(&at.field("cluster"), name, 1).into_iter().collect(),
+        Some(ClusterSpecifier::WeightedClusters(message)) => {
+            let at = at.field("weighted_clusters");
+            unpack!(at, message => WeightedCluster { take: [clusters], ignore: [], refuse: [] });
+            let each = clusters.iter().enumerate().filter_map(|(index, message)| {
+                let at = at.item("clusters", index);
+                unpack!(at, message => ClusterWeight {
+                    take: [name, weight],
+                    ignore: [],
+                    refuse: [metadata_match],
+                });
+                one(&at.field("name"), name, *weight)
+            });
+            each.collect()
+        }
+        None => {
+            at.refuse("the chain leads nowhere; add `cluster` or `weighted_clusters`");
+            Vec::new()
+        }
+    };
+    (backends, idle)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Protocol {
     Any,
@@ -288,17 +335,22 @@ enum Protocol {
     Tls,
 }
 
+/// What plaintext is when it is HTTP.
+const HTTP: [&str; 4] = ["http/1.0", "http/1.1", "h2c", "h2"];
+
 /// Which connections a chain takes.
 struct Condition {
     protocol: Protocol,
     names: Option<Vec<HostPattern>>,
+    /// Only what is HTTP.
+    http: bool,
 }
 
 impl Condition {
     fn of(at: &At<'_>, message: Option<&listener::FilterChainMatch>) -> Self {
-        let Some(message) = message else { return Self { protocol: Protocol::Any, names: None } };
+        let Some(message) = message else { return Self { protocol: Protocol::Any, names: None, http: false } };
         unpack!(at, message => listener::FilterChainMatch {
-            take: [server_names, transport_protocol, destination_port],
+            take: [server_names, transport_protocol, destination_port, application_protocols],
             ignore: [],
             refuse: [
                 prefix_ranges,
@@ -308,7 +360,6 @@ impl Condition {
                 source_type,
                 source_prefix_ranges,
                 source_ports,
-                application_protocols,
             ],
         });
         if destination_port.is_some() {
@@ -331,6 +382,10 @@ impl Condition {
                 Protocol::Any
             }
         };
-        Self { protocol, names: (!names.is_empty()).then_some(names) }
+        if application_protocols.iter().any(|name| !HTTP.contains(&name.as_str())) {
+            let reason = "protocols are told apart by their first bytes; write http/1.0, http/1.1 and h2c, or none";
+            at.field("application_protocols").refuse(reason);
+        }
+        Self { protocol, names: (!names.is_empty()).then_some(names), http: !application_protocols.is_empty() }
     }
 }

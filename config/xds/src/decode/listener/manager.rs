@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use outrigger_config::grammar;
 use outrigger_config::model::{
-    ClientCertHeader, EscapedSlashes, ListenerLimits, ListenerProtocol, PathOptions, RouteTable, Trust,
+    ClientCertHeader, Connect, EscapedSlashes, ListenerLimits, ListenerProtocol, PathOptions, RouteTable, Trust,
+    Upgrades,
 };
 
 use super::super::cluster::{http2, positive};
@@ -26,6 +27,7 @@ pub(super) struct Http {
     pub(super) limits: ListenerLimits,
     pub(super) client_cert_header: ClientCertHeader,
     pub(super) filters: Filters,
+    pub(super) upgrades: Upgrades,
 }
 
 impl Default for Http {
@@ -50,6 +52,7 @@ impl Default for Http {
             },
             client_cert_header: ClientCertHeader::Sanitize,
             filters: Filters::default(),
+            upgrades: Upgrades::default(),
         }
     }
 }
@@ -133,7 +136,7 @@ pub(super) fn manager(
         Ok(CodecType::Http1) => ListenerProtocol::Http1,
         Ok(CodecType::Http2) => ListenerProtocol::Http2,
         Ok(CodecType::Http3) | Err(_) => {
-            at.field("codec_type").refuse("HTTP/3 is not supported; write AUTO");
+            at.field("codec_type").refuse("a listener of HTTP/3 alone is not supported; write AUTO");
             ListenerProtocol::Auto
         }
     };
@@ -209,12 +212,7 @@ pub(super) fn manager(
             ClientCertHeader::Sanitize
         }
     };
-    for (index, upgrade) in upgrade_configs.iter().enumerate() {
-        let off = upgrade.enabled.as_ref().is_some_and(|flag| !flag.value);
-        if !upgrade.upgrade_type.eq_ignore_ascii_case("websocket") || off || !upgrade.filters.is_empty() {
-            at.item("upgrade_configs", index).refuse("websockets are always taken, and nothing else; remove it");
-        }
-    }
+    out.upgrades = upgrades(at, upgrade_configs, out.limits.stream_idle_timeout);
     if normalize_path.as_ref().is_some_and(|flag| !flag.value) {
         at.field("normalize_path").refuse("paths are always brought into their normal form; remove it");
     }
@@ -232,6 +230,31 @@ pub(super) fn manager(
     out.path = PathOptions { merge_slashes: *merge_slashes, escaped_slashes: escaped };
     out.filters = filters::http(at, http_filters, own);
     Some(out)
+}
+
+/// Envoy lets nothing be upgraded to that is not listed.
+fn upgrades(at: &At<'_>, list: &[hcm::http_connection_manager::UpgradeConfig], idle: Duration) -> Upgrades {
+    let mut out = Upgrades { allow: Vec::new(), idle_timeout: idle, ..Upgrades::default() };
+    for (index, message) in list.iter().enumerate() {
+        let at = at.item("upgrade_configs", index);
+        unpack!(at, message => hcm::http_connection_manager::UpgradeConfig {
+            take: [upgrade_type, enabled],
+            ignore: [],
+            refuse: [filters],
+        });
+        if enabled.as_ref().is_some_and(|flag| !flag.value) {
+            // A route could switch it on, and routes that do are refused.
+            continue;
+        }
+        if upgrade_type.eq_ignore_ascii_case("connect") {
+            out.connect = Connect::Route;
+        } else if let Some(token) = at.field("upgrade_type").held(grammar::upgrade(&upgrade_type.to_ascii_lowercase()))
+            && !out.allow.contains(&token)
+        {
+            out.allow.push(token);
+        }
+    }
+    out
 }
 
 fn common(at: &At<'_>, message: &core::HttpProtocolOptions, limits: &mut ListenerLimits) {

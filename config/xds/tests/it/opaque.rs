@@ -1,0 +1,166 @@
+//! HTTP/3, tunnels, and what is handed on without being understood, made at random.
+
+use outrigger_config::model::*;
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+use crate::model::{duration, duration_or_zero, place};
+use crate::resilience;
+
+/// What a listener may have beside requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Extra {
+    kind: u8,
+    http3: Option<Http3>,
+    upgrades: Upgrades,
+    tcp: Option<TcpForwarding>,
+    always: TcpForwarding,
+    udp: UdpForwarding,
+    proxy_protocol: Option<ProxyProtocol>,
+    interception: Option<Interception>,
+    intercepts: Vec<Intercept>,
+}
+
+pub(crate) fn extra() -> impl Strategy<Value = Extra> {
+    (
+        0..4_u8,
+        of(http3()),
+        upgrades(),
+        (of(tcp()), tcp(), udp()),
+        of(select(vec![ProxyProtocol::Strict, ProxyProtocol::Optional])),
+        of(interception()),
+        vec(intercept(), 0..3),
+    )
+        .prop_map(|(kind, http3, upgrades, (tcp, always, udp), proxy_protocol, interception, intercepts)| Extra {
+            kind,
+            http3,
+            upgrades,
+            tcp,
+            always,
+            udp,
+            proxy_protocol,
+            interception,
+            intercepts,
+        })
+}
+
+/// The listener with that: one of HTTP as it is, of TCP, or of UDP.
+pub(crate) fn shaped(listener: Listener, extra: Extra) -> Listener {
+    let mode = listener.tls.as_ref().map(|tls| tls.mode);
+    let handed_on = mode == Some(TlsMode::Passthrough);
+    let Extra { kind, http3, upgrades, tcp, always, udp, proxy_protocol, interception, intercepts } = extra;
+    // Each listener has destinations of its own.
+    let own = |(number, mut one): (u16, Intercept)| {
+        let first = listener.bind.port() * 2 + number;
+        one.ports.push(PortRange { first, last: first + number });
+        one
+    };
+    let intercepts: Vec<Intercept> = (0..).zip(intercepts).map(own).collect();
+    let bare = |listener: Listener| Listener {
+        routes: None,
+        client_cert_header: ClientCertHeader::Sanitize,
+        authorization: None,
+        jwt: None,
+        external_authorization: None,
+        rate_limits: Vec::new(),
+        ..listener
+    };
+    match kind {
+        0 => Listener {
+            protocol: ListenerProtocol::Tcp,
+            upgrades,
+            tcp: (!handed_on).then_some(always),
+            proxy_protocol,
+            interception,
+            intercepts,
+            ..bare(listener)
+        },
+        1 => Listener { protocol: ListenerProtocol::Udp, tls: None, upgrades, udp: Some(udp), ..bare(listener) },
+        _ => Listener {
+            http3: http3.filter(|_| mode.is_some() && !handed_on),
+            upgrades,
+            tcp: tcp.filter(|_| listener.protocol == ListenerProtocol::Auto && !handed_on),
+            proxy_protocol,
+            interception,
+            intercepts,
+            ..listener
+        },
+    }
+}
+
+fn http3() -> impl Strategy<Value = Http3> {
+    let early_data = select(vec![EarlyData::Off, EarlyData::SafeMethods]);
+    (of(1..9_u16), duration_or_zero(), early_data).prop_map(|(advertise, max_age, early_data)| Http3 {
+        advertise,
+        max_age,
+        early_data,
+    })
+}
+
+fn upgrades() -> impl Strategy<Value = Upgrades> {
+    let allow = subsequence(vec!["websocket", "mqtt/5", "connect-udp"], 0..=3);
+    let connect = select(vec![Connect::Deny, Connect::Route, Connect::Tunnel]);
+    (allow, connect, duration_or_zero(), duration_or_zero(), 1..9_u32, 0..9_u32).prop_map(
+        |(allow, connect, idle_timeout, max_duration, max_tunnels, max_per_caller)| Upgrades {
+            allow: allow.into_iter().map(Into::into).collect(),
+            connect,
+            idle_timeout,
+            max_duration,
+            max_tunnels,
+            max_per_caller,
+        },
+    )
+}
+
+fn tcp() -> impl Strategy<Value = TcpForwarding> {
+    let subset = || prop_oneof![3 => Just(Labels::new()), 1 => resilience::labels()];
+    let first = (1..4_u32, subset());
+    let second = of((0..4_u32, subset()));
+    (first, second, duration_or_zero(), place()).prop_map(|(first, second, idle_timeout, place)| {
+        let one = |cluster: &str, (weight, subset): (u32, Labels)| BackendRef {
+            cluster: cluster.into(),
+            weight,
+            subset,
+            filters: Vec::new(),
+        };
+        let second = second.map(|second| one("raw", second));
+        TcpForwarding { backends: std::iter::once(one("plain", first)).chain(second).collect(), idle_timeout, place }
+    })
+}
+
+fn udp() -> impl Strategy<Value = UdpForwarding> {
+    (1..4_u32, duration(), 1..9_u32, place()).prop_map(|(weight, idle_timeout, max_sessions, place)| UdpForwarding {
+        backends: vec![BackendRef { cluster: "plain".into(), weight, subset: Labels::new(), filters: Vec::new() }],
+        idle_timeout,
+        max_sessions,
+        place,
+    })
+}
+
+fn interception() -> impl Strategy<Value = Interception> {
+    let mode = select(vec![InterceptionMode::Redirect, InterceptionMode::Tproxy]);
+    let unknown = select(vec![Unknown::Serve, Unknown::PassThrough, Unknown::Refuse]);
+    (mode, unknown).prop_map(|(mode, unknown)| Interception { mode, unknown })
+}
+
+fn intercept() -> impl Strategy<Value = Intercept> {
+    let ranges = vec![("10.0.0.0", 8), ("192.0.2.7", 32), ("fd00::", 8)];
+    (subsequence(ranges, 0..=3), place()).prop_map(|(ranges, place)| {
+        let one = |(network, prefix): (&str, u8)| Cidr { network: network.parse().expect("an address"), prefix };
+        Intercept { addresses: ranges.into_iter().map(one).collect(), ports: Vec::new(), place }
+    })
+}
+
+/// A cluster that bytes are handed on to.
+pub(crate) fn raw(cluster: impl Strategy<Value = Cluster>) -> impl Strategy<Value = Cluster> {
+    let header = of(select(vec![ProxyVersion::V1, ProxyVersion::V2]));
+    let probe = any::<bool>();
+    (cluster, header, probe).prop_map(|(cluster, proxy_protocol, probe)| Cluster {
+        protocol: ClusterProtocol::Tcp,
+        connection: ConnectionOptions { proxy_protocol, ..cluster.connection },
+        health_check: cluster.health_check.filter(|_| probe).map(|check| HealthCheck { probe: Probe::Tcp, ..check }),
+        ..cluster
+    })
+}
