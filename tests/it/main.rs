@@ -14,15 +14,18 @@
 
 mod admin;
 mod authorization;
+mod autobahn;
 mod backends;
 mod bad_endpoint;
 mod balance;
 mod balancing;
 mod breakers;
+mod browser;
 mod cancel;
 mod cli;
 #[cfg(feature = "dev")]
 mod control;
+mod databases;
 mod deadlines;
 mod descriptors;
 #[cfg(feature = "dev")]
@@ -37,12 +40,14 @@ mod global_limits;
 mod grpc;
 mod grpc_retries;
 mod h2_conformance;
+mod h3_clients;
 mod health;
 mod hedging;
 mod http1;
 mod http2;
 mod http3;
 mod http3_upstream;
+mod idle_tunnels;
 mod interception;
 mod interop;
 mod jwt;
@@ -69,4 +74,5 @@ mod tcp;
 mod tls;
 mod upgrades;
 mod udp;
+mod websocket_matrix;
 mod xds;

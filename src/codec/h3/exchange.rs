@@ -119,6 +119,10 @@ fn judge(head: Result<Head, Fault>, limits: &HeadLimits) -> Result<Result<Accept
     match request::accept_section(section, limits) {
         Ok(accepted) => Ok(Ok(accepted)),
         Err(Rejected::Refused(refusal)) => Ok(Err(refusal)),
+        Err(Rejected::Unsound(refusal)) => {
+            tracing::debug!(detail = refusal.detail, "a malformed HTTP/3 request");
+            Err(Unanswered::Malformed)
+        }
         Err(Rejected::Malformed) => Err(Unanswered::Malformed),
     }
 }
