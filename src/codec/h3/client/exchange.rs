@@ -38,11 +38,11 @@ impl StreamSlot {
     /// [`SendError`], which says whether the application may have seen the request.
     pub fn send<'a>(
         self,
-        head: Cow<'_, RequestHead>,
+        head: &RequestHead,
         body: Body,
         interim: &'a dyn Interim,
     ) -> impl Future<Output = Result<Response<Body>, SendError>> + Send + use<'a> {
-        let mut exchange = self.begin(&head, body);
+        let mut exchange = self.begin(head, body);
         poll_fn(move |cx| match &mut exchange {
             Some(begun) => {
                 let outcome = ready!(begun.poll(cx, interim));
