@@ -252,17 +252,16 @@ impl<F: ConnectionFactory> Acceptor<F> {
         let seat = self.workers.take_seat();
         let chosen = seat.index();
         let open = Open::new(&self.socket, &current.service, seat, self.factory.pressure().enter());
-        let directory = Arc::clone(&self.directory);
         let accepted = Accepted { peer, at: Instant::now(), current, open };
-        let factory = Arc::clone(&self.factory);
+        let around = (Arc::clone(&self.factory), Arc::clone(&self.directory));
         if chosen == worker::index() {
-            drop(task::spawn("connection", connection::serve(stream, accepted, directory, factory)));
+            drop(task::spawn("connection", connection::serve(stream, accepted, around)));
             return;
         }
         // The stream is known to the runtime of this worker; it is taken out and made known to the other.
         let Ok(stream) = stream.into_std() else { return };
         self.workers.run(chosen, move || match TcpStream::from_std(stream) {
-            Ok(stream) => drop(task::spawn("connection", connection::serve(stream, accepted, directory, factory))),
+            Ok(stream) => drop(task::spawn("connection", connection::serve(stream, accepted, around))),
             Err(error) => tracing::debug!(%error, "a connection was lost before it was served"),
         });
     }

@@ -22,7 +22,7 @@ use crate::net::proxy_protocol::{self, Expect, HeaderError};
 use crate::telemetry::metrics::Caught;
 
 /// A connection that has arrived.
-pub(super) struct Arrival<L> {
+pub(super) struct Incoming<L> {
     pub(super) io: Io,
     /// Who is behind it.
     pub(super) peer: SocketAddr,
@@ -34,7 +34,7 @@ pub(super) struct Arrival<L> {
     pub(super) current: Arc<Current<L>>,
 }
 
-impl<L: Send + Sync + 'static> Arrival<L> {
+impl<L: Send + Sync + 'static> Incoming<L> {
     /// Whether there is anything to find out.
     pub(super) fn is_plain(&self) -> bool {
         self.current.config.interception.is_none() && self.current.config.proxy_protocol.is_none()

@@ -11,14 +11,14 @@ use tokio::net::TcpStream;
 use super::ConnectionFactory;
 use super::accept::Accepted;
 use super::admission::{Admitted, AdmittedQuic, Visitor, retired_unused};
-use super::arrival::Arrival;
+use super::arrival::Incoming;
 use super::directory::Directory;
 use crate::base::drain::{Notice, Watch};
 use crate::base::pressure::PressureWatch;
 use crate::codec::{Handler as _, ServerOptions, h1, h2, h3};
 use crate::net::ConnInfo;
 use crate::net::io::Io;
-use crate::net::quic;
+use crate::net::quic::Arrival;
 use crate::net::sniff::{self, Patience, Protocol, Spoken, Undetected};
 use crate::net::tls::{AlpnProtocol, TlsInfo};
 use crate::telemetry::metrics::Detected;
@@ -27,13 +27,12 @@ use crate::telemetry::metrics::Detected;
 pub(super) async fn serve<F: ConnectionFactory>(
     stream: TcpStream,
     accepted: Accepted<F::Listener>,
-    directory: Arc<Directory<F::Listener>>,
-    factory: Arc<F>,
+    (factory, directory): (Arc<F>, Arc<Directory<F::Listener>>),
 ) {
     let Accepted { peer, at, current, mut open } = accepted;
     let Ok(local) = stream.local_addr() else { return };
     let worker = open.worker();
-    let mut arrival = Arrival { io: Io::tcp(stream), peer, local, at, current };
+    let mut arrival = Incoming { io: Io::tcp(stream), peer, local, at, current };
     if !arrival.is_plain() {
         // Boxed: it is gone, and its memory with it, when the connection goes on.
         match Box::pin(arrival.settle(&mut open, &directory, &*factory)).await {
@@ -42,7 +41,7 @@ pub(super) async fn serve<F: ConnectionFactory>(
         }
     }
     drop(directory);
-    let Arrival { io, peer, local, at, current } = arrival;
+    let Incoming { io, peer, local, at, current } = arrival;
     let visitor = Visitor { peer, local, at, current: &current, factory: &*factory };
     let admitted = if current.config.tls.as_ref().is_none_or(|tls| tls.mode == TlsMode::Off) {
         visitor.admit_plaintext(io, &mut open.member)
@@ -121,7 +120,7 @@ pub(super) async fn serve<F: ConnectionFactory>(
 /// Serves a caller over QUIC, from its first packet to the end of its connection. `address` is where it was accepted.
 /// Dropping the future closes the connection.
 pub(super) async fn serve_quic<F: ConnectionFactory>(
-    arrival: quic::Arrival,
+    arrival: Arrival,
     address: SocketAddr,
     accepted: Accepted<F::Listener>,
     factory: Arc<F>,

@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::mesh::Hop;
-use crate::support::{Config, PATIENCE, Proxy, full, process, within};
+use crate::support::proxy::free_port;
+use crate::support::{Config, PATIENCE, Proxy, full, ms, process, within};
 
 /// The verdict on each case: on its behaviour, and on how the connection was closed.
 type Verdicts = BTreeMap<String, (String, String)>;
 
-/// A server that echoes; gone when dropped.
+/// Autobahn's own server, which answers each frame before it looks at the next; gone when dropped. (What a server that puts off its
+/// answers does depends on how many frames arrive at once, which a proxy may change.)
 struct Server {
     addr: SocketAddr,
     _child: Child,
@@ -24,17 +24,21 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
-        let mut child = Command::new(process::python())
-            .arg("-B")
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/python/autobahn_server.py"))
+        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let child = Command::new(process::tool("wstest"))
+            .args(["--mode", "testeeserver", "--webport", "0", "--wsuri", &format!("ws://{addr}")])
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .expect("start Python");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let port = within(PATIENCE, "the server's port", lines.next_line()).await.expect("readable").expect("a line");
-        Self { addr: ([127, 0, 0, 1], port.parse().expect("a port")).into(), _child: child }
+            .expect("start wstest");
+        let start = std::time::Instant::now();
+        while tokio::net::TcpStream::connect(addr).await.is_err() {
+            assert!(start.elapsed() < PATIENCE, "the server listens");
+            tokio::time::sleep(ms(20)).await;
+        }
+        Self { addr, _child: child }
     }
 }
 
@@ -44,10 +48,7 @@ async fn suite(addr: SocketAddr) -> Verdicts {
     let cases = if full() {
         vec!["*"]
     } else {
-        vec![
-            "1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*", "9.1.1", "9.3.1", "9.7.1", "12.1.1", "12.2.1",
-            "13.1.1",
-        ]
+        vec!["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*", "9.1.1", "9.7.1", "12.1.1", "12.2.1", "13.1.1"]
     };
     let spec = json!({
         "outdir": folder.path().join("reports"),
@@ -89,9 +90,12 @@ fn differences(alone: &Verdicts, behind: &Verdicts) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn autobahn_judges_a_server_behind_the_proxy_as_it_judges_it_alone() {
     let server = Server::start().await;
-    let one = Proxy::start(&Config::to("http1", &[server.addr])).await;
-    let h2 = Hop::to("http1", server.addr).await;
-    let h3 = Hop::over_http3("http1", server.addr).await;
+    // It wants to be asked for by its own name.
+    let named =
+        |config: Config| config.rule(&format!("filters: [{{ urlRewrite: {{ hostname: \"{}\" }} }}]", server.addr));
+    let one = Proxy::start(&named(Config::to("http1", &[server.addr]))).await;
+    let h2 = Hop::with("http1", server.addr, named).await;
+    let h3 = Hop::between("http3", "http1", server.addr, named).await;
     let ways = [server.addr, one.addr(), h2.addr(), h3.addr()];
     // Most of the time is waiting, so all go at once.
     let runs = ways.map(|addr| tokio::spawn(suite(addr)));
@@ -99,7 +103,7 @@ async fn autobahn_judges_a_server_behind_the_proxy_as_it_judges_it_alone() {
     let alone = alone.await.expect("the suite runs");
     let ok = alone.values().filter(|verdict| verdict.0 == "OK").count();
     println!("{} cases, {ok} of them OK", alone.len());
-    assert!(alone.len() >= 250 && ok >= 230, "{alone:?}");
+    assert!(alone.len() >= 250 && ok >= 245, "{alone:?}");
     for (way, behind) in [("one proxy", one), ("HTTP/2 between two", h2), ("HTTP/3 between two", h3)] {
         let behind = behind.await.expect("the suite runs");
         assert_eq!(differences(&alone, &behind), Vec::<String>::new(), "{way}");

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::support::proxy::free_port;
-use crate::support::{Config, Mesh, PATIENCE, Proxy, full, process, within};
+use crate::support::{Config, Mesh, Namespace, PATIENCE, Proxy, full, process, within};
 
 /// Two proxies on the way to a server that speaks something of its own.
 pub struct RawHop {
@@ -135,11 +135,9 @@ async fn redis_is_used_by_its_own_client() {
     let mut listener = listener.expect("start redis-cli");
     let mut lines =
         tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(listener.stdout.take().expect("piped")));
-    let line = within(PATIENCE, "the subscription", lines.next_line()).await.expect("readable").expect("a line");
-    assert_eq!(line, "\"subscribe\",\"news\",1");
+    until(&mut lines, "\"subscribe\",\"news\",1").await;
     printed(redis("redis-cli", hop.addr()).args(["PUBLISH", "news", "it works"]), "").await;
-    let line = within(PATIENCE, "the message", lines.next_line()).await.expect("readable").expect("a line");
-    assert_eq!(line, "\"message\",\"news\",\"it works\"");
+    until(&mut lines, "\"message\",\"news\",\"it works\"").await;
     listener.kill().await.expect("it stops");
 
     // A value of 8 MiB there and back.
@@ -147,6 +145,12 @@ async fn redis_is_used_by_its_own_client() {
     printed(redis("redis-cli", hop.addr()).args(["-x", "SET", "large"]), &value).await;
     assert_eq!(printed(redis("redis-cli", hop.addr()).args(["GET", "large"]), "").await.trim_end().len(), value.len());
     hop.is_empty().await;
+}
+
+/// Reads lines until this one.
+async fn until(lines: &mut tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStdout>>, expected: &str) {
+    let reading = async { while lines.next_line().await.expect("readable").expect("not the end") != expected {} };
+    within(PATIENCE, expected, reading).await;
 }
 
 #[tokio::test]
@@ -191,30 +195,45 @@ pub struct Postgres {
 impl Postgres {
     /// On loopback.
     pub async fn start() -> Self {
+        let postgres = Self::launch(None, free_port()).await;
+        let start = std::time::Instant::now();
+        while !psql(postgres.addr).args(["-c", "select 1"]).output().await.is_ok_and(|output| output.status.success()) {
+            assert!(start.elapsed() < PATIENCE, "PostgreSQL answers");
+            tokio::time::sleep(crate::support::ms(50)).await;
+        }
+        postgres
+    }
+
+    /// On the loopback of another host, at its usual port.
+    pub async fn on(host: &Namespace) -> Self {
+        let postgres = Self::launch(Some(host), 5432).await;
+        let to = "host=127.0.0.1 user=postgres dbname=postgres";
+        let start = std::time::Instant::now();
+        while !host.run("psql", &["--no-psqlrc", "-c", "select 1", to]).await.status.success() {
+            assert!(start.elapsed() < PATIENCE, "PostgreSQL answers");
+            tokio::time::sleep(crate::support::ms(50)).await;
+        }
+        postgres
+    }
+
+    async fn launch(host: Option<&Namespace>, port: u16) -> Self {
         let folder = tempfile::tempdir().expect("make a folder");
-        let (data, port) = (folder.path().join("data"), free_port());
+        let data = folder.path().join("data");
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
         std::fs::set_permissions(folder.path(), open).expect("open the folder");
         let data = data.display().to_string();
         let initdb =
             ["--pgdata", &data, "--username", "postgres", "--auth", "trust", "--no-sync", "--encoding", "UTF8"];
-        printed(&mut Command::from(unprivileged("initdb", &initdb)), "").await;
+        printed(&mut Command::from(unprivileged(None, "initdb", &initdb)), "").await;
         let (folder_text, port_text) = (folder.path().display().to_string(), port.to_string());
         let settings = ["-D", &data, "-p", &port_text, "-k", &folder_text, "-h", "127.0.0.1", "-c", "fsync=off"];
-        let child = unprivileged("postgres", &settings)
+        let child = unprivileged(host, "postgres", &settings)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("start PostgreSQL");
-        let addr = SocketAddr::from(([127, 0, 0, 1], port));
-        let postgres = Self { addr, child, _folder: folder };
-        let start = std::time::Instant::now();
-        while !psql(addr).args(["-c", "select 1"]).output().await.is_ok_and(|output| output.status.success()) {
-            assert!(start.elapsed() < PATIENCE, "PostgreSQL answers");
-            tokio::time::sleep(crate::support::ms(50)).await;
-        }
-        postgres
+        Self { addr: SocketAddr::from(([127, 0, 0, 1], port)), child, _folder: folder }
     }
 }
 
@@ -227,17 +246,18 @@ impl Drop for Postgres {
 }
 
 /// PostgreSQL refuses to be root.
-fn unprivileged(program: &str, arguments: &[&str]) -> std::process::Command {
-    let program = server_program(program);
-    let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
-    let mut command = if root {
-        let mut command = std::process::Command::new(process::tool("setpriv"));
-        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program);
-        command
-    } else {
-        std::process::Command::new(program)
-    };
-    command.args(arguments).current_dir("/");
+fn unprivileged(host: Option<&Namespace>, program: &str, arguments: &[&str]) -> std::process::Command {
+    let mut words = Vec::new();
+    if let Some(host) = host {
+        words.extend([process::tool("ip"), "netns".into(), "exec".into(), host.name().into()]);
+    }
+    if std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0) {
+        words.push(process::tool("setpriv"));
+        words.extend(["--reuid", "65534", "--regid", "65534", "--clear-groups"].map(Into::into));
+    }
+    words.push(server_program(program));
+    let mut command = std::process::Command::new(&words[0]);
+    command.args(&words[1..]).args(arguments).current_dir("/");
     command
 }
 

@@ -4,17 +4,19 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject as _;
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use crate::support::pki::Leaf;
 use crate::support::proxy::Launch;
-use crate::support::websocket::{EchoServer, WebSocket};
+use crate::support::websocket::{WebSocket, accept_of, read_head};
 use crate::support::{Config, Mesh, Proxy, full, gate, ms, within};
 
 /// How callers come.
@@ -53,6 +55,47 @@ fn connector(mesh: &Mesh) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
+/// A server that echoes, with one descriptor for each WebSocket.
+struct Server {
+    addr: SocketAddr,
+    open: Arc<AtomicUsize>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let server = Self { addr: listener.local_addr().expect("bound"), open: Arc::default() };
+        let open = Arc::clone(&server.open);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let open = Arc::clone(&open);
+                tokio::spawn(async move {
+                    open.fetch_add(1, Ordering::Relaxed);
+                    Self::serve(stream).await.ok();
+                    open.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+        });
+        server
+    }
+
+    async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        let (_, fields) = read_head(&mut stream).await?;
+        let accept = accept_of(&fields["sec-websocket-key"]);
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+             sec-websocket-accept: {accept}\r\n\r\n"
+        );
+        stream.write_all(answer.as_bytes()).await?;
+        let mut socket = WebSocket::over(stream, false);
+        while let Some(frame) = socket.try_next().await? {
+            socket.try_send(&frame).await?;
+        }
+        Ok(())
+    }
+}
+
 /// Opens WebSockets, some at a time; each has answered once.
 async fn open(caller: &Caller, count: usize) -> Vec<WebSocket> {
     let mut opening = JoinSet::new();
@@ -78,7 +121,7 @@ async fn open(caller: &Caller, count: usize) -> Vec<WebSocket> {
 async fn idle(tls: bool, at_most: u64) {
     gate::exclusive();
     let (count, changes) = if full() { (9_000, 1_000) } else { (800, 25) };
-    let server = EchoServer::h1().await;
+    let server = Server::start().await;
     let mesh = Mesh::new();
     let mut config = Config::to("http1", &[server.addr])
         .listener("upgrades: { allow: [websocket], maxTunnels: 20000 }")
@@ -119,7 +162,7 @@ async fn idle(tls: bool, at_most: u64) {
         .await;
     }
     assert_eq!(tunnels().await, count as f64, "none is closed");
-    assert_eq!(server.open(), count);
+    assert_eq!(server.open.load(Ordering::Relaxed), count);
     for (number, socket) in sockets.iter_mut().enumerate() {
         socket.echoes(&format!("still here {number}")).await;
     }

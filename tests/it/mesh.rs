@@ -30,11 +30,6 @@ impl Hop {
         Self::with(protocol, application, |config| config).await
     }
 
-    /// The same with QUIC between the proxies.
-    pub async fn over_http3(protocol: &str, application: SocketAddr) -> Self {
-        Self::between("http3", protocol, application, |config| config).await
-    }
-
     /// With more settings of both proxies.
     pub async fn with(protocol: &str, application: SocketAddr, more: impl Fn(Config) -> Config) -> Self {
         Self::between("http2", protocol, application, more).await

@@ -69,6 +69,7 @@ pub(super) enum Fault {
 
 /// What stands before a body.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is on the stack of whoever takes it apart at once")]
 pub(super) enum Head {
     Section(Section),
     TooLarge,
@@ -266,6 +267,11 @@ impl Inbound {
             let _ = self.stream.stop(code.var());
             self.phase = Phase::Failed(Fault::Reset(code));
         }
+    }
+
+    /// The stream came before the end of the handshake: what is on it may be a replay.
+    pub(super) fn is_early(&self) -> bool {
+        self.stream.is_0rtt()
     }
 
     fn undecodable(&mut self, error: DecodeError) -> Fault {

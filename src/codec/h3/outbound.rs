@@ -110,7 +110,7 @@ impl Outbound {
         let stopped = self.stream.stopped();
         async move {
             if matches!(stopped.await, Ok(None)) {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }

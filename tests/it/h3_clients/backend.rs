@@ -85,6 +85,8 @@ async fn answer(mut call: Call, gathering: Arc<Barrier>) {
         "broken" => {
             let Ok(mut out) = call.respond(ok(), false) else { return };
             send_all(&mut out, Bytes::from_static(b"y"), false).await.ok();
+            // The caller has seen that.
+            call.stream.data().await;
             out.send_reset(h2::Reason::INTERNAL_ERROR);
         }
         _ => call.reply(404, "").await,

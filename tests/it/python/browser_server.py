@@ -73,8 +73,9 @@ async def websocket(exchange):
             if frame.opcode.name == "TEXT":
                 number = int(frame.data)
                 kept.append(number)
-                # Kept first, and only then acknowledged.
-                protocol.send_text(b"%d" % number)
+                # Kept first, and only then acknowledged, unless the close has come with it.
+                if protocol.state is OPEN:
+                    protocol.send_text(b"%d" % number)
         for out in protocol.data_to_send():
             if out:
                 exchange.writer.write(out)

@@ -179,7 +179,7 @@ class Connection(QuicConnectionProtocol):
 
 
 class Http(H3Connection):
-    """Keeps what this library of HTTP/3 leaves out: GOAWAY and when the peer's settings came."""
+    """Says when the peer's settings came."""
 
     def __init__(self, quic, connection):
         self.connection = connection

@@ -114,8 +114,10 @@ async def cancel(args):
 async def aborted(args):
     """A backend that breaks off is a reset and never a short success."""
     async with args.connect() as conn:
-        stream = conn.request("GET", "/broken")
-        await stream.fields()
+        stream = conn.request("POST", "/broken", end=False)
+        assert value(await stream.fields(), ":status") == "200"
+        assert await stream.some() == b"y"
+        stream.data(b"break off")
         try:
             await stream.body()
         except h3.Reset as reset:

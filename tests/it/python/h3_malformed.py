@@ -310,8 +310,10 @@ def instead(fields, name, value):
     return [(n, value if n == name else v) for n, v in fields]
 
 
-def message(name, sent, code=MESSAGE):
-    STREAM[name] = (sent, code)
+def message(name, sent, code=MESSAGE, answered=False):
+    """`answered`: an answer that says what is wrong may come instead of the reset (RFC 9114, section 4.1.2): the fault is behind
+    the head, which has been handed on."""
+    STREAM[name] = (sent, code, answered)
 
 
 for missing in (":method", ":scheme", ":path"):
@@ -339,10 +341,10 @@ message("a line break in the path", h3.headers(instead(GET, ":path", "/\r\n")))
 for hop in ("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"):
     message(f"the field {hop}", h3.headers(GET + [(hop, "x")]))
 message("te that is not trailers", h3.headers(GET + [("te", "gzip")]))
-message("a pseudo-field in trailers", h3.headers(POST) + h3.headers([(":path", "/")]))
-message("capitals in trailers", h3.headers(POST) + h3.headers([("X-Sum", "1")]))
-message("more than the declared length", h3.headers(POST + [("content-length", "3")]) + h3.frame(0, b"1234"))
-message("less than the declared length", h3.headers(POST + [("content-length", "5")]) + h3.frame(0, b"1234"))
+message("a pseudo-field in trailers", h3.headers(POST) + h3.headers([(":path", "/")]), answered=True)
+message("capitals in trailers", h3.headers(POST) + h3.headers([("X-Sum", "1")]), answered=True)
+message("more than the declared length", h3.headers(POST + [("content-length", "3")]) + h3.frame(0, b"1234"), answered=True)
+message("less than the declared length", h3.headers(POST + [("content-length", "5")]) + h3.frame(0, b"1234"), answered=True)
 message("two lengths", h3.headers(POST + [("content-length", "4"), ("content-length", "5")]) + h3.frame(0, b"1234"))
 message("a length that is no number", h3.headers(POST + [("content-length", "+4")]) + h3.frame(0, b"1234"))
 message("CONNECT with a path", h3.headers([(":method", "CONNECT"), (":authority", "a.example:1"), (":path", "/")]))
@@ -384,7 +386,7 @@ async def case_connection(args, cause, code):
         return None if gone.code == code else f"{gone}, not {code:#x}"
 
 
-async def case_stream(args, sent, code):
+async def case_stream(args, sent, code, answered):
     async with args.connect() as conn:
         peer = Peer(conn)
         peer.begin()
@@ -392,6 +394,9 @@ async def case_stream(args, sent, code):
         await conn.until(lambda: number in conn.resets or conn.over.done() or ended(conn, number))
         if conn.over.done():
             return f"the connection {conn.over.result()}"
+        if answered and number not in conn.resets:
+            # 400 is the 67th of the static table.
+            return None if b"\xff\x04" in conn.received.get(number, b"")[:8] else "neither a reset nor 400"
         if number not in conn.resets:
             return f"no reset but an answer: {conn.received.get(number, b'')[:80]!r}"
         if conn.resets[number] != code:

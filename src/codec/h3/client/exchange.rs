@@ -42,7 +42,7 @@ impl StreamSlot {
         body: Body,
         interim: &'a dyn Interim,
     ) -> impl Future<Output = Result<Response<Body>, SendError>> + Send + use<'a> {
-        let mut exchange = self.begin(head, body);
+        let mut exchange = self.begin(&head, body);
         poll_fn(move |cx| match &mut exchange {
             Some(begun) => {
                 let outcome = ready!(begun.poll(cx, interim));
@@ -53,13 +53,13 @@ impl StreamSlot {
         })
     }
 
-    fn begin(mut self, head: Cow<'_, RequestHead>, body: Body) -> Option<Exchange> {
+    fn begin(mut self, head: &RequestHead, body: Body) -> Option<Exchange> {
         let streams = self.streams.take()?;
         let link = &self.link;
         let id = VarInt::from(streams.inbound.id()).into_inner();
         let mut out = Outbound::new(streams.out, Code::REQUEST_CANCELLED);
         let inbound = Inbound::new(link.connection.clone(), streams.inbound, Side::Client, limits::RESPONSE_HEAD_BYTES);
-        let asked = Asked::of(&head);
+        let asked = Asked::of(head);
         let mut headers = Cow::Borrowed(&head.headers);
         if head.upgrade == Some(Upgrade::WebSocket) && !headers.contains_key(SEC_WEBSOCKET_VERSION) {
             headers.to_mut().insert(SEC_WEBSOCKET_VERSION, websocket::VERSION);
@@ -68,7 +68,7 @@ impl StreamSlot {
             fields::make_sendable(headers.to_mut());
         }
         out.queue_head(|section| {
-            write_pseudo(&head, section);
+            write_pseudo(head, section);
             section.fields(&headers);
         });
         let reused = link.served.fetch_add(1, Ordering::Relaxed) > 0;

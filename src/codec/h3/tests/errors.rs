@@ -40,7 +40,7 @@ async fn streams_that_break_the_rules_end_the_connection() {
     let control = |frames: &[Vec<u8>]| [&[0][..], &frames.concat()].concat();
     for (name, streams, code) in [
         ("no SETTINGS", vec![control(&[frame(MAX_PUSH_ID, &[0])])], Code::MISSING_SETTINGS),
-        ("two control streams", vec![control(&[settings.clone()]); 2], Code::STREAM_CREATION_ERROR),
+        ("two control streams", vec![control(std::slice::from_ref(&settings)); 2], Code::STREAM_CREATION_ERROR),
         ("two encoder streams", vec![vec![2], vec![2]], Code::STREAM_CREATION_ERROR),
         ("two decoder streams", vec![vec![3], vec![3]], Code::STREAM_CREATION_ERROR),
         ("a push", vec![vec![1, 0]], Code::STREAM_CREATION_ERROR),

@@ -3,4 +3,5 @@ mod errors;
 mod requests;
 mod responses;
 mod support;
+mod tunnels;
 mod upstream;
