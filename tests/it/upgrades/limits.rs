@@ -21,7 +21,7 @@ async fn there_are_no_more_than_the_listener_has_places() {
     proxy.replace_config(&config(1));
     within(PATIENCE, "the change", async {
         while proxy.metric("outrigger_config_generation", &[]).await < 2.0 {
-            tokio::time::sleep(ms(5)).await
+            tokio::time::sleep(ms(5)).await;
         }
     })
     .await;

@@ -36,13 +36,14 @@ impl StreamSlot {
     ///
     /// # Errors
     /// [`SendError`], which says whether the application may have seen the request.
+    #[expect(clippy::needless_pass_by_value, reason = "as in HTTP/2, where the library keeps it")]
     pub fn send<'a>(
         self,
-        head: &RequestHead,
+        head: Cow<'_, RequestHead>,
         body: Body,
         interim: &'a dyn Interim,
     ) -> impl Future<Output = Result<Response<Body>, SendError>> + Send + use<'a> {
-        let mut exchange = self.begin(head, body);
+        let mut exchange = self.begin(&head, body);
         poll_fn(move |cx| match &mut exchange {
             Some(begun) => {
                 let outcome = ready!(begun.poll(cx, interim));

@@ -144,6 +144,10 @@ async fn malformed_requests_cost_only_their_stream() {
         ("TE: gzip", with(("te", "gzip"))),
         ("a blank in front of a value", with(("a", " b"))),
         ("a line break in a value", with(("a", "b\r\nc: d"))),
+        ("another host than the authority", with(("host", "b.test"))),
+        ("no authority", lines(&[(":method", "GET"), (":scheme", "https"), (":path", "/")])),
+        ("two lengths", request("POST", "/", &[("content-length", "1"), ("content-length", "1")])),
+        ("a target that is no path", request("GET", "*", &[])),
         ("a Content-Length that is no number", with(("content-length", "+1"))),
     ] {
         let mut stream = down.ask(&bytes).await;
