@@ -97,6 +97,29 @@ async fn http_3_comes_and_goes_with_the_configuration_and_tcp_does_not_notice() 
 }
 
 #[tokio::test]
+async fn http_3_that_comes_back_while_it_drains_serves_old_and_new_callers() {
+    let edge = Edge::to(echo().await, "").await;
+    let mut old = edge.connect().await;
+    let mut exchange = old.open("POST", "/echo").await.expect("a stream");
+    exchange.put(b"begun").await.expect("sent");
+    eventually(PATIENCE, "it arrived", || edge.backend.connections() > 0).await;
+    let without = Config::to("http1", &[edge.backend.addr])
+        .top(&edge.mesh.identity("shop/web"))
+        .listener("tls: { mode: strict }");
+    reload(&edge.proxy, &without).await;
+    old.goaway().await;
+    reload(&edge.proxy, &config(&edge.mesh, &edge.backend)).await;
+    // As many as it takes to meet every worker's socket.
+    for _ in 0..16 {
+        assert_eq!(edge.connect().await.get("/1").await.status, 200);
+    }
+    exchange.put(b" and ended").await.expect("sent");
+    exchange.send.finish().expect("open");
+    let reply = within(PATIENCE, "the answer", exchange.reply()).await.expect("an answer");
+    assert_eq!((reply.status, &reply.body[..]), (200, &b"begun and ended"[..]));
+}
+
+#[tokio::test]
 async fn a_drain_says_goaway_finishes_what_is_under_way_and_ends_the_process() {
     let backend = H1Backend::ok().await;
     let mesh = Mesh::new();

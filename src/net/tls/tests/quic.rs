@@ -177,6 +177,34 @@ async fn a_peer_that_speaks_something_else_over_quic_is_refused() {
 }
 
 #[tokio::test]
+async fn while_many_addresses_are_unproved_others_have_to_prove_theirs_first() {
+    let (_, _, server, client) = sides();
+    let (server, client) = (server.build(), Arc::new(client.build()));
+    let doors = Arc::new(doors());
+    let mut waiting = tokio::task::JoinSet::new();
+    let mut arrivals = Vec::new();
+    let dial = |waiting: &mut tokio::task::JoinSet<()>| {
+        let (doors, client) = (Arc::clone(&doors), Arc::clone(&client));
+        waiting.spawn(async move { drop(doors.connect(&client).await) });
+    };
+    // Nobody answers these, at both endpoints, until both have as many as they take.
+    let [first, second] = &doors.servers;
+    while doors.metrics.counts()[2] == 0 {
+        dial(&mut waiting);
+        tokio::select! {
+            arrival = first.arrival() => arrivals.push(arrival.expect("somebody")),
+            arrival = second.arrival() => arrivals.push(arrival.expect("somebody")),
+        }
+        assert!(arrivals.len() <= 2 * usize::try_from(limits::QUIC_UNPROVED).expect("few") + 1, "nobody is asked");
+    }
+    assert!(arrivals.len() > usize::try_from(limits::QUIC_UNPROVED).expect("few"));
+    // The last one was asked, has proved its address, and is served as any other.
+    let proved = arrivals.pop().expect("there are some");
+    let tls = server.server("inbound").expect("a listener");
+    proved.accept(tls, &ServerTransport { idle: IDLE, max_streams: 1 }).await.expect("it is served");
+}
+
+#[tokio::test]
 async fn a_client_that_moves_goes_on_whoever_receives_its_datagrams() {
     let (_, _, server, client) = sides();
     let (server, client) = (server.build(), client.build());
