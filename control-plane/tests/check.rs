@@ -56,12 +56,12 @@ error: there is no cluster named `d`
   |                                                    ^
   = help: define it under `clusters`, or refer to `c`
 
-error: `http3` is not supported by this version
- --> ./team/deep/b.yml:1:55
+error: HTTP/3 is always encrypted, and this listener has no TLS
+ --> ./team/deep/b.yml:1:62
   |
 1 | listeners: [{ name: in, bind: 127.0.0.1:1, routes: r, http3: true }]
-  |                                                       ^^^^^
-  = help: remove it: HTTP/1.1 and HTTP/2 are served
+  |                                                              ^^^^
+  = help: add `tls: { mode: strict }`, or remove `http3`
 
 checked 3 files: 2 errors, 0 warnings
 "

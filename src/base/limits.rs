@@ -124,6 +124,10 @@ pub const SPLICE_READ: usize = 64 * 1024;
 pub const PROXY_HEADER: usize = 4096;
 /// Endpoints that are tried for a connection of raw bytes before the caller is given up.
 pub const PASSAGE_ATTEMPTS: usize = 3;
+/// The largest datagram: bytes.
+pub const DATAGRAM: usize = 64 * 1024;
+/// After how much silence a session of datagrams ends while its listener drains.
+pub const DATAGRAM_DRAIN: Duration = Duration::from_secs(5);
 /// How long a redirected connection may take to be connected to where it was going.
 pub const ONWARD_CONNECT: Duration = Duration::from_secs(5);
 /// Open connections to the admin server; the next ones wait in the kernel.

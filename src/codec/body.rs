@@ -162,6 +162,7 @@ impl PollBody for Body {
         match self {
             Self::H1ClientTunnel(body) => body.poll_rest(cx),
             Self::H2Client(body) => body.poll_rest(cx),
+            Self::H3Client(body) => body.poll_rest(cx),
             Self::Prefixed(body) => body.poll_rest(cx),
             _ => Poll::Ready(Ok(())),
         }

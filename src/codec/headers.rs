@@ -1,45 +1,65 @@
 //! Header hygiene: hop-by-hop fields (RFC 9110 section 7.6.1).
 
-use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+use http::header::{CONNECTION, Entry, HeaderMap, HeaderName, HeaderValue, TE};
+use smallvec::SmallVec;
 
 /// Removes everything that concerns this hop only: the fields that `Connection` names, `Connection` itself,
 /// and the ones that are hop-by-hop by definition. `TE: trailers` is kept: it tells the next hop that this one
 /// forwards trailers, which is true, and gRPC needs it. `Trailer` is end-to-end advice and stays.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if let Some(value) = headers.get(CONNECTION) {
-        // By far the most frequent values name no field.
-        if value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close") {
-            let lines = headers.get_all(CONNECTION).iter().count();
-            if lines > 1 {
-                strip_connection_fields(headers);
-            } else {
-                headers.remove(CONNECTION);
-            }
-        } else {
-            strip_connection_fields(headers);
-        }
-    }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS] {
-        headers.remove(name);
-    }
-    if headers.contains_key(TE) {
-        let trailers = wants_trailers(headers);
-        headers.remove(TE);
-        if trailers {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
+    // One pass: most messages have none of them, and a look-up of each costs more than all the names together.
+    let found: SmallVec<[HeaderName; 2]> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    for name in found {
+        match name {
+            CONNECTION => strip_connection(headers),
+            TE => strip_te(headers),
+            _ => drop(headers.remove(name)),
         }
     }
 }
 
-/// Whether `TE` lists `trailers`.
-#[must_use]
-pub fn wants_trailers(headers: &HeaderMap) -> bool {
-    has_token(headers, &TE, "trailers")
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "te" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "http2-settings"
+    )
 }
+
+fn strip_te(headers: &mut HeaderMap) {
+    let Entry::Occupied(mut te) = headers.entry(TE) else { return };
+    let mut lines = te.iter();
+    // As every gRPC client says it.
+    if lines.next().is_some_and(|line| line == "trailers") && lines.next().is_none() {
+        return;
+    }
+    if te.iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case("trailers")) {
+        te.insert(HeaderValue::from_static("trailers"));
+    } else {
+        te.remove();
+    }
+}
+
+/// Whether there is such a field. Messages have few: comparing them costs less than hashing a long name.
+#[must_use]
+pub fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    if headers.keys_len() <= FEW { headers.keys().any(|key| key == name) } else { headers.contains_key(name) }
+}
+
+/// The first value of a field that few messages have.
+#[must_use]
+pub fn rare<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    if has(headers, name) { headers.get(name) } else { None }
+}
+
+/// Removes a field that few messages have.
+pub fn remove_rare(headers: &mut HeaderMap, name: &HeaderName) {
+    if has(headers, name) {
+        headers.remove(name);
+    }
+}
+
+/// So many names are compared at most.
+const FEW: usize = 32;
 
 /// Whether a comma-separated field contains a token, ignoring case and parameters.
 #[must_use]
@@ -100,11 +120,13 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
 
 /// `Connection` may name any field except those without which the message would mean something else. What this
 /// proxy sets itself is set after this step, so a caller cannot have it removed.
-fn strip_connection_fields(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
+fn strip_connection(headers: &mut HeaderMap) {
+    let named: SmallVec<[HeaderName; 2]> = headers
         .get_all(CONNECTION)
         .iter()
         .flat_map(tokens)
+        // By far the most frequent values name no field.
+        .filter(|token| !token.eq_ignore_ascii_case("keep-alive") && !token.eq_ignore_ascii_case("close"))
         .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
         .filter(|name| !matches!(name.as_str(), "content-length" | "te" | "trailer" | "host" | "content-type"))
         .collect();
@@ -141,7 +163,10 @@ mod tests {
         let mut headers = map(&[("te", "gzip;q=0.5, trailers")]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers, map(&[("te", "trailers")]));
-        let mut headers = map(&[("te", "gzip")]);
+        let mut headers = map(&[("te", "trailers"), ("te", "deflate")]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("te", "trailers")]));
+        let mut headers = map(&[("te", "gzip"), ("te", "deflate")]);
         strip_hop_by_hop(&mut headers);
         assert!(headers.is_empty());
     }

@@ -49,6 +49,14 @@ pub enum Upgrade {
     Other(Arc<str>),
 }
 
+impl RequestHead {
+    /// Whether it asks for a tunnel: by an upgrade, or by CONNECT.
+    #[must_use]
+    pub fn asks_for_tunnel(&self) -> bool {
+        self.upgrade.is_some() || self.method == Method::CONNECT
+    }
+}
+
 /// A request with its body.
 #[derive(Debug)]
 pub struct Request {

@@ -69,6 +69,14 @@ pub struct ReplayBody {
     ended: bool,
 }
 
+impl ReplayBody {
+    /// What it is an attempt of.
+    #[must_use]
+    pub fn replay(&self) -> Replay {
+        Replay(Arc::clone(&self.state))
+    }
+}
+
 impl Replay {
     /// Wraps a body, of which up to `limit` bytes are kept.
     #[must_use]

@@ -5,7 +5,7 @@
 //! kernel allows the sharing only to processes of one user.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 
 use super::origin;
@@ -37,6 +37,19 @@ pub fn bind(address: SocketAddr, reach: Reach) -> io::Result<TcpListener> {
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Binds a socket for datagrams, non-blocking. Datagrams of one caller come to one of the sockets that share a port, as
+/// long as these stay the same.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn bind_datagrams(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
     Ok(socket.into())
 }
 

@@ -212,8 +212,12 @@ impl Concurrency {
             Sample::Overloaded(_) => self.window.fail(now),
         }
         let samples = if self.phase == Phase::Following { SAMPLES } else { EASED_SAMPLES };
+        let is_complete = self.window.is_complete(samples, now);
+        if !is_complete && self.phase == Phase::Following {
+            return false;
+        }
         let before = (self.limit(), self.limit_of_critical());
-        if self.window.is_complete(samples, now) {
+        if is_complete {
             self.conclude(settings, now);
         } else if let Phase::Eased { limit, .. } = self.phase
             && now.saturating_duration_since(since) > EASED_MOST

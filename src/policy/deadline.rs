@@ -5,7 +5,7 @@
 //! its rule allows, so any caller may be listened to: it can cut nothing but its own requests. Every limit knows where
 //! it comes from, so that it can be explained.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::HeaderValue;
 use outrigger_config::model::{Place, Setting, Timeouts};
@@ -133,29 +133,6 @@ fn setting(setting: &Setting<Option<Duration>>) -> Limit<'_> {
     Limit { value: setting.value, source }
 }
 
-/// What a gRPC upstream is told of the time that is left.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Forwarded {
-    /// There is no deadline, so no `grpc-timeout`.
-    Unlimited,
-    /// This `grpc-timeout`.
-    Timeout(HeaderValue),
-    /// Nothing is left: the attempt is not worth making.
-    Expired,
-}
-
-/// The `grpc-timeout` of an attempt that must end at `deadline`.
-#[must_use]
-pub fn forward(deadline: Option<Instant>, now: Instant) -> Forwarded {
-    match deadline {
-        None => Forwarded::Unlimited,
-        Some(deadline) => {
-            let left = deadline.saturating_duration_since(now);
-            format_grpc_timeout(left).map_or(Forwarded::Expired, Forwarded::Timeout)
-        }
-    }
-}
-
 /// A `grpc-timeout` that is not one to eight digits and a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("grpc-timeout is not one to eight digits and one of H, M, S, m, u, n")]
@@ -182,20 +159,26 @@ pub fn parse_grpc_timeout(value: &[u8]) -> Result<Duration, BadGrpcTimeout> {
     })
 }
 
-/// Formats a `grpc-timeout` in the finest unit that eight digits allow, rounding down: the next hop never believes
-/// that it has more time than there is. `None` for zero: the deadline has passed.
+/// Formats a `grpc-timeout`, rounding down: the next hop never believes that it has more time than there is. Below a
+/// second it is as exact as eight digits allow; from there on in milliseconds, which loses a thousandth at most, as long
+/// as these fit. `None` for zero: the deadline has passed.
 #[must_use]
 pub fn format_grpc_timeout(left: Duration) -> Option<HeaderValue> {
-    if left.is_zero() {
-        return None;
-    }
-    let nanos = left.as_nanos();
-    let (unit, length) = UNITS.iter().find(|(_, length)| nanos / length <= MAX_AMOUNT).unwrap_or(&LONGEST);
+    let (seconds, nanos) = (left.as_secs(), u64::from(left.subsec_nanos()));
+    let (amount, unit) = match seconds {
+        0 if nanos == 0 => return None,
+        0 if nanos <= MAX_AMOUNT => (nanos, b'n'),
+        0 => (nanos / 1_000, b'u'),
+        1..MAX_MILLIS_SECONDS => (seconds * 1_000 + nanos / 1_000_000, b'm'),
+        MAX_MILLIS_SECONDS..=MAX_AMOUNT => (seconds, b'S'),
+        _ if seconds / 60 <= MAX_AMOUNT => (seconds / 60, b'M'),
+        _ => ((seconds / 3600).min(MAX_AMOUNT), b'H'),
+    };
     let mut digits = itoa::Buffer::new();
-    let digits = digits.format((nanos / length).min(MAX_AMOUNT)).as_bytes();
+    let digits = digits.format(amount).as_bytes();
     let mut text = [0; MAX_DIGITS + 1];
     text[..digits.len()].copy_from_slice(digits);
-    text[digits.len()] = *unit;
+    text[digits.len()] = unit;
     HeaderValue::from_bytes(&text[..=digits.len()]).ok()
 }
 
@@ -214,17 +197,20 @@ pub fn parse_millis(value: &[u8]) -> Option<Duration> {
 #[must_use]
 pub fn format_millis(left: Duration) -> Option<HeaderValue> {
     let millis = left.as_millis().min(MOST_MILLIS) as u64;
-    (millis > 0).then(|| HeaderValue::from(millis))
+    if millis == 0 {
+        return None;
+    }
+    HeaderValue::from_str(itoa::Buffer::new().format(millis)).ok()
 }
 
 const MAX_MILLIS_DIGITS: usize = 12;
 const MOST_MILLIS: u128 = 999_999_999_999;
 const MAX_DIGITS: usize = 8;
-const MAX_AMOUNT: u128 = 99_999_999;
-/// From fine to coarse, in nanoseconds.
-const UNITS: [(u8, u128); 6] =
-    [(b'n', 1), (b'u', 1_000), (b'm', 1_000_000), (b'S', 1_000_000_000), (b'M', 60_000_000_000), LONGEST];
-const LONGEST: (u8, u128) = (b'H', 3_600_000_000_000);
+/// From here on a `grpc-timeout` is in milliseconds, as long as they fit.
+pub const IN_MILLIS: Duration = Duration::from_secs(1);
+const MAX_AMOUNT: u64 = 99_999_999;
+/// What is less than so many seconds can be said in milliseconds.
+const MAX_MILLIS_SECONDS: u64 = 100_000;
 
 #[cfg(test)]
 mod tests {
@@ -348,32 +334,26 @@ mod tests {
     }
 
     #[test]
-    fn grpc_timeouts_are_formatted_in_the_finest_unit_that_fits() {
+    fn grpc_timeouts_are_formatted_exactly_below_a_second_and_in_milliseconds_above() {
         let nanos = |nanos| Duration::from_nanos(nanos);
         for (left, text) in [
             (nanos(1), "1n"),
             (nanos(99_999_999), "99999999n"),
             (nanos(100_000_000), "100000u"),
             (nanos(100_000_999), "100000u"),
-            (Duration::from_secs(15), "15000000u"),
-            (Duration::from_secs(100), "100000m"),
+            (nanos(999_999_999), "999999u"),
+            (nanos(1_000_000_000), "1000m"),
+            (nanos(14_999_900_000), "14999m"),
+            (Duration::from_millis(99_999_999), "99999999m"),
             (Duration::from_secs(100_000), "100000S"),
             (Duration::from_secs(100_000_001), "1666666M"),
             (Duration::from_secs(360_000_000_000), "99999999H"),
             (Duration::MAX, "99999999H"),
         ] {
-            assert_eq!(format_grpc_timeout(left), Some(HeaderValue::from_static(text)), "{left:?}");
+            let value = format_grpc_timeout(left).expect("not zero");
+            assert_eq!(value, text, "{left:?}");
         }
-    }
-
-    #[test]
-    fn what_is_left_is_forwarded_and_nothing_is_expired() {
-        let now = Instant::now();
-        assert_eq!(forward(None, now), Forwarded::Unlimited);
-        assert_eq!(forward(Some(now), now), Forwarded::Expired);
-        assert_eq!(forward(Some(now), now + Duration::from_secs(1)), Forwarded::Expired);
-        let left = forward(Some(now + Duration::from_micros(5)), now);
-        assert_eq!(left, Forwarded::Timeout(HeaderValue::from_static("5000n")));
+        assert_eq!(format_grpc_timeout(Duration::ZERO), None);
     }
 
     #[test]
@@ -401,12 +381,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn formatting_loses_less_than_one_part_in_a_million_and_never_adds(nanos in 1..u64::MAX) {
+        fn formatting_loses_less_than_a_thousandth_and_never_adds(nanos in 1..u64::MAX) {
             let left = Duration::from_nanos(nanos);
             let text = format_grpc_timeout(left).expect("not zero");
             let read = parse_grpc_timeout(text.as_bytes()).expect("what we format, we parse");
             prop_assert!(read <= left, "{read:?} of {left:?}");
-            prop_assert!(left - read <= left / 600_000, "{read:?} of {left:?}");
+            let exact = if left < Duration::from_secs(1) { 100_000 } else { 1_000 };
+            prop_assert!(left - read < left / exact, "{read:?} of {left:?}");
         }
 
         #[test]

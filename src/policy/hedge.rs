@@ -62,6 +62,12 @@ pub fn delay(hedge: &Hedge, times: &HedgeTimes, now: Instant) -> Option<Duration
     }
 }
 
+/// Whether the times of answers say when: where nobody reads them, they need not be recorded.
+#[must_use]
+pub fn learns(hedge: &Hedge) -> bool {
+    matches!(hedge.after, HedgeAfter::Percentile { .. })
+}
+
 /// Whether an outcome is the answer although other attempts are under way: one that the rule would not retry. A rule
 /// that names no conditions is taken to mean answers of gateways, and gRPC calls that did not get through.
 #[must_use]

@@ -8,6 +8,8 @@ use outrigger_config::model::ClientCertHeader;
 use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::codec::headers::remove_rare;
+
 /// Who called with which certificate.
 pub(super) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
@@ -88,7 +90,7 @@ fn escape(value: &[u8], text: &mut String) {
 /// the caller says about certificates is believed.
 pub(super) fn apply(mode: ClientCertHeader, own: Option<&HeaderValue>, headers: &mut HeaderMap) {
     let Some(own) = own else {
-        headers.remove(CLIENT_CERT);
+        remove_rare(headers, &CLIENT_CERT);
         return;
     };
     match mode {

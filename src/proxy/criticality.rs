@@ -4,6 +4,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use outrigger_config::model::{Criticality, Trust};
 
 use super::origin::Origin;
+use crate::codec::headers::{rare, remove_rare};
 use crate::policy::forwarding::{self, Belief};
 
 const CRITICALITY: HeaderName = HeaderName::from_static("x-outrigger-criticality");
@@ -11,7 +12,7 @@ const CRITICALITY: HeaderName = HeaderName::from_static("x-outrigger-criticality
 /// What the caller says. A stranger can only say that its request matters less: who is neither trusted by the listener
 /// nor known by a certificate may not put itself before the others.
 pub(super) fn claimed(headers: &HeaderMap, trust: Trust, origin: &Origin) -> Option<Criticality> {
-    let class = parse(headers.get(&CRITICALITY)?)?;
+    let class = parse(rare(headers, &CRITICALITY)?)?;
     let known = forwarding::belief(trust) == Belief::Keep || origin.identity().is_some();
     Some(if known { class } else { class.min(Criticality::Default) })
 }
@@ -25,7 +26,7 @@ pub(super) fn effective(claimed: Option<Criticality>, ruled: Option<Criticality>
 pub(super) fn tell(headers: &mut HeaderMap, class: Option<Criticality>) {
     match class {
         Some(class) => drop(headers.insert(CRITICALITY, HeaderValue::from_static(word(class)))),
-        None => drop(headers.remove(&CRITICALITY)),
+        None => remove_rare(headers, &CRITICALITY),
     }
 }
 

@@ -8,6 +8,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
 use super::reason::Reason;
+use crate::codec::headers::rare;
 use crate::codec::{Body, Response, ResponseHead};
 
 /// Carries the reason code of a local answer.
@@ -108,7 +109,7 @@ pub(super) fn grpc_trailers(reason: Reason) -> HeaderMap {
 
 /// The gRPC status in a header or trailer section.
 pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+    rare(headers, &GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 /// The current date for a `Date` field.

@@ -29,7 +29,7 @@ pub(super) const MIRROR: HeaderName = HeaderName::from_static("x-outrigger-mirro
 
 /// Sends the copies of a request that its rule asks for, and gives its body back. `caller` tells callers apart.
 pub(super) fn send_copies(mirrors: &[Mirroring], head: &RequestHead, mut body: Body, caller: u64) -> Body {
-    if head.headers.contains_key(MIRROR) || head.method == Method::CONNECT {
+    if mirrors.is_empty() || head.headers.contains_key(MIRROR) || head.method == Method::CONNECT {
         return body;
     }
     for mirror in mirrors {

@@ -9,6 +9,7 @@ mod authn;
 mod authorize;
 mod client_cert;
 mod criticality;
+mod datagrams;
 mod external;
 mod faults;
 mod field;
@@ -34,6 +35,7 @@ mod watch;
 use std::sync::Arc;
 
 pub use answer::AnswerBody;
+pub use datagrams::{Datagrams, Joined, View};
 pub use local::REASON;
 pub use passage::Passage;
 pub use reason::Reason;

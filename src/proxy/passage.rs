@@ -272,4 +272,4 @@ fn decide(authorization: &Authorization, caller: &ConnInfo) -> crate::policy::au
 }
 
 /// The reason of connections that were closed at the end of a drain.
-const DRAINED: &str = "DRAIN";
+pub(super) const DRAINED: &str = "DRAIN";

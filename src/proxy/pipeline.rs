@@ -12,7 +12,7 @@ use super::affinity::Affinity;
 use super::answer::AnswerBody;
 use super::attempt::hedge::Hedging;
 use super::attempt::marks::Spent;
-use super::attempt::{self, DEADLINE, EXPECTED, Exchange, Failure, GRPC_TIMEOUT};
+use super::attempt::{self, Exchange, Failure, TimeField};
 use super::authorize::{authorize, authorize_preflight, claims};
 use super::external::{Denied, Passed, Refused, Surroundings};
 use super::gates::Arrival;
@@ -369,9 +369,10 @@ impl ConnectionHandler {
         let hint = affinity.map_or_else(PickHint::default, |affinity| affinity.hint(backend));
         let hint = PickHint { subset: backend.subset.as_ref(), ..hint };
         let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.answer_until() };
-        let passage = pass_breakers(rule, backend).map_err(|failure| noted(&failure, record))?;
-        let place = backend.cluster.admit(applicant, Instant::now()).await.map_err(Local::shed)?;
-        let hedging = backend.hedge_times.as_ref().zip(rule.config.hedge.as_ref());
+        let now = Instant::now();
+        let passage = pass_breakers(rule, backend, now).map_err(|failure| noted(&failure, record))?;
+        let place = backend.cluster.admit(applicant, now).await.map_err(Local::shed)?;
+        let hedging = backend.hedge_times.as_deref().zip(rule.config.hedge.as_ref());
         let hedging = hedging.filter(|_| asked.is_none()).map(|(times, hedge)| Hedging { hedge, times });
         let cluster = &backend.cluster;
         let tunnel = asked.as_ref().map(|asked| &asked.up);
@@ -457,8 +458,7 @@ fn noted(failure: &Failure, record: &mut Record) -> Local {
 }
 
 /// Whether the breakers of the rule and of the cluster let a request through, before it waits for anything.
-fn pass_breakers(rule: &Rule, backend: &Backend) -> Result<Option<Passage>, Failure> {
-    let now = Instant::now();
+fn pass_breakers(rule: &Rule, backend: &Backend, now: Instant) -> Result<Option<Passage>, Failure> {
     if let Some(after) = backend.cluster.refuses(now) {
         return Err(Failure::open(BreakerScope::Cluster, after));
     }
@@ -544,14 +544,18 @@ pub(super) fn exchange_of(caller: Caller, headers: &HeaderMap) -> (deadline::Exc
         Caller::Http if accepts_events(headers) => deadline::Exchange::EventStream,
         Caller::Http => deadline::Exchange::Plain,
     };
-    let millis = |name| headers.get(name).and_then(|value| deadline::parse_millis(value.as_bytes()));
-    let grpc = match caller {
-        Caller::Grpc => headers.get(GRPC_TIMEOUT).and_then(|value| parse_grpc_timeout(value.as_bytes()).ok()),
-        Caller::Http => None,
-    };
-    // Envoy writes no limit as none, or as zero.
-    let answer = millis(EXPECTED).filter(|limit| !limit.is_zero());
-    (exchange, deadline::Patience { grpc, deadline: millis(DEADLINE), answer })
+    let mut says = deadline::Patience::default();
+    for (name, field) in headers.keys().filter_map(|name| Some((name, TimeField::of(name)?))) {
+        let Some(value) = headers.get(name).map(HeaderValue::as_bytes) else { continue };
+        match field {
+            TimeField::GrpcTimeout if caller == Caller::Grpc => says.grpc = parse_grpc_timeout(value).ok(),
+            TimeField::GrpcTimeout => {}
+            TimeField::Deadline => says.deadline = deadline::parse_millis(value),
+            // Envoy writes no limit as none, or as zero.
+            TimeField::Expected => says.answer = deadline::parse_millis(value).filter(|limit| !limit.is_zero()),
+        }
+    }
+    (exchange, says)
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{Entry, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use smallvec::SmallVec;
 
@@ -15,7 +15,7 @@ use super::local::REASON;
 use super::origin::Origin;
 use super::random::request_id;
 use crate::base::limits;
-use crate::codec::headers::strip_hop_by_hop;
+use crate::codec::headers::{remove_rare, strip_hop_by_hop};
 use crate::codec::{Refusal, RequestHead};
 use crate::policy::forwarding::Belief;
 use crate::policy::rng::Rng;
@@ -33,6 +33,10 @@ const PASSED: HeaderName = HeaderName::from_static("x-outrigger-via");
 /// can only end or shorten the request that carries them: [`PASSED`], without which a loop through a listener would not
 /// be seen, and how long the caller waits, where that can be read ([`says_patience`]).
 const INTERNAL: [&str; 2] = ["x-outrigger-", "x-envoy-"];
+
+/// So many fields are added on the way, mostly: those that are set here, and what each attempt says of its time. Growing
+/// once is cheaper than when the map is full.
+const ADDED: usize = 7;
 
 /// What is wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,11 +77,12 @@ pub(super) fn set_forwarding(
     let trust = listener.config.trust;
     let headers = &mut head.headers;
     strip_hop_by_hop(headers);
+    headers.reserve(ADDED);
     let believed = forwarding::belief(trust) == Belief::Keep;
     if believed {
         // Of answers only.
-        headers.remove(REASON);
-        headers.remove(RETRIED);
+        remove_rare(headers, &REASON);
+        remove_rare(headers, &RETRIED);
     } else {
         strip_internal(headers);
     }
@@ -93,7 +98,7 @@ pub(super) fn set_forwarding(
         headers.insert(FORWARDED_FOR, origin.peer_value.clone());
     }
     if !believed {
-        headers.remove(FORWARDED);
+        remove_rare(headers, &FORWARDED);
     }
     if !(believed && headers.contains_key(FORWARDED_PROTO)) {
         let proto = if head.scheme == Scheme::HTTPS { "https" } else { "http" };
@@ -140,14 +145,17 @@ fn is_request_id(value: &HeaderValue) -> bool {
 
 /// Adds this listener to the list of those that the request has passed (as RFC 8586 does between CDNs).
 fn mark_passage(headers: &mut HeaderMap, mark: &HeaderValue) -> Result<(), Unfit> {
-    if !headers.contains_key(PASSED) {
-        headers.insert(PASSED, mark.clone());
-        return Ok(());
-    }
+    let mut lines = match headers.entry(PASSED) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(mark.clone());
+            return Ok(());
+        }
+        Entry::Occupied(lines) => lines,
+    };
     let own = mark.to_str().unwrap_or("");
     let mut passed = String::new();
     let mut hops = 0;
-    for value in headers.get_all(PASSED) {
+    for value in lines.iter() {
         for hop in value.to_str().unwrap_or("").split(',').map(str::trim) {
             hops += 1;
             if hop == own || hops > limits::MAX_HOPS {
@@ -159,7 +167,7 @@ fn mark_passage(headers: &mut HeaderMap, mark: &HeaderValue) -> Result<(), Unfit
     }
     passed.push_str(own);
     if let Ok(value) = HeaderValue::try_from(passed) {
-        headers.insert(PASSED, value);
+        lines.insert(value);
     }
     Ok(())
 }

@@ -20,16 +20,15 @@ pub(super) fn with_random<T>(use_it: impl FnOnce(&mut Rng) -> T) -> T {
 /// A version 4 UUID (RFC 9562).
 pub(super) fn request_id(random: &mut Rng) -> HeaderValue {
     const HEX: &[u8; 16] = b"0123456789abcdef";
+    /// Where the two digits of each byte stand, between the dashes.
+    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
     let high = random.next_u64() & 0xFFFF_FFFF_FFFF_0FFF | 0x4000;
     let low = random.next_u64() & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000;
     let mut text = [b'-'; 36];
-    let mut at = 0;
-    for (word, shift) in (0..16).map(|i| (high, 60 - i * 4)).chain((0..16).map(|i| (low, 60 - i * 4))) {
-        if matches!(at, 8 | 13 | 18 | 23) {
-            at += 1;
-        }
-        text[at] = HEX[(word >> shift) as usize & 0xf];
-        at += 1;
+    let bytes = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
+    for (at, byte) in PLACES.into_iter().zip(bytes) {
+        text[at] = HEX[usize::from(byte >> 4)];
+        text[at + 1] = HEX[usize::from(byte & 0xf)];
     }
     let mut id = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text)).unwrap_or(HeaderValue::from_static("-"));
     // Each is different: keeping it in HPACK's table would only push useful entries out.

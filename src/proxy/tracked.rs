@@ -79,11 +79,12 @@ impl TrackedBody {
             body,
             caller,
             permit,
-            record,
             limits,
             timer: Deadline::default(),
             moved: true,
-            last_moved: Instant::now(),
+            // Read anew before it counts: its head moved.
+            last_moved: record.started(),
+            record,
             received: 0,
             ended: false,
         };
@@ -172,7 +173,7 @@ impl TrackedBody {
 
     fn note_first_message(&self) {
         if self.caller == Caller::Grpc
-            && let Some(permit) = &self.permit
+            && let Some(permit) = self.permit.as_ref().filter(|permit| permit.probes())
         {
             permit.flows(Instant::now());
         }

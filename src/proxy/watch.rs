@@ -22,6 +22,7 @@ use outrigger_config::model::{Access, Filter};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use super::attempt::TimeField;
 use super::authorize;
 use super::local::Caller;
 use super::origin::Origin;
@@ -79,6 +80,8 @@ struct Admitted {
     path: PathAndQuery,
     authority: Option<Authority>,
     edited: Vec<(HeaderName, Lines)>,
+    /// Those of [`TimeField::ALL`] that it did not have, and that were added: a bit each.
+    added: u8,
     claims: Option<Arc<dyn ClaimSource>>,
 }
 
@@ -97,7 +100,7 @@ impl Watch {
     /// The request was admitted with this head.
     pub(super) fn admit(&mut self, head: &RequestHead, claims: Option<Arc<dyn ClaimSource>>, started: Instant) {
         let (path, authority) = (head.path.clone(), head.authority.clone());
-        self.admitted = Some(Admitted { path, authority, edited: Vec::new(), claims });
+        self.admitted = Some(Admitted { path, authority, edited: Vec::new(), added: 0, claims });
         self.due = Some(started + limits::WATCH_AFTER);
     }
 
@@ -115,8 +118,22 @@ impl Watch {
     /// This header of the admitted head is about to be changed.
     pub(super) fn before_edit(&mut self, name: &HeaderName, headers: &HeaderMap) {
         let Some(admitted) = &mut self.admitted else { return };
-        if !admitted.edited.iter().any(|(known, _)| known == name) {
+        if !admitted.knows(name) {
             admitted.edited.push((name.clone(), headers.get_all(name).iter().cloned().collect()));
+        }
+    }
+
+    /// This field, which the head does not have, is about to be added.
+    pub(super) fn before_adding(&mut self, field: TimeField) {
+        if let Some(admitted) = &mut self.admitted {
+            admitted.before_adding(field);
+        }
+    }
+
+    /// These values of a field are about to be replaced.
+    pub(super) fn before_replacing<'v>(&mut self, field: TimeField, lines: impl Iterator<Item = &'v HeaderValue>) {
+        if let Some(admitted) = &mut self.admitted {
+            admitted.before_replacing(field, lines);
         }
     }
 
@@ -174,13 +191,35 @@ impl Watch {
 }
 
 impl Admitted {
+    fn before_adding(&mut self, field: TimeField) {
+        if self.edited.is_empty() || !self.knows(&field.name()) {
+            self.added |= bit(field);
+        }
+    }
+
+    fn before_replacing<'v>(&mut self, field: TimeField, lines: impl Iterator<Item = &'v HeaderValue>) {
+        let name = field.name();
+        if !self.knows(&name) {
+            self.edited.push((name, lines.cloned().collect()));
+        }
+    }
+
+    /// Whether it is remembered already how this field was.
+    fn knows(&self, name: &HeaderName) -> bool {
+        self.edited.iter().any(|(known, _)| known == name) || self.has_added(name)
+    }
+
+    fn has_added(&self, name: &HeaderName) -> bool {
+        self.added != 0 && TimeField::ALL.iter().any(|field| self.added & bit(*field) != 0 && field.name() == *name)
+    }
+
     /// A copy of the head as it was admitted. It shares no memory with the original, whose values are parts of read
     /// buffers that a long exchange must not hold.
     fn head(&self, head: &RequestHead) -> RequestHead {
-        let Self { path, authority, edited, claims: _ } = self;
+        let Self { path, authority, edited, .. } = self;
         let mut headers = HeaderMap::with_capacity(head.headers.len());
         for (name, value) in &head.headers {
-            if !edited.iter().any(|(changed, _)| changed == name) {
+            if !self.knows(name) {
                 headers.append(name, owned(value));
             }
         }
@@ -199,6 +238,10 @@ impl Admitted {
             upgrade: head.upgrade.clone(),
         }
     }
+}
+
+const fn bit(field: TimeField) -> u8 {
+    1 << field as u8
 }
 
 fn owned(value: &HeaderValue) -> HeaderValue {
@@ -282,4 +325,38 @@ impl Drop for Entered {
 /// Unique as long as the entry lives.
 fn key(entry: &Arc<Entry>) -> usize {
     Arc::as_ptr(entry).addr()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::ACCEPT;
+    use http::uri::Scheme;
+    use http::{Method, Version};
+
+    use super::*;
+
+    #[test]
+    fn what_attempts_say_of_time_is_set_back_to_what_was_admitted() {
+        let path = PathAndQuery::from_static("/");
+        let mut admitted = Admitted { path: path.clone(), authority: None, edited: Vec::new(), added: 0, claims: None };
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+        headers.append(TimeField::Deadline.name(), HeaderValue::from_static("9000"));
+        headers.append(TimeField::Deadline.name(), HeaderValue::from_static("soon"));
+        let came = headers.clone();
+        for attempt in ["500", "400"] {
+            let value = HeaderValue::from_static(attempt);
+            for field in [TimeField::Deadline, TimeField::Expected] {
+                if headers.contains_key(field.name()) {
+                    admitted.before_replacing(field, headers.get_all(field.name()).iter());
+                } else {
+                    admitted.before_adding(field);
+                }
+                headers.insert(field.name(), value.clone());
+            }
+        }
+        let (method, scheme, version) = (Method::GET, Scheme::HTTP, Version::HTTP_11);
+        let head = RequestHead { method, scheme, authority: None, path, version, headers, upgrade: None };
+        assert_eq!(admitted.head(&head).headers, came);
+    }
 }

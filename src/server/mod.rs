@@ -5,6 +5,7 @@ mod admission;
 mod arrival;
 mod connection;
 pub mod cpu;
+mod datagrams;
 mod directory;
 pub mod files;
 mod memory;
@@ -19,13 +20,17 @@ pub use admission::Tls;
 pub use set::{BindError, Change, ListenerSet, ListenerStatus};
 pub use worker::Workers;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use tokio::net::UdpSocket;
 
 use crate::base::pressure::Pressure;
 use crate::codec::Handler;
 use crate::net::ConnInfo;
-use crate::proxy::{ConnectionHandler, Passage, Proxy};
+use crate::proxy::{ConnectionHandler, Datagrams, Passage, Proxy, View};
 use crate::snapshot::Listener;
 
 /// Makes the handler of each connection.
@@ -59,6 +64,20 @@ pub trait ConnectionFactory: Send + Sync + 'static {
     /// The way on to where a redirected connection was going; `None` when it has none.
     fn onward(&self, _listener: &Arc<Self::Listener>, _destination: SocketAddr) -> Option<Passage> {
         None
+    }
+
+    /// What hands the datagrams of a socket on; `None` when nothing does. `listener` is the listener as it is now, `open`
+    /// counts the sessions of all its sockets.
+    ///
+    /// # Errors
+    /// When the socket cannot be used.
+    fn datagrams(
+        &self,
+        _listener: Box<dyn Fn() -> Arc<Self::Listener> + Send + Sync>,
+        _socket: UdpSocket,
+        _open: Arc<AtomicUsize>,
+    ) -> io::Result<Option<Datagrams>> {
+        Ok(None)
     }
 
     /// The handler of one connection, on the worker that the connection lives on. `listener` is what the
@@ -99,6 +118,10 @@ impl ConnectionFactory for Proxy {
 
     fn onward(&self, listener: &Arc<Listener>, destination: SocketAddr) -> Option<Passage> {
         Some(self.passage_onward(listener, destination))
+    }
+
+    fn datagrams(&self, listener: View, socket: UdpSocket, open: Arc<AtomicUsize>) -> io::Result<Option<Datagrams>> {
+        Proxy::datagrams(self, listener, socket, open).map(Some)
     }
 
     fn handler(&self, listener: Arc<Listener>, info: ConnInfo) -> Arc<ConnectionHandler> {

@@ -108,7 +108,7 @@ impl<L: Send + Sync + 'static> Gateways<L> {
             workers.run(worker, move || match station.open() {
                 Ok(server) => drop(task::spawn("accept-quic", reception.run(server))),
                 Err(error) => {
-                    tracing::error!(%error, "a UDP socket cannot be watched; HTTP/3 callers of it wait in vain")
+                    tracing::error!(%error, "a UDP socket cannot be watched; HTTP/3 callers of it wait in vain");
                 }
             });
         }

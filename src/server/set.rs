@@ -6,16 +6,17 @@
 //! and limits change without a new socket.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::model::{Direction, InterceptionMode, Listener, Place};
+use outrigger_config::model::{Direction, InterceptionMode, Listener, ListenerProtocol, Place};
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
 use super::accept::{Acceptor, Current, Phase, Socket};
+use super::datagrams::{self, Receiver};
 use super::directory::Directory;
 use super::quic::{Gateways, Life, Side};
 use super::service::{Group, Service};
@@ -57,6 +58,8 @@ struct Key {
     ephemeral: Option<Arc<str>>,
     /// Takes connections to any address: that is settled before a socket is bound.
     transparent: bool,
+    /// Takes datagrams.
+    udp: bool,
 }
 
 /// A change that is ready: everything new is bound. Dropping it changes nothing.
@@ -69,14 +72,20 @@ pub struct Change {
     leaving: Vec<Leaving>,
 }
 
-/// A socket that was bound for a listener.
+/// What was bound for a listener.
 #[derive(Debug)]
 struct New {
     listener: Listener,
     address: SocketAddr,
-    tcp: TcpListener,
-    /// There with HTTP/3.
-    quic: Option<Side>,
+    sockets: Sockets,
+}
+
+#[derive(Debug)]
+enum Sockets {
+    /// With UDP beside it where there is HTTP/3.
+    Tcp(TcpListener, Option<Side>),
+    /// One for each worker.
+    Udp(Vec<UdpSocket>),
 }
 
 /// Connections that a change will drain.
@@ -159,11 +168,15 @@ impl<F: ConnectionFactory> ListenerSet<F> {
         Ok(Change { kept, new, added, leaving })
     }
 
-    /// Binds TCP, and UDP on the same port where there is HTTP/3.
+    /// Binds TCP, and UDP on the same port where there is HTTP/3; or UDP alone.
     fn bind(&self, listener: &Listener) -> io::Result<New> {
+        if is_udp(listener) {
+            let (address, sockets) = datagrams::bind(listener.bind, self.workers.count())?;
+            return Ok(New { listener: listener.clone(), address, sockets: Sockets::Udp(sockets) });
+        }
+        let reach = if is_transparent(listener) { Reach::Any } else { Reach::Own };
         let mut tries = if listener.bind.port() == 0 { EPHEMERAL_TRIES } else { 1 };
         loop {
-            let reach = if is_transparent(listener) { Reach::Any } else { Reach::Own };
             let tcp = listen::bind(listener.bind, reach)?;
             let address = tcp.local_addr()?;
             tries -= 1;
@@ -176,7 +189,7 @@ impl<F: ConnectionFactory> ListenerSet<F> {
                     Err(error) => return Err(error),
                 },
             };
-            return Ok(New { listener: listener.clone(), address, tcp, quic });
+            return Ok(New { listener: listener.clone(), address, sockets: Sockets::Tcp(tcp, quic) });
         }
     }
 
@@ -203,7 +216,7 @@ impl<F: ConnectionFactory> ListenerSet<F> {
         for new in new {
             bound.push(self.start(new));
         }
-        self.directory.update(bound.iter().map(|bound| &bound.socket));
+        self.directory.update(bound.iter().filter(|bound| !bound.key.udp).map(|bound| &bound.socket));
         drop(bound);
         for leaving in gone {
             self.close_quic(&leaving);
@@ -313,35 +326,40 @@ impl<F: ConnectionFactory> ListenerSet<F> {
     }
 
     fn start(&self, new: New) -> Bound<F::Listener> {
-        let New { listener, address, tcp, quic } = new;
+        let New { listener, address, sockets } = new;
         let current = self.current(&listener, self.service(&listener));
         let (phase, phases) = watch::channel(Phase::Accepting);
         let (end, ended) = oneshot::channel();
-        let acceptor = Acceptor {
-            socket: Socket::new(address, current),
-            workers: self.workers.clone(),
-            factory: Arc::clone(&self.factory),
-            directory: Arc::clone(&self.directory),
-            phase: phases,
+        let socket = Socket::new(address, current);
+        let (workers, factory) = (self.workers.clone(), Arc::clone(&self.factory));
+        let quic = match sockets {
+            Sockets::Udp(sockets) => {
+                let receiver = Receiver { socket: Arc::clone(&socket), workers, factory, phase: phases };
+                receiver.start(sockets, end);
+                tracing::info!(listener = %listener.name, %address, "listening for datagrams");
+                None
+            }
+            Sockets::Tcp(tcp, side) => {
+                let directory = Arc::clone(&self.directory);
+                let acceptor = Acceptor { socket: Arc::clone(&socket), workers, factory, directory, phase: phases };
+                let quic = side.map(|side| self.gateways.open(side, &socket, (&self.workers, &self.factory)));
+                let worker = {
+                    let mut next = self.next_worker.lock();
+                    *next += 1;
+                    *next - 1
+                };
+                self.workers.run(worker, move || {
+                    drop(task::spawn("accept", async move {
+                        acceptor.run(tcp).await;
+                        // Nobody waits when the set was dropped.
+                        let _ = end.send(());
+                    }));
+                });
+                tracing::info!(listener = %listener.name, %address, http3 = quic.is_some(), "listening");
+                quic
+            }
         };
-        let socket = Arc::clone(&acceptor.socket);
-        let http3 = quic.is_some();
-        let quic = quic.map(|side| self.gateways.open(side, &socket, (&self.workers, &self.factory)));
-        let bound = Bound { key: Key::of(&listener), socket, quic, phase, ended };
-        let worker = {
-            let mut next = self.next_worker.lock();
-            *next += 1;
-            *next - 1
-        };
-        self.workers.run(worker, move || {
-            drop(task::spawn("accept", async move {
-                acceptor.run(tcp).await;
-                // Nobody waits when the set was dropped.
-                let _ = end.send(());
-            }));
-        });
-        tracing::info!(listener = %listener.name, %address, http3, "listening");
-        bound
+        Bound { key: Key::of(&listener), socket, quic, phase, ended }
     }
 
     /// # Panics
@@ -382,7 +400,7 @@ impl<L> Bound<L> {
 impl Key {
     fn of(listener: &Listener) -> Self {
         let ephemeral = (listener.bind.port() == 0).then(|| Arc::clone(&listener.name));
-        Self { bind: listener.bind, ephemeral, transparent: is_transparent(listener) }
+        Self { bind: listener.bind, ephemeral, transparent: is_transparent(listener), udp: is_udp(listener) }
     }
 }
 
@@ -392,6 +410,10 @@ impl Change {
     pub fn leaving(&self) -> &[Leaving] {
         &self.leaving
     }
+}
+
+fn is_udp(listener: &Listener) -> bool {
+    listener.protocol == ListenerProtocol::Udp
 }
 
 fn is_transparent(listener: &Listener) -> bool {

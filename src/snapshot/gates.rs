@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use outrigger_config::model;
 
-use crate::policy::rate::Rate;
+use crate::policy::rate::{Rate, Standing};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::RateLimitServiceMetrics;
 use crate::upstream::{Cluster, RateState, Registry};
@@ -76,7 +77,9 @@ pub struct LocalLimit {
     /// What callers are told it is: an item of `RateLimit-Policy`.
     pub policy: HeaderValue,
     /// Its name as callers are told it: a string with its quotes (RFC 9651 section 3.3.3).
-    pub quoted: Box<str>,
+    quoted: Box<str>,
+    /// What those are told that find it untouched.
+    untouched: HeaderValue,
 }
 
 impl Gates {
@@ -110,6 +113,19 @@ impl LocalLimit {
         limits.iter().map(|limit| Self::compile(limit, registry)).collect()
     }
 
+    /// What callers are told of how it stands: an item of `RateLimit`.
+    #[must_use]
+    pub fn tell(&self, standing: Standing) -> HeaderValue {
+        // Those that are far from a limit are told the same again and again, which HPACK's table makes short. Any other
+        // value is new, and a new one in the table costs several times what a field beside it does.
+        if standing == self.rate.untouched() {
+            return self.untouched.clone();
+        }
+        let mut value = item(&self.quoted, standing);
+        value.set_sensitive(true);
+        value
+    }
+
     fn compile(limit: &model::RateLimit, registry: &Registry) -> Self {
         let rate = Rate::of(limit);
         let quoted = quoted(&limit.name);
@@ -120,8 +136,10 @@ impl LocalLimit {
             0 if window.subsec_nanos() > 0 => format!("{quoted};q={}", rate.burst()),
             _ => format!("{quoted};q={};w={seconds}", rate.burst()),
         };
+        let untouched = item(&quoted, rate.untouched());
         Self {
             config: limit.clone(),
+            untouched,
             rate,
             state: registry.rate(&limit.name),
             // Printable ASCII.
@@ -129,6 +147,18 @@ impl LocalLimit {
             quoted,
         }
     }
+}
+
+/// An item of `RateLimit`.
+fn item(quoted: &str, Standing { remaining, full_after }: Standing) -> HeaderValue {
+    let seconds = full_after.as_secs() + u64::from(full_after.subsec_nanos() > 0);
+    let (mut left, mut full) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let parts = [quoted, ";r=", left.format(remaining), ";t=", full.format(seconds)];
+    // Exactly as long as it becomes, so that it is not copied once more.
+    let mut text = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+    parts.iter().for_each(|part| text.extend_from_slice(part.as_bytes()));
+    // Printable ASCII.
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// A string of a structured field. What cannot stand in one is left out.

@@ -31,7 +31,7 @@ pub use tokens::Tokens;
 use crate::net::tls::{ServerTls, TlsSet};
 use crate::policy::authz::Policy;
 use crate::policy::route::RouteTable;
-use crate::telemetry::metrics::{RouteLabels, StreamLabels, StreamMetrics};
+use crate::telemetry::metrics::{DatagramMetrics, RouteLabels, StreamLabels, StreamMetrics};
 use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
 use crate::upstream::{Cluster, Placement, Registry};
 
@@ -224,6 +224,19 @@ impl Listener {
         match backend {
             Some(backend) => {
                 Arc::clone(backend.streams.get_or_init(|| make(Arc::clone(&backend.cluster.config().name))))
+            }
+            None => make(Arc::from("-")),
+        }
+    }
+
+    /// The metrics of datagrams that are handed on to a backend; `None`: to none.
+    #[must_use]
+    pub fn datagram_metrics(&self, backend: Option<&Backend>) -> Arc<DatagramMetrics> {
+        let make =
+            |cluster| self.all_metrics.datagrams(&StreamLabels { listener: Arc::clone(&self.config.name), cluster });
+        match backend {
+            Some(backend) => {
+                Arc::clone(backend.datagrams.get_or_init(|| make(Arc::clone(&backend.cluster.config().name))))
             }
             None => make(Arc::from("-")),
         }

@@ -13,7 +13,7 @@ use crate::policy::hedge::HedgeTimes;
 use crate::policy::session::Namer;
 use crate::policy::weighted::Split;
 use crate::telemetry::RouteMetrics;
-use crate::telemetry::metrics::StreamMetrics;
+use crate::telemetry::metrics::{DatagramMetrics, StreamMetrics};
 use crate::upstream::{Cluster, RuleBreaker};
 
 /// A rule with its backends found.
@@ -71,6 +71,7 @@ pub struct Backend {
     pub hedge_times: Option<Arc<HedgeTimes>>,
     pub(super) metrics: OnceLock<Arc<RouteMetrics>>,
     pub(super) streams: OnceLock<Arc<StreamMetrics>>,
+    pub(super) datagrams: OnceLock<Arc<DatagramMetrics>>,
 }
 
 impl Rule {
@@ -146,6 +147,7 @@ impl Backends {
                 hedge_times: None,
                 metrics: OnceLock::new(),
                 streams: OnceLock::new(),
+                datagrams: OnceLock::new(),
             })
             .collect();
         let split = Split::new(all.iter().map(|backend| backend.weight));

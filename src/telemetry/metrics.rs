@@ -24,6 +24,7 @@ mod carriers;
 mod certificates;
 mod cluster;
 mod control;
+mod datagrams;
 mod effort;
 mod handshakes;
 mod health;
@@ -45,6 +46,7 @@ pub use carriers::{Carrier, Http3Failure};
 pub use certificates::{BundleGauge, CertificateGauge, CertificateMetrics};
 pub use cluster::{AttemptOutcome, ClusterMetrics, GivenUp, Overflow};
 pub use control::ControlMetrics;
+pub use datagrams::DatagramMetrics;
 pub use effort::Waste;
 pub use handshakes::Handshake;
 pub use health::{CAUSES as EJECTION_CAUSES, CheckResult, EndpointHealth};
@@ -87,12 +89,14 @@ pub struct Metrics {
     breakers: Mutex<HashMap<BreakerLabels, Kept<BreakerMetrics>>>,
     mirrors: Mutex<HashMap<Arc<str>, Kept<MirrorMetrics>>>,
     streams: Mutex<HashMap<StreamLabels, Kept<StreamMetrics>>>,
+    datagrams: Mutex<HashMap<StreamLabels, Kept<DatagramMetrics>>>,
     other_route: Arc<RouteMetrics>,
     other_cluster: Arc<ClusterMetrics>,
     other_access: Arc<AccessMetrics>,
     other_breakers: Arc<BreakerMetrics>,
     other_rate_limit: Arc<RateLimitMetrics>,
     other_streams: Arc<StreamMetrics>,
+    other_datagrams: Arc<DatagramMetrics>,
     route_slots: Arc<Slots>,
     cluster_slots: Arc<Slots>,
     access_slots: Arc<Slots>,
@@ -134,12 +138,14 @@ impl Metrics {
             breakers: Mutex::default(),
             mirrors: Mutex::default(),
             streams: Mutex::default(),
+            datagrams: Mutex::default(),
             other_route: Arc::new(RouteMetrics::other()),
             other_cluster: Arc::new(ClusterMetrics::other()),
             other_access: Arc::new(AccessMetrics::other()),
             other_breakers: Arc::new(BreakerMetrics::other()),
             other_rate_limit: Arc::new(RateLimitMetrics::other()),
             other_streams: Arc::new(StreamMetrics::other()),
+            other_datagrams: Arc::new(DatagramMetrics::other()),
             route_slots: Slots::new(routes),
             cluster_slots: Slots::new(clusters),
             access_slots: Slots::new(limits::METRIC_ACCESS_RULES),
@@ -216,6 +222,12 @@ impl Metrics {
         keep(&self.streams, labels, || StreamMetrics::bounded(labels, &self.stream_slots, &self.other_streams))
     }
 
+    /// The handle of datagrams that are handed on.
+    #[must_use]
+    pub fn datagrams(&self, labels: &StreamLabels) -> Arc<DatagramMetrics> {
+        keep(&self.datagrams, labels, || DatagramMetrics::bounded(labels, &self.stream_slots, &self.other_datagrams))
+    }
+
     /// Forgets what nobody has held for [`limits::METRIC_LINGER`]. Called now and then by the control thread.
     pub fn sweep(&self, now: Instant) {
         forget(&self.routes, now);
@@ -230,6 +242,7 @@ impl Metrics {
         forget(&self.rate_limit_services, now);
         forget(&self.mirrors, now);
         forget(&self.streams, now);
+        forget(&self.datagrams, now);
     }
 
     /// Everything in the Prometheus text format ([`CONTENT_TYPE`]). Label sets that were never used are left out.
@@ -266,6 +279,9 @@ impl Metrics {
         let mut streams = handles(&self.streams);
         streams.push(Arc::clone(&self.other_streams));
         streams::encode(&streams, &mut text);
+        let mut all_datagrams = handles(&self.datagrams);
+        all_datagrams.push(Arc::clone(&self.other_datagrams));
+        datagrams::encode(&all_datagrams, &mut text);
         text.finish()
     }
 }

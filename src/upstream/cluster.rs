@@ -226,6 +226,22 @@ impl Cluster {
         }
     }
 
+    /// A connection of HTTP/1.1 for a tunnel to which an endpoint has no other way; `None` where the cluster's endpoints
+    /// are not free to speak it. Cancel safe.
+    ///
+    /// # Errors
+    /// See [`LeaseError`]; nothing was sent in any case.
+    pub async fn lease_http1(&self, member: &Member, preference: Preference) -> Option<Result<Lease, LeaseError>> {
+        if self.config.protocol != ClusterProtocol::Auto {
+            return None;
+        }
+        let terms = Terms { ceilings: self.ceilings(), tls: self.tls.as_ref() };
+        Some(match member.pool.lease(Wire::Http1, preference, terms).await {
+            Err(LeaseError::Retired) => Box::pin(self.lease_anew(member, Wire::Http1, preference)).await,
+            leased => leased,
+        })
+    }
+
     /// A connection to a chosen endpoint, for bytes that are none of ours. `caller` is who sends them, for a cluster
     /// that is told. Cancel safe.
     ///

@@ -71,7 +71,7 @@ pub struct Permit {
     /// Through the cluster's.
     cluster: Pass,
     /// Through the rule's, once the request has its answer.
-    rule: Option<Box<Passage>>,
+    rule: Option<Passage>,
     /// What was reported last.
     outcome: LastOutcome,
     /// Counted among the endpoint's retries.
@@ -206,6 +206,12 @@ impl Permit {
         }
     }
 
+    /// Whether a breaker waits for what becomes of this attempt.
+    #[must_use]
+    pub fn probes(&self) -> bool {
+        self.endpoint.is_probe() || self.cluster.is_probe() || self.rule.as_ref().is_some_and(Passage::is_probe)
+    }
+
     /// The first message of an answer of which [`Outcome::Answering`] was reported has come: breakers that wait for it to
     /// find out whether they may close have waited long enough.
     pub fn flows(&self, now: Instant) {
@@ -231,7 +237,7 @@ impl Permit {
         if let Some(outcome) = self.outcome.get() {
             rule.report(outcome, now);
         }
-        self.rule = Some(Box::new(rule));
+        self.rule = Some(rule);
         self
     }
 }

@@ -1,6 +1,8 @@
 //! `deploy/iptables/outrigger-iptables` in network namespaces: what it catches, what it leaves alone, and that it leaves nothing
 //! behind.
 
+pub mod proxied;
+
 use std::path::{Path, PathBuf};
 
 use tokio::process::Child;

@@ -30,15 +30,28 @@ impl Hop {
         Self::with(protocol, application, |config| config).await
     }
 
-    /// The same, with more settings of both proxies.
+    /// With more settings of both proxies.
     pub async fn with(protocol: &str, application: SocketAddr, more: impl Fn(Config) -> Config) -> Self {
+        Self::between("http2", protocol, application, more).await
+    }
+
+    /// With this version between the proxies.
+    pub async fn between(
+        version: &str,
+        protocol: &str,
+        application: SocketAddr,
+        more: impl Fn(Config) -> Config,
+    ) -> Self {
         let mesh = Mesh::new();
-        let inbound = Config::to(protocol, &[application])
+        let mut inbound = Config::to(protocol, &[application])
             .top(&mesh.identity("shop/pay"))
             .listener("tls: { mode: strict }")
             .listener("clientCertHeader: set");
+        if version != "http2" {
+            inbound = inbound.listener("http3: true");
+        }
         let inbound = Proxy::start(&more(inbound)).await;
-        let outbound = Config::to("http2", &[inbound.addr()])
+        let outbound = Config::to(version, &[inbound.addr()])
             .top(&mesh.identity("shop/cart"))
             .upstream(&format!("tls: {{ peerIdentities: [\"{}\"] }}", mesh.id("shop/pay")));
         let outbound = Proxy::start(&more(outbound)).await;

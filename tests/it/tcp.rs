@@ -360,13 +360,9 @@ async fn changes_of_the_configuration_close_no_connection() {
         } else {
             config.clone()
         };
-        let before = proxy.admin_json("/status").await["generation"].as_u64().expect("a number");
+        let before = proxy.metric("outrigger_config_generation", &[]).await;
         proxy.replace_config(&next);
-        let start = Instant::now();
-        while proxy.admin_json("/status").await["generation"].as_u64() == Some(before) {
-            assert!(start.elapsed() < PATIENCE, "the change takes effect:\n{}", proxy.stderr());
-            tokio::time::sleep(ms(5)).await;
-        }
+        counted(&proxy, "outrigger_config_generation", &[], before + 1.0).await;
         let expected = if round % 2 == 0 { "other" } else { "" };
         let mut fresh = connect(proxy.addr()).await;
         fresh.shutdown().await.unwrap();
@@ -387,7 +383,7 @@ async fn a_drain_lets_connections_finish_and_closes_what_is_left_at_its_end() {
     ping(&mut one, "before").await;
     ping(&mut two, "before").await;
     proxy.signal("TERM");
-    proxy.logged("drain").await;
+    proxy.logged("draining").await;
     // Well within the drain: it goes on, and ends in order.
     ping(&mut one, "within").await;
     one.shutdown().await.unwrap();
@@ -454,13 +450,12 @@ async fn mutual_tls_carries_bytes_between_two_proxies() {
     assert_eq!(hop.inbound.metric("outrigger_tls_handshakes_total", &["listener=\"in\""]).await, 1.0);
 
     // Whoever has no certificate is nobody, and plaintext is not even heard.
-    assert!(
-        TlsClient::anonymous().dial(hop.inbound.addr()).await.is_err() || {
-            let mut client = connect(hop.inbound.addr()).await;
-            client.write_all(b"plaintext").await.unwrap();
-            within(PATIENCE, "the end", client.read_to_end(&mut Vec::new())).await.map_or(true, |n| n == 0)
-        }
-    );
+    // In TLS 1.3 a client may believe itself connected before it is refused.
+    drop(TlsClient::anonymous().dial(hop.inbound.addr()).await);
+    counted(&hop.inbound, "outrigger_tls_refused_connections_total", &["listener=\"in\""], 1.0).await;
+    let mut client = connect(hop.inbound.addr()).await;
+    client.write_all(b"plaintext").await.unwrap();
+    assert!(!matches!(within(PATIENCE, "the end", client.read(&mut [0])).await, Ok(1..)));
     assert_eq!(hop.inbound.metric("outrigger_tcp_connections_total", &[]).await, 1.0);
 }
 
@@ -550,7 +545,9 @@ async fn a_policy_about_requests_lets_nothing_else_in() {
 
 #[tokio::test]
 async fn a_thousand_connections_at_once_all_get_their_own_bytes_back() {
-    let proxy = Arc::new(Proxy::start(&tcp(&[echo().await])).await);
+    // The test's own server may be slow to accept on a busy machine.
+    let config = tcp(&[echo().await]).upstream("connection: { connectTimeout: 10s }");
+    let proxy = Arc::new(Proxy::start(&config).await);
     let (places, done) = (Arc::new(Semaphore::new(200)), Arc::new(AtomicUsize::new(0)));
     let mut callers = JoinSet::new();
     for number in 0..1000 {
@@ -565,7 +562,9 @@ async fn a_thousand_connections_at_once_all_get_their_own_bytes_back() {
         });
     }
     while let Some(result) = within(PATIENCE, "the callers", callers.join_next()).await {
-        result.unwrap();
+        if let Err(error) = result {
+            panic!("{error}\n{}", proxy.admin("/metrics").await.1);
+        }
     }
     assert_eq!(done.load(Ordering::Relaxed), 1000);
     counted(&proxy, "outrigger_tcp_connections_closed_total", &["reason=\"-\""], 1000.0).await;

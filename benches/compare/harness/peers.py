@@ -256,7 +256,8 @@ class Envoy(Peer):
 
     def over_quic(self, types, work, manager, tls):
         """The same listener over UDP."""
-        context = {**tls, "common_tls_context": {**tls["common_tls_context"], "alpn_protocols": ["h3"]}}
+        context = {name: value for name, value in tls.items() if name != "@type"}
+        context["common_tls_context"] = {**tls["common_tls_context"], "alpn_protocols": ["h3"]}
         return {
             "name": "inbound-udp",
             "address": {"socket_address": {"protocol": "UDP", "address": "127.0.0.1", "port_value": work.port}},

@@ -92,8 +92,11 @@ pub(super) fn listener(subject: &Subject<'_>, listener: &Listener) {
     }
     opaque::listener(subject, listener);
     if !sees_requests {
+        // Who connects is known of connections too, unless their TLS is that of others.
+        let sealed = tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::Passthrough);
+        let guarded = listener.protocol == ListenerProtocol::Tcp && !sealed;
         for (field, there) in [
-            ("authorization", authorization.is_some()),
+            ("authorization", authorization.is_some() && !guarded),
             ("jwt", jwt.is_some()),
             ("external_authorization", external_authorization.is_some()),
             ("rate_limits", !rate_limits.is_empty()),
@@ -112,6 +115,14 @@ pub(super) fn listener(subject: &Subject<'_>, listener: &Listener) {
     }
     if let Some(policy) = authorization {
         subject.refers("authorization", policy, &config.authorization, "authorization policy");
+        let rules = config.authorization.get(policy).filter(|_| listener.protocol == ListenerProtocol::Tcp);
+        for rule in rules.iter().flat_map(|policy| &policy.rules) {
+            if let Some(condition) = rule.looks_at_requests() {
+                let message =
+                    format!("the rule `{}` looks at `{condition}`, and no request is seen on this listener", rule.name);
+                subject.say("authorization", message, "name a policy that looks at who connects and at ports alone");
+            }
+        }
     }
     if let Some(authorizer) = external_authorization {
         subject.refers("external_authorization", authorizer, &config.external_authorizers, "external authorizer");

@@ -26,7 +26,13 @@ pub(super) fn listener(subject: &Subject<'_>, listener: &Listener) {
         (ListenerProtocol::Auto | ListenerProtocol::Tcp, Some(_)) if handed_on => {
             subject.say("tcp", "this has no effect: TLS is handed on by server name alone", "leave it out");
         }
-        (ListenerProtocol::Auto | ListenerProtocol::Tcp, Some(tcp)) => self::tcp(subject, tcp),
+        (ListenerProtocol::Auto | ListenerProtocol::Tcp, Some(tcp)) => {
+            self::tcp(subject, tcp);
+            if listener.jwt.is_some() || listener.external_authorization.is_some() {
+                let message = "connections that are not HTTP would pass without a token and without the authorizer";
+                subject.say("tcp", message, "give these connections a listener of their own");
+            }
+        }
         (ListenerProtocol::Http1 | ListenerProtocol::Http2 | ListenerProtocol::Udp, Some(_)) => {
             subject.say("tcp", "this has no effect on a listener of this protocol", "leave it out, or make it TCP");
         }

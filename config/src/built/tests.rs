@@ -217,7 +217,7 @@ fn what_a_file_could_not_say_about_bytes_and_tunnels_cannot_be_built_either() {
         ("tcp", |c| c.listeners[3].protocol = ListenerProtocol::Http1),
         ("tcp.backends", |c| c.listeners[4].tcp.as_mut().expect("TCP").backends.clear()),
         ("tcp.backends[0].cluster", |c| {
-            c.listeners[4].tcp.as_mut().expect("TCP").backends[0].cluster = "nobody".into()
+            c.listeners[4].tcp.as_mut().expect("TCP").backends[0].cluster = "nobody".into();
         }),
         ("routes", |c| c.listeners[4].routes = Some("inbound".into())),
         ("routes", |c| c.listeners[3].routes = None),

@@ -53,6 +53,41 @@ pub struct AccessRule {
     pub place: Place,
 }
 
+impl AccessRule {
+    /// The first condition that only requests fulfil, in the words of the file: of a connection, nothing is known but
+    /// who makes it and to which port.
+    #[must_use]
+    pub fn looks_at_requests(&self) -> Option<&'static str> {
+        let AccessRule { name: _, action: _, shadow: _, from: _, to, claims, place: _ } = self;
+        let of_operation = |operation: &AccessOperation| {
+            let AccessOperation {
+                hosts,
+                not_hosts,
+                paths,
+                not_paths,
+                methods,
+                not_methods,
+                ports: _,
+                not_ports: _,
+                headers,
+                grpc,
+            } = operation;
+            let conditions = [
+                ("hosts", hosts.is_empty()),
+                ("notHosts", not_hosts.is_empty()),
+                ("paths", paths.is_empty()),
+                ("notPaths", not_paths.is_empty()),
+                ("methods", methods.is_empty()),
+                ("notMethods", not_methods.is_empty()),
+                ("headers", headers.is_empty()),
+                ("grpc", grpc.is_empty()),
+            ];
+            conditions.into_iter().find(|(_, absent)| !absent).map(|(name, _)| name)
+        };
+        to.iter().find_map(of_operation).or((!claims.is_empty()).then_some("claims"))
+    }
+}
+
 /// What a match means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AccessAction {

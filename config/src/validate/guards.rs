@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::{Check, good};
 use crate::model::{
-    AccessAction, AccessOperation, AccessRule, AccessSource, Authorization, ClientCertificate, ClientTrust, Listener,
-    ListenerProtocol, TlsMode,
+    AccessAction, AccessRule, AccessSource, Authorization, ClientCertificate, ClientTrust, Listener, ListenerProtocol,
+    TlsMode,
 };
 use crate::raw;
 use crate::read::{Field, List};
@@ -81,44 +81,13 @@ fn connections(check: &Check<'_, '_>, (listener, at): (&Listener, Span), policy:
         return;
     }
     for rule in &policy.rules {
-        let Some(condition) = of_requests(rule) else { continue };
+        let Some(condition) = rule.looks_at_requests() else { continue };
         let message = format!(
             "the rule `{}` looks at `{condition}`, and with `protocol: tcp` no request is seen on this listener",
             quoted(&rule.name)
         );
         check.error(at, message, "name a policy whose rules look only at who connects (`from`) and at `ports`");
     }
-}
-
-/// The first condition of a rule that only requests fulfil.
-fn of_requests(rule: &AccessRule) -> Option<&'static str> {
-    let AccessRule { name: _, action: _, shadow: _, from: _, to, claims, place: _ } = rule;
-    let of_operation = |operation: &AccessOperation| {
-        let AccessOperation {
-            hosts,
-            not_hosts,
-            paths,
-            not_paths,
-            methods,
-            not_methods,
-            ports: _,
-            not_ports: _,
-            headers,
-            grpc,
-        } = operation;
-        let conditions = [
-            ("hosts", hosts.is_empty()),
-            ("notHosts", not_hosts.is_empty()),
-            ("paths", paths.is_empty()),
-            ("notPaths", not_paths.is_empty()),
-            ("methods", methods.is_empty()),
-            ("notMethods", not_methods.is_empty()),
-            ("headers", headers.is_empty()),
-            ("grpc", grpc.is_empty()),
-        ];
-        conditions.into_iter().find(|(_, absent)| !absent).map(|(name, _)| name)
-    };
-    to.iter().find_map(of_operation).or((!claims.is_empty()).then_some("claims"))
 }
 
 /// Conditions on who calls.

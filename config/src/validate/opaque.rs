@@ -216,7 +216,7 @@ pub(super) fn takes_requests(
     }
 }
 
-fn interception(raw: &raw::Interception) -> Interception {
+pub(super) fn interception(raw: &raw::Interception) -> Interception {
     let raw::Interception { mode, unknown } = raw;
     Interception {
         mode: match mode.get() {

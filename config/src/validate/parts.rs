@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Check, MAX_GUESSES, Names, access, balance, breakers, filters, health, identity, matches, names, overload,
-    policies, tokens, units,
+    Check, MAX_GUESSES, Names, access, balance, breakers, filters, health, identity, matches, names, opaque, overload,
+    policies, tokens, tunnels, units,
 };
 use crate::limits::Bounds;
 use crate::model::{
-    Action, Admission, Authorization, Balance, Breakers, EndpointCeilings, Filter, HealthCheck, Hedge, JwtProvider,
-    Match, OutlierDetection, Retry, RetryOn,
+    Action, Admission, Authorization, Balance, Breakers, EndpointCeilings, Filter, HealthCheck, Hedge, Interception,
+    JwtProvider, Match, OutlierDetection, Retry, RetryOn, Upgrades,
 };
 use crate::raw::{self, DurationText};
 use crate::read::{Field, Key, List};
@@ -157,6 +157,18 @@ impl<'a, 't> Checker<'a, 't> {
     /// Hedged attempts. `retry` is that of the same rule.
     pub fn hedge(&self, field: &Field<raw::Hedge>, retry: &Retry) -> Option<Hedge> {
         policies::hedge(&self.check, field, (retry, &[]))
+    }
+
+    /// Upgrades and CONNECT.
+    #[must_use]
+    pub fn upgrades(&self, field: &Field<raw::Upgrades>) -> Upgrades {
+        tunnels::upgrades(&self.check, field)
+    }
+
+    /// Redirected connections.
+    #[must_use]
+    pub fn interception(&self, field: &Field<raw::Interception>) -> Option<Interception> {
+        field.get().map(opaque::interception)
     }
 
     /// Filters of one backend.

@@ -103,7 +103,7 @@ struct Index<'a> {
     workloads: HashMap<&'a str, Vec<(&'a Arc<Object>, &'a Workload)>>,
     /// By namespace, address and port.
     registered: HashMap<(&'a str, SocketAddr), (&'a Arc<Object>, &'a Workload, u16)>,
-    /// MeshPolicies that say the trust domain, of which identities are made.
+    /// MeshPolicies that say the trust domain, of which identities are made, or whether HTTP/3 is served.
     trust: Vec<&'a Arc<Object>>,
 }
 
@@ -125,7 +125,8 @@ impl<'a> Index<'a> {
                 registered.entry((object.id.namespace(), address)).or_insert((object, workload, port.inbound));
             }
         }
-        let says = |policy: &crate::manifest::object::MeshPolicy| policy.trust_domain.is_some();
+        let says =
+            |policy: &crate::manifest::object::MeshPolicy| policy.trust_domain.is_some() || policy.http3.is_some();
         let trust = mesh.mesh_policies().into_iter().filter(|(_, policy)| says(policy)).map(|(object, _)| object);
         Self { mesh, slices, workloads, registered, trust: trust.collect() }
     }
@@ -165,7 +166,7 @@ impl<'a> Index<'a> {
                     TargetPort::Name(name) => other.name == *name,
                 };
                 if let Some(port) = workload.ports.iter().find(fits) {
-                    found.workload(object, workload, port.inbound);
+                    found.workload(self.mesh, (object, workload), port.inbound);
                 }
             }
         }
@@ -179,7 +180,7 @@ impl<'a> Index<'a> {
                 };
                 match registered {
                     Some((object, workload, inbound)) => {
-                        found.workload(object, workload, *inbound);
+                        found.workload(self.mesh, (object, workload), *inbound);
                         if endpoint.draining {
                             found.draining.insert(SocketAddr::new(workload.address, *inbound));
                         }
@@ -188,7 +189,7 @@ impl<'a> Index<'a> {
                 }
             }
         }
-        let protocol = traffic.protocol.as_ref().or(port.protocol.as_ref());
+        let protocol = traffic.protocol.as_ref().filter(|_| !port.is_tcp()).or(port.protocol.as_ref());
         let protocol = protocol.map_or(ClusterProtocol::Http1, |set| set.value);
         let outside = tls.map(|(object, policy)| ClusterTls {
             mode: ClusterTlsMode::Simple {
@@ -230,6 +231,8 @@ impl<'a> Index<'a> {
 struct Found {
     mesh: BTreeMap<(Option<Arc<str>>, SocketAddr), u32>,
     accounts: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// Some of them serve HTTP/3, which they say themselves.
+    http3: bool,
     seen: BTreeSet<SocketAddr>,
     /// Workloads that an EndpointSlice says are going down.
     draining: BTreeSet<SocketAddr>,
@@ -238,7 +241,8 @@ struct Found {
 }
 
 impl Found {
-    fn workload(&mut self, object: &Object, workload: &Workload, inbound: u16) {
+    fn workload(&mut self, mesh: &Mesh, (object, workload): (&Arc<Object>, &Workload), inbound: u16) {
+        self.http3 |= super::inbound::http3(mesh, object).is_some_and(|(_, served)| served);
         let address = SocketAddr::new(workload.address, inbound);
         if self.seen.insert(address) {
             self.mesh.insert((workload.zone.clone(), address), workload.weight);
@@ -274,7 +278,12 @@ impl Found {
                 min_version: TlsVersion::V1_3,
                 place: port.place.clone(),
             };
-            let inside = cluster((&name, ClusterProtocol::Http2, Some(mutual)), traffic, port.place.clone());
+            let inside = match (protocol, self.http3) {
+                (ClusterProtocol::Tcp, _) => ClusterProtocol::Tcp,
+                (_, true) => ClusterProtocol::Auto,
+                (_, false) => ClusterProtocol::Http2,
+            };
+            let inside = cluster((&name, inside, Some(mutual)), traffic, port.place.clone());
             let draining = self.draining;
             let endpoints = self.mesh.into_iter().map(|((zone, address), weight)| Endpoint {
                 weight,

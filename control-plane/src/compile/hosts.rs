@@ -142,7 +142,7 @@ fn make(mesh: &Mesh, backends: &Backends, (view, caller): (&View, &str), from: F
     let mut out = Seen { from, hosts: Vec::new(), needs: BTreeSet::new() };
     let Some((object, service)) = mesh.service(&view.service) else { return out };
     let first = default_port(service);
-    for port in &service.ports {
+    for port in service.ports.iter().filter(|port| !port.is_tcp()) {
         let maker = Maker { mesh, backends, service: &view.service, port: port.port };
         let PortRules { rules, needs } = match mesh.routes_of(&view.service, port.port, caller) {
             Some(attached @ Attached { .. }) => maker.routed(attached),
@@ -157,8 +157,9 @@ fn make(mesh: &Mesh, backends: &Backends, (view, caller): (&View, &str), from: F
 
 /// The port of requests that name none: `http`, or the first.
 fn default_port(service: &Service) -> u16 {
-    let named = |name: &str| service.ports.iter().find(|port: &&ServicePort| &*port.name == name);
-    named("http").or(service.ports.first()).map_or(0, |port| port.port)
+    let mut ports = service.ports.iter().filter(|port: &&ServicePort| !port.is_tcp());
+    let first = ports.clone().next();
+    ports.find(|port| &*port.name == "http").or(first).map_or(0, |port| port.port)
 }
 
 /// The names of a Service with a port, and those without where it is the default one.

@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use outrigger_config::model::{
     Access, AccessAction, AccessRule, Action, Authorization, BackendRef, ClientCertHeader, ClientCertificate,
-    ClientTrust, Cluster, Endpoint, HostPattern, JwtProvider, Labels, ListenerJwt, ListenerTls, Place, RouteTable,
-    Rule, Target, TlsMode, TlsVersion, Trust, VirtualHost,
+    ClientTrust, Cluster, ClusterProtocol, Endpoint, HostPattern, Http3, JwtProvider, Labels, Listener, ListenerJwt,
+    ListenerProtocol, ListenerTls, Place, RouteTable, Rule, Target, TcpForwarding, TlsMode, TlsVersion, Trust,
+    Upgrades, VirtualHost,
 };
 
 use super::backends::cluster;
 use super::parts::{EndpointList, Inputs, ListenerPart, Part, same_or_new};
 use super::rules::bounded;
 use super::{defaults, settings};
-use crate::manifest::object::{Spec, Traffic, Workload, WorkloadPort};
+use crate::manifest::object::{MeshPolicy, Spec, Traffic, Workload, WorkloadPort};
 use crate::manifest::{Closed, Kind, Mesh, Name, Object, Scope};
 
 /// What one Workload's ports came to.
@@ -30,7 +31,8 @@ struct Ports {
 #[derive(Debug, Clone)]
 struct PortParts {
     listener: Arc<Part<ListenerPart>>,
-    routes: Arc<Part<RouteTable>>,
+    /// None where no requests are seen.
+    routes: Option<Arc<Part<RouteTable>>>,
     cluster: Arc<Part<Cluster>>,
     endpoints: Arc<Part<EndpointList>>,
 }
@@ -81,7 +83,7 @@ impl Inbound {
         let (listeners, routes, clusters, endpoints) = out;
         for parts in &ports.parts {
             listeners.push(Arc::clone(&parts.listener));
-            routes.push(Arc::clone(&parts.routes));
+            routes.extend(parts.routes.iter().cloned());
             clusters.push(Arc::clone(&parts.cluster));
             endpoints.push(Arc::clone(&parts.endpoints));
         }
@@ -100,7 +102,12 @@ struct Guards {
     authorization: Option<Authorization>,
     providers: BTreeMap<Arc<str>, JwtProvider>,
     tokens_required: bool,
+    http3: Option<Http3>,
+    upgrades: Upgrades,
 }
+
+/// The name of the policy of a port of TCP that nobody may connect to.
+const NOBODY: &str = "inbound-nobody";
 
 /// The name of a Workload's authorization policy, which is made of all that are for it.
 const AUTHORIZATION: &str = "inbound";
@@ -113,13 +120,25 @@ impl Guards {
         let tls = tls(mesh, workload, (&closed, &mut objects));
         let (providers, tokens_required) = tokens(mesh, workload, &mut objects);
         let authorization = authorization(mesh, workload, (&closed, &providers, &mut objects));
-        Self { objects, closed, tls, authorization, providers, tokens_required }
+        let http3 = http3(mesh, workload).and_then(|(object, served)| {
+            objects.push(Arc::clone(object));
+            served.then(Http3::default)
+        });
+        let upgrades = said(mesh, workload, |policy| policy.upgrades.as_ref());
+        objects.extend(upgrades.iter().map(|(object, _)| Arc::clone(object)));
+        let upgrades = upgrades.map_or_else(Upgrades::default, |(_, upgrades)| upgrades.clone());
+        Self { objects, closed, tls, authorization, providers, tokens_required, http3, upgrades }
     }
 
     fn port(&self, workload: &Workload, port: &WorkloadPort, earlier: Option<PortParts>) -> PortParts {
         let name = listener_name(port);
         let place = port.place.clone();
+        if port.protocol == ClusterProtocol::Tcp {
+            return self.tcp_port(workload, port, earlier);
+        }
         let mut listener = defaults::inbound(&name, bind(workload.address, port.inbound), place.clone());
+        listener.http3 = self.http3;
+        listener.upgrades = self.upgrades.clone();
         listener.routes = Some(Arc::clone(&name));
         listener.tls = Some(self.tls.clone());
         // The application sees who called, and nothing that a caller made up.
@@ -165,17 +184,90 @@ impl Guards {
         let endpoints = EndpointList { cluster: target, endpoints: vec![application] };
         let (a, b, c, d) = match earlier {
             Some(PortParts { listener, routes, cluster, endpoints }) => {
-                (Some(listener), Some(routes), Some(cluster), Some(endpoints))
+                (Some(listener), routes, Some(cluster), Some(endpoints))
             }
             None => (None, None, None, None),
         };
         PortParts {
             listener: same_or_new(a, listener),
-            routes: same_or_new(b, routes),
+            routes: Some(same_or_new(b, routes)),
             cluster: same_or_new(c, cluster),
             endpoints: same_or_new(d, endpoints),
         }
     }
+}
+
+impl Guards {
+    /// A port that hands on what comes, behind mutual TLS.
+    fn tcp_port(&self, workload: &Workload, port: &WorkloadPort, earlier: Option<PortParts>) -> PortParts {
+        let (name, place) = (listener_name(port), port.place.clone());
+        let target: Arc<str> = format!("application:{}", port.port).into();
+        let backend =
+            BackendRef { cluster: Arc::clone(&target), weight: 1, subset: Labels::new(), filters: Vec::new() };
+        let policy = self.policy_of_connections(&place);
+        let listener = Listener {
+            protocol: ListenerProtocol::Tcp,
+            tls: Some(self.tls.clone()),
+            authorization: policy.as_ref().map(|policy| Arc::clone(&policy.name)),
+            tcp: Some(TcpForwarding {
+                backends: vec![backend],
+                idle_timeout: Duration::from_secs(3_600),
+                place: place.clone(),
+            }),
+            ..defaults::inbound(&name, bind(workload.address, port.inbound), place.clone())
+        };
+        let authorization = policy.into_iter().map(|policy| (Arc::clone(&policy.name), policy)).collect();
+        let listener = ListenerPart { listener, authorization, jwt_providers: BTreeMap::new() };
+        let cluster = cluster((&target, port.protocol, None), &Traffic::default(), place);
+        let application = Endpoint::at(Target::Address(port.application));
+        let endpoints = EndpointList { cluster: target, endpoints: vec![application] };
+        let (a, b, c) = earlier
+            .map_or((None, None, None), |parts| (Some(parts.listener), Some(parts.cluster), Some(parts.endpoints)));
+        PortParts {
+            listener: same_or_new(a, listener),
+            routes: None,
+            cluster: same_or_new(b, cluster),
+            endpoints: same_or_new(c, endpoints),
+        }
+    }
+
+    /// The policies for the workload, where they can be looked at: nothing is known of connections but who makes them.
+    /// With a condition on requests, or on tokens, nobody gets in.
+    fn policy_of_connections(&self, place: &Place) -> Option<Authorization> {
+        let unseen = |policy: &Authorization| policy.rules.iter().any(|rule| rule.looks_at_requests().is_some());
+        if !self.providers.is_empty() || self.authorization.as_ref().is_some_and(unseen) {
+            let (name, default) = (NOBODY.into(), Access::Deny);
+            return Some(Authorization { name, default, rules: Vec::new(), place: place.clone() });
+        }
+        self.authorization.clone()
+    }
+}
+
+/// What the most particular policy that says something of it says, and which.
+fn said<'m, T>(
+    mesh: &'m Mesh,
+    workload: &Object,
+    of: impl Fn(&'m MeshPolicy) -> Option<T>,
+) -> Option<(&'m Arc<Object>, T)> {
+    let mut best: Option<(u8, &Arc<Object>, T)> = None;
+    for (object, policy) in mesh.mesh_policies() {
+        let scope = Scope { namespace: object.id.namespace(), selector: policy.selector.as_ref() };
+        let Some(value) = of(policy) else { continue };
+        if scope.takes(workload) && best.as_ref().is_none_or(|(level, ..)| scope.level() > *level) {
+            best = Some((scope.level(), object, value));
+        }
+    }
+    best.map(|(_, object, value)| (object, value))
+}
+
+/// Whether a workload's proxy serves HTTP/3, and which policy says so.
+pub(super) fn http3<'m>(mesh: &'m Mesh, workload: &Object) -> Option<(&'m Arc<Object>, bool)> {
+    said(mesh, workload, |policy| policy.http3)
+}
+
+/// Upgrades and CONNECT of a workload's proxy.
+pub(super) fn upgrades(mesh: &Mesh, workload: &Object) -> Upgrades {
+    said(mesh, workload, |policy| policy.upgrades.as_ref()).map_or_else(Upgrades::default, |(_, said)| said.clone())
 }
 
 fn unlimited(place: &Place) -> Traffic {

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! backends    Services to clusters and endpoints
+//! bytes       Services to the listeners of callers of TCP
 //! settings    layers of policies to effective values
 //! rules       routes to rules, in the order in which they are tried
 //! hosts       Services to virtual hosts, and those to outbound route tables
@@ -16,6 +17,7 @@
 //! Deterministic: the same mesh gives the same parts, whatever was compiled before.
 
 mod backends;
+mod bytes;
 mod defaults;
 mod hosts;
 mod inbound;
@@ -30,7 +32,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use outrigger_config::model::{Listener, ListenerProtocol};
+use outrigger_config::model::{Listener, ListenerProtocol, Upgrades};
 use outrigger_config::spiffe::SpiffeId;
 
 use crate::manifest::object::Workload;
@@ -114,7 +116,7 @@ pub struct Compiler {
     backends: Backends,
     hosts: Hosts,
     inbound: Inbound,
-    outbound: Kept<Name, ListenerPart>,
+    outbound: Kept<bytes::Key, ListenerPart>,
     last: Arc<Compiled>,
 }
 
@@ -139,14 +141,21 @@ impl Compiler {
         for (object, workload) in mesh.workloads() {
             let name = &object.id.name;
             let services = services_of(mesh, (object, workload), &by_namespace);
+            // Who catches nothing has no use for what serves it.
+            let caught: &[Name] = if workload.interception.is_some() { &services } else { &[] };
+            let (of_tcp, of_bytes) = bytes::listeners(mesh, &self.backends, (&name.namespace, caught));
             let (table, needs) = self.hosts.table(mesh, &self.backends, (&name.namespace, services));
-            let listener = outbound_listener(object, workload);
-            outbound.keep(&mut self.outbound, name.clone(), listener);
-            let mut listeners: Vec<_> = outbound.get(name).into_iter().cloned().collect();
+            let upgrades = inbound::upgrades(mesh, object);
+            let mut listeners = Vec::with_capacity(of_tcp.len() + 1);
+            for part in std::iter::once(outbound_listener(object, workload, upgrades)).chain(of_tcp) {
+                let key = (name.clone(), Arc::clone(&part.listener.name));
+                outbound.keep(&mut self.outbound, key.clone(), part);
+                listeners.extend(outbound.get(&key).cloned());
+            }
             let mut routes = vec![table];
             let mut clusters = Vec::new();
             let mut endpoints = Vec::new();
-            for key in needs.iter() {
+            for key in needs.iter().chain(of_bytes.iter().filter(|key| !needs.contains(*key))) {
                 self.backends.parts(key, (&mut clusters, &mut endpoints));
             }
             self.inbound.compile(
@@ -195,8 +204,10 @@ fn services_of(
 /// The name of the route table of calls.
 const OUTBOUND: &str = "outbound";
 
-fn outbound_listener(object: &Object, workload: &Workload) -> ListenerPart {
+fn outbound_listener(object: &Object, workload: &Workload, upgrades: Upgrades) -> ListenerPart {
     let listener = Listener {
+        upgrades,
+        interception: workload.interception,
         routes: Some(OUTBOUND.into()),
         ..defaults::outbound(OUTBOUND, workload.outbound, ListenerProtocol::Auto, object.place.clone())
     };

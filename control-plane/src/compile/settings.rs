@@ -53,10 +53,15 @@ pub(super) fn breakers(traffic: &Traffic) -> Breakers {
     or(&traffic.breakers, Breakers::default())
 }
 
-/// Endpoints that speak HTTP/1 cannot be asked over gRPC: they are not asked then.
+/// Endpoints that speak HTTP/1 cannot be asked over gRPC, and those of TCP only by a connection: they are not asked
+/// otherwise.
 pub(super) fn health_check(traffic: &Traffic, protocol: ClusterProtocol) -> Option<HealthCheck> {
     let check = traffic.health_check.as_ref().map(|set| set.value.clone())?;
-    let asked = protocol != ClusterProtocol::Http1 || !matches!(check.probe, Probe::Grpc { .. });
+    let asked = match protocol {
+        ClusterProtocol::Http1 => !matches!(check.probe, Probe::Grpc { .. }),
+        ClusterProtocol::Tcp => matches!(check.probe, Probe::Tcp),
+        ClusterProtocol::Http2 | ClusterProtocol::Http3 | ClusterProtocol::Auto => true,
+    };
     asked.then_some(check)
 }
 

@@ -16,6 +16,8 @@ pub enum Kind {
     HttpRoute,
     /// `gateway.networking.k8s.io/v1` `GRPCRoute`, attached to Services.
     GrpcRoute,
+    /// `gateway.networking.k8s.io/v1alpha2` `TCPRoute`, attached to Services.
+    TcpRoute,
     /// `gateway.networking.k8s.io/v1beta1` `ReferenceGrant`.
     ReferenceGrant,
     /// `gateway.networking.k8s.io/v1` `BackendTLSPolicy`.
@@ -34,11 +36,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Service,
         Self::EndpointSlice,
         Self::HttpRoute,
         Self::GrpcRoute,
+        Self::TcpRoute,
         Self::ReferenceGrant,
         Self::BackendTlsPolicy,
         Self::Workload,
@@ -56,6 +59,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::TcpRoute => "TCPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::BackendTlsPolicy => "BackendTLSPolicy",
             Self::Workload => "Workload",
@@ -80,6 +84,7 @@ impl Kind {
             Self::EndpointSlice => &["discovery.k8s.io/v1"],
             Self::HttpRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"],
             Self::GrpcRoute => &["gateway.networking.k8s.io/v1"],
+            Self::TcpRoute => &["gateway.networking.k8s.io/v1alpha2", "gateway.networking.k8s.io/v1"],
             Self::ReferenceGrant => &["gateway.networking.k8s.io/v1beta1", "gateway.networking.k8s.io/v1"],
             Self::BackendTlsPolicy => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3"],
             Self::Workload | Self::MeshPolicy | Self::TrafficPolicy | Self::AuthorizationPolicy | Self::JwtPolicy => {

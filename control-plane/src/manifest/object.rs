@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use outrigger_config::model::{
     Action, AdaptiveConcurrency, Authorization, Balance, BalancePolicy, Breakers, ClusterProtocol, EndpointCeilings,
-    Filter, HealthCheck, Hedge, JwtProvider, Match, OutlierDetection, Place, Queue, Retry, RetryOn, Target, TlsMode,
-    TlsVersion,
+    Filter, HealthCheck, Hedge, Interception, JwtProvider, Match, OutlierDetection, Place, Queue, Retry, RetryOn,
+    Target, TlsMode, TlsVersion, Upgrades,
 };
 use outrigger_config::spiffe::TrustDomain;
 
@@ -48,7 +48,7 @@ pub enum Spec {
     Service(Service),
     /// An EndpointSlice.
     EndpointSlice(EndpointSlice),
-    /// An HTTPRoute or a GRPCRoute.
+    /// An HTTPRoute, a GRPCRoute or a TCPRoute.
     Route(Route),
     /// A ReferenceGrant.
     ReferenceGrant(ReferenceGrant),
@@ -81,6 +81,8 @@ pub type Selector = BTreeMap<Arc<str>, Arc<str>>;
 /// A Service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Service {
+    /// Its `clusterIP`, where that is an address.
+    pub address: Option<IpAddr>,
     /// `clusterIP: None`: routes cannot be attached to it.
     pub headless: bool,
     /// The Workloads of its namespace that it takes. `None`: its endpoints are in EndpointSlices only.
@@ -104,6 +106,14 @@ pub struct ServicePort {
     pub protocol: Option<Set<ClusterProtocol>>,
     /// Where it is written.
     pub place: Place,
+}
+
+impl ServicePort {
+    /// Whether connections are handed on as they are.
+    #[must_use]
+    pub fn is_tcp(&self) -> bool {
+        self.protocol.as_ref().is_some_and(|set| set.value == ClusterProtocol::Tcp)
+    }
 }
 
 /// A port of Workloads.
@@ -159,7 +169,7 @@ impl SliceAddress {
     }
 }
 
-/// An HTTPRoute or a GRPCRoute.
+/// An HTTPRoute, a GRPCRoute or a TCPRoute.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// The Services that it is attached to.
@@ -280,6 +290,8 @@ pub struct Workload {
     pub address: IpAddr,
     /// Where its application sends requests.
     pub outbound: SocketAddr,
+    /// Connections of its application are redirected to `outbound`.
+    pub interception: Option<Interception>,
     /// What it serves.
     pub ports: Vec<WorkloadPort>,
     /// The Services that it calls; `None`: those of its namespace.
@@ -312,6 +324,10 @@ pub struct MeshPolicy {
     pub trust_domain: Option<Set<TrustDomain>>,
     /// What inbound listeners accept.
     pub mtls: Option<Mtls>,
+    /// Whether proxies serve each other over HTTP/3 as well.
+    pub http3: Option<bool>,
+    /// Upgrades and CONNECT of all listeners.
+    pub upgrades: Option<Upgrades>,
     /// Defaults for calls to the Services of its namespace, or of the mesh.
     pub defaults: Traffic,
 }

@@ -182,7 +182,12 @@ fn unsupported(kind: &str) -> (String, String) {
     let message = format!("the kind `{}` is not supported", quoted(kind));
     let fix = match kind {
         "Gateway" | "GatewayClass" => "leave it out: routes are attached to Services".to_owned(),
-        "TCPRoute" | "TLSRoute" | "UDPRoute" => "leave it out: HTTPRoute and GRPCRoute are supported".to_owned(),
+        "TLSRoute" => {
+            "write a TCPRoute for a port with `appProtocol: tcp`: TLS passes inside the mesh's own, and nothing \
+                       reads its server name"
+                .to_owned()
+        }
+        "UDPRoute" => "leave it out: the mesh carries TCP; a file of a proxy has `protocol: udp`".to_owned(),
         "Endpoints" => "write an EndpointSlice".to_owned(),
         "PeerAuthentication" => "write a MeshPolicy with `mtls`".to_owned(),
         "DestinationRule" => "write a TrafficPolicy".to_owned(),
@@ -223,6 +228,7 @@ fn read_kind(sink: &Sink<'_>, node: Node<'_, '_>, kind: Kind) -> Option<Checked>
         Kind::Service => with_spec!(raw::ServiceSpec, check::service),
         Kind::HttpRoute => with_spec!(raw::HttpRouteSpec, check::http_route),
         Kind::GrpcRoute => with_spec!(raw::GrpcRouteSpec, check::grpc_route),
+        Kind::TcpRoute => with_spec!(raw::TcpRouteSpec, check::tcp_route),
         Kind::ReferenceGrant => with_spec!(raw::ReferenceGrantSpec, check::reference_grant),
         Kind::BackendTlsPolicy => with_spec!(raw::BackendTlsSpec, check::backend_tls),
         Kind::Workload => with_spec!(raw::WorkloadSpec, check::workload),

@@ -85,6 +85,10 @@ impl Mesh {
         };
         let port = backend.port.and_then(|port| service.ports.iter().find(|other| other.port == port));
         match port {
+            Some(port) if port.is_tcp() != (route.kind == Kind::TcpRoute) => {
+                let what = if port.is_tcp() { "is one of TCP, and takes no requests" } else { "takes requests" };
+                unresolved("UnsupportedProtocol", format!("the port {} of the Service {name} {what}", port.port))
+            }
             Some(port) => Ok((name.clone(), port.port)),
             None => {
                 let port = backend.port.map_or_else(|| "none".to_owned(), |port| port.to_string());
@@ -178,7 +182,7 @@ impl Work<'_> {
     /// Attaches routes to their parents.
     fn routes(&mut self) -> BTreeMap<ObjectId, Vec<ParentStatus>> {
         let mesh = self.mesh;
-        let mut routes: Vec<(&Arc<Object>, &Route)> = [Kind::HttpRoute, Kind::GrpcRoute]
+        let mut routes: Vec<(&Arc<Object>, &Route)> = [Kind::HttpRoute, Kind::GrpcRoute, Kind::TcpRoute]
             .into_iter()
             .flat_map(|kind| mesh.of(kind))
             .filter_map(|object| match &object.spec {
@@ -191,7 +195,7 @@ impl Work<'_> {
         let mut ports: HashMap<(&ObjectId, usize), Vec<Group>> = HashMap::new();
         for (object, route) in &routes {
             for (number, parent) in route.parents.iter().enumerate() {
-                let Ok(found) = self.ports(parent) else { continue };
+                let Ok(found) = self.ports(object, parent) else { continue };
                 let consumer = (*parent.service.namespace != *object.id.namespace())
                     .then(|| Arc::clone(&object.id.name.namespace));
                 for port in found {
@@ -216,7 +220,7 @@ impl Work<'_> {
             for (number, parent) in route.parents.iter().enumerate() {
                 let groups = ports.get(&(&object.id, number)).map_or(&[][..], Vec::as_slice);
                 let lost: Vec<&Group> = groups.iter().filter(|group| conflicted(object, group)).collect();
-                let accepted = match self.ports(parent) {
+                let accepted = match self.ports(object, parent) {
                     Err(message) => {
                         self.warn(object, &parent.place, message.clone(), "name a Service and port that there is");
                         Condition::no("Accepted", "NoMatchingParent", message)
@@ -250,8 +254,9 @@ impl Work<'_> {
         statuses
     }
 
-    /// The ports of a parent, or why there are none.
-    fn ports(&self, parent: &Parent) -> Result<Vec<u16>, String> {
+    /// The ports of a parent that a route is for, or why there are none: TCPRoutes are for ports of TCP, and others for
+    /// the rest.
+    fn ports(&self, route: &Object, parent: &Parent) -> Result<Vec<u16>, String> {
         let Some((_, service)) = self.mesh.service(&parent.service) else {
             return Err(format!("there is no Service {}", parent.service));
         };
@@ -265,8 +270,17 @@ impl Work<'_> {
             parent.port.is_none_or(|number| number == port.port)
                 && parent.section.as_ref().is_none_or(|section| *section == port.name)
         };
-        let ports: Vec<u16> = service.ports.iter().filter(fits).map(|port| port.port).collect();
-        if ports.is_empty() { Err(format!("the Service {} has no such port", parent.service)) } else { Ok(ports) }
+        let tcp = route.id.kind == Kind::TcpRoute;
+        let named: Vec<_> = service.ports.iter().filter(fits).collect();
+        let ports: Vec<u16> = named.iter().filter(|port| port.is_tcp() == tcp).map(|port| port.port).collect();
+        match (ports.is_empty(), named.is_empty()) {
+            (false, _) => Ok(ports),
+            (true, true) => Err(format!("the Service {} has no such port", parent.service)),
+            (true, false) if tcp => {
+                Err(format!("the Service {} has no port of TCP there, with `appProtocol: tcp`", parent.service))
+            }
+            (true, false) => Err(format!("the Service {} has only ports of TCP there", parent.service)),
+        }
     }
 
     /// Whether the backends of a route lead somewhere.
@@ -278,6 +292,7 @@ impl Work<'_> {
                 let fix = match unresolved.reason {
                     "RefNotPermitted" => "add a ReferenceGrant in the namespace of the Service",
                     "InvalidKind" => "write `kind: Service`",
+                    "UnsupportedProtocol" => "name a port that speaks what the route is of",
                     _ => "name a Service and port that there is",
                 };
                 self.warn(object, &backend.place, message, fix);

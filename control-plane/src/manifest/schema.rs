@@ -18,6 +18,7 @@ pub fn json_schema(kind: Kind) -> Value {
         Kind::EndpointSlice => schema_of::<EndpointSliceManifest>(title),
         Kind::HttpRoute => schema_of::<Manifest<raw::HttpRouteSpec>>(title),
         Kind::GrpcRoute => schema_of::<Manifest<raw::GrpcRouteSpec>>(title),
+        Kind::TcpRoute => schema_of::<Manifest<raw::TcpRouteSpec>>(title),
         Kind::ReferenceGrant => schema_of::<Manifest<raw::ReferenceGrantSpec>>(title),
         Kind::BackendTlsPolicy => schema_of::<Manifest<raw::BackendTlsSpec>>(title),
         Kind::Workload => schema_of::<Manifest<raw::WorkloadSpec>>(title),

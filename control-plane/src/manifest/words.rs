@@ -17,8 +17,9 @@ impl Vocabulary for Words {
             "EndpointPortSpec" => "a port of an EndpointSlice",
             "HttpRouteSpec" => "`spec` of an HTTPRoute",
             "GrpcRouteSpec" => "`spec` of a GRPCRoute",
+            "TcpRouteSpec" => "`spec` of a TCPRoute",
             "ParentReference" => "a parent",
-            "HttpRouteRule" | "GrpcRouteRule" => "a rule",
+            "HttpRouteRule" | "GrpcRouteRule" | "TcpRouteRule" => "a rule",
             "HttpRouteMatch" | "GrpcRouteMatch" => "a match",
             "HttpPathMatch" => "a path condition",
             "NamedMatch" => "a header or query condition",
@@ -63,8 +64,8 @@ impl Vocabulary for Words {
     fn meant(&self, owner: &str, word: &str) -> Option<&'static str> {
         Some(match (owner, word) {
             ("HttpRouteMatch", "query" | "queryParameters") => "queryParams",
-            ("HttpRouteRule" | "GrpcRouteRule", "backends" | "backendRef") => "backendRefs",
-            ("HttpRouteSpec" | "GrpcRouteSpec", "parentRef") => "parentRefs",
+            ("HttpRouteRule" | "GrpcRouteRule" | "TcpRouteRule", "backends" | "backendRef") => "backendRefs",
+            ("HttpRouteSpec" | "GrpcRouteSpec" | "TcpRouteSpec", "parentRef") => "parentRefs",
             ("WorkloadSpec", "ip" | "host") => "address",
             ("WorkloadSpec", "serviceAccountName" | "account") => "serviceAccount",
             ("WorkloadSpec", "services" | "upstreams" | "dependencies") => "uses",
@@ -86,7 +87,10 @@ impl Vocabulary for Words {
                 "`hostnames` means nothing in a mesh, where a route is for the names of its parent Service",
                 "remove it; to tell hosts apart, match the header `Host`",
             ),
-            ("HttpRouteSpec" | "GrpcRouteSpec", "useDefaultGateways") => {
+            ("TcpRouteRule", "matches" | "filters" | "timeouts" | "retry") => {
+                ("connections are handed on as they are: nothing in them is looked at or changed", "remove it")
+            }
+            ("HttpRouteSpec" | "GrpcRouteSpec" | "TcpRouteSpec", "useDefaultGateways") => {
                 ("gateways are not supported", "remove it, and name Services in `parentRefs`")
             }
             ("HttpRouteRule" | "GrpcRouteRule", "sessionPersistence") => {

@@ -5,6 +5,8 @@
 
 pub mod authz_path;
 pub mod client_hello;
+pub mod h3_frames;
 pub mod jwt;
+pub mod qpack;
 pub mod spiffe;
 pub mod xds;

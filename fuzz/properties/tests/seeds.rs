@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use outrigger_fuzz_properties::{authz_path, client_hello, jwt, spiffe, xds};
+use outrigger_fuzz_properties::{authz_path, client_hello, h3_frames, jwt, qpack, spiffe, xds};
 
 /// Calls `check` with every file of a folder, and with every file cut short at each of its bytes.
 fn replay(target: &str, check: fn(&[u8])) {
@@ -41,4 +41,14 @@ fn resources_of_control_planes() {
 #[test]
 fn client_hellos() {
     replay("client_hello", client_hello::check);
+}
+
+#[test]
+fn frames_of_http3() {
+    replay("h3_frames", h3_frames::check);
+}
+
+#[test]
+fn field_sections_of_http3() {
+    replay("qpack", qpack::check);
 }

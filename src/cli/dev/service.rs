@@ -54,7 +54,8 @@ impl Handler for Service {
 
     async fn handle(&self, request: Request, _: &dyn Interim) -> Response<Body> {
         let Request { head, mut body, .. } = request;
-        let received = count_bytes(&mut body).await;
+        // What is meant for a tunnel is no body, and there is no tunnel here.
+        let received = if head.asks_for_tunnel() { 0 } else { count_bytes(&mut body).await };
         let mut headers = BTreeMap::<&str, String>::new();
         for (name, value) in &head.headers {
             let text = String::from_utf8_lossy(value.as_bytes());

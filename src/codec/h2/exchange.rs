@@ -15,11 +15,12 @@ use super::fault;
 use super::now;
 use super::pump::{Pump, Stopped};
 use super::request;
+use crate::base::drain::Watch;
 use crate::base::task;
 use crate::codec::body::PollBody;
 use crate::codec::heads::fields;
 use crate::codec::heads::request::{HeadLimits, Rejected};
-use crate::codec::message::{Handler, Interim, Request, Response};
+use crate::codec::message::{Handler, Interim, Request, RequestHead, Response};
 
 /// Checks a request and starts a task that answers it. When the caller resets the stream or leaves, everything
 /// for it is dropped at once.
@@ -28,14 +29,18 @@ pub(super) fn start<H: Handler>(
     request: http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     limits: &HeadLimits,
+    drain: &Watch,
 ) {
     match request::accept(request, limits, now()) {
         Ok(request) => {
+            if request.head.asks_for_tunnel() {
+                handler.drained_by(drain);
+            }
             task::spawn("h2_exchange", answer(Arc::clone(handler), request, respond));
         }
-        Err(Rejected::Refused(refusal)) => {
-            if let Some(pump) = begin(&mut respond, handler.refuse(refusal), false) {
-                task::spawn("h2_refusal", finish(pump));
+        Err(Rejected::Refused(refusal) | Rejected::Unsound(refusal)) => {
+            if let Some(pump) = begin(&mut respond, handler.refuse(refusal), Asked::Anything) {
+                task::spawn("h2_refusal", finish(pump, Asked::Anything));
             }
         }
         Err(Rejected::Malformed) => respond.send_reset(Reason::PROTOCOL_ERROR),
@@ -50,13 +55,13 @@ pub(super) fn answer<H: Handler>(
     respond: SendResponse<Bytes>,
 ) -> impl Future<Output = ()> + Send {
     async move {
-        let asked_head = request.head.method == Method::HEAD;
+        let asked = Asked::of(&request.head);
         let caller = Caller { stream: Mutex::new(respond) };
         let pump = {
             let mut handling = pin!(handler.handle(request, &caller));
             poll_fn(|cx| {
                 if let Poll::Ready(response) = handling.as_mut().poll(cx) {
-                    return Poll::Ready(begin(&mut caller.stream.lock(), response, asked_head));
+                    return Poll::Ready(begin(&mut caller.stream.lock(), response, asked));
                 }
                 // After the handler: sending a 1xx replaces the waker that was registered here.
                 caller.stream.lock().poll_reset(cx).map(|_| None)
@@ -64,15 +69,42 @@ pub(super) fn answer<H: Handler>(
             .await
         };
         if let Some(pump) = pump {
-            finish(pump).await;
+            finish(pump, asked).await;
+        }
+    }
+}
+
+/// What kind of answer a request has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// One without a body.
+    Head,
+    /// A tunnel of its own, if it is agreed to.
+    Connect,
+    /// A tunnel of some protocol.
+    Upgrade,
+    Anything,
+}
+
+impl Asked {
+    fn of(head: &RequestHead) -> Self {
+        match head.method {
+            _ if head.upgrade.is_some() => Self::Upgrade,
+            Method::HEAD => Self::Head,
+            Method::CONNECT => Self::Connect,
+            _ => Self::Anything,
         }
     }
 }
 
 /// Sends the head of a response. What is left to do, if anything is.
-fn begin<B: PollBody>(respond: &mut SendResponse<Bytes>, response: Response<B>, asked_head: bool) -> Option<Pump<B>> {
-    let Response { head, body } = response;
-    let bodiless = asked_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+fn begin<B: PollBody>(respond: &mut SendResponse<Bytes>, response: Response<B>, asked: Asked) -> Option<Pump<B>> {
+    let Response { mut head, body } = response;
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        // RFC 8441 section 5: this is how HTTP/2 agrees.
+        head.status = StatusCode::OK;
+    }
+    let bodiless = asked == Asked::Head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let end = bodiless || body.is_end();
     let mut message = http::Response::new(());
     *message.status_mut() = head.status;
@@ -87,9 +119,18 @@ fn begin<B: PollBody>(respond: &mut SendResponse<Bytes>, response: Response<B>, 
 
 /// Writes the rest of a response. What is left of the upload is refused when everything is dropped: the library
 /// then sends RST_STREAM with NO_ERROR behind the END_STREAM (RFC 9113 section 8.1).
-fn finish<B: PollBody + Send>(mut pump: Pump<B>) -> impl Future<Output = ()> + Send {
+fn finish<B: PollBody + Send>(mut pump: Pump<B>, asked: Asked) -> impl Future<Output = ()> + Send {
+    let mut written = false;
     poll_fn(move |cx| {
-        let stopped = match pump.poll(cx) {
+        let polled = if written { Poll::Ready(Ok(())) } else { pump.poll(cx) };
+        let polled = match polled {
+            Poll::Ready(Ok(())) => {
+                written = true;
+                pump.poll_rest(cx)
+            }
+            other => other,
+        };
+        let stopped = match polled {
             Poll::Ready(done) => done,
             Poll::Pending => {
                 ready!(pump.poll_gone(cx));
@@ -98,7 +139,11 @@ fn finish<B: PollBody + Send>(mut pump: Pump<B>) -> impl Future<Output = ()> + S
         };
         if let Err(Stopped::Body(error)) = stopped {
             tracing::debug!(%error, "a response ended before its end");
-            pump.reset(fault::reset_for(error));
+            pump.reset(match asked {
+                Asked::Connect => fault::reset_of_connect(error),
+                Asked::Upgrade => Reason::CANCEL,
+                Asked::Head | Asked::Anything => fault::reset_for(error),
+            });
         }
         Poll::Ready(())
     })

@@ -38,3 +38,14 @@ pub(super) fn reset_for(error: BodyError) -> Reason {
         BodyError::Timeout(_) | BodyError::Denied | BodyError::Abandoned | BodyError::Outrun => Reason::CANCEL,
     }
 }
+
+/// The same of a tunnel made with CONNECT (RFC 9113 section 8.5). A tunnel of another protocol is cancelled in any case
+/// (RFC 8441 section 5).
+pub(super) fn reset_of_connect(error: BodyError) -> Reason {
+    match error {
+        BodyError::Reset(_) | BodyError::Incomplete | BodyError::Malformed(_) | BodyError::Io(_) => {
+            Reason::CONNECT_ERROR
+        }
+        BodyError::Timeout(_) | BodyError::Denied | BodyError::Abandoned | BodyError::Outrun => Reason::CANCEL,
+    }
+}

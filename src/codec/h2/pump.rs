@@ -95,6 +95,11 @@ impl<B: PollBody> Pump<B> {
         }
     }
 
+    /// After everything was sent: what is left of the exchange. See [`PollBody::poll_rest`].
+    pub(super) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
+        self.body.poll_rest(cx).map_err(Stopped::Body)
+    }
+
     /// Ready once the peer has reset the stream or the connection has ended.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream.poll_reset(cx).map(|_| ())

@@ -17,7 +17,7 @@ use super::exchange;
 use super::now;
 use super::reader::Reader;
 use super::wire::Wire;
-use crate::base::drain::Notice;
+use crate::base::drain::{Notice, Watch};
 use crate::base::limits;
 use crate::base::pressure::PressureWatch;
 use crate::base::timer::Deadline;
@@ -74,6 +74,7 @@ where
         head_limits: HeadLimits { max_bytes: max_head_bytes, max_fields: max_headers, scheme },
         idle_timeout,
         pressure: pressure.clone(),
+        draining: drain.clone(),
         retire_at,
         idle_since: None,
         phase: Phase::Open,
@@ -120,7 +121,8 @@ fn builder(max_head_bytes: usize, max_concurrent_streams: u32) -> server::Builde
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(Some(LOCAL_ERRORS))
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
-        .data_frame_budget(SMALL_FRAME_BUDGET);
+        .data_frame_budget(SMALL_FRAME_BUDGET)
+        .enable_connect_protocol();
     builder
 }
 
@@ -131,6 +133,8 @@ struct Connection<IO, H> {
     head_limits: HeadLimits,
     idle_timeout: Duration,
     pressure: PressureWatch,
+    /// For tunnels.
+    draining: Watch,
     /// By age, or by a drain.
     retire_at: Option<Instant>,
     /// Since when no stream is open.
@@ -189,7 +193,7 @@ where
         loop {
             match ready!(self.connection.poll_accept(cx)) {
                 Some(Ok((request, respond))) => {
-                    exchange::start(&self.handler, request, respond, &self.head_limits);
+                    exchange::start(&self.handler, request, respond, &self.head_limits, &self.draining);
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "an HTTP/2 downstream connection failed");

@@ -24,17 +24,28 @@ const BUFFER_MAX: usize = 16 * 1024;
 /// Bytes read in one turn. Of tiny frames the library keeps about 20 times their size until streams take them.
 const READ_MAX: usize = 64 * 1024;
 
+/// RFC 9113 section 4.1.
+const FRAME_HEAD: usize = 9;
+
 /// Bytes that crossed a connection.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     read: AtomicU64,
     written: AtomicU64,
+    /// Where the peer's first frame ends; 0 until that is known.
+    greeting: AtomicU64,
 }
 
 impl Traffic {
     /// Bytes read so far.
     pub(super) fn read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer's first frame is here, which says what its settings are.
+    pub(super) fn is_greeted(&self) -> bool {
+        let greeting = self.greeting.load(Ordering::Relaxed);
+        greeting > 0 && self.read() >= greeting
     }
 
     /// Bytes handed to the kernel so far.
@@ -60,6 +71,8 @@ struct Ends<IO> {
     in_turns: bool,
     /// Bytes read in this turn.
     read: usize,
+    /// The head of the peer's first frame, as far as it is here.
+    first: [u8; FRAME_HEAD],
     /// What ended reading: the library keeps the kind of an error and not what is in it.
     failure: Option<io::Error>,
 }
@@ -72,7 +85,8 @@ impl<IO> Clone for Wire<IO> {
 
 impl<IO> Wire<IO> {
     pub(super) fn new(io: IO) -> Self {
-        let ends = Ends { io, buffer: Vec::new(), sent: 0, in_turns: false, read: 0, failure: None };
+        let ends =
+            Ends { io, buffer: Vec::new(), sent: 0, in_turns: false, read: 0, first: [0; FRAME_HEAD], failure: None };
         Self { ends: Arc::new(Mutex::new(ends)), traffic: Arc::default() }
     }
 
@@ -128,6 +142,20 @@ impl<IO> Ends<IO> {
         self.buffer.clear();
         self.sent = 0;
         n - held
+    }
+}
+
+impl<IO> Ends<IO> {
+    /// Keeps these bytes, which begin at `at`, of the head of the peer's first frame.
+    fn note_greeting(&mut self, at: usize, bytes: &[u8], traffic: &Traffic) {
+        for (place, byte) in self.first[at..].iter_mut().zip(bytes) {
+            *place = *byte;
+        }
+        if at + bytes.len() >= FRAME_HEAD {
+            let [a, b, c, ..] = self.first;
+            let length = u32::from_be_bytes([0, a, b, c]);
+            traffic.greeting.store(u64::from(length) + FRAME_HEAD as u64, Ordering::Relaxed);
+        }
     }
 }
 
@@ -190,7 +218,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Wire<IO> {
         let polled = Pin::new(&mut ends.io).poll_read(cx, buf);
         let n = buf.filled().len() - before;
         ends.read += n;
-        self.traffic.read.fetch_add(n as u64, Ordering::Relaxed);
+        let read = self.traffic.read.fetch_add(n as u64, Ordering::Relaxed);
+        if read < FRAME_HEAD as u64 {
+            ends.note_greeting(read as usize, &buf.filled()[before..], &self.traffic);
+        }
         match polled {
             Poll::Ready(Err(error)) => {
                 let kind = error.kind();

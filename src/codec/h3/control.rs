@@ -259,3 +259,162 @@ pub(super) fn goaway(id: u64) -> Bytes {
 }
 
 const WRONG_LENGTH: Broken = Broken::new(Code::FRAME_ERROR, "a frame that is not as long as its content");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u64, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        varint::put(&mut bytes, kind);
+        varint::put(&mut bytes, payload.len() as u64);
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    fn settings_of(pairs: &[(u64, u64)]) -> Vec<u8> {
+        let mut payload = Vec::new();
+        for (id, value) in pairs {
+            varint::put(&mut payload, *id);
+            varint::put(&mut payload, *value);
+        }
+        frame(frames::SETTINGS, &payload)
+    }
+
+    fn id(kind: u64, value: u64) -> Vec<u8> {
+        let mut payload = Vec::new();
+        varint::put(&mut payload, value);
+        frame(kind, &payload)
+    }
+
+    fn read(side: Side, frames: &[Vec<u8>]) -> Result<Vec<Event>, Code> {
+        let bytes = frames.concat();
+        let mut whole = Control::new(side);
+        let mut input = Bytes::from(bytes.clone());
+        let mut events = Vec::new();
+        let result = loop {
+            match whole.next(&mut input) {
+                Ok(Some(event)) => events.push(event),
+                Ok(None) => break Ok(events),
+                Err(broken) => break Err(broken.code),
+            }
+        };
+        // Byte by byte is no different.
+        let mut piecewise = Control::new(side);
+        let mut again = Vec::new();
+        for byte in bytes {
+            match piecewise.next(&mut Bytes::copy_from_slice(&[byte])) {
+                Ok(event) => again.extend(event),
+                Err(broken) => {
+                    assert_eq!(result, Err(broken.code));
+                    return result;
+                }
+            }
+        }
+        assert_eq!(result.as_ref(), Ok(&again));
+        result
+    }
+
+    fn none() -> Vec<u8> {
+        settings_of(&[])
+    }
+
+    #[test]
+    fn settings_come_first_and_once() {
+        let said = [(0x6, 1000), (0x1, 4096), (0x7, 100), (0x8, 1), (0x21, 5), (0x21, 6)];
+        let settings = Settings { max_field_section_size: Some(1000), enable_connect_protocol: true };
+        assert_eq!(read(Side::Client, &[settings_of(&said)]), Ok(vec![Event::Settings(settings)]));
+        for kind in [frames::GOAWAY, frames::DATA, frames::MAX_PUSH_ID, 0x21] {
+            assert_eq!(read(Side::Server, &[id(kind, 0)]), Err(Code::MISSING_SETTINGS), "{kind:#x}");
+        }
+        assert_eq!(read(Side::Server, &[none(), none()]), Err(Code::FRAME_UNEXPECTED));
+    }
+
+    #[test]
+    fn settings_that_cannot_be() {
+        for (name, pairs) in [
+            ("of HTTP/2", &[(0x2, 0)][..]),
+            ("of HTTP/2", &[(0x3, 100)]),
+            ("of HTTP/2", &[(0x4, 65_535)]),
+            ("of HTTP/2", &[(0x5, 16_384)]),
+            ("twice", &[(0x6, 1), (0x6, 1)]),
+            ("no boolean", &[(0x8, 2)]),
+        ] {
+            assert_eq!(read(Side::Server, &[settings_of(pairs)]), Err(Code::SETTINGS_ERROR), "{name}");
+        }
+        assert_eq!(read(Side::Server, &[frame(frames::SETTINGS, &[0x6])]), Err(Code::FRAME_ERROR));
+        assert_eq!(read(Side::Server, &[frame(frames::SETTINGS, &[0x6, 0x40])]), Err(Code::FRAME_ERROR));
+        let long = frame(frames::SETTINGS, &[0x21; MAX_FRAME + 1]);
+        assert_eq!(read(Side::Server, &[long]), Err(Code::EXCESSIVE_LOAD));
+    }
+
+    #[test]
+    fn frames_of_requests_and_of_http2_are_unexpected() {
+        for kind in [frames::DATA, frames::HEADERS, frames::PUSH_PROMISE, 0x2, 0x6, 0x8, 0x9] {
+            assert_eq!(read(Side::Server, &[none(), id(kind, 0)]), Err(Code::FRAME_UNEXPECTED), "{kind:#x}");
+        }
+        assert_eq!(read(Side::Client, &[none(), id(frames::MAX_PUSH_ID, 0)]), Err(Code::FRAME_UNEXPECTED));
+    }
+
+    #[test]
+    fn goaway_only_ever_takes_less() {
+        let going = |ids: &[u64]| {
+            let mut all = vec![none()];
+            all.extend(ids.iter().map(|value| id(frames::GOAWAY, *value)));
+            all
+        };
+        let events = read(Side::Client, &going(&[varint::MAX - 3, 8, 8, 0])).expect("good");
+        let last = [varint::MAX - 3, 8, 8, 0].map(Event::GoAway);
+        assert_eq!(events[1..], last);
+        assert_eq!(read(Side::Client, &going(&[8, 12])), Err(Code::ID_ERROR));
+        for not_a_request in [1, 2, 3, 9] {
+            assert_eq!(read(Side::Client, &going(&[not_a_request])), Err(Code::ID_ERROR));
+        }
+        // To a server it names a push.
+        assert!(read(Side::Server, &going(&[3, 1])).is_ok());
+        assert_eq!(read(Side::Server, &going(&[1, 2])), Err(Code::ID_ERROR));
+    }
+
+    #[test]
+    fn pushes_are_not_promised() {
+        assert!(read(Side::Server, &[none(), id(frames::MAX_PUSH_ID, 3), id(frames::MAX_PUSH_ID, 9)]).is_ok());
+        let less = [none(), id(frames::MAX_PUSH_ID, 9), id(frames::MAX_PUSH_ID, 3)];
+        assert_eq!(read(Side::Server, &less), Err(Code::ID_ERROR));
+        for side in [Side::Server, Side::Client] {
+            assert_eq!(read(side, &[none(), id(frames::CANCEL_PUSH, 0)]), Err(Code::ID_ERROR));
+        }
+    }
+
+    #[test]
+    fn an_identifier_fills_its_frame() {
+        for payload in [&[][..], &[0, 0], &[0x40], &[0; 9]] {
+            assert_eq!(read(Side::Server, &[none(), frame(frames::GOAWAY, payload)]), Err(Code::FRAME_ERROR));
+        }
+    }
+
+    #[test]
+    fn unknown_frames_are_skipped_within_limits() {
+        let grease = frame(0x21, b"whatever");
+        assert_eq!(read(Side::Server, &[none(), grease, id(frames::GOAWAY, 0)]).map(|events| events.len()), Ok(2));
+        let mut endless = none();
+        varint::put(&mut endless, 0x21);
+        varint::put(&mut endless, IDLE_BYTES + 1);
+        assert_eq!(read(Side::Server, &[endless]), Err(Code::EXCESSIVE_LOAD));
+    }
+
+    #[test]
+    fn what_we_open_with_is_what_we_accept() {
+        for (side, reader) in [(Side::Server, Side::Client), (Side::Client, Side::Server)] {
+            let mut bytes = opening(side, 65_536);
+            assert_eq!(varint::take(&mut bytes), Some(STREAM));
+            let mut control = Control::new(reader);
+            let settings =
+                Settings { max_field_section_size: Some(65_536), enable_connect_protocol: side == Side::Server };
+            assert_eq!(control.next(&mut bytes), Ok(Some(Event::Settings(settings))));
+        }
+        let mut control = Control::new(Side::Client);
+        let mut bytes = Bytes::from([&none()[..], &goaway(12)].concat());
+        assert!(matches!(control.next(&mut bytes), Ok(Some(Event::Settings(_)))));
+        assert_eq!(control.next(&mut bytes), Ok(Some(Event::GoAway(12))));
+    }
+}

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::code::Code;
 use super::inbound::{Fault, Head, Inbound};
@@ -15,12 +16,13 @@ use super::now;
 use super::outbound::{Outbound, Pump, Stopped};
 use super::request;
 use super::server::{Guard, H3ServerBody};
+use crate::base::drain::Watch;
 use crate::base::timer::Deadline;
 use crate::codec::body::{Body, BodyError, PollBody};
 use crate::codec::error::{Refusal, ResetCode};
 use crate::codec::heads::fields;
-use crate::codec::heads::request::{Accepted, CONNECT, HeadLimits, Rejected, TOO_LARGE};
-use crate::codec::message::{Handler, Interim, Request, Response};
+use crate::codec::heads::request::{Accepted, HeadLimits, Rejected, TOO_LARGE};
+use crate::codec::message::{Handler, Interim, Request, RequestHead, Response};
 
 /// 1xx responses that wait for the caller to take them; further ones are left out.
 const QUEUED_INTERIMS: usize = 8;
@@ -31,11 +33,40 @@ const TIMEOUT: Refusal = Refusal {
     detail: "The request head did not arrive in time.",
 };
 
+const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
+
+const TOO_EARLY: Refusal = Refusal {
+    status: StatusCode::TOO_EARLY,
+    code: "early_data",
+    detail: "The request came in early data, and its method is not safe.",
+};
+
 /// What answers the requests of one connection.
 pub(super) struct Service<H> {
     pub(super) handler: Arc<H>,
     pub(super) limits: HeadLimits,
     pub(super) header_timeout: Duration,
+    /// For tunnels.
+    pub(super) drain: Watch,
+    pub(super) confirmed: Confirmed,
+}
+
+/// The end of the handshake, of which requests in early data hear (RFC 8470).
+#[derive(Debug, Clone, Default)]
+pub struct Confirmed(Option<watch::Receiver<bool>>);
+
+impl Confirmed {
+    /// `handshake` turns to true when the handshake is over.
+    #[must_use]
+    pub fn by(handshake: watch::Receiver<bool>) -> Self {
+        Self(Some(handshake))
+    }
+
+    /// Waits for it. False when it does not come.
+    async fn wait(&self) -> bool {
+        let Some(mut handshake) = self.0.clone() else { return false };
+        handshake.wait_for(|over| *over).await.is_ok()
+    }
 }
 
 /// Reads a request, has it answered and writes the answer. When the caller leaves, everything for it is dropped at once.
@@ -61,7 +92,19 @@ pub(super) fn run<H: Handler>(
             guard.note_request();
         }
         let refusal = match head {
-            Some(Ok(Ok(accepted))) => {
+            Some(Ok(Ok(accepted))) if inbound.is_early() && !accepted.head.method.is_safe() => {
+                // It may be a replay: it waits for a handshake that only its sender can finish.
+                if service.confirmed.wait().await {
+                    answer(&service, accepted, out, inbound, started).await;
+                    return;
+                }
+                TOO_EARLY
+            }
+            Some(Ok(Ok(mut accepted))) => {
+                if inbound.is_early() {
+                    // RFC 8470 section 5.1: whoever is behind us may not want to take it.
+                    accepted.head.headers.insert(EARLY_DATA, HeaderValue::from_static("1"));
+                }
                 answer(&service, accepted, out, inbound, started).await;
                 return;
             }
@@ -114,9 +157,12 @@ fn judge(head: Result<Head, Fault>, limits: &HeadLimits) -> Result<Result<Accept
         }
     };
     match request::accept_section(section, limits) {
-        Ok(Accepted { head, .. }) if head.method == Method::CONNECT => Ok(Err(CONNECT)),
         Ok(accepted) => Ok(Ok(accepted)),
         Err(Rejected::Refused(refusal)) => Ok(Err(refusal)),
+        Err(Rejected::Unsound(refusal)) => {
+            tracing::debug!(detail = refusal.detail, "a malformed HTTP/3 request");
+            Err(Unanswered::Malformed)
+        }
         Err(Rejected::Malformed) => Err(Unanswered::Malformed),
     }
 }
@@ -126,9 +172,26 @@ fn judge(head: Result<Head, Fault>, limits: &HeadLimits) -> Result<Result<Accept
 enum Asked {
     /// One without a body.
     Head,
-    /// A tunnel, if it is agreed to.
-    Tunnel,
+    /// A tunnel of its own, if it is agreed to.
+    Connect,
+    /// A tunnel of some protocol.
+    Upgrade,
     Anything,
+}
+
+impl Asked {
+    fn of(head: &RequestHead) -> Self {
+        match head.method {
+            _ if head.upgrade.is_some() => Self::Upgrade,
+            Method::HEAD => Self::Head,
+            Method::CONNECT => Self::Connect,
+            _ => Self::Anything,
+        }
+    }
+
+    fn is_tunnel(self) -> bool {
+        matches!(self, Self::Connect | Self::Upgrade)
+    }
 }
 
 /// Runs the handler and writes its response.
@@ -140,12 +203,10 @@ async fn answer<H: Handler>(
     started: Instant,
 ) {
     let Accepted { head, length } = accepted;
-    let asked = match head.method {
-        Method::HEAD => Asked::Head,
-        Method::CONNECT => Asked::Tunnel,
-        _ if head.upgrade.is_some() => Asked::Tunnel,
-        _ => Asked::Anything,
-    };
+    let asked = Asked::of(&head);
+    if asked.is_tunnel() {
+        service.handler.drained_by(&service.drain);
+    }
     inbound.expect_body(length);
     poll_fn(|cx| {
         inbound.look_ahead(cx);
@@ -161,7 +222,13 @@ async fn answer<H: Handler>(
     let response = {
         let mut handling = pin!(service.handler.handle(request, &caller));
         poll_fn(|cx| {
-            if let Poll::Ready(response) = handling.as_mut().poll(cx) {
+            let answered = handling.as_mut().poll(cx);
+            // Whatever the handler made of it: a malformed request is no request (RFC 9114 section 4.1.2).
+            if let Some(fault) = inbound.lock().fault() {
+                caller.out.lock().reset(code_of(fault));
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(response) = answered {
                 return Poll::Ready(Some(response));
             }
             if gone.as_mut().poll(cx).is_ready() {
@@ -183,7 +250,7 @@ async fn answer<H: Handler>(
         inbound.lock().stop(Code::REQUEST_CANCELLED);
         return;
     };
-    if asked == Asked::Tunnel
+    if asked.is_tunnel()
         && (response.head.status == StatusCode::SWITCHING_PROTOCOLS || response.head.status.is_success())
     {
         inbound.lock().become_tunnel();
@@ -195,7 +262,7 @@ async fn answer<H: Handler>(
 /// Queues the head of a response.
 fn begin<B: PollBody>(mut out: Outbound, response: Response<B>, asked: Asked) -> Pump<B> {
     let Response { mut head, body } = response;
-    if asked == Asked::Tunnel && head.status == StatusCode::SWITCHING_PROTOCOLS {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
         // RFC 9220 section 3: this is how the other versions agree.
         head.status = StatusCode::OK;
     }
@@ -216,8 +283,17 @@ async fn finish<B: PollBody + Send>(
     asked: Asked,
     mut gone: Pin<&mut (impl Future<Output = ()> + Send)>,
 ) {
+    let mut written = false;
     poll_fn(|cx| {
-        let code = match pump.poll(cx) {
+        let polled = if written { Poll::Ready(Ok(())) } else { pump.poll(cx) };
+        let polled = match polled {
+            Poll::Ready(Ok(())) => {
+                written = true;
+                pump.poll_rest(cx)
+            }
+            other => other,
+        };
+        let code = match polled {
             Poll::Ready(Ok(())) => return Poll::Ready(()),
             Poll::Ready(Err(Stopped::Stream(_))) => Code::REQUEST_CANCELLED,
             Poll::Ready(Err(Stopped::Body(error))) => {
@@ -258,9 +334,11 @@ fn reset_for(error: BodyError, asked: Asked) -> Code {
         BodyError::Reset(ResetCode::Http3(Code::EXCESSIVE_LOAD) | ResetCode::Http2(h2::Reason::ENHANCE_YOUR_CALM)) => {
             Code::EXCESSIVE_LOAD
         }
+        // RFC 9220 section 3.
+        _ if asked == Asked::Upgrade => Code::REQUEST_CANCELLED,
         // RFC 9114 section 4.4.
         BodyError::Reset(_) | BodyError::Incomplete | BodyError::Malformed(_) | BodyError::Io(_)
-            if asked == Asked::Tunnel =>
+            if asked == Asked::Connect =>
         {
             Code::CONNECT_ERROR
         }

@@ -263,3 +263,186 @@ pub(super) fn put_headers(buffer: &mut BytesMut, encode: impl FnOnce(&mut BytesM
     varint::put(buffer, length as u64);
     buffer.unsplit(section);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(kind: u64, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        varint::put(&mut bytes, kind);
+        varint::put(&mut bytes, payload.len() as u64);
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    /// Everything that pieces of a stream bring, with pieces of one DATA frame joined.
+    fn read<'a>(side: Side, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Event>, Result<(), Broken>) {
+        let mut frames = Frames::new(side, 64);
+        let mut events = Vec::new();
+        let mut inside = false;
+        for piece in pieces {
+            let mut input = Bytes::copy_from_slice(piece);
+            loop {
+                match frames.next(&mut input) {
+                    Ok(Some(Event::Data(data))) => match events.last_mut() {
+                        Some(Event::Data(before)) if inside => *before = [&before[..], &data[..]].concat().into(),
+                        _ => events.push(Event::Data(data)),
+                    },
+                    Ok(Some(event)) => events.push(event),
+                    Ok(None) => break,
+                    Err(broken) => return (events, Err(broken)),
+                }
+                inside = frames.data_missing() > 0;
+            }
+            assert!(input.is_empty());
+        }
+        (events, frames.finish())
+    }
+
+    fn code(side: Side, frames: &[Vec<u8>]) -> Result<(), Code> {
+        let bytes = frames.concat();
+        read(side, [&bytes[..]]).1.map_err(|broken| broken.code)
+    }
+
+    #[test]
+    fn a_message_is_a_head_a_body_and_trailers() {
+        let bytes =
+            [frame(HEADERS, b"head"), frame(DATA, b"one"), frame(DATA, b"two"), frame(HEADERS, b"end")].concat();
+        let (events, end) = read(Side::Server, [&bytes[..]]);
+        let expected = [
+            Event::Headers("head".into()),
+            Event::Data("one".into()),
+            Event::Data("two".into()),
+            Event::Headers("end".into()),
+        ];
+        assert_eq!((events, end), (expected.to_vec(), Ok(())));
+    }
+
+    #[test]
+    fn frames_stand_in_order() {
+        let (head, body) = (frame(HEADERS, b"h"), frame(DATA, b"d"));
+        for (name, frames) in [
+            ("DATA first", vec![body.clone()]),
+            ("DATA behind trailers", vec![head.clone(), head.clone(), body.clone()]),
+            ("a third HEADERS", vec![head.clone(), head.clone(), head.clone()]),
+        ] {
+            assert_eq!(code(Side::Server, &frames), Err(Code::FRAME_UNEXPECTED), "{name}");
+        }
+    }
+
+    #[test]
+    fn frames_of_other_streams_and_versions_are_unexpected() {
+        for kind in [CANCEL_PUSH, SETTINGS, GOAWAY, MAX_PUSH_ID, 0x2, 0x6, 0x8, 0x9] {
+            for side in [Side::Server, Side::Client] {
+                for before in [vec![], vec![frame(HEADERS, b"h")]] {
+                    let frames = [before, vec![frame(kind, b"\0")]].concat();
+                    assert_eq!(code(side, &frames), Err(Code::FRAME_UNEXPECTED), "{kind:#x}");
+                }
+            }
+        }
+        // RFC 9114 section 7.2.5: a client has no identifier that it could name.
+        assert_eq!(code(Side::Server, &[frame(PUSH_PROMISE, b"\0")]), Err(Code::FRAME_UNEXPECTED));
+        assert_eq!(code(Side::Client, &[frame(PUSH_PROMISE, b"\0")]), Err(Code::ID_ERROR));
+    }
+
+    #[test]
+    fn unknown_frames_may_stand_everywhere() {
+        let grease = frame(0x21, b"whatever");
+        let frames = [
+            grease.clone(),
+            frame(HEADERS, b"h"),
+            grease.clone(),
+            frame(DATA, b"d"),
+            frame(DATA, b""),
+            frame(HEADERS, b"t"),
+            grease,
+        ];
+        assert_eq!(code(Side::Server, &frames), Ok(()));
+    }
+
+    #[test]
+    fn a_stream_does_not_end_inside_a_frame() {
+        let bytes = [frame(HEADERS, b"head"), frame(DATA, b"body"), frame(0x21, b"grease")].concat();
+        let ends = [0, 6, 12, bytes.len()];
+        for length in 0..=bytes.len() {
+            let end = read(Side::Server, [&bytes[..length]]).1.map_err(|broken| broken.code);
+            assert_eq!(end, if ends.contains(&length) { Ok(()) } else { Err(Code::FRAME_ERROR) }, "{length}");
+        }
+    }
+
+    #[test]
+    fn in_a_tunnel_is_nothing_but_data() {
+        for (kind, expected) in [(DATA, Ok(())), (0x21, Ok(())), (HEADERS, Err(Code::FRAME_UNEXPECTED))] {
+            let mut frames = Frames::new(Side::Server, 64);
+            let mut head = Bytes::from(frame(HEADERS, b"h"));
+            assert!(matches!(frames.next(&mut head), Ok(Some(Event::Headers(_)))));
+            frames.become_tunnel();
+            let next = frames.next(&mut Bytes::from(frame(kind, b"x")));
+            assert_eq!(next.map(|_| ()).map_err(|broken| broken.code), expected);
+        }
+    }
+
+    #[test]
+    fn sections_that_are_too_large_are_skipped() {
+        let bytes = [frame(HEADERS, &[b'x'; 65]), frame(DATA, b"d")].concat();
+        let (events, end) = read(Side::Server, [&bytes[..]]);
+        assert_eq!((events, end), (vec![Event::TooLarge, Event::Data("d".into())], Ok(())));
+    }
+
+    #[test]
+    fn frames_that_do_nothing_are_counted() {
+        let mut frames = vec![frame(HEADERS, b"h")];
+        frames.extend(std::iter::repeat_n(frame(DATA, b""), IDLE_FRAMES as usize));
+        assert_eq!(code(Side::Server, &frames), Ok(()));
+        frames.push(frame(0x21, b""));
+        assert_eq!(code(Side::Server, &frames), Err(Code::EXCESSIVE_LOAD));
+        let mut endless = frame(HEADERS, b"h");
+        varint::put(&mut endless, 0x21);
+        varint::put(&mut endless, varint::MAX);
+        assert_eq!(code(Side::Server, &[endless]), Err(Code::EXCESSIVE_LOAD));
+    }
+
+    #[test]
+    fn headers_are_written_whatever_their_length() {
+        for length in [0, 63, 64, 16_383, 16_384, 100_000] {
+            let mut buffer = BytesMut::from(&b"before"[..]);
+            put_headers(&mut buffer, |buffer| buffer.put_bytes(7, length));
+            let mut input = buffer.freeze().split_off(6);
+            let mut frames = Frames::new(Side::Client, usize::MAX);
+            let event = frames.next(&mut input).expect("good");
+            assert_eq!(event, Some(Event::Headers(vec![7; length].into())));
+            assert!(input.is_empty());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_gives_the_same_events(
+            kinds in prop::collection::vec((prop_oneof![Just(DATA), Just(HEADERS), 0_u64..16, any::<u32>().prop_map(u64::from)],
+                prop::collection::vec(any::<u8>(), 0..100)), 0..8),
+            tail in prop::collection::vec(any::<u8>(), 0..8),
+            cuts in prop::collection::vec(1_usize..40, 1..20),
+        ) {
+            let mut bytes = frame(HEADERS, b"h");
+            for (kind, payload) in kinds {
+                bytes.extend_from_slice(&frame(kind, &payload));
+            }
+            bytes.extend_from_slice(&tail);
+            let whole = read(Side::Server, [&bytes[..]]);
+            let mut pieces = Vec::new();
+            let mut rest = &bytes[..];
+            for cut in cuts.iter().cycle() {
+                let (piece, behind) = rest.split_at((*cut).min(rest.len()));
+                pieces.push(piece);
+                rest = behind;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(read(Side::Server, pieces), whole);
+        }
+    }
+}

@@ -69,6 +69,7 @@ pub(super) enum Fault {
 
 /// What stands before a body.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is on the stack of whoever takes it apart at once")]
 pub(super) enum Head {
     Section(Section),
     TooLarge,
@@ -244,6 +245,11 @@ impl Inbound {
         Poll::Pending
     }
 
+    /// What went wrong, if something did.
+    pub(super) fn fault(&self) -> Option<&Fault> {
+        if let Phase::Failed(fault) = &self.phase { Some(fault) } else { None }
+    }
+
     pub(super) fn is_end(&self) -> bool {
         self.phase == Phase::End && self.trailers.is_none()
     }
@@ -261,6 +267,11 @@ impl Inbound {
             let _ = self.stream.stop(code.var());
             self.phase = Phase::Failed(Fault::Reset(code));
         }
+    }
+
+    /// The stream came before the end of the handshake: what is on it may be a replay.
+    pub(super) fn is_early(&self) -> bool {
+        self.stream.is_0rtt()
     }
 
     fn undecodable(&mut self, error: DecodeError) -> Fault {

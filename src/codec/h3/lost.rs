@@ -2,7 +2,7 @@
 
 use std::io;
 
-use quinn::{ConnectionError, VarInt};
+use quinn::ConnectionError;
 use rustls::AlertDescription;
 
 use super::code::Code;
@@ -61,7 +61,7 @@ fn alert_of(code: u64) -> Option<AlertDescription> {
 /// The code with which the peer closed the connection.
 pub(super) fn code_of(error: &ConnectionError) -> Option<Code> {
     match error {
-        ConnectionError::ApplicationClosed(close) => Some(Code::from(VarInt::from(close.error_code))),
+        ConnectionError::ApplicationClosed(close) => Some(Code::from(close.error_code)),
         _ => None,
     }
 }

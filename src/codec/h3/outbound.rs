@@ -105,11 +105,13 @@ impl Outbound {
         }
     }
 
-    /// Resolves when the peer asks to stop, or the connection ends; also some time after the end of the stream.
+    /// Resolves when the peer asks to stop, or the connection ends; never once the peer has everything.
     pub(super) fn stopped(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
         let stopped = self.stream.stopped();
         async move {
-            let _ = stopped.await;
+            if matches!(stopped.await, Ok(None)) {
+                std::future::pending::<()>().await;
+            }
         }
     }
 }
@@ -229,5 +231,15 @@ impl<B: PollBody> Pump<B> {
     /// Something was handed to the library, which may have sent it.
     pub(super) fn is_begun(&self) -> bool {
         self.out.is_begun()
+    }
+
+    /// As [`Outbound::stopped`].
+    pub(super) fn stopped(&self) -> impl Future<Output = ()> + Send + Sync + use<B> {
+        self.out.stopped()
+    }
+
+    /// After everything was sent: what is left of the exchange. See [`PollBody::poll_rest`].
+    pub(super) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
+        self.body.poll_rest(cx).map_err(Stopped::Body)
     }
 }

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use super::fields;
 use crate::codec::error::Refusal;
 use crate::codec::message::{RequestHead, Upgrade};
+use crate::codec::websocket::SEC_WEBSOCKET_KEY;
 
 /// What a listener accepts of a head.
 #[derive(Debug, Clone)]
@@ -27,13 +28,16 @@ pub(in crate::codec) struct HeadLimits {
 pub(in crate::codec) enum Rejected {
     /// Well-formed, and answered.
     Refused(Refusal),
+    /// Malformed, but in a way that can be answered. HTTP/2 callers are told what is wrong (RFC 9113 section 8.1.1 allows it);
+    /// for HTTP/3 it is a stream error.
+    Unsound(Refusal),
     /// Malformed: a stream error (RFC 9113 section 8.1.1, RFC 9114 section 4.1.2).
     Malformed,
 }
 
 impl From<Refusal> for Rejected {
     fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
+        if refusal.status == StatusCode::BAD_REQUEST { Self::Unsound(refusal) } else { Self::Refused(refusal) }
     }
 }
 
@@ -78,7 +82,8 @@ pub(in crate::codec) fn accept(parts: Parts, limits: &HeadLimits) -> Result<Acce
     };
     check_size(&headers, &facts, authority.as_ref(), &path, limits)?;
     check_path(&method, &path)?;
-    let scheme = scheme_of(scheme, &limits.scheme)?;
+    // Another one than ours is no mistake of form.
+    let scheme = scheme_of(scheme, &limits.scheme).map_err(Rejected::Refused)?;
     let authority = authority_of(authority, &mut headers, &facts, &scheme)?;
     if facts.lengths > 1 {
         return Err(DUPLICATE_LENGTH.into());
@@ -88,6 +93,11 @@ pub(in crate::codec) fn accept(parts: Parts, limits: &HeadLimits) -> Result<Acce
         _ => Some(fields::content_length(&headers).ok_or(Rejected::Malformed)?),
     };
     let length = length.filter(|_| protocol.is_none() && method != Method::CONNECT);
+    if protocol.is_some() || method == Method::CONNECT {
+        // There is no content, whatever was said of it, and the key belongs to connections of HTTP/1.1.
+        headers.remove(CONTENT_LENGTH);
+        headers.remove(SEC_WEBSOCKET_KEY);
+    }
     if facts.cookies > 1 {
         join_cookies(&mut headers);
     }
@@ -248,10 +258,3 @@ pub(in crate::codec) const TOO_LARGE: Refusal =
     Refusal::too_large("head_too_large", "The request head is larger than this proxy accepts.");
 const DUPLICATE_LENGTH: Refusal =
     Refusal::bad_request("duplicate_content_length", "The request has more than one Content-Length field.");
-
-/// CONNECT, where a codec does not pass it on.
-pub(in crate::codec) const CONNECT: Refusal = Refusal {
-    status: StatusCode::METHOD_NOT_ALLOWED,
-    code: "connect",
-    detail: "CONNECT is not allowed on this listener.",
-};

@@ -216,8 +216,14 @@ impl AtomicBreaker {
     fn count(&self, pass: Pass, evidence: Evidence, settings: &Breaker, now: Instant) -> Option<Change> {
         let Breaker { failure_ratio, latency, .. } = settings;
         let failures = self.failures.load(Relaxed);
-        let quiet = failure_ratio.is_none() && latency.is_none();
-        if quiet && !matches!(evidence, Evidence::Bad) && failures & FAILURE_COUNT == 0 {
+        let counts = match evidence {
+            Evidence::Bad => true,
+            Evidence::Good { took } => {
+                failures & FAILURE_COUNT != 0 || failure_ratio.is_some() || latency.is_some() && took.is_some()
+            }
+            Evidence::Took(_) => latency.is_some(),
+        };
+        if !counts {
             return None;
         }
         if generation(self.word.load(Relaxed)) != pass.generation {

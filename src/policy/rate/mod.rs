@@ -68,6 +68,12 @@ impl Rate {
         Duration::from_nanos(self.window)
     }
 
+    /// How it stands for a request that finds the whole burst.
+    #[must_use]
+    pub const fn untouched(&self) -> Standing {
+        self.standing(self.interval)
+    }
+
     /// What is said of a request at `now`, and what is remembered if it passes.
     const fn judge(&self, full_at: u64, now: u64) -> (Verdict, u64) {
         // A burst that was larger before is not paid off for longer than one of today.

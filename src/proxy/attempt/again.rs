@@ -91,17 +91,18 @@ impl<'a> Again<'a> {
         let outcome = classify(tried, exchange, permit)?;
         let verdict = retry::decide(self.policy, &self.attempts, self.request(replay), outcome);
         let began = replay.and_then(Replay::ended).map_or(record.started(), |ended| ended.max(record.started()));
-        let left = exchange.time_left(began, now);
+        let left = || exchange.time_left(began, now);
         self.reached += u32::from(outcome.reached());
         let spent = match verdict {
-            Verdict::RetryFree if left == Some(Duration::ZERO) => return None,
+            Verdict::RetryFree if left() == Some(Duration::ZERO) => return None,
             Verdict::RetryFree => match self.enter(verdict, now) {
                 Ok(()) => return Some(Duration::ZERO),
                 Err(spent) => spent,
             },
             Verdict::RetryCharged { step } => {
                 self.failed |= outcome.reached();
-                match self.wait(exchange, tried, step, left).and_then(|wait| self.enter(verdict, now).map(|()| wait)) {
+                match self.wait(exchange, tried, step, left()).and_then(|wait| self.enter(verdict, now).map(|()| wait))
+                {
                     Ok(wait) => return Some(wait),
                     Err(spent) => spent,
                 }

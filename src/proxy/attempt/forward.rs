@@ -1,36 +1,67 @@
 //! What an attempt tells its upstream of the time that is left.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{Entry, HeaderMap, HeaderName, HeaderValue};
 
 use super::Exchange;
-use crate::policy::deadline::{self, Forwarded};
+use crate::codec::headers::has;
+use crate::policy::deadline;
 use crate::proxy::local::Caller;
-use crate::proxy::record::Record;
 use crate::proxy::tracked::Limits;
+use crate::proxy::watch::Watch;
 
-pub(in crate::proxy) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub(in crate::proxy) const DEADLINE: HeaderName = HeaderName::from_static("x-outrigger-deadline");
 pub(in crate::proxy) const EXPECTED: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
-/// The fields that [`forward_deadline`] may change: what authorization saw is remembered.
-pub(super) fn before_forwarding(exchange: &Exchange<'_>, headers: &HeaderMap, record: &mut Record) {
-    let bounds = Bounds::of(exchange);
-    if bounds.limits.deadline.is_some() {
-        if bounds.caller == Caller::Grpc {
-            record.watch.before_edit(&GRPC_TIMEOUT, headers);
-        }
-        record.watch.before_edit(&DEADLINE, headers);
-    }
-    if bounds.tells_answer() {
-        record.watch.before_edit(&EXPECTED, headers);
-    }
+/// Tells the next hop how much time is left; false when none is. The watch is told what authorization saw in the place
+/// of these fields.
+pub(super) fn forward_deadline(
+    exchange: &Exchange<'_>,
+    headers: &mut HeaderMap,
+    watch: Option<&mut Watch>,
+    now: Instant,
+) -> bool {
+    let &Exchange { limits, attempt_limit, caller, rule, .. } = exchange;
+    Bounds { limits, attempt_limit, caller, written: rule.timeouts.request.value }.tell(headers, watch, now)
 }
 
-/// Tells the next hop how much time is left; false when none is.
-pub(super) fn forward_deadline(exchange: &Exchange<'_>, headers: &mut HeaderMap, now: Instant) -> bool {
-    Bounds::of(exchange).tell(headers, now)
+/// A field that says how much time is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) enum TimeField {
+    GrpcTimeout,
+    Deadline,
+    Expected,
+}
+
+impl TimeField {
+    pub(in crate::proxy) const ALL: [Self; 3] = [Self::GrpcTimeout, Self::Deadline, Self::Expected];
+
+    pub(in crate::proxy) fn of(name: &HeaderName) -> Option<Self> {
+        match name.as_str() {
+            "grpc-timeout" => Some(Self::GrpcTimeout),
+            "x-outrigger-deadline" => Some(Self::Deadline),
+            "x-envoy-expected-rq-timeout-ms" => Some(Self::Expected),
+            _ => None,
+        }
+    }
+
+    fn format(self, left: Duration) -> Option<HeaderValue> {
+        match self {
+            Self::GrpcTimeout => deadline::format_grpc_timeout(left),
+            Self::Deadline | Self::Expected => deadline::format_millis(left),
+        }
+    }
+
+    pub(in crate::proxy) const fn name(self) -> HeaderName {
+        match self {
+            Self::GrpcTimeout => GRPC_TIMEOUT,
+            Self::Deadline => DEADLINE,
+            Self::Expected => EXPECTED,
+        }
+    }
 }
 
 /// What bounds an attempt.
@@ -38,51 +69,56 @@ struct Bounds {
     limits: Limits,
     attempt_limit: Option<Duration>,
     caller: Caller,
+    /// What the rule allows for the whole request.
+    written: Option<Duration>,
 }
 
 impl Bounds {
-    fn of(exchange: &Exchange<'_>) -> Self {
-        let &Exchange { limits, attempt_limit, caller, .. } = exchange;
-        Self { limits, attempt_limit, caller }
-    }
-
-    fn tell(&self, headers: &mut HeaderMap, now: Instant) -> bool {
+    fn tell(&self, headers: &mut HeaderMap, mut watch: Option<&mut Watch>, now: Instant) -> bool {
         if self.limits.is_late(now) {
             return false;
         }
         if let Some(deadline) = self.limits.deadline
-            && !self.tell_deadline(deadline, headers, now)
+            && !self.tell_deadline(deadline, headers, watch.as_deref_mut(), now)
         {
             return false;
         }
         if self.tells_answer() {
-            let until = [self.limits.deadline, self.limits.answer_by].into_iter().flatten();
-            let left = until.map(|until| until.saturating_duration_since(now)).chain(self.attempt_limit).min();
-            match left.and_then(deadline::format_millis) {
-                Some(value) => set(headers, EXPECTED, value),
+            let until = self.limits.answer_until().map(|until| until.saturating_duration_since(now));
+            let left = until.into_iter().chain(self.attempt_limit).min().unwrap_or_default();
+            match self.value(TimeField::Expected, left) {
+                Some(value) => set(headers, TimeField::Expected, value, watch),
                 // Less than a millisecond; zero would mean that there is no limit.
-                None => drop(headers.remove(&EXPECTED)),
+                None => {
+                    if let Some(watch) = watch {
+                        watch.before_edit(&EXPECTED, headers);
+                    }
+                    headers.remove(&EXPECTED);
+                }
             }
         }
         true
     }
 
-    fn tell_deadline(&self, deadline: Instant, headers: &mut HeaderMap, now: Instant) -> bool {
-        let millis = deadline::format_millis(deadline.saturating_duration_since(now));
-        match (self.caller, millis) {
-            (Caller::Http, Some(millis)) => set(headers, DEADLINE, millis),
-            // Nothing worth a request is left.
-            (Caller::Http, None) => return false,
-            // gRPC has a field of its own; the other is kept true where the caller sent it.
-            (Caller::Grpc, millis) => {
-                match deadline::forward(Some(deadline), now) {
-                    Forwarded::Timeout(value) => set(headers, GRPC_TIMEOUT, value),
-                    Forwarded::Unlimited | Forwarded::Expired => return false,
-                }
-                if headers.contains_key(&DEADLINE) {
-                    set(headers, DEADLINE, millis.unwrap_or(HeaderValue::from_static("0")));
-                }
-            }
+    fn tell_deadline(
+        &self,
+        deadline: Instant,
+        headers: &mut HeaderMap,
+        mut watch: Option<&mut Watch>,
+        now: Instant,
+    ) -> bool {
+        let left = deadline.saturating_duration_since(now);
+        let field = match self.caller {
+            Caller::Grpc => TimeField::GrpcTimeout,
+            Caller::Http => TimeField::Deadline,
+        };
+        // Otherwise nothing worth a request is left.
+        let Some(value) = self.value(field, left) else { return false };
+        set(headers, field, value, watch.as_deref_mut());
+        // gRPC has a field of its own; the other is kept true where the caller sent it.
+        if self.caller == Caller::Grpc && has(headers, &DEADLINE) {
+            let millis = self.value(TimeField::Deadline, left).unwrap_or(HeaderValue::from_static("0"));
+            set(headers, TimeField::Deadline, millis, watch);
         }
         true
     }
@@ -92,13 +128,79 @@ impl Bounds {
     fn tells_answer(&self) -> bool {
         self.limits.answer_by.is_some() || self.attempt_limit.is_some()
     }
+
+    /// What a field says; `None` for nothing.
+    fn value(&self, field: TimeField, left: Duration) -> Option<HeaderValue> {
+        if self.is_usual(field, left) {
+            return usual(field, left);
+        }
+        let mut value = field.format(left)?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
+    /// Whether many requests say just this, so that it is worth a place in HPACK's table: where no time has passed of
+    /// what the rule allows, there are but as many values as milliseconds of [`HARDLY_ANY`]. A caller's own limits, and
+    /// what is left after a wait, are new values again and again. Each would push out what is oldest in the table, and
+    /// be compared with all of its name that are there: several times the cost of a field that stays outside.
+    fn is_usual(&self, field: TimeField, left: Duration) -> bool {
+        (field != TimeField::GrpcTimeout || left >= deadline::IN_MILLIS)
+            && [self.written, self.attempt_limit]
+                .into_iter()
+                .flatten()
+                .any(|limit| limit.checked_sub(left).is_some_and(|passed| passed < HARDLY_ANY))
+    }
 }
 
-fn set(headers: &mut HeaderMap, name: HeaderName, mut value: HeaderValue) {
-    // Each is different: not for HPACK's table.
-    value.set_sensitive(true);
-    headers.insert(name, value);
+fn set(headers: &mut HeaderMap, field: TimeField, value: HeaderValue, watch: Option<&mut Watch>) {
+    match headers.entry(field.name()) {
+        Entry::Vacant(vacant) => {
+            if let Some(watch) = watch {
+                watch.before_adding(field);
+            }
+            vacant.insert(value);
+        }
+        Entry::Occupied(mut occupied) => {
+            if let Some(watch) = watch {
+                watch.before_replacing(field, occupied.iter());
+            }
+            occupied.insert(value);
+        }
+    }
 }
+
+/// The value of a field that many requests have, to the millisecond. Those of late are remembered, so that most are not
+/// written again.
+fn usual(field: TimeField, left: Duration) -> Option<HeaderValue> {
+    thread_local! {
+        static LATELY: RefCell<[Option<Written>; REMEMBERED]> = const { RefCell::new([const { None }; REMEMBERED]) };
+    }
+    let millis = u64::try_from(left.as_millis()).ok()?;
+    LATELY.with_borrow_mut(|lately| {
+        let place = &mut lately[(millis as usize * TimeField::ALL.len() + field as usize) % REMEMBERED];
+        match place {
+            Some(written) if (written.field, written.millis) == (field, millis) => Some(written.value.clone()),
+            _ => {
+                let value = field.format(Duration::from_millis(millis))?;
+                *place = Some(Written { field, millis, value: value.clone() });
+                Some(value)
+            }
+        }
+    })
+}
+
+/// A value that was written.
+struct Written {
+    field: TimeField,
+    millis: u64,
+    value: HeaderValue,
+}
+
+/// Values that a worker remembers.
+const REMEMBERED: usize = 16;
+
+/// A request that waits for nothing reaches its attempt within this time.
+const HARDLY_ANY: Duration = Duration::from_millis(4);
 
 #[cfg(test)]
 mod tests {
@@ -108,13 +210,14 @@ mod tests {
         limits: Limits { deadline: None, answer_by: None, answer: None, idle: None },
         attempt_limit: None,
         caller: Caller::Http,
+        written: None,
     };
 
     /// What an upstream sees of these fields; `None` when it is too late.
     fn told(bounds: &Bounds, sent: &[(HeaderName, &'static str)], now: Instant) -> Option<Vec<(String, String)>> {
         let mut headers: HeaderMap =
             sent.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
-        bounds.tell(&mut headers, now).then(|| {
+        bounds.tell(&mut headers, None, now).then(|| {
             let text = |value: &HeaderValue| value.to_str().expect("text").to_owned();
             let mut told: Vec<_> = headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
             told.sort();
@@ -124,6 +227,12 @@ mod tests {
 
     fn fields(fields: &[(HeaderName, &str)]) -> Option<Vec<(String, String)>> {
         Some(fields.iter().map(|(name, value)| (name.to_string(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn the_fields_are_known_by_their_names() {
+        assert_eq!(TimeField::ALL.map(|field| TimeField::of(&field.name())), TimeField::ALL.map(Some));
+        assert_eq!(TimeField::of(&http::header::ACCEPT), None);
     }
 
     #[test]
@@ -171,13 +280,33 @@ mod tests {
     fn a_grpc_call_is_told_in_its_own_field() {
         let now = Instant::now();
         let deadline = Some(now + Duration::from_millis(250));
-        let bounds =
-            Bounds { limits: Limits { deadline, ..NOTHING.limits }, attempt_limit: None, caller: Caller::Grpc };
+        let bounds = Bounds { limits: Limits { deadline, ..NOTHING.limits }, caller: Caller::Grpc, ..NOTHING };
         assert_eq!(told(&bounds, &[], now), fields(&[(GRPC_TIMEOUT, "250000u")]));
         let both = fields(&[(GRPC_TIMEOUT, "250000u"), (DEADLINE, "250")]);
         assert_eq!(told(&bounds, &[(DEADLINE, "9999")], now), both);
         let late = now + Duration::from_micros(249_500);
         let both = fields(&[(GRPC_TIMEOUT, "500000n"), (DEADLINE, "0")]);
         assert_eq!(told(&bounds, &[(DEADLINE, "9999")], late), both);
+    }
+
+    #[test]
+    fn what_many_requests_say_may_be_kept_in_a_table_and_nothing_else() {
+        let now = Instant::now();
+        let secs = Duration::from_secs;
+        let is_kept = |written, left, caller| {
+            let limits = Limits { deadline: Some(now + left), ..NOTHING.limits };
+            let mut headers = HeaderMap::new();
+            assert!(Bounds { limits, written, caller, ..NOTHING }.tell(&mut headers, None, now));
+            headers.values().all(|value| !value.is_sensitive())
+        };
+        for caller in [Caller::Http, Caller::Grpc] {
+            assert!(is_kept(Some(secs(15)), secs(15) - Duration::from_micros(3_999), caller));
+            assert!(!is_kept(Some(secs(15)), secs(15) - HARDLY_ANY, caller), "it has waited");
+            assert!(!is_kept(Some(secs(15)), secs(5), caller), "the caller's own");
+            assert!(!is_kept(None, secs(5), caller));
+        }
+        let (written, left) = (Some(Duration::from_millis(250)), Duration::from_micros(249_900));
+        assert!(is_kept(written, left, Caller::Http));
+        assert!(!is_kept(written, left, Caller::Grpc), "too exact");
     }
 }

@@ -9,12 +9,12 @@
 //! are held, and those of the winner are passed on before its answer; a caller never sees those of two servers mixed.
 //! `100 Continue` is passed on at once, because it asks for the body that all of them share.
 
-use std::borrow::Cow;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, StatusCode};
@@ -26,13 +26,13 @@ use super::again::Again;
 use super::classify::classify;
 use super::forward::forward_deadline;
 use super::one::{self, InVain, One, Try};
-use super::{Exchange, Failure, judge};
+use super::patience::Patience;
+use super::{Exchange, judge, poll_limits};
 use crate::base::limits;
 use crate::base::timer::Deadline;
 use crate::codec::{Body, Interim, Replay, RequestHead, SendError, SendErrorKind};
 use crate::policy::hedge::{self, HedgeTimes};
 use crate::policy::retry;
-use crate::proxy::reason::Reason;
 use crate::proxy::record::Record;
 use crate::proxy::with_random;
 use crate::upstream::pool::Preference;
@@ -42,17 +42,60 @@ use crate::upstream::{Permit, PickHint};
 #[derive(Clone, Copy)]
 pub(in crate::proxy) struct Hedging<'a> {
     pub(in crate::proxy) hedge: &'a Hedge,
-    pub(in crate::proxy) times: &'a Arc<HedgeTimes>,
+    pub(in crate::proxy) times: &'a HedgeTimes,
 }
 
 /// What the attempts beside each other have in common.
-pub(super) struct Race<'r> {
+#[derive(Clone, Copy)]
+pub(super) struct Plan<'r> {
     pub(super) exchange: &'r Exchange<'r>,
-    pub(super) hedging: Hedging<'r>,
+    /// `None`: none is begun beside the first one.
+    pub(super) hedging: Option<Hedging<'r>>,
     pub(super) head: &'r RequestHead,
     pub(super) replay: Option<&'r Replay>,
     pub(super) hold: bool,
     pub(super) interim: &'r dyn Interim,
+}
+
+/// The attempts beside a first one. That one is polled where it is, as if it were alone, which nearly all are to their
+/// end; the race is made when another is begun.
+pub(super) struct Hedges<'r> {
+    plan: Plan<'r>,
+    /// How long the newest is waited for; `None`: no further one.
+    delay: Option<Duration>,
+    /// When the newest began.
+    began: Instant,
+    /// Bytes of the upload, and when the last of them came.
+    received: u64,
+    moved: Instant,
+    race: Option<Box<Race<'r>>>,
+}
+
+/// The first attempt, as long as it is under way.
+pub(super) struct First<'l, 'r> {
+    pub(super) patience: &'l mut Patience<'r>,
+    /// The head of its answer came, and is held.
+    pub(super) held: bool,
+    pub(super) in_vain: &'l mut InVain<'r>,
+    pub(super) gate: &'l Gate<'r>,
+}
+
+/// How the wait for the first attempt ended.
+pub(super) enum Led {
+    /// It ended, or was given up.
+    Ended(Try),
+    /// Another one has the answer.
+    Outrun(Box<(Try, Permit)>),
+}
+
+/// The further attempts under way, and what has become of all.
+struct Race<'r> {
+    running: SmallVec<[Runner<'r>; 1]>,
+    decided: Arc<AtomicBool>,
+    /// The best failure so far: the answer when nothing better comes.
+    failed: Option<(Try, Permit)>,
+    /// How much it says.
+    says: Says,
 }
 
 /// An attempt under way, with all that it needs.
@@ -61,179 +104,159 @@ struct Runner<'r> {
     gate: Arc<Gate<'r>>,
 }
 
-/// The attempts of a race, and what has become of them.
-struct Field<'r> {
-    running: SmallVec<[Runner<'r>; 2]>,
-    in_vain: InVain,
-    /// The best failure so far: the answer when nothing better comes.
-    failed: Option<(Try, Permit)>,
-    /// How much it says.
-    says: Says,
-    /// How long the newest is waited for; `None`: no further one.
-    delay: Option<Duration>,
-    /// When the newest began.
-    began: Instant,
-    /// Bytes of the upload, and when the last of them came.
-    received: u64,
-    moved: Instant,
-    hedged: bool,
-}
-
-impl<'r> Race<'r> {
-    /// Makes one attempt, and further ones beside it. The end of the best of them: the first good answer, or a failure
-    /// when all have failed.
-    pub(super) async fn run(
-        &self,
-        first: One<'r>,
-        tried: &mut SmallVec<[SocketAddr; 4]>,
-        (again, record): (&mut Again<'_>, &mut Record),
-    ) -> Result<(Try, Permit), Failure> {
-        let now = Instant::now();
-        let delay = hedge::delay(self.hedging.hedge, self.hedging.times, now)
-            .filter(|_| again.may_hedge(self.hedging.hedge.max));
-        let in_vain = InVain::shared(Arc::clone(self.hedging.times), delay);
-        let mut field = Field {
-            running: SmallVec::new(),
-            in_vain,
-            failed: None,
-            says: Says::Nothing,
-            delay,
-            began: now,
-            received: 0,
-            moved: now,
-            hedged: false,
-        };
-        field.running.push(self.runner(first, Cow::Borrowed(self.head), &field.in_vain));
-        let mut timer = Deadline::default();
-        let end = poll_fn(|cx| self.poll(cx, &mut field, (&mut timer, &mut *tried), (&mut *again, &mut *record))).await;
-        // Those still running have lost, or nobody waits for them.
-        drop(field);
-        end
+impl<'r> Hedges<'r> {
+    /// For an attempt that begins.
+    pub(super) fn new(plan: Plan<'r>, now: Instant) -> Self {
+        let delay = plan.hedging.and_then(|Hedging { hedge, times }| hedge::delay(hedge, times, now));
+        Self { plan, delay, began: now, received: 0, moved: now, race: None }
     }
 
-    fn poll(
-        &self,
+    /// What the first attempt needs to know for the case that it is given up.
+    pub(super) fn in_vain(&self) -> InVain<'r> {
+        let learning = self.plan.hedging.filter(|hedging| hedge::learns(hedging.hedge));
+        InVain::learning(learning.map(|hedging| hedging.times), self.delay)
+    }
+
+    /// Whether others than the first one are under way.
+    pub(super) fn are_under_way(&self) -> bool {
+        self.race.is_some()
+    }
+
+    /// Begins further attempts and waits for them, and for the limits of the first one. Ready when the first one must be
+    /// given up, or another has the answer; without a first one, also when all have failed.
+    pub(super) fn poll(
+        &mut self,
         cx: &mut Context<'_>,
-        field: &mut Field<'r>,
+        mut first: Option<First<'_, 'r>>,
         (timer, tried): (&mut Deadline, &mut SmallVec<[SocketAddr; 4]>),
         (again, record): (&mut Again<'_>, &mut Record),
-    ) -> Poll<Result<(Try, Permit), Failure>> {
+    ) -> Poll<Led> {
         loop {
-            if let Poll::Ready(end) = self.poll_attempts(cx, field, record) {
-                if field.hedged {
-                    record.details = HEDGED;
-                }
-                return Poll::Ready(Ok(end));
+            if let Some(race) = &mut self.race
+                && let Poll::Ready(end) = race.poll(cx, (&self.plan, &mut self.delay), first.is_some(), record)
+            {
+                return Poll::Ready(Led::Outrun(Box::new(end)));
             }
-            if record.watch.poll_ended(cx).is_some() {
-                record.note_ended();
-                return Poll::Ready(Err(Reason::Denied.into()));
+            let due = self.due();
+            let own = first.as_mut().map(|first| (&mut *first.patience, first.held));
+            if let Some(end) = ready!(poll_limits(cx, own, due, timer, record, self.plan.head)) {
+                return Poll::Ready(Led::Ended(end));
             }
-            let now = Instant::now();
-            if record.watch.due().is_some_and(|due| due <= now) {
-                record.enter_watch(Some(self.head));
-                continue;
-            }
-            let due = field.due(self.replay, now);
-            if due.is_some_and(|due| due <= now) {
-                match self.start(field, tried, (&mut *again, &mut *record), now) {
-                    Some(runner) => field.running.push(runner),
-                    // Whatever stood against it will stand against it later.
-                    None => field.delay = None,
-                }
-                continue;
-            }
-            let next = due.into_iter().chain(record.watch.due()).min();
-            if timer.poll_opt(cx, next).is_pending() {
-                return Poll::Pending;
+            if !self.start(first.as_mut(), tried, (&mut *again, &mut *record)) {
+                // Whatever stood against it will stand against it later.
+                self.delay = None;
             }
         }
     }
 
-    /// Ready with the answer, or with the best failure when no attempt is left.
-    fn poll_attempts(&self, cx: &mut Context<'_>, field: &mut Field<'r>, record: &mut Record) -> Poll<(Try, Permit)> {
-        let mut at = 0;
-        while let Some(runner) = field.running.get_mut(at) {
-            let Poll::Ready((one, tried)) = runner.attempt.as_mut().poll(cx) else {
-                at += 1;
-                continue;
-            };
-            let gate = field.running.remove(at).gate;
-            let was_hedged = one.is_hedge;
-            let permit = one.end(self.exchange, &tried, record, Instant::now());
-            let outcome = classify(&tried, self.exchange, &permit);
-            if outcome.is_some_and(|outcome| hedge::is_good(&self.exchange.rule.retry, outcome)) {
-                field.in_vain.decide();
-                field.running.clear();
-                field.give_up_failure();
-                gate.open();
-                if was_hedged {
-                    self.exchange.cluster.state().metrics.hedge_won();
-                }
-                return Poll::Ready((tried, permit));
-            }
-            if outcome == Some(retry::Outcome::Forbidden) {
-                field.delay = None;
-            }
-            field.keep_failure(tried, permit, outcome);
+    /// The first attempt has ended beside others: the end of the best of all.
+    pub(super) async fn rest(
+        mut self,
+        (end, permit): (Try, Permit),
+        gate: &Gate<'r>,
+        (timer, tried): (&mut Deadline, &mut SmallVec<[SocketAddr; 4]>),
+        (again, record): (&mut Again<'_>, &mut Record),
+    ) -> (Try, Permit) {
+        let Some(race) = &mut self.race else { return (end, permit) };
+        if matches!(end, Try::Denied) {
+            return (end, permit);
         }
-        if !field.running.is_empty() {
-            return Poll::Pending;
+        if let Some(end) = race.ended((end, permit), (&self.plan, &mut self.delay), gate) {
+            return end;
         }
-        let (tried, permit) = field.failed.take().expect("an attempt that ended without an answer is kept");
-        record.upstream_host = Some(permit.member().state.address);
-        Poll::Ready((tried, permit))
+        let led = poll_fn(|cx| self.poll(cx, None, (&mut *timer, &mut *tried), (&mut *again, &mut *record))).await;
+        match (led, self.race) {
+            (Led::Outrun(end), _) => *end,
+            (Led::Ended(end), race) => {
+                let (failed, permit) = race.and_then(|race| race.failed).expect("the first one has failed");
+                judge::discard(&permit, &failed, Instant::now());
+                (end, permit)
+            }
+        }
     }
 
-    /// A further attempt to another endpoint; `None` when there must not be one.
+    /// When a further attempt is due: so long after the newest began, or after the last of the upload came, because a
+    /// caller that sends slowly makes no endpoint slow.
+    fn due(&mut self) -> Option<Instant> {
+        let delay = self.delay?;
+        let asked = match self.plan.replay {
+            None => self.began,
+            Some(replay) => match replay.ended() {
+                Some(ended) => ended.max(self.began),
+                None => {
+                    let received = replay.received();
+                    if received != self.received {
+                        self.received = received;
+                        self.moved = Instant::now();
+                    }
+                    self.moved.max(self.began)
+                }
+            },
+        };
+        Some(asked + delay)
+    }
+
+    /// Begins a further attempt to another endpoint; false when there must not be one.
     fn start(
-        &self,
-        field: &mut Field<'r>,
+        &mut self,
+        first: Option<&mut First<'_, 'r>>,
         tried: &mut SmallVec<[SocketAddr; 4]>,
         (again, record): (&mut Again<'_>, &mut Record),
-        now: Instant,
-    ) -> Option<Runner<'r>> {
-        let Exchange { cluster, rule, caller: _, .. } = *self.exchange;
+    ) -> bool {
+        let now = Instant::now();
+        let Plan { exchange, hedging: Some(hedging), replay, hold, .. } = self.plan else { return false };
+        let Exchange { cluster, rule, .. } = *exchange;
         let state = cluster.state();
-        let is_whole = self.replay.is_none_or(Replay::is_whole);
-        if !is_whole || !again.may_hedge(self.hedging.hedge.max) || cluster.endpoints().members().len() <= tried.len() {
-            return None;
+        let is_whole = replay.is_none_or(Replay::is_whole);
+        if !is_whole || !again.may_hedge(hedging.hedge.max) || cluster.endpoints().members().len() <= tried.len() {
+            return false;
         }
-        let mut head = self.head.clone();
-        if !forward_deadline(self.exchange, &mut head.headers, now) {
-            return None;
+        let mut head = self.plan.head.clone();
+        if !forward_deadline(exchange, &mut head.headers, Some(&mut record.watch), now) {
+            return false;
         }
-        if !state.budget.try_withdraw_hedge(self.hedging.hedge.budget_percent, now) {
+        if !state.budget.try_withdraw_hedge(hedging.hedge.budget_percent, now) {
             state.metrics.hedge_budget_exhausted();
-            return None;
+            return false;
         }
-        let hint = PickHint { tried, other_zone: rule.retry.other_locality, ..self.exchange.hint };
+        let hint = PickHint { tried, other_zone: rule.retry.other_locality, ..exchange.hint };
         let picked = with_random(|random| cluster.pick(&hint, random, now)).ok();
         let Some(permit) = picked.filter(|permit| !tried.contains(&permit.member().state.address)) else {
             state.budget.give_back_hedge(now);
-            return None;
+            return false;
         };
+        let mut in_vain = self.in_vain();
+        let race = self.race.get_or_insert_with(|| Box::new(Race::new()));
+        in_vain.shares(&race.decided);
         // Whoever is under way may be executing the request.
-        let beside = field.running.len() as u32 + u32::from(field.says >= Says::Answer);
-        again.stamp(self.exchange, &mut head, beside, record);
+        let beside = u32::from(first.is_some()) + race.running.len() as u32 + u32::from(race.says >= Says::Answer);
+        again.stamp(exchange, &mut head, beside, record);
         again.hedged();
         state.metrics.hedged();
         tried.push(permit.member().state.address);
-        let mut one = One::on(self.exchange, (permit, Preference::Any), (self.replay, self.hold), record, now);
+        let mut one = One::on(exchange, (permit, Preference::Any), (replay, hold), record, now);
         one.is_hedge = true;
-        field.hedged = true;
-        field.began = now;
-        field.running.iter().for_each(|runner| runner.gate.close());
-        let runner = self.runner(one, Cow::Owned(head), &field.in_vain);
+        one.in_vain = in_vain;
+        record.details = HEDGED;
+        self.began = now;
+        if let Some(first) = first {
+            first.in_vain.shares(&race.decided);
+            first.gate.close();
+        }
+        race.running.iter().for_each(|runner| runner.gate.close());
+        let runner = self.plan.runner(one, head);
         runner.gate.close();
-        Some(runner)
+        race.running.push(runner);
+        true
     }
+}
 
-    fn runner(&self, mut one: One<'r>, head: Cow<'r, RequestHead>, in_vain: &InVain) -> Runner<'r> {
-        one.in_vain = in_vain.clone();
-        let gate = Arc::new(Gate { to: self.interim, held: Mutex::new(None) });
-        let body = self.replay.map_or(Body::Empty, Replay::attempt);
-        let (exchange, interim) = (self.exchange, Arc::clone(&gate));
+impl<'r> Plan<'r> {
+    fn runner(self, mut one: One<'r>, head: RequestHead) -> Runner<'r> {
+        let Plan { exchange, replay, interim, .. } = self;
+        let gate = Arc::new(Gate::new(interim));
+        let body = replay.map_or(Body::Empty, Replay::attempt);
+        let interim = Arc::clone(&gate);
         let attempt = Box::pin(async move {
             let mut timer = Deadline::default();
             let tried = {
@@ -254,26 +277,62 @@ impl<'r> Race<'r> {
     }
 }
 
-impl Field<'_> {
-    /// When a further attempt is due: so long after the newest began, or after the last of the upload came, because a
-    /// caller that sends slowly makes no endpoint slow.
-    fn due(&mut self, replay: Option<&Replay>, now: Instant) -> Option<Instant> {
-        let delay = self.delay?;
-        let asked = match replay {
-            None => self.began,
-            Some(replay) => match replay.ended() {
-                Some(ended) => ended.max(self.began),
-                None => {
-                    let received = replay.received();
-                    if received != self.received {
-                        self.received = received;
-                        self.moved = now;
-                    }
-                    self.moved.max(self.began)
-                }
-            },
-        };
-        Some(asked + delay)
+impl<'r> Race<'r> {
+    fn new() -> Self {
+        Self { running: SmallVec::new(), decided: Arc::default(), failed: None, says: Says::Nothing }
+    }
+
+    /// Ready with the answer, or with the best failure when no attempt is left; `led`: the first one is.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        (plan, delay): (&Plan<'r>, &mut Option<Duration>),
+        led: bool,
+        record: &mut Record,
+    ) -> Poll<(Try, Permit)> {
+        let mut at = 0;
+        while let Some(runner) = self.running.get_mut(at) {
+            let Poll::Ready((one, tried)) = runner.attempt.as_mut().poll(cx) else {
+                at += 1;
+                continue;
+            };
+            let gate = self.running.remove(at).gate;
+            let permit = one.end(plan.exchange, &tried, record, Instant::now());
+            if let Some(end) = self.ended((tried, permit), (plan, &mut *delay), &gate) {
+                plan.exchange.cluster.state().metrics.hedge_won();
+                return Poll::Ready(end);
+            }
+        }
+        if led || !self.running.is_empty() {
+            return Poll::Pending;
+        }
+        let (tried, permit) = self.failed.take().expect("an attempt that ended without an answer is kept");
+        record.upstream_host = Some(permit.member().state.address);
+        Poll::Ready((tried, permit))
+    }
+
+    /// One of them has ended: it is the answer if it is good, and then the others have lost.
+    fn ended(
+        &mut self,
+        (tried, permit): (Try, Permit),
+        (plan, delay): (&Plan<'r>, &mut Option<Duration>),
+        gate: &Gate<'r>,
+    ) -> Option<(Try, Permit)> {
+        let outcome = classify(&tried, plan.exchange, &permit);
+        if outcome.is_some_and(|outcome| hedge::is_good(&plan.exchange.rule.retry, outcome)) {
+            self.decided.store(true, Ordering::Relaxed);
+            self.running.clear();
+            if let Some((tried, permit)) = self.failed.take() {
+                judge::discard(&permit, &tried, Instant::now());
+            }
+            gate.open();
+            return Some((tried, permit));
+        }
+        if outcome == Some(retry::Outcome::Forbidden) {
+            *delay = None;
+        }
+        self.keep_failure(tried, permit, outcome);
+        None
     }
 
     /// The one that says most stays, and of two that say the same the first.
@@ -286,12 +345,6 @@ impl Field<'_> {
             self.failed.replace((tried, permit))
         };
         if let Some((tried, permit)) = dropped {
-            judge::discard(&permit, &tried, Instant::now());
-        }
-    }
-
-    fn give_up_failure(&mut self) {
-        if let Some((tried, permit)) = self.failed.take() {
             judge::discard(&permit, &tried, Instant::now());
         }
     }
@@ -322,13 +375,17 @@ impl Says {
 }
 
 /// Interim responses of one attempt on their way to the caller.
-struct Gate<'r> {
+pub(super) struct Gate<'r> {
     to: &'r dyn Interim,
     /// `None`: passed on as they come.
     held: Mutex<Option<Vec<(StatusCode, HeaderMap)>>>,
 }
 
-impl Gate<'_> {
+impl<'r> Gate<'r> {
+    pub(super) fn new(to: &'r dyn Interim) -> Self {
+        Self { to, held: Mutex::new(None) }
+    }
+
     /// From now on they are held.
     fn close(&self) {
         self.held.lock().get_or_insert_default();
@@ -378,7 +435,7 @@ mod tests {
     #[test]
     fn interim_responses_of_two_attempts_are_held_until_one_has_won() {
         let caller = Caller::default();
-        let gate = Gate { to: &caller, held: Mutex::new(None) };
+        let gate = Gate::new(&caller);
         let fields = HeaderMap::new();
         gate.send(StatusCode::EARLY_HINTS, &fields);
         assert_eq!(*caller.0.lock(), [103], "alone");
@@ -394,7 +451,7 @@ mod tests {
     #[test]
     fn held_interim_responses_are_bounded() {
         let caller = Caller::default();
-        let gate = Gate { to: &caller, held: Mutex::new(None) };
+        let gate = Gate::new(&caller);
         gate.close();
         (0..1_000).for_each(|_| gate.send(StatusCode::PROCESSING, &HeaderMap::new()));
         gate.open();

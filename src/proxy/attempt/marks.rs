@@ -4,6 +4,7 @@
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Failure;
+use crate::codec::headers::has;
 use crate::codec::{Body, Response};
 use crate::proxy::local::Caller;
 use crate::proxy::record::Record;
@@ -48,7 +49,7 @@ impl Spent {
 
 /// Whether an answer, or its trailers, says that retrying is over.
 pub(super) fn is_spent(headers: &HeaderMap) -> bool {
-    headers.contains_key(RETRIED)
+    has(headers, &RETRIED)
 }
 
 /// Says in an answer that retrying is over, unless a hop below has said so.
@@ -75,12 +76,20 @@ pub(super) struct Incoming {
 
 impl Incoming {
     pub(super) fn of(headers: &HeaderMap, caller: Caller) -> Self {
-        let number = |name: HeaderName| -> Option<u32> {
+        let number = |name: &HeaderName| -> Option<u32> {
             let number: u32 = headers.get(name)?.to_str().ok()?.trim().parse().ok()?;
             Some(number.min(MOST))
         };
-        let previous = if caller == Caller::Grpc { number(PREVIOUS_ATTEMPTS) } else { None };
-        Self { attempt: number(ATTEMPT).unwrap_or(1).max(1), previous: previous.unwrap_or(0) }
+        let (mut attempt, mut previous) = (None, None);
+        // In one pass: hardly any request has them.
+        for name in headers.keys() {
+            match name.as_str() {
+                "x-outrigger-attempt" => attempt = number(name),
+                "grpc-previous-rpc-attempts" if caller == Caller::Grpc => previous = number(name),
+                _ => {}
+            }
+        }
+        Self { attempt: attempt.unwrap_or(1).max(1), previous: previous.unwrap_or(0) }
     }
 
     /// Says in the head of a further attempt which one it is; `made` before it.

@@ -27,9 +27,9 @@ use smallvec::SmallVec;
 
 use self::again::Again;
 use self::conclude::conclude;
-pub(super) use self::forward::{DEADLINE, EXPECTED, GRPC_TIMEOUT};
-use self::forward::{before_forwarding, forward_deadline};
-use self::hedge::{Hedging, Race};
+use self::forward::forward_deadline;
+pub(super) use self::forward::{DEADLINE, EXPECTED, TimeField};
+use self::hedge::{First, Gate, Hedges, Hedging, Led, Plan};
 use self::marks::Spent;
 use self::one::{One, Try};
 use self::patience::Patience;
@@ -128,11 +128,10 @@ async fn attempt_all(
     let hedging = exchange.hedging.filter(|_| exchange.hint.bound.is_none());
     let mut timer = Deadline::default();
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
-    again.count(Instant::now());
+    let mut now = Instant::now();
+    again.count(now);
     loop {
-        let now = Instant::now();
-        before_forwarding(exchange, &head.headers, record);
-        if !forward_deadline(exchange, &mut head.headers, now) {
+        if !forward_deadline(exchange, &mut head.headers, Some(&mut record.watch), now) {
             let reason = if record.attempts == 0 { Reason::Deadline } else { Reason::Timeout };
             return Err(Failure { retried: again.spent_on_failure(), ..reason.into() });
         }
@@ -143,34 +142,46 @@ async fn attempt_all(
             Err(failure) => return Err(Failure { retried: again.spent_on_failure(), ..failure }),
         };
         tried.push(one.address());
-        let (tried_once, permit) = match hedging.filter(|hedging| again.may_hedge(hedging.hedge.max)) {
-            None => {
+        let (tried_once, permit) = {
+            let hedging = hedging.filter(|hedging| again.may_hedge(hedging.hedge.max));
+            let mut hedges = Hedges::new(Plan { exchange, hedging, head, replay, hold, interim }, now);
+            let gate = Gate::new(interim);
+            one.in_vain = hedges.in_vain();
+            let led = {
                 let body = match exchange.tunnel {
                     Some(up) => up.attempt(),
                     None => replay.map_or(Body::Empty, Replay::attempt),
                 };
-                let tried_once = {
-                    let mut sending = pin!(one::send(exchange, &one.sending, head, body, interim));
-                    poll_fn(|cx| match sending.as_mut().poll(cx) {
-                        Poll::Ready(end) => Poll::Ready(end),
-                        Poll::Pending => {
-                            poll_limits(cx, (&mut one.patience, one.sending.is_held()), &mut timer, record, head)
-                        }
-                    })
-                    .await
-                };
-                let permit = one.end(exchange, &tried_once, record, Instant::now());
-                (tried_once, permit)
-            }
-            Some(hedging) => {
-                let race = Race { exchange, hedging, head, replay, hold, interim };
-                match Box::pin(race.run(one, &mut tried, (&mut again, record))).await {
-                    Ok(end) => end,
-                    Err(failure) => return Err(Failure { retried: again.spent_on_failure(), ..failure }),
+                let mut sending = pin!(one::send(exchange, &one.sending, head, body, &gate));
+                poll_fn(|cx| match sending.as_mut().poll(cx) {
+                    Poll::Ready(end) => Poll::Ready(Led::Ended(end)),
+                    Poll::Pending => {
+                        let (patience, in_vain, held) = (&mut one.patience, &mut one.in_vain, one.sending.is_held());
+                        let first = First { patience, held, in_vain, gate: &gate };
+                        hedges.poll(cx, Some(first), (&mut timer, &mut tried), (&mut again, record))
+                    }
+                })
+                .await
+            };
+            now = Instant::now();
+            match led {
+                Led::Outrun(end) => {
+                    drop(one);
+                    *end
+                }
+                Led::Ended(end) => {
+                    let permit = one.end(exchange, &end, record, now);
+                    if hedges.are_under_way() {
+                        let rest = hedges.rest((end, permit), &gate, (&mut timer, &mut tried), (&mut again, record));
+                        let end = Box::pin(rest).await;
+                        now = Instant::now();
+                        end
+                    } else {
+                        (end, permit)
+                    }
                 }
             }
         };
-        let now = Instant::now();
         let tried_once = match tried_once {
             Try::Late if record.attempts > 1 => Try::TimedOut,
             ended => ended,
@@ -179,6 +190,7 @@ async fn attempt_all(
             judge::discard(&permit, &tried_once, now);
             drop((permit, tried_once));
             pause(wait, &mut timer).await;
+            now = Instant::now();
             continue;
         }
         let overall_over = exchange.limits.is_late(now);
@@ -190,26 +202,32 @@ async fn attempt_all(
     }
 }
 
-/// Ready when the attempt must be given up.
+/// Ready when an attempt with this patience must be given up; with `None` when another is `due` beside it.
 fn poll_limits(
     cx: &mut Context<'_>,
-    (patience, held): (&mut Patience<'_>, bool),
+    mut own: Option<(&mut Patience<'_>, bool)>,
+    due: Option<Instant>,
     timer: &mut Deadline,
     record: &mut Record,
     head: &RequestHead,
-) -> Poll<Try> {
+) -> Poll<Option<Try>> {
     loop {
         if record.watch.poll_ended(cx).is_some() {
             record.note_ended();
-            return Poll::Ready(Try::Denied);
+            return Poll::Ready(Some(Try::Denied));
         }
-        let until = patience.until(held);
-        match record.watch.due().filter(|due| until.is_none_or(|until| *due < until)) {
-            Some(due) => {
-                ready!(timer.poll(cx, due));
+        let until = own.as_mut().and_then(|(patience, held)| patience.until(*held));
+        let due = due.filter(|due| until.is_none_or(|until| *due < until));
+        let next = due.or(until);
+        match record.watch.due().filter(|watched| next.is_none_or(|next| *watched < next)) {
+            Some(watched) => {
+                ready!(timer.poll(cx, watched));
                 record.enter_watch(Some(head));
             }
-            None => return timer.poll_opt(cx, until).map(|()| patience.over(held)),
+            None => {
+                ready!(timer.poll_opt(cx, next));
+                return Poll::Ready(own.filter(|_| due.is_none()).map(|(patience, held)| patience.over(held)));
+            }
         }
     }
 }

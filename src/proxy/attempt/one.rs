@@ -11,12 +11,12 @@ use http::uri::Authority;
 use super::hold::{self, Ended};
 use super::patience::Patience;
 use super::{Exchange, Failure, judge};
-use crate::codec::{Body, Interim, Replay, RequestHead, Response, SendError};
+use crate::codec::{Body, Interim, Replay, RequestHead, Response, SendError, SendErrorKind};
 use crate::policy::hedge::HedgeTimes;
 use crate::proxy::reason::Reason;
 use crate::proxy::record::Record;
 use crate::proxy::with_random;
-use crate::telemetry::metrics::{AttemptOutcome, Waste};
+use crate::telemetry::metrics::{AttemptOutcome, Carrier, Waste};
 use crate::upstream::pool::Preference;
 use crate::upstream::{Cluster, Lease, LeaseError, Overflow, Permit, PickError, PickHint};
 
@@ -43,7 +43,7 @@ pub(super) struct One<'a> {
     pub(super) patience: Patience<'a>,
     cluster: &'a Cluster,
     /// Why it is given up, if it is.
-    pub(super) in_vain: InVain,
+    pub(super) in_vain: InVain<'a>,
     /// It was begun beside another.
     pub(super) is_hedge: bool,
 }
@@ -71,6 +71,12 @@ impl Sending<'_> {
         self.permit.as_ref().expect("it is taken when the attempt ends, and then the attempt is gone")
     }
 
+    /// Whether there was a connection, and the request was sent.
+    fn is_sent(&self) -> bool {
+        self.sent.0.load(Ordering::Relaxed) != 0
+    }
+
+    /// For how long it had been under way since.
     fn under_way(&self, now: Instant) -> Option<Duration> {
         self.permit.as_ref().and_then(|permit| self.sent.since(permit.started(), now))
     }
@@ -80,50 +86,48 @@ impl Sending<'_> {
 #[derive(Default)]
 struct Sent(AtomicU64);
 
-/// Why an attempt was given up before its end. Attempts beside each other share it: those that are dropped when one of
-/// them has won have lost.
+/// What an attempt says when it is given up before its end. Attempts beside each other share it: those that are dropped
+/// when one of them has won have lost.
 #[derive(Clone, Default)]
-pub(super) struct InVain(Option<Arc<Beside>>);
-
-struct Beside {
-    decided: AtomicBool,
-    times: Arc<HedgeTimes>,
+pub(super) struct InVain<'a> {
+    /// One has won. `None`: there is no other.
+    decided: Option<Arc<AtomicBool>>,
+    /// Who learns what attempts take.
+    times: Option<&'a HedgeTimes>,
     /// What an attempt takes when it is waited for no longer without another.
     delay: Option<Duration>,
 }
 
-impl InVain {
-    /// For attempts beside each other, whose times are told to `times`.
-    pub(super) fn shared(times: Arc<HedgeTimes>, delay: Option<Duration>) -> Self {
-        Self(Some(Arc::new(Beside { decided: AtomicBool::new(false), times, delay })))
+impl<'a> InVain<'a> {
+    /// Of attempts whose times are told to `times`.
+    pub(super) fn learning(times: Option<&'a HedgeTimes>, delay: Option<Duration>) -> Self {
+        Self { decided: None, times, delay }
     }
 
-    /// One has won.
-    pub(super) fn decide(&self) {
-        if let Some(beside) = &self.0 {
-            beside.decided.store(true, Ordering::Relaxed);
-        }
+    /// There are others beside it.
+    pub(super) fn shares(&mut self, decided: &Arc<AtomicBool>) {
+        self.decided = Some(Arc::clone(decided));
     }
 
     fn cause(&self) -> Waste {
-        match &self.0 {
-            Some(beside) if beside.decided.load(Ordering::Relaxed) => Waste::HedgeLost,
+        match &self.decided {
+            Some(decided) if decided.load(Ordering::Relaxed) => Waste::HedgeLost,
             _ => Waste::CallerLeft,
         }
     }
 
     fn answered(&self, took: Duration, now: Instant) {
-        if let Some(beside) = &self.0 {
-            beside.times.record(took, now);
+        if let Some(times) = self.times {
+            times.record(took, now);
         }
     }
 
     /// It would have taken longer. One that had hardly begun says nothing.
     fn unanswered(&self, waited: Duration, now: Instant) {
-        if let Some(beside) = &self.0
-            && beside.delay.is_some_and(|delay| waited >= delay)
+        if let Some(times) = self.times
+            && self.delay.is_some_and(|delay| waited >= delay)
         {
-            beside.times.record(waited, now);
+            times.record(waited, now);
         }
     }
 }
@@ -213,18 +217,19 @@ impl<'a> One<'a> {
 
     /// It ended like this: evidence, and the cluster's numbers.
     pub(super) fn end(mut self, exchange: &Exchange<'_>, tried: &Try, record: &mut Record, now: Instant) -> Permit {
-        let spent = self.sending.under_way(now);
-        let permit = self.sending.permit.take().expect("an attempt ends once");
-        if let (Try::TimedOut, Some(spent)) = (tried, spent) {
+        if matches!(tried, Try::TimedOut)
+            && let Some(spent) = self.sending.under_way(now)
+        {
             let waste = if exchange.limits.is_late(now) { Waste::Deadline } else { Waste::AttemptLimit };
             self.cluster.state().metrics.wasted(waste, spent);
         }
+        let permit = self.sending.permit.take().expect("an attempt ends once");
         // Not from when it was let go: holding it is our time.
         let now = self.sending.came.get().copied().unwrap_or(now);
         record.upstream_host = Some(permit.member().state.address);
         record.upstream_time = Some(now.saturating_duration_since(permit.started()));
         // Zero: nothing was sent.
-        let latency = if spent.is_some() { self.patience.answered_after(now) } else { Duration::ZERO };
+        let latency = if self.sending.is_sent() { self.patience.answered_after(now) } else { Duration::ZERO };
         judge::note(exchange.cluster, &permit, tried, exchange.caller, latency, now);
         match tried {
             Try::Answered(response) if response.head.status.as_u16() < 500 => self.in_vain.answered(latency, now),
@@ -263,9 +268,8 @@ async fn send_once(
         return Try::Late;
     }
     sending.sent.note(sending.permit().started(), now);
-    let carrier = lease.carrier();
-    let mut response = match lease.send(head, body, interim).await {
-        Ok(response) => response,
+    let (carrier, mut response) = match send_on(lease, (exchange, sending), head, body, interim).await {
+        Ok(answered) => answered,
         Err(error) => return Try::Send(error),
     };
     let host = head.authority.as_ref().map(Authority::host);
@@ -275,4 +279,29 @@ async fn send_once(
         return Box::pin(hold::first_frame(response, sending.replay)).await;
     }
     Try::Answered(response)
+}
+
+/// Sends it on this connection, or a tunnel that this takes not on one that does. What answered is said as well.
+async fn send_on(
+    lease: Lease,
+    (exchange, sending): (&Exchange<'_>, &Sending<'_>),
+    head: &RequestHead,
+    body: Body,
+    interim: &dyn Interim,
+) -> Result<(Carrier, Response<Body>), SendError> {
+    let carrier = lease.carrier();
+    let error = match (lease.send(head, body, interim).await, exchange.tunnel) {
+        (Ok(response), _) => return Ok((carrier, response)),
+        (Err(error), Some(_)) if matches!(error.kind, SendErrorKind::NoExtendedConnect) => error,
+        (Err(error), _) => return Err(error),
+    };
+    let leasing = Box::pin(exchange.cluster.lease_http1(sending.permit().member(), sending.preference));
+    match (leasing.await, exchange.tunnel) {
+        (Some(Ok(lease)), Some(up)) => {
+            let carrier = lease.carrier();
+            Ok((carrier, Box::pin(lease.send(head, up.attempt(), interim)).await?))
+        }
+        (Some(Err(LeaseError::Connect(kind))), _) => Err(SendError::never(kind)),
+        (None | Some(Ok(_) | Err(LeaseError::Overflow(_) | LeaseError::Retired)), _) => Err(error),
+    }
 }

@@ -139,7 +139,7 @@ async fn fields_of_one_hop_are_not_passed_on() {
     let harness = Harness::to(&[upstream.address]);
     let answer = harness
         .ask(
-            "GET / HTTP/1.1\r\nhost: x\r\nconnection: close, upgrade, x-secret\r\nx-secret: 1\r\nupgrade: websocket\r\n\
+            "GET / HTTP/1.1\r\nhost: x\r\nconnection: close, upgrade, x-secret\r\nx-secret: 1\r\nupgrade: h2c\r\n\
              te: trailers, gzip\r\n\r\n",
         )
         .await

@@ -60,7 +60,10 @@ impl Kind {
         if upgrades.allow.iter().any(|allowed| **allowed == *token) {
             return Ok(());
         }
-        Err(Local { code: "upgrade_not_allowed", ..Reason::UpgradeRefused.into() })
+        let refused = Local { code: "upgrade_not_allowed", ..Reason::UpgradeRefused.into() };
+        // RFC 9220 section 3, of a `:protocol` that is not known.
+        let unknown = token != "websocket" && head.version > http::Version::HTTP_11;
+        Err(if unknown { Local { status: StatusCode::NOT_IMPLEMENTED, ..refused } } else { refused })
     }
 
     /// Whether this status agrees to the tunnel.

@@ -71,16 +71,20 @@ impl ClusterMetrics {
     }
 }
 
+/// Name, help text, and where it is, by protocol.
+type Counter = (&'static str, &'static str, fn(&Carriers) -> &[AtomicU64; CARRIERS.len()]);
+
+const COUNTERS: [Counter; 2] = [
+    ("outrigger_upstream_protocol_connects_total", "Connections made, by protocol.", |carriers| &carriers.connects),
+    (
+        "outrigger_upstream_protocol_requests_total",
+        "Requests that were given a connection, or a stream of one, by protocol.",
+        |carriers| &carriers.requests,
+    ),
+];
+
 pub(super) fn encode(clusters: &[&ClusterMetrics], text: &mut Text) {
-    let counters: [(_, _, fn(&Carriers) -> &[AtomicU64; CARRIERS.len()]); 2] = [
-        ("outrigger_upstream_protocol_connects_total", "Connections made, by protocol.", |carriers| &carriers.connects),
-        (
-            "outrigger_upstream_protocol_requests_total",
-            "Requests that were given a connection, or a stream of one, by protocol.",
-            |carriers| &carriers.requests,
-        ),
-    ];
-    for (name, help, read) in counters {
+    for (name, help, read) in COUNTERS {
         text.family(name, Kind::Counter, help);
         for cluster in clusters {
             for (carrier, name) in CARRIERS {

@@ -58,8 +58,8 @@ impl RuleBreaker {
 
 impl Passage {
     /// Whether this request finds out if others may follow.
-    #[cfg(test)]
-    pub(crate) fn is_probe(&self) -> bool {
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
         self.pass.is_probe()
     }
 

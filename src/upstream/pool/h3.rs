@@ -18,7 +18,7 @@ use super::turn::Failure;
 use super::{Preference, Terms, WorkerPool};
 use crate::base::task;
 use crate::codec::h3::{H3ClientOptions, H3Connection, StreamSlot};
-use crate::codec::{Body, Interim, PollBody as _, RequestHead, Response, SendError, SendErrorKind};
+use crate::codec::{Body, Interim, PollBody as _, Replay, RequestHead, Response, SendError, SendErrorKind};
 use crate::net::quic::{self, ClientTransport};
 use crate::net::tls::{ClientTls, HandshakeError};
 use crate::policy::retry::Idempotency;
@@ -238,12 +238,16 @@ impl H3Slot {
             return Err(SendError::never(SendErrorKind::Closed));
         }
         let repeatable = path.has_another_way()
-            && body.is_end()
             && head.upgrade.is_none()
             && Idempotency::of(&head.method) == Idempotency::Idempotent;
+        let replay = match &body {
+            Body::Replay(body) => Some(body.replay()),
+            _ => None,
+        };
+        let whole = body.is_end() || replay.is_some();
         let sending = slot.send(Cow::Borrowed(head), body, interim);
-        let sent = match repeatable {
-            true => path.unless_doubted(sending).await,
+        let sent = match repeatable && whole {
+            true => path.unless_doubted(sending, || replay.as_ref().is_none_or(Replay::is_whole)).await,
             false => sending.await,
         };
         sent.map_err(|error| path.explain(error))

@@ -1,6 +1,7 @@
 //! A way for datagrams that can be blocked.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -62,13 +63,16 @@ async fn relay(front: Arc<UdpSocket>, way: Arc<Way>) {
     loop {
         let Ok((length, caller)) = front.recv_from(&mut datagram).await else { continue };
         let Some(server) = way.server.get().filter(|_| !way.is_blocked()) else { continue };
-        if !callers.contains_key(&caller) {
-            let back = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port"));
-            back.connect(server).await.expect("a way");
-            backs.spawn(hand_back(Arc::clone(&back), (Arc::clone(&front), caller), Arc::clone(&way)));
-            callers.insert(caller, back);
-        }
-        callers[&caller].send(&datagram[..length]).await.ok();
+        let back = match callers.entry(caller) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let back = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port"));
+                back.connect(server).await.expect("a way");
+                backs.spawn(hand_back(Arc::clone(&back), (Arc::clone(&front), caller), Arc::clone(&way)));
+                place.insert(back)
+            }
+        };
+        back.send(&datagram[..length]).await.ok();
     }
 }
 

@@ -6,10 +6,12 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use bytes::Bytes;
@@ -85,6 +87,10 @@ impl Frame {
         }
         match mask {
             None => out.extend_from_slice(&self.payload),
+            Some(mask @ [0, 0, 0, 0]) => {
+                out.extend_from_slice(&mask);
+                out.extend_from_slice(&self.payload);
+            }
             Some(mask) => {
                 out.extend_from_slice(&mask);
                 out.extend(self.payload.iter().enumerate().map(|(at, byte)| byte ^ mask[at % 4]));
@@ -165,13 +171,27 @@ impl WebSocket {
         (parts.headers, Self::over(H2Stream::new(send, recv), true))
     }
 
+    /// One half that reads and one that writes.
+    pub fn split(self) -> (Self, Self) {
+        let (read, write) = tokio::io::split(self.stream);
+        let reading = Self {
+            stream: Box::new(tokio::io::join(read, tokio::io::sink())),
+            buffer: self.buffer,
+            client: self.client,
+        };
+        let writing = Self::over(tokio::io::join(tokio::io::empty(), write), self.client);
+        (reading, writing)
+    }
+
     /// Sends a frame.
     pub async fn send(&mut self, frame: &Frame) {
         self.try_send(frame).await.expect("the frame is sent");
     }
 
     pub async fn try_send(&mut self, frame: &Frame) -> io::Result<()> {
-        let mask = self.client.then_some([0x12, 0x34, 0x56, 0x78]);
+        // Large ones with a mask that changes nothing, because tests are slow to count.
+        let mask = if frame.payload.len() < 100_000 { [0x12, 0x34, 0x56, 0x78] } else { [0; 4] };
+        let mask = self.client.then_some(mask);
         self.try_send_raw(&frame.encode(mask)).await
     }
 
@@ -287,7 +307,11 @@ fn parse(bytes: &[u8], masked: bool) -> Option<(Frame, usize)> {
         &[0; 4]
     };
     let end = at + usize::try_from(length).expect("it fits");
-    let payload = bytes.get(at..end)?.iter().enumerate().map(|(at, byte)| byte ^ mask[at % 4]).collect();
+    let payload = bytes.get(at..end)?;
+    let payload = match mask {
+        [0, 0, 0, 0] => payload.to_vec(),
+        mask => payload.iter().enumerate().map(|(at, byte)| byte ^ mask[at % 4]).collect(),
+    };
     Some((Frame { fin: first & 0x80 != 0, opcode: first & 0x0f, payload }, end))
 }
 
@@ -297,11 +321,13 @@ pub struct H2Stream {
     send: SendStream<Bytes>,
     recv: RecvStream,
     ahead: Bytes,
+    /// This direction has ended: a reset would take that back.
+    ended: bool,
 }
 
 impl H2Stream {
     pub fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
-        Self { send, recv, ahead: Bytes::new() }
+        Self { send, recv, ahead: Bytes::new(), ended: false }
     }
 }
 
@@ -346,13 +372,18 @@ impl AsyncWrite for H2Stream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.send.send_data(Bytes::new(), true).map_err(broken))
+        if !std::mem::replace(&mut self.ended, true) {
+            self.send.send_data(Bytes::new(), true).map_err(broken)?;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl Drop for H2Stream {
     fn drop(&mut self) {
-        self.send.send_reset(Reason::CANCEL);
+        if !self.ended {
+            self.send.send_reset(Reason::CANCEL);
+        }
     }
 }
 
@@ -376,6 +407,13 @@ pub struct Seen {
     pub endings: Mutex<Vec<Ending>>,
     /// WebSockets open now.
     pub open: AtomicUsize,
+}
+
+impl Seen {
+    fn note(&self, ending: Ending) {
+        self.endings.lock().push(ending);
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A server that echoes what it is sent, frame by frame.
@@ -461,8 +499,14 @@ async fn serve_h1(mut stream: TcpStream, seen: Arc<Seen>) {
     if stream.write_all(answer.as_bytes()).await.is_err() || !switched {
         return;
     }
-    stream.set_zero_linger().ok();
-    echo(WebSocket::over(stream, false), &seen).await;
+    let again = stream.as_fd().try_clone_to_owned().expect("another handle");
+    let mut socket = WebSocket::over(stream, false);
+    let ending = echo(&mut socket, &seen).await;
+    if ending == Ending::Broken {
+        socket2::SockRef::from(&again).set_linger(Some(Duration::ZERO)).ok();
+    }
+    drop((again, socket));
+    seen.note(ending);
 }
 
 async fn serve_h2(stream: TcpStream, seen: Arc<Seen>, extended: bool) {
@@ -496,14 +540,17 @@ async fn serve_h2(stream: TcpStream, seen: Arc<Seen>, extended: bool) {
             let response = response.body(()).expect("a response");
             let Ok(send) = respond.send_response(response, !switched) else { return };
             if switched {
-                echo(WebSocket::over(H2Stream::new(send, recv), false), &seen).await;
+                let mut socket = WebSocket::over(H2Stream::new(send, recv), false);
+                let ending = echo(&mut socket, &seen).await;
+                drop(socket);
+                seen.note(ending);
             }
         });
     }
     poll_fn(|cx| connection.poll_closed(cx)).await.ok();
 }
 
-async fn echo(mut socket: WebSocket, seen: &Seen) {
+async fn echo(socket: &mut WebSocket, seen: &Seen) -> Ending {
     seen.open.fetch_add(1, Ordering::Relaxed);
     let ending = loop {
         match socket.try_next().await {
@@ -540,6 +587,5 @@ async fn echo(mut socket: WebSocket, seen: &Seen) {
         // Reads on to the end, as a server does that closes in good order, so that closing is no reset.
         while let Ok(Some(_)) = socket.try_next().await {}
     }
-    seen.endings.lock().push(ending);
-    seen.open.fetch_sub(1, Ordering::Relaxed);
+    ending
 }

@@ -57,10 +57,9 @@ pub(super) struct Upstream {
 }
 
 pub(super) fn upstream_socket(at: &At<'_>, message: Option<&core::TransportSocket>) -> Upstream {
-    let typed = message.and_then(|message| match &message.config_type {
-        Some(core::transport_socket::ConfigType::TypedConfig(any)) => Some(any),
-        None => None,
-    });
+    let typed = message
+        .and_then(|message| message.config_type.as_ref())
+        .map(|core::transport_socket::ConfigType::TypedConfig(any)| any);
     let kind = typed.and_then(|any| any.type_url.rsplit('/').next());
     match (typed, kind) {
         (Some(any), Some(QUIC)) => {

@@ -19,11 +19,25 @@ use crate::extensions::{self, AccessRuleExtension, AuthorizationExtension};
 use crate::pb::matcher::string_matcher::MatchPattern;
 use crate::pb::permission_types::{and_rules, not_rule, or_rules, permission};
 use crate::pb::principal_types::{and_ids, not_id, or_ids, principal};
-use crate::pb::{core, hcm, http_rbac, matcher, rbac};
+use crate::pb::{core, hcm, http_rbac, listener, matcher, network_rbac, rbac};
 use crate::wire;
 
 /// The name of the policy that stands for "everything else".
 pub(crate) const REST: &str = "*";
+
+/// The same for connections, as network filters. The two messages have the same fields, but for the name of a prefix that
+/// one has and the other must have.
+pub(super) fn network(policy: &Authorization, policies: &Policies<'_>) -> Vec<listener::Filter> {
+    use prost::{Message as _, Name as _};
+    let suffix = network_rbac::Rbac { stat_prefix: "rbac".to_owned(), ..Default::default() }.encode_to_vec();
+    let one = |filter: hcm::HttpFilter| {
+        let Some(hcm::http_filter::ConfigType::TypedConfig(mut config)) = filter.config_type else { return None };
+        config.type_url = network_rbac::Rbac::type_url();
+        config.value.extend_from_slice(&suffix);
+        Some(super::listener::network(&filter.name, config))
+    };
+    filters(policy, policies).into_iter().filter_map(one).collect()
+}
 
 pub(super) fn filters(policy: &Authorization, policies: &Policies<'_>) -> Vec<hcm::HttpFilter> {
     let Authorization { name: _, default, rules, place: _ } = policy;

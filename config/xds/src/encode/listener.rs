@@ -66,20 +66,26 @@ impl Chains {
     fn of(config: &Listener, policies: &Policies<'_>, form: Form) -> Self {
         let http =
             || network("envoy.filters.network.http_connection_manager", wire::any(&manager(config, policies, form)));
+        // Our own proxy has the policy from our own message.
+        let guards = || {
+            let policy = config.authorization.as_ref().filter(|_| form == Form::Envoy);
+            let policy = policy.and_then(|name| policies.authorization.get(name));
+            policy.map_or_else(Vec::new, |policy| access::network(policy, policies))
+        };
         let bytes = |config: &Listener| config.tcp.as_ref().map(|tcp| opaque::proxy(&config.name, tcp));
         let service = || match config.protocol {
-            ListenerProtocol::Tcp => bytes(config),
-            ListenerProtocol::Auto | ListenerProtocol::Http1 | ListenerProtocol::Http2 => Some(http()),
-            ListenerProtocol::Udp => None,
+            ListenerProtocol::Tcp => guards().into_iter().chain(bytes(config)).collect(),
+            ListenerProtocol::Auto | ListenerProtocol::Http1 | ListenerProtocol::Http2 => vec![http()],
+            ListenerProtocol::Udp => Vec::new(),
         };
-        let of = |filter: Option<listener::Filter>| listener::FilterChain {
-            filters: filter.into_iter().collect(),
-            ..Default::default()
-        };
+        let of = |filters: Vec<listener::Filter>| listener::FilterChain { filters, ..Default::default() };
         let plain = || of(service());
         // What is not HTTP, and not inside TLS, where Envoy does not look for it.
-        let rest =
-            || bytes(config).filter(|_| config.protocol == ListenerProtocol::Auto).map(|filter| of(Some(filter)));
+        let rest = || {
+            bytes(config)
+                .filter(|_| config.protocol == ListenerProtocol::Auto)
+                .map(|filter| of(guards().into_iter().chain([filter]).collect()))
+        };
         let matching = |chain: listener::FilterChain, protocol: &str| listener::FilterChain {
             filter_chain_match: Some(listener::FilterChainMatch {
                 transport_protocol: protocol.to_owned(),

@@ -57,6 +57,8 @@ pub(crate) fn shaped(listener: Listener, extra: Extra) -> Listener {
         one.ports.push(PortRange { first, last: first + number });
         one
     };
+    // They would not be looked at.
+    let unguarded = listener.jwt.is_none() && listener.external_authorization.is_none();
     let intercepts: Vec<Intercept> = (0..).zip(intercepts).map(own).collect();
     let bare = |listener: Listener| Listener {
         routes: None,
@@ -81,7 +83,7 @@ pub(crate) fn shaped(listener: Listener, extra: Extra) -> Listener {
         _ => Listener {
             http3: http3.filter(|_| mode.is_some() && !handed_on),
             upgrades,
-            tcp: tcp.filter(|_| listener.protocol == ListenerProtocol::Auto && !handed_on),
+            tcp: tcp.filter(|_| listener.protocol == ListenerProtocol::Auto && !handed_on && unguarded),
             proxy_protocol,
             interception,
             intercepts,
@@ -163,4 +165,37 @@ pub(crate) fn raw(cluster: impl Strategy<Value = Cluster>) -> impl Strategy<Valu
         health_check: cluster.health_check.filter(|_| probe).map(|check| HealthCheck { probe: Probe::Tcp, ..check }),
         ..cluster
     })
+}
+
+/// A listener of TCP with a policy about who connects.
+fn guarded() -> Config {
+    let text = "identity: { certificate: /state/svid.pem, privateKey: /state/svid.key, trustBundle: /state/roots.pem }\n\
+        admin: off\naccessLog: off\nnode: { id: proxy-1 }\nlisteners:\n  - { name: raw, bind: 127.0.0.1:1, protocol: tcp, tls: { mode: strict }, \
+        authorization: p, tcp: { backendRefs: [{ cluster: db }] } }\nclusters: { db: { protocol: tcp, endpoints: \
+        [127.0.0.1:2] } }\nauthorization: { p: { default: deny, rules: [{ name: a, action: allow, from: [{ identities: \
+        [\"spiffe://a/b\"] }] }] } }\n";
+    let loaded = outrigger_config::load("a.yaml", text).unwrap_or_else(|problems| panic!("{problems}"));
+    (*loaded.config).clone()
+}
+
+#[test]
+fn a_policy_of_connections_travels_and_a_stock_envoy_obeys_it() {
+    use outrigger_xds::envoy::config::listener::v3::{Listener as Message, filter::ConfigType};
+    use outrigger_xds::{Form, Kind, encode};
+    use prost::Message as _;
+    let config = guarded();
+    let read = crate::roundtrip::through(&config, Form::Outrigger).expect("decoded");
+    assert_eq!((&read.listeners, &read.authorization), (&config.listeners, &config.authorization));
+    let resources = encode::config(&config, Form::Envoy);
+    let resource = resources.iter().find(|one| one.kind == Kind::Listener).expect("the listener");
+    let message = Message::decode(&*resource.body).expect("a listener");
+    let types: Vec<String> = message.filter_chains[0]
+        .filters
+        .iter()
+        .map(|filter| match &filter.config_type {
+            Some(ConfigType::TypedConfig(any)) => any.type_url.rsplit('.').next().unwrap_or_default().to_owned(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(types, ["RBAC", "TcpProxy"]);
 }

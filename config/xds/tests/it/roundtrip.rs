@@ -23,7 +23,7 @@ pub(crate) fn settings(config: &Config) -> Settings {
     }
 }
 
-fn through(config: &Config, form: Form) -> Result<Config, String> {
+pub(crate) fn through(config: &Config, form: Form) -> Result<Config, String> {
     let mut parts = Parts::default();
     for resource in encode::config(config, form) {
         let decoded = decode(resource.kind, &resource.name, &resource.body, &context())

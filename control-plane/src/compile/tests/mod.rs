@@ -2,6 +2,7 @@
 
 mod authorization;
 mod backends;
+mod bytes;
 mod determinism;
 mod examples;
 mod precedence;

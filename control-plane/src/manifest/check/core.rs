@@ -38,10 +38,19 @@ pub(in crate::manifest) fn service(context: &Context<'_, '_>, spec: &raw::Servic
         context.error(at, lack.0, lack.1);
     }
     let selector = selector.get().map(|_| labels(&context.check, (selector, "selector", limits::MAX_LABELS)));
+    let address = cluster_ip.get().and_then(|text| text.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical());
+    let ports = service_ports(context, list, at);
+    let of_tcp = ports.iter().any(super::super::object::ServicePort::is_tcp);
+    if let (true, None) = (of_tcp, address) {
+        let message = "nobody can connect to the ports of TCP: this Service has no address";
+        let fix = "add `clusterIP: ADDRESS`: connections to it are caught by Workloads that have `interception`";
+        context.check.sink().warning(cluster_ip.span().unwrap_or(at), message, fix);
+    }
     Some(Spec::Service(Service {
+        address,
         headless: cluster_ip.get().is_some_and(|text| text == "None"),
         selector: selector.filter(|labels| !labels.is_empty()),
-        ports: service_ports(context, list, at),
+        ports,
         unready: publish_not_ready_addresses.get().copied().unwrap_or(false),
     }))
 }
@@ -99,13 +108,14 @@ fn app_protocol(context: &Context<'_, '_>, text: &str, at: Span) -> Option<Clust
     match text {
         "http" | "kubernetes.io/ws" => Some(ClusterProtocol::Http1),
         "http2" | "grpc" | "kubernetes.io/h2c" => Some(ClusterProtocol::Http2),
+        "tcp" => Some(ClusterProtocol::Tcp),
         "https" | "kubernetes.io/wss" => {
             let fix = "write `http` or `http2`, and a BackendTLSPolicy that says how the servers are verified";
             context.error(at, "TLS to a Service needs a policy", fix);
             None
         }
         _ => {
-            let fix = "write http, http2, grpc, kubernetes.io/h2c or kubernetes.io/ws";
+            let fix = "write http, http2, grpc, tcp, kubernetes.io/h2c or kubernetes.io/ws";
             context.error(at, format!("the protocol `{}` is not supported", quoted(text)), fix);
             None
         }

@@ -30,8 +30,9 @@ pub(in crate::manifest) fn reference_grant(
         context.check.required(group, span, ("this entry has no `group`", "add `group: gateway.networking.k8s.io`"));
         context.check.required(kind, span, ("this entry has no `kind`", "add `kind: HTTPRoute`"));
         context.word(group, &["gateway.networking.k8s.io"]);
-        let kind = match context.word(kind, &["HTTPRoute", "GRPCRoute"]) {
+        let kind = match context.word(kind, &["HTTPRoute", "GRPCRoute", "TCPRoute"]) {
             Some("GRPCRoute") => Kind::GrpcRoute,
+            Some("TCPRoute") => Kind::TcpRoute,
             Some(_) => Kind::HttpRoute,
             None => continue,
         };

@@ -16,7 +16,7 @@ use crate::manifest::object::{
 use crate::manifest::{CONTROL_PLANE, MESH_NAMESPACE, Name, limits, raw};
 
 pub(in crate::manifest) fn workload(context: &Context<'_, '_>, spec: &raw::WorkloadSpec, span: Span) -> Option<Spec> {
-    let raw::WorkloadSpec { service_account, zone, weight, address, outbound, ports, uses } = spec;
+    let raw::WorkloadSpec { service_account, zone, weight, address, outbound, interception, ports, uses } = spec;
     let check = &context.check;
     let lack = ("this Workload has no `serviceAccount`", "add the service account of its identity");
     let account = check.required(service_account, span, lack);
@@ -53,6 +53,7 @@ pub(in crate::manifest) fn workload(context: &Context<'_, '_>, spec: &raw::Workl
         weight: u32::try_from(weight).unwrap_or(1),
         address: address?,
         outbound,
+        interception: check.interception(interception),
         ports,
         uses,
     }))
@@ -102,7 +103,14 @@ fn workload_ports(
             port: number,
             inbound: listen,
             application,
-            protocol: self::protocol(protocol.get().copied().unwrap_or(RawProtocol::Http1)),
+            protocol: match protocol.here() {
+                Some((RawProtocol::Http3, at)) => {
+                    let fix = "write http1, http2, auto or tcp; between proxies, `http3: true` of a MeshPolicy";
+                    context.error(at, "an application beside its proxy is reached without TLS, and HTTP/3 has it", fix);
+                    continue;
+                }
+                protocol => self::protocol(protocol.map_or(RawProtocol::Http1, |(protocol, _)| *protocol)),
+            },
             place: context.place(span),
         });
     }
@@ -145,9 +153,10 @@ pub(in crate::manifest) fn mesh_policy(
     spec: &raw::MeshPolicySpec,
     span: Span,
 ) -> Option<Spec> {
-    let raw::MeshPolicySpec { selector, trust_domain, mtls, defaults: written } = spec;
-    if trust_domain.is_absent() && mtls.is_absent() && written.is_absent() {
-        context.error(span, "this policy says nothing", "add `mtls`, `defaults` or `trustDomain`");
+    let raw::MeshPolicySpec { selector, trust_domain, mtls, http3, upgrades, defaults: written } = spec;
+    let silent = [trust_domain.span(), mtls.span(), http3.span(), upgrades.span(), written.span()];
+    if silent.iter().all(Option::is_none) {
+        context.error(span, "this policy says nothing", "add `mtls`, `http3`, `upgrades`, `defaults` or `trustDomain`");
     }
     for (name, at) in [("trustDomain", trust_domain.span()), ("defaults", written.span())] {
         if let (Some(at), false) = (at, selector.is_absent()) {
@@ -165,7 +174,14 @@ pub(in crate::manifest) fn mesh_policy(
     });
     let mtls = mtls.here().and_then(|(raw, at)| self::mtls(context, raw, at));
     let defaults = written.get().map_or_else(Traffic::default, |spec| defaults(context, spec));
-    Some(Spec::Mesh(MeshPolicy { selector: context.selector(selector), trust_domain, mtls, defaults }))
+    Some(Spec::Mesh(MeshPolicy {
+        selector: context.selector(selector),
+        trust_domain,
+        mtls,
+        http3: http3.get().copied(),
+        upgrades: upgrades.get().map(|_| context.check.upgrades(upgrades)),
+        defaults,
+    }))
 }
 
 fn mtls(context: &Context<'_, '_>, raw: &raw::MtlsSpec, span: Span) -> Option<Mtls> {

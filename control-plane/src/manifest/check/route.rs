@@ -43,6 +43,43 @@ pub(in crate::manifest) fn grpc_route(
     Some(Spec::Route(Route { parents, rules }))
 }
 
+/// Everything that connects goes by one rule.
+pub(in crate::manifest) fn tcp_route(context: &Context<'_, '_>, spec: &raw::TcpRouteSpec, span: Span) -> Option<Spec> {
+    let raw::TcpRouteSpec { parent_refs, rules } = spec;
+    let parents = parents(context, parent_refs, span)?;
+    let lack = ("this route has no `rules`", "add `rules: [{ backendRefs: [{ name: …, port: … }] }]`");
+    let (list, at) = context.check.required(rules, span, lack)?;
+    let [rule] = &list[..] else {
+        let fix = "keep one, with all backends by weight: connections cannot be told apart";
+        context.error(at, format!("a TCPRoute has one rule, and this one has {}", list.len()), fix);
+        return None;
+    };
+    let (raw::TcpRouteRule { name, backend_refs }, span) = rule.here()?;
+    let lack = ("this rule leads nowhere", "add `backendRefs: [{ name: …, port: … }]`");
+    context.check.required(backend_refs, span, lack);
+    for (backend, _) in backend_refs.entries().iter().filter_map(Field::here) {
+        if let Some(at) = backend.filters.span() {
+            context.error(at, "filters cannot change what is not read as HTTP", "remove them");
+        }
+    }
+    let matches = vec![RankedMatch {
+        condition: Match { path: PathMatch::Any, method: None, headers: Vec::new(), query: Vec::new(), grpc: false },
+        rank: Rank::default(),
+    }];
+    let rule = RouteRule {
+        name: name.here().and_then(|(text, at)| {
+            named(&context.check, (text, at), ("name of a rule", subdomain)).then(|| text.as_str().into())
+        }),
+        matches,
+        filters: Vec::new(),
+        answer: None,
+        backends: backends(context, backend_refs),
+        traffic: Traffic::default(),
+        place: context.place(span),
+    };
+    Some(Spec::Route(Route { parents, rules: vec![rule] }))
+}
+
 fn parents(context: &Context<'_, '_>, field: &Field<List<raw::ParentReference>>, owner: Span) -> Option<Vec<Parent>> {
     let lack = (
         "this route has no `parentRefs`",

@@ -126,6 +126,11 @@ fn traffic(
     (breaker, budget, connection): (&Field<CircuitBreaker>, &Field<RetryBudget>, &Field<Connection>),
     (timeouts, retry): (&Field<Timeouts>, &Field<Retry>),
 ) -> Traffic {
+    if let Some((RawProtocol::Http3 | RawProtocol::Tcp, at)) = protocol.here() {
+        let fix = "write http1, http2 or auto; of a port of TCP the Service says `appProtocol: tcp`, and between proxies \
+                   of the mesh HTTP/3 is `http3: true` of a MeshPolicy";
+        context.error(at, "this is not spoken to endpoints outside the mesh", fix);
+    }
     let mut out = Traffic { protocol: set(context, protocol, |raw| self::protocol(*raw)), ..Traffic::default() };
     if let Some(raw) = balancing.get() {
         let LoadBalancing {

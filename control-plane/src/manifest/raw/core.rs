@@ -15,7 +15,7 @@ pub(crate) struct ServiceSpec {
     #[serde(rename = "type")]
     #[schemars(extend("enum" = ["ClusterIP", "NodePort", "LoadBalancer"], "default" = "ClusterIP"))]
     pub(crate) kind: Field<String>,
-    /// An address, or `None` for a headless Service.
+    /// An address, or `None` for a headless Service. Connections to it are how ports of TCP are reached.
     #[serde(rename = "clusterIP")]
     pub(crate) cluster_ip: Field<String>,
     /// Not read.
@@ -62,8 +62,8 @@ pub(crate) struct ServicePortSpec {
     /// `TCP` only.
     #[schemars(extend("enum" = ["TCP"], "default" = "TCP"))]
     pub(crate) protocol: Field<String>,
-    /// What is spoken: `http`, `http2`, `grpc`, `kubernetes.io/h2c` or `kubernetes.io/ws`.
-    #[schemars(extend("enum" = ["http", "http2", "grpc", "kubernetes.io/h2c", "kubernetes.io/ws"]))]
+    /// What is spoken: `http`, `http2`, `grpc`, `tcp`, `kubernetes.io/h2c` or `kubernetes.io/ws`.
+    #[schemars(extend("enum" = ["http", "http2", "grpc", "tcp", "kubernetes.io/h2c", "kubernetes.io/ws"]))]
     pub(crate) app_protocol: Field<String>,
     /// Not read.
     pub(crate) node_port: Field<Anything>,

@@ -16,6 +16,29 @@ pub(crate) struct HttpRouteSpec {
     pub(crate) rules: Field<List<HttpRouteRule>>,
 }
 
+/// A TCPRoute.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct TcpRouteSpec {
+    /// The Services that it is attached to: their ports with `appProtocol: tcp`.
+    #[schemars(extend("x-required" = true), length(min = 1))]
+    pub(crate) parent_refs: Field<List<ParentReference>>,
+    /// One rule.
+    #[schemars(extend("x-required" = true), length(min = 1, max = 1))]
+    pub(crate) rules: Field<List<TcpRouteRule>>,
+}
+
+/// The rule of a TCPRoute.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct TcpRouteRule {
+    /// A name for logs and metrics.
+    pub(crate) name: Field<String>,
+    /// Where connections go, by weight.
+    #[schemars(extend("x-required" = true), length(min = 1))]
+    pub(crate) backend_refs: Field<List<RouteBackendRef>>,
+}
+
 /// A reference to a Service that a route is attached to.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]

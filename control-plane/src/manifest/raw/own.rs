@@ -1,8 +1,8 @@
 //! Our own kinds as written. What a proxy's configuration has as well is written as there.
 
 use outrigger_config::language::raw::{
-    Access, AccessRule, CircuitBreaker, ClusterProtocol, Concurrency, Connection, HealthCheck, Hedge, JwtProvider,
-    LoadBalancing, OutlierDetection, Queue, Retry, RetryBudget, Timeouts,
+    Access, AccessRule, CircuitBreaker, ClusterProtocol, Concurrency, Connection, HealthCheck, Hedge, Interception,
+    JwtProvider, LoadBalancing, OutlierDetection, Queue, Retry, RetryBudget, Timeouts, Upgrades,
 };
 use outrigger_config::language::{Entries, Field, List};
 use schemars::JsonSchema;
@@ -28,6 +28,8 @@ pub(crate) struct WorkloadSpec {
     /// Where its application sends requests.
     #[schemars(extend("default" = "127.0.0.1:15001"))]
     pub(crate) outbound: Field<String>,
+    /// Connections of its application are redirected to `outbound`. Without it: they are not.
+    pub(crate) interception: Field<Interception>,
     /// What it serves.
     pub(crate) ports: Field<List<WorkloadPortSpec>>,
     /// Services that it calls, as `NAME` or `NAMESPACE/NAME`. Without it: those of its namespace.
@@ -48,7 +50,7 @@ pub(crate) struct WorkloadPortSpec {
     pub(crate) inbound: Field<u64>,
     /// Where its application listens. Without it: 127.0.0.1 and `port`.
     pub(crate) application: Field<String>,
-    /// What its application speaks.
+    /// What its application speaks: `http1`, `http2`, `auto` or `tcp`.
     #[schemars(extend("default" = "http1"))]
     pub(crate) protocol: Field<ClusterProtocol>,
 }
@@ -64,6 +66,11 @@ pub(crate) struct MeshPolicySpec {
     pub(crate) trust_domain: Field<String>,
     /// What inbound listeners accept.
     pub(crate) mtls: Field<MtlsSpec>,
+    /// Proxies serve each other over HTTP/3 as well, where UDP gets through.
+    #[schemars(extend("default" = false))]
+    pub(crate) http3: Field<bool>,
+    /// Upgrades and CONNECT, on all listeners of a proxy.
+    pub(crate) upgrades: Field<Upgrades>,
     /// Defaults for calls to the Services of its namespace, or of the mesh.
     pub(crate) defaults: Field<TrafficSpec>,
 }
@@ -102,7 +109,7 @@ pub(crate) enum MtlsMode {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct TrafficSpec {
-    /// What is spoken to endpoints outside the mesh. Inside it is always HTTP/2.
+    /// What is spoken to endpoints outside the mesh: `http1`, `http2` or `auto`. Inside it is HTTP/2, or HTTP/3.
     pub(crate) protocol: Field<ClusterProtocol>,
     /// How an endpoint is chosen, for each request.
     pub(crate) load_balancing: Field<LoadBalancing>,
@@ -135,7 +142,7 @@ pub(crate) struct TrafficPolicySpec {
     /// The Service, in its namespace.
     #[schemars(extend("x-required" = true))]
     pub(crate) target_ref: Field<TargetReference>,
-    /// What is spoken to endpoints outside the mesh. Inside it is always HTTP/2.
+    /// What is spoken to endpoints outside the mesh: `http1`, `http2` or `auto`. Inside it is HTTP/2, or HTTP/3.
     pub(crate) protocol: Field<ClusterProtocol>,
     /// How an endpoint is chosen, for each request.
     pub(crate) load_balancing: Field<LoadBalancing>,

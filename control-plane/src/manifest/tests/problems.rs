@@ -94,3 +94,40 @@ fn nobody_is_registered_as_the_control_plane() {
     assert!(said[0].starts_with("4:25 this is the identity of the control plane"), "{said:?}");
     assert!(!read(&workload("shop")).has_errors());
 }
+
+#[test]
+fn bytes_and_http3_are_said_where_they_belong() {
+    let tcp =
+        SERVICE.replace("port: 80", "port: 80, appProtocol: tcp").replace("ports:", "clusterIP: 10.0.0.1, ports:");
+    let route = |rest: &str| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1alpha2\nkind: TCPRoute\nmetadata: {{ name: t, namespace: shop }}\n\
+             spec:\n  parentRefs: [{{ group: \"\", kind: Service, name: b }}]\n  rules: {rest}\n"
+        )
+    };
+    let backend = "[{ backendRefs: [{ name: b, port: 80 }] }]";
+    let traffic = |protocol: &str| {
+        format!(
+            "---\napiVersion: outrigger.dev/v1\nkind: TrafficPolicy\nmetadata: {{ name: p, namespace: shop }}\nspec: {{ targetRef: \
+             {{ group: \"\", kind: Service, name: b }}, protocol: {protocol} }}\n"
+        )
+    };
+    assert!(said(&read(&format!("{tcp}{}", route(backend)))).is_empty());
+    for (text, message) in [
+        (tcp.replace("clusterIP: 10.0.0.1, ", ""), "nobody can connect to the ports of TCP"),
+        (format!("{SERVICE}{}", route(backend)), "has no port of TCP there"),
+        (
+            format!("{tcp}{}", super::route("r", "  rules: [{ backendRefs: [{ name: b, port: 80 }] }]\n")),
+            "only ports of TCP",
+        ),
+        (format!("{tcp}{}", route("[]")), "a TCPRoute has one rule"),
+        (format!("{tcp}{}", route("[{}]")), "this rule leads nowhere"),
+        (format!("{tcp}{}", route("[{ matches: [], backendRefs: [{ name: b, port: 80 }] }]")), "handed on as they are"),
+        (format!("{tcp}{}", route(backend).replace("TCPRoute", "TLSRoute")), "the kind `TLSRoute` is not supported"),
+        (format!("{SERVICE}{}", traffic("http3")), "not spoken to endpoints outside the mesh"),
+        (format!("{SERVICE}{}", traffic("tcp")), "not spoken to endpoints outside the mesh"),
+    ] {
+        let said = said(&read(&text));
+        assert!(said.iter().any(|line| line.contains(message)), "{message}: {said:?}");
+    }
+}

@@ -30,6 +30,8 @@ pub struct H2Driver<IO> {
     link: Arc<Link>,
     /// Streams that were allowed at the last look; 0 once no more requests are taken.
     allowed: usize,
+    /// The server's settings are known.
+    settled: bool,
     keepalive: Option<Keepalive>,
 }
 
@@ -59,6 +61,7 @@ where
             shared: Arc::downgrade(shared),
             link: Arc::clone(&shared.link),
             allowed: usize::MAX,
+            settled: false,
             keepalive,
         }
     }
@@ -91,6 +94,10 @@ where
                 return Poll::Ready(());
             }
             self.watch_limit();
+            if !self.settled && self.link.traffic.is_greeted() {
+                self.settled = true;
+                self.link.settle();
+            }
             let Some(keepalive) = &mut self.keepalive else { break };
             match keepalive.poll(cx, &self.link) {
                 Poll::Ready(Verdict::Ping) => {}
@@ -136,6 +143,7 @@ where
         ready!(self.poll_connection(cx));
         // Fails every stream that is still open.
         self.connection = None;
+        self.link.settle();
         if let Some(shared) = self.shared.upgrade() {
             shared.close();
         }

@@ -7,10 +7,13 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use h2::client::ResponseFuture;
-use h2::{Reason, RecvStream};
+use h2::ext::Protocol;
+use h2::{Reason, RecvStream, SendStream};
+use http::header::CONTENT_LENGTH;
 use http::uri::Uri;
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 
 use super::{Link, StreamSlot};
 use crate::base::limits;
@@ -20,7 +23,8 @@ use crate::codec::h2::pump::{Pump, Stopped};
 use crate::codec::h2::reader::Reader;
 use crate::codec::heads::fields;
 use crate::codec::heads::response::{self, Accepted};
-use crate::codec::message::{Interim, RequestHead, Response};
+use crate::codec::message::{Interim, RequestHead, Response, Upgrade};
+use crate::codec::websocket::{self, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION};
 
 impl StreamSlot {
     /// Sends a request and waits for the response head, while the upload goes on. 1xx responses go to `interim`.
@@ -37,10 +41,28 @@ impl StreamSlot {
         body: Body,
         interim: &'a dyn Interim,
     ) -> impl Future<Output = Result<Response<Body>, SendError>> + Send + use<'a> {
-        let mut begun = self.begin(head, body).map_err(Some);
-        poll_fn(move |cx| match &mut begun {
-            Ok(exchange) => exchange.poll(cx, interim),
-            Err(error) => error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+        let mut sending = match head.upgrade {
+            // Whether that may be asked for is in the server's settings.
+            Some(_) => Sending::Waiting(Box::new((self, head.into_owned(), body))),
+            None => self.begin(head, body).map_or_else(|error| Sending::Failed(Some(error)), Sending::Begun),
+        };
+        poll_fn(move |cx| {
+            if let Sending::Waiting(request) = &mut sending {
+                ready!(request.0.shared.link.poll_settled(cx));
+                let Sending::Waiting(request) = std::mem::replace(&mut sending, Sending::Failed(None)) else {
+                    return Poll::Pending;
+                };
+                let (slot, head, body) = *request;
+                sending = match slot.begin(Cow::Owned(head), body) {
+                    Ok(exchange) => Sending::Begun(exchange),
+                    Err(error) => Sending::Failed(Some(error)),
+                };
+            }
+            match &mut sending {
+                Sending::Begun(exchange) => exchange.poll(cx, interim),
+                Sending::Failed(error) => error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+                Sending::Waiting(_) => Poll::Pending,
+            }
         })
     }
 
@@ -50,22 +72,84 @@ impl StreamSlot {
         let Some(mut requests) = self.shared.requests.lock().clone() else {
             return Err(SendError::never(SendErrorKind::Closed));
         };
+        if head.upgrade.is_some() && !requests.is_extended_connect_protocol_enabled() {
+            return Err(SendError::never(SendErrorKind::NoExtendedConnect));
+        }
         let link = &self.shared.link;
-        let end = body.is_end();
-        let method = head.method.clone();
+        let asked = Asked::of(&head);
+        // What goes up a tunnel waits for the answer that makes it one, so that it is whole for another try.
+        let (body, held) = if asked.is_tunnel() { (Body::Empty, Some(body)) } else { (body, None) };
+        let end = body.is_end() && held.is_none();
         let written_before = link.traffic.written();
         let (receiving, stream) =
             requests.send_request(message_of(head), end).map_err(|error| SendError::never(link.kind_of(&error)))?;
         let reused = link.served.fetch_add(1, Ordering::Relaxed) > 0;
-        let upload = (!end).then(|| Pump::eager(stream, body));
-        Ok(Exchange { receiving, upload, method, written_before, reused, interims: 0, slot: Some(self) })
+        let (upload, held) = match held {
+            Some(body) => (None, Some((stream, body))),
+            None => ((!end).then(|| Pump::eager(stream, body)), None),
+        };
+        Ok(Exchange { receiving, upload, held, asked, written_before, reused, interims: 0, slot: Some(self) })
+    }
+}
+
+/// A request on its way.
+enum Sending {
+    /// For the server's settings.
+    Waiting(Box<(StreamSlot, RequestHead, Body)>),
+    Begun(Exchange),
+    Failed(Option<SendError>),
+}
+
+/// What kind of response a request has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Head,
+    Connect,
+    Upgrade,
+    Anything,
+}
+
+impl Asked {
+    fn of(head: &RequestHead) -> Self {
+        match head.method {
+            _ if head.upgrade.is_some() => Self::Upgrade,
+            Method::HEAD => Self::Head,
+            Method::CONNECT => Self::Connect,
+            _ => Self::Anything,
+        }
+    }
+
+    fn is_tunnel(self) -> bool {
+        matches!(self, Self::Connect | Self::Upgrade)
+    }
+
+    /// As far as it concerns bodies.
+    fn method(self) -> &'static Method {
+        match self {
+            Self::Head => &Method::HEAD,
+            Self::Connect | Self::Upgrade | Self::Anything => &Method::GET,
+        }
     }
 }
 
 fn message_of(head: Cow<'_, RequestHead>) -> http::Request<()> {
-    let RequestHead { method, scheme, authority, path, version: _, mut headers, upgrade: _ } = head.into_owned();
+    let RequestHead { method, scheme, authority, path, version: _, mut headers, upgrade } = head.into_owned();
     fields::make_sendable(&mut headers);
     let mut message = http::Request::new(());
+    let method = match &upgrade {
+        Some(upgrade) => {
+            let token = match upgrade {
+                Upgrade::WebSocket => {
+                    headers.entry(SEC_WEBSOCKET_VERSION).or_insert(websocket::VERSION);
+                    "websocket"
+                }
+                Upgrade::Other(token) => token,
+            };
+            message.extensions_mut().insert(Protocol::from(token));
+            Method::CONNECT
+        }
+        None => method,
+    };
     let mut parts = http::uri::Parts::default();
     if authority.is_some() {
         parts.scheme = Some(scheme);
@@ -88,7 +172,9 @@ fn message_of(head: Cow<'_, RequestHead>) -> http::Request<()> {
 struct Exchange {
     receiving: ResponseFuture,
     upload: Option<Pump<Body>>,
-    method: Method,
+    /// What goes up a tunnel, until it is one.
+    held: Option<(SendStream<Bytes>, Body)>,
+    asked: Asked,
     /// What the connection had written when the request was handed over.
     written_before: u64,
     reused: bool,
@@ -113,10 +199,12 @@ impl Exchange {
     fn poll(&mut self, cx: &mut Context<'_>, interim: &dyn Interim) -> Poll<Result<Response<Body>, SendError>> {
         let outcome = ready!(self.poll_response(cx, interim));
         let Some(slot) = self.slot.take() else { return Poll::Pending };
-        Poll::Ready(match outcome.and_then(|(head, stream)| Ok((response::accept(head, &self.method)?, stream))) {
-            Ok((accepted, stream)) => Ok(self.response(accepted, stream, slot)),
-            Err(failure) => Err(self.error(failure, &slot.shared.link)),
-        })
+        Poll::Ready(
+            match outcome.and_then(|(head, stream)| Ok((response::accept(head, self.asked.method())?, stream))) {
+                Ok((accepted, stream)) => Ok(self.response(accepted, stream, slot)),
+                Err(failure) => Err(self.error(failure, &slot.shared.link)),
+            },
+        )
     }
 
     fn poll_response(
@@ -140,12 +228,30 @@ impl Exchange {
     }
 
     fn response(&mut self, accepted: Accepted, stream: RecvStream, slot: StreamSlot) -> Response<Body> {
-        let Accepted { head, length } = accepted;
-        let upload = self.upload.take();
+        let Accepted { mut head, length } = accepted;
+        let mut upload = self.upload.take();
+        if let Some((mut up, body)) = self.held.take() {
+            if head.status.is_success() {
+                if self.asked == Asked::Upgrade {
+                    // RFC 8441 section 5: this is how the canonical form says that it agrees.
+                    head.status = StatusCode::SWITCHING_PROTOCOLS;
+                }
+                for name in [SEC_WEBSOCKET_ACCEPT, CONTENT_LENGTH] {
+                    head.headers.remove(name);
+                }
+                upload = Some(Pump::new(up, body));
+                let body = H2ClientBody { reader: Reader::new(stream, None), upload, slot, tunnel: Tunnel::Open };
+                return Response { head, body: Body::H2Client(Box::new(body)) };
+            }
+            // There is nothing to be sent to one that does not agree.
+            if let Err(error) = up.send_data(Bytes::new(), true) {
+                tracing::debug!(%error, "the end of a request was not sent");
+            }
+        }
         if upload.is_none() && stream.is_end_stream() {
             return Response { head, body: Body::Empty };
         }
-        let body = H2ClientBody { reader: Reader::new(stream, length), upload, slot };
+        let body = H2ClientBody { reader: Reader::new(stream, length), upload, slot, tunnel: Tunnel::None };
         Response { head, body: Body::H2Client(Box::new(body)) }
     }
 
@@ -212,11 +318,37 @@ pub struct H2ClientBody {
     reader: Reader,
     upload: Option<Pump<Body>>,
     slot: StreamSlot,
+    tunnel: Tunnel,
+}
+
+/// Of a stream that is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tunnel {
+    None,
+    Open,
+    /// The way up has ended.
+    Ended,
+    /// The server takes nothing more.
+    Broken,
 }
 
 impl H2ClientBody {
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
-        poll_upload(&mut self.upload, cx).map_err(|_| BodyError::Abandoned)
+        if self.tunnel == Tunnel::None {
+            return poll_upload(&mut self.upload, cx).map_err(|_| BodyError::Abandoned);
+        }
+        let Some(pump) = &mut self.upload else { return Ok(()) };
+        match pump.poll(cx) {
+            Poll::Pending => return Ok(()),
+            Poll::Ready(Ok(())) => self.tunnel = Tunnel::Ended,
+            Poll::Ready(Err(Stopped::Stream)) => self.tunnel = Tunnel::Broken,
+            Poll::Ready(Err(Stopped::Body(_))) => {
+                pump.reset(Reason::CANCEL);
+                return Err(BodyError::Abandoned);
+            }
+        }
+        self.upload = None;
+        Ok(())
     }
 
     fn explained(&self, error: BodyError) -> BodyError {
@@ -244,6 +376,24 @@ impl PollBody for H2ClientBody {
     fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         self.reader.hold_back(cx);
         self.poll_upload(cx)
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        if self.tunnel == Tunnel::None {
+            return Poll::Ready(Ok(()));
+        }
+        if let Err(error) = self.poll_upload(cx) {
+            return Poll::Ready(Err(error));
+        }
+        match self.tunnel {
+            Tunnel::None | Tunnel::Ended => Poll::Ready(Ok(())),
+            Tunnel::Broken => Poll::Ready(Err(BodyError::Incomplete)),
+            // The reader has ended: only this tells that the server has reset the stream.
+            Tunnel::Open => match self.upload.as_mut().map(|pump| pump.poll_gone(cx)) {
+                Some(Poll::Ready(())) => Poll::Ready(Err(BodyError::Incomplete)),
+                Some(Poll::Pending) | None => Poll::Pending,
+            },
+        }
     }
 
     fn is_end(&self) -> bool {

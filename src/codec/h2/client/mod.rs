@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -92,8 +92,17 @@ struct Link {
     opened: Instant,
     /// A PING was not answered.
     unresponsive: AtomicBool,
+    greeting: Mutex<Greeting>,
     traffic: Arc<Traffic>,
     on_release: Option<OnRelease>,
+}
+
+/// Whether the server's settings are known, and who waits for them: requests that need one of them.
+#[derive(Debug, Default)]
+struct Greeting {
+    /// They are, or will not be.
+    settled: bool,
+    waiting: Vec<Waker>,
 }
 
 impl fmt::Debug for Link {
@@ -129,6 +138,7 @@ impl H2Connection {
             idle_since: AtomicU64::new(0),
             opened: now(),
             unresponsive: AtomicBool::new(false),
+            greeting: Mutex::default(),
             traffic: wire.traffic(),
             on_release: options.on_release.clone(),
         });
@@ -196,7 +206,7 @@ impl Shared {
         // Ready at once in every case: it waits only for a stream that this handle has queued, and it has none.
         let usable = sender.poll_ready(&mut Context::from_waker(Waker::noop())).map(|ready| ready.is_ok());
         let spent = self.link.served.load(Ordering::Relaxed) >= MAX_REQUESTS;
-        if usable != std::task::Poll::Ready(true) || spent {
+        if usable != Poll::Ready(true) || spent {
             *requests = None;
             return None;
         }
@@ -213,6 +223,26 @@ impl Shared {
 }
 
 impl Link {
+    /// Ready when the server's settings are known, or there will be none.
+    fn poll_settled(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut greeting = self.greeting.lock();
+        if greeting.settled {
+            return Poll::Ready(());
+        }
+        if !greeting.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            greeting.waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn settle(&self) {
+        let mut greeting = self.greeting.lock();
+        greeting.settled = true;
+        let waiting = std::mem::take(&mut greeting.waiting);
+        drop(greeting);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
     fn released(&self) {
         if let Some(on_release) = &self.on_release {
             on_release();

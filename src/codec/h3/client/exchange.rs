@@ -1,10 +1,13 @@
 //! One request to an upstream and its response.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker, ready};
 
+use http::header::CONTENT_LENGTH;
 use http::uri::Scheme;
 use http::{Method, StatusCode};
 use quinn::{ConnectionError, VarInt};
@@ -22,6 +25,7 @@ use crate::codec::h3::qpack::{Encoder, Pseudo, Section};
 use crate::codec::heads::fields;
 use crate::codec::heads::response::{self, Accepted};
 use crate::codec::message::{Interim, RequestHead, Response, Upgrade};
+use crate::codec::websocket::{self, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION};
 
 impl StreamSlot {
     /// Sends a request and waits for the response head, while the upload goes on. 1xx responses go to `interim`.
@@ -32,13 +36,14 @@ impl StreamSlot {
     ///
     /// # Errors
     /// [`SendError`], which says whether the application may have seen the request.
+    #[expect(clippy::needless_pass_by_value, reason = "as in HTTP/2, where the library keeps it")]
     pub fn send<'a>(
         self,
         head: Cow<'_, RequestHead>,
         body: Body,
         interim: &'a dyn Interim,
     ) -> impl Future<Output = Result<Response<Body>, SendError>> + Send + use<'a> {
-        let mut exchange = self.begin(head, body);
+        let mut exchange = self.begin(&head, body);
         poll_fn(move |cx| match &mut exchange {
             Some(begun) => {
                 let outcome = ready!(begun.poll(cx, interim));
@@ -49,19 +54,22 @@ impl StreamSlot {
         })
     }
 
-    fn begin(mut self, head: Cow<'_, RequestHead>, body: Body) -> Option<Exchange> {
+    fn begin(mut self, head: &RequestHead, body: Body) -> Option<Exchange> {
         let streams = self.streams.take()?;
         let link = &self.link;
         let id = VarInt::from(streams.inbound.id()).into_inner();
         let mut out = Outbound::new(streams.out, Code::REQUEST_CANCELLED);
         let inbound = Inbound::new(link.connection.clone(), streams.inbound, Side::Client, limits::RESPONSE_HEAD_BYTES);
-        let asked = Asked::of(&head);
+        let asked = Asked::of(head);
         let mut headers = Cow::Borrowed(&head.headers);
+        if head.upgrade == Some(Upgrade::WebSocket) && !headers.contains_key(SEC_WEBSOCKET_VERSION) {
+            headers.to_mut().insert(SEC_WEBSOCKET_VERSION, websocket::VERSION);
+        }
         if fields::needs_cleaning(&headers) {
             fields::make_sendable(headers.to_mut());
         }
         out.queue_head(|section| {
-            write_pseudo(&head, section);
+            write_pseudo(head, section);
             section.fields(&headers);
         });
         let reused = link.served.fetch_add(1, Ordering::Relaxed) > 0;
@@ -284,9 +292,14 @@ impl Exchange {
             if self.asked == Asked::Upgrade {
                 head.status = StatusCode::SWITCHING_PROTOCOLS;
             }
+            for name in [SEC_WEBSOCKET_ACCEPT, CONTENT_LENGTH] {
+                head.headers.remove(name);
+            }
             if let Some(pump) = &mut upload {
                 pump.release();
             }
+            let body = H3ClientBody { inbound, upload, _slot: slot, tunnel: Tunnel::Open, gone: None };
+            return Response { head, body: Body::H3Client(Box::new(body)) };
         } else {
             if tunnel && let Some(pump) = upload.take() {
                 pump.finish();
@@ -299,7 +312,8 @@ impl Exchange {
         if upload.is_none() && inbound.is_end() {
             return Response { head, body: Body::Empty };
         }
-        Response { head, body: Body::H3Client(Box::new(H3ClientBody { inbound, upload, _slot: slot })) }
+        let body = H3ClientBody { inbound, upload, _slot: slot, tunnel: Tunnel::None, gone: None };
+        Response { head, body: Body::H3Client(Box::new(body)) }
     }
 
     #[cold]
@@ -378,29 +392,54 @@ fn message_of(mut section: Section) -> Result<http::Response<()>, &'static str> 
 
 /// The body of a response being read from an HTTP/3 upstream, and the rest of the upload. Dropping it resets
 /// the stream if it has not ended.
-#[derive(Debug)]
 pub struct H3ClientBody {
     inbound: Inbound,
     upload: Option<Pump<Body>>,
     _slot: StreamSlot,
+    tunnel: Tunnel,
+    /// Tells that the server takes nothing more of a tunnel whose way down has ended.
+    gone: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+}
+
+impl fmt::Debug for H3ClientBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("H3ClientBody")
+            .field("inbound", &self.inbound)
+            .field("tunnel", &self.tunnel)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Of a stream that is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tunnel {
+    None,
+    Open,
+    /// The way up has ended.
+    Ended,
+    /// The server takes nothing more.
+    Broken,
 }
 
 impl H3ClientBody {
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         let Some(pump) = &mut self.upload else { return Ok(()) };
-        match pump.poll(cx) {
-            Poll::Pending => Ok(()),
+        let ended = match pump.poll(cx) {
+            Poll::Pending => return Ok(()),
+            Poll::Ready(Ok(())) => Tunnel::Ended,
             // What ended the stream under it, reading tells.
-            Poll::Ready(Ok(()) | Err(Stopped::Stream(_))) => {
-                self.upload = None;
-                Ok(())
-            }
+            Poll::Ready(Err(Stopped::Stream(_))) => Tunnel::Broken,
             Poll::Ready(Err(Stopped::Body(_))) => {
                 pump.reset(Code::REQUEST_CANCELLED);
                 self.upload = None;
-                Err(BodyError::Abandoned)
+                return Err(BodyError::Abandoned);
             }
+        };
+        self.upload = None;
+        if self.tunnel == Tunnel::Open {
+            self.tunnel = ended;
         }
+        Ok(())
     }
 }
 
@@ -414,6 +453,22 @@ impl PollBody for H3ClientBody {
 
     fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         self.poll_upload(cx)
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        if self.tunnel == Tunnel::None {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_upload(cx)?;
+        match self.tunnel {
+            Tunnel::None | Tunnel::Ended => Poll::Ready(Ok(())),
+            Tunnel::Broken => Poll::Ready(Err(BodyError::Incomplete)),
+            Tunnel::Open => {
+                let Some(pump) = &self.upload else { return Poll::Ready(Ok(())) };
+                ready!(self.gone.get_or_insert_with(|| Box::pin(pump.stopped())).as_mut().poll(cx));
+                Poll::Ready(Err(BodyError::Incomplete))
+            }
+        }
     }
 
     fn is_end(&self) -> bool {

@@ -24,6 +24,7 @@ use super::frames::Side;
 use super::lost;
 use super::now;
 use super::outbound::Outbound;
+use super::peer;
 use crate::base::limits;
 use crate::codec::h2::OnRelease;
 
@@ -146,6 +147,7 @@ impl H3Connection {
     /// # Errors
     /// When the connection has ended.
     pub async fn handshake(connection: Connection, options: &H3ClientOptions) -> io::Result<(Self, H3Driver)> {
+        connection.set_max_concurrent_uni_streams(peer::OPEN_STREAMS.into());
         // Room for it there is in every server that speaks HTTP/3 (RFC 9114 section 6.2).
         let control = connection.open_uni().await?;
         let mut control = Outbound::new(control, Code::INTERNAL_ERROR);

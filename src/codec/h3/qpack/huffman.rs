@@ -121,8 +121,25 @@ pub(super) fn encode(text: &[u8], buffer: &mut BytesMut) {
 /// # Errors
 /// It is no such code, contains the end, or is padded with anything but up to seven ones.
 pub(super) fn decode(coded: &[u8], buffer: &mut BytesMut) -> Result<(), ()> {
-    buffer.reserve(coded.len() * 8 / 5);
+    let start = buffer.len();
+    // The shortest codes have five bits.
+    buffer.resize(start + coded.len() * 8 / 5, 0);
+    let written = decode_into(coded, &mut buffer[start..]).ok_or(())?;
+    buffer.truncate(start + written);
+    Ok(())
+}
+
+/// How much of `text`, which has room for everything, was written.
+fn decode_into(coded: &[u8], text: &mut [u8]) -> Option<usize> {
     let mut coded = coded.iter();
+    let mut text = text.iter_mut().enumerate();
+    let mut written = 0;
+    let mut write = |symbol| {
+        let (at, place) = text.next()?;
+        *place = symbol;
+        written = at + 1;
+        Some(())
+    };
     // The bits that were read and stand for nothing yet are the low `count` of `bits`.
     let (mut bits, mut count) = (0_u64, 0_usize);
     loop {
@@ -136,13 +153,8 @@ pub(super) fn decode(coded: &[u8], buffer: &mut BytesMut) -> Result<(), ()> {
             break;
         }
         let (symbol, length) = QUICKLY[usize::from((bits >> (count - QUICK)) as u8)];
-        if length > 0 {
-            buffer.put_u8(symbol);
-            count -= usize::from(length);
-            continue;
-        }
-        let (symbol, length) = look_up(bits, count).ok_or(())?;
-        buffer.put_u8(symbol);
+        let (symbol, length) = if length > 0 { (symbol, usize::from(length)) } else { look_up(bits, count)? };
+        write(symbol)?;
         count -= length;
     }
     // Fewer than eight bits are left; behind them are ones, as the padding would be.
@@ -150,12 +162,12 @@ pub(super) fn decode(coded: &[u8], buffer: &mut BytesMut) -> Result<(), ()> {
         let next = (bits << (QUICK - count)) as u8 | 0xff >> count;
         let (symbol, length) = QUICKLY[usize::from(next)];
         if length == 0 || usize::from(length) > count {
-            return if next == 0xff { Ok(()) } else { Err(()) };
+            return (next == 0xff).then_some(written);
         }
-        buffer.put_u8(symbol);
+        write(symbol)?;
         count -= usize::from(length);
     }
-    Ok(())
+    Some(written)
 }
 
 /// A code that is longer than [`QUICK`].

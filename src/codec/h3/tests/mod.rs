@@ -1,2 +1,7 @@
+mod closing;
+mod errors;
 mod requests;
+mod responses;
 mod support;
+mod tunnels;
+mod upstream;

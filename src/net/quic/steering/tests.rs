@@ -33,11 +33,7 @@ fn first_packet(id: &[u8]) -> Vec<u8> {
 }
 
 fn received(bytes: &[u8], stride: usize) -> RecvMeta {
-    let mut meta = RecvMeta::default();
-    meta.addr = ([192, 0, 2, 7], 4433).into();
-    meta.len = bytes.len();
-    meta.stride = stride;
-    meta
+    RecvMeta { addr: ([192, 0, 2, 7], 4433).into(), len: bytes.len(), stride, ..RecvMeta::default() }
 }
 
 #[derive(Default)]

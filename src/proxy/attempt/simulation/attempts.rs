@@ -54,7 +54,7 @@ impl World<'_> {
         let Some(mut request) = self.requests.remove(&id) else { return };
         let now = self.now();
         let mut head = request.head.clone();
-        if !forward_deadline(&request.exchange(), &mut head.headers, now) {
+        if !forward_deadline(&request.exchange(), &mut head.headers, None, now) {
             self.trace.counts.late += 1;
             let reason = if request.tried.is_empty() { Reason::Deadline } else { Reason::Timeout };
             return self.fail(id, request, (reason, "too late"));
@@ -126,7 +126,7 @@ impl World<'_> {
         if request.replay != retry::Replay::Whole
             || !may_hedge(request, hedge.max)
             || !others
-            || !forward_deadline(&request.exchange(), &mut head.headers, now)
+            || !forward_deadline(&request.exchange(), &mut head.headers, None, now)
         {
             return None;
         }

@@ -13,8 +13,9 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use outrigger_config::model::{Criticality, Labels};
 
+use super::super::forward::GRPC_TIMEOUT;
 use super::super::slot::RetrySlot;
-use super::super::{DEADLINE, Exchange, GRPC_TIMEOUT};
+use super::super::{DEADLINE, Exchange};
 use super::attempts::{Running, Streaming};
 use super::fleet::exponential;
 use super::invariants::{self, Admitted, Step, TIMER};

@@ -123,21 +123,25 @@ impl Path {
         }
     }
 
-    /// What comes of `sending`, unless the connection is doubted before.
+    /// What comes of `sending`, unless the connection is doubted before, and it may be repeated then.
     pub(super) async fn unless_doubted<T>(
         &self,
         sending: impl Future<Output = Result<T, SendError>>,
+        may_repeat: impl Fn() -> bool,
     ) -> Result<T, SendError> {
         let mut doubted = pin!(self.doubt.notified());
         doubted.as_mut().enable();
-        if self.is_doubted() {
-            return Err(SendError::maybe(SendErrorKind::Closed));
-        }
         let mut sending = pin!(sending);
-        tokio::select! {
-            biased;
-            sent = &mut sending => sent,
-            () = doubted => Err(SendError::maybe(SendErrorKind::Closed)),
+        if !self.is_doubted() {
+            tokio::select! {
+                biased;
+                sent = &mut sending => return sent,
+                () = doubted => {}
+            }
+        }
+        match may_repeat() {
+            true => Err(SendError::maybe(SendErrorKind::Closed)),
+            false => sending.await,
         }
     }
 

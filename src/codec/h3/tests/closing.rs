@@ -1,0 +1,126 @@
+//! How a server lets connections go.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quinn::RecvStream;
+use tokio::sync::Notify;
+
+use super::support::*;
+use crate::codec::body::Body;
+use crate::codec::h3::code::Code;
+use crate::codec::h3::control::{Control, Event};
+use crate::codec::h3::frames::Side;
+use crate::codec::h3::varint;
+
+/// The server's control stream, as a client reads it.
+struct Listening {
+    stream: RecvStream,
+    control: Control,
+    chunk: Bytes,
+}
+
+impl Listening {
+    async fn on(down: &Downstream) -> Self {
+        let mut stream = within(down.client.accept_uni()).await.expect("a stream");
+        let mut chunk = within(stream.read_chunk(1000, true)).await.expect("read").expect("bytes").bytes;
+        assert_eq!(varint::take(&mut chunk), Some(0));
+        let mut listening = Self { stream, control: Control::new(Side::Client), chunk };
+        assert!(matches!(listening.next().await, Event::Settings(_)));
+        listening
+    }
+
+    async fn next(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.control.next(&mut self.chunk).expect("good frames") {
+                return event;
+            }
+            self.chunk = within(self.stream.read_chunk(1000, true)).await.expect("read").expect("more").bytes;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_drain_tells_twice_and_finishes_what_runs() {
+    let go = Arc::new(Notify::new());
+    let goes = Arc::clone(&go);
+    let down = downstream(handler(move |request, _| {
+        let goes = Arc::clone(&goes);
+        Box::pin(async move {
+            if request.head.path == "/slow" {
+                goes.notified().await;
+            }
+            ok(Body::Full("done".into()))
+        })
+    }))
+    .await;
+    let mut listening = Listening::on(&down).await;
+    let mut slow = down.ask(&get("/slow")).await;
+    let mut quick = down.ask(&get("/")).await;
+    assert_eq!(quick.status().await, Ok(200));
+    down.drain.start(Duration::ZERO);
+    assert_eq!(listening.next().await, Event::GoAway(varint::MAX - 3));
+    // It excludes nothing yet.
+    let mut late = down.ask(&get("/")).await;
+    assert_eq!(late.status().await, Ok(200));
+    assert_eq!(listening.next().await, Event::GoAway(12));
+    let mut too_late = down.open(&get("/")).await;
+    assert_eq!(too_late.next().await, Err(Code::REQUEST_REJECTED));
+    assert_eq!(too_late.stopped().await, Some(Code::REQUEST_REJECTED));
+    go.notify_one();
+    assert_eq!(slow.status().await, Ok(200));
+    assert_eq!(slow.rest().await.expect("whole").0, b"done");
+    assert_eq!(down.closed().await, Code::NO_ERROR);
+    within(down.server).await.expect("the server ends");
+}
+
+#[tokio::test]
+async fn an_idle_connection_goes() {
+    let down = downstream_with(handler(|_, _| Box::pin(async { ok(Body::Empty) })), |options| {
+        options.idle_timeout = SOON;
+    })
+    .await;
+    let mut listening = Listening::on(&down).await;
+    assert_eq!(listening.next().await, Event::GoAway(varint::MAX - 3));
+    assert_eq!(listening.next().await, Event::GoAway(0));
+    assert_eq!(down.closed().await, Code::NO_ERROR);
+}
+
+#[tokio::test]
+async fn a_connection_with_a_request_is_not_idle() {
+    let down = downstream_with(
+        handler(|_, _| {
+            Box::pin(async {
+                tokio::time::sleep(SOON * 3).await;
+                ok(Body::Empty)
+            })
+        }),
+        |options| options.idle_timeout = SOON,
+    )
+    .await;
+    let began = Instant::now();
+    let mut stream = down.ask(&get("/")).await;
+    assert_eq!(stream.status().await, Ok(200));
+    assert_eq!(down.closed().await, Code::NO_ERROR);
+    assert!(began.elapsed() >= SOON * 4);
+}
+
+#[tokio::test]
+async fn a_connection_retires_by_age() {
+    let down = downstream_with(handler(|_, _| Box::pin(async { ok(Body::Empty) })), |options| {
+        options.retire_at = Some(Instant::now());
+    })
+    .await;
+    let mut listening = Listening::on(&down).await;
+    assert_eq!(listening.next().await, Event::GoAway(varint::MAX - 3));
+    assert_eq!(down.closed().await, Code::NO_ERROR);
+}
+
+#[tokio::test]
+async fn a_server_that_is_dropped_closes() {
+    let down = downstream(handler(|_, _| Box::pin(async { ok(Body::Empty) }))).await;
+    let _listening = Listening::on(&down).await;
+    down.server.abort();
+    assert_eq!(down.closed().await, Code::NO_ERROR);
+}
