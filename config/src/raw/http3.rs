@@ -51,8 +51,8 @@ impl JsonSchema for EarlyData {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         // `off` is false to an editor that follows YAML 1.1.
         json_schema!({
-            "description": "`off`: callers cannot send any. `safeMethods`: requests with safe methods are handled, others \
-                            wait for the handshake.",
+            "description": "`off`: callers cannot send any. `safeMethods`: accepted, and without effect so far: \
+                            requests wait for the handshake.",
             "enum": ["off", "safeMethods", false],
         })
     }

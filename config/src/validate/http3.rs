@@ -32,7 +32,15 @@ pub(super) fn of_listener(
         max_age: check.duration_or_zero(max_age, default.max_age),
         early_data: match early_data.get() {
             None | Some(raw::EarlyData::Off) => EarlyData::Off,
-            Some(raw::EarlyData::SafeMethods) => EarlyData::SafeMethods,
+            Some(raw::EarlyData::SafeMethods) => {
+                let message = "no early data is taken yet: requests wait for the handshake, whatever their method";
+                check.warning(
+                    early_data.span().unwrap_or(at),
+                    message,
+                    "remove `earlyData`; callers lose a round trip and nothing else",
+                );
+                EarlyData::SafeMethods
+            }
         },
     })
 }
