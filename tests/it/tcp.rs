@@ -264,8 +264,10 @@ async fn open_connections_are_load_and_are_counted_as_they_go() {
     }
     assert!(proxy.metric("outrigger_tcp_connections", &["cluster=\"raw\""]).await > 2.5);
     assert!(proxy.metric("outrigger_tcp_bytes_total", &["direction=\"received\""]).await > 14.5, "while they are open");
-    let mut refused = connect(proxy.addr()).await;
-    assert!(within(PATIENCE, "the end", refused.read(&mut [0])).await.is_err(), "over the ceiling");
+    // It may be reset before the caller has noticed that it is connected.
+    if let Ok(mut refused) = TcpStream::connect(proxy.addr()).await {
+        assert!(within(PATIENCE, "the end", refused.read(&mut [0])).await.is_err(), "over the ceiling");
+    }
     counted(&proxy, "outrigger_tcp_connections_closed_total", &["reason=\"UO\""], 1.0).await;
     drop(open);
     counted(&proxy, "outrigger_tcp_connections_closed_total", &["reason=\"-\""], 3.0).await;

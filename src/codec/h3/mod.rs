@@ -1,7 +1,7 @@
 //! HTTP/3 (RFC 9114), both sides, over `quinn`, which is QUIC and knows nothing of HTTP.
 //!
-//! Frames ([`frames`], [`control`]) and field sections ([`qpack`]) are pure: bytes in, events out. [`inbound`] and
-//! [`outbound`] are the two halves of a stream. A rule that a peer breaks on its own stream costs it the stream, one about
+//! Frames ([`frames`], [`control`]) and field sections ([`qpack`]) are pure: bytes in, events out. `inbound` and
+//! `outbound` are the two halves of a stream. A rule that a peer breaks on its own stream costs it the stream, one about
 //! frames, settings or compression the connection, each with the code that the RFC names.
 
 mod client;

@@ -152,7 +152,12 @@ fn catalogue(port: u16) -> Vec<Bad> {
             "virtual_hosts[0].routes[0].match.runtime_fraction",
         ),
         bad(on_match(json!({ "safe_regex": { "regex": "(" } })), "RouteConfiguration", "main", "safe_regex"),
-        bad(on_match(json!({ "connect_matcher": {} })), "RouteConfiguration", "main", "connect_matcher"),
+        bad(
+            on_match(json!({ "prefix": "/", "tls_context": { "presented": true } })),
+            "RouteConfiguration",
+            "main",
+            "tls_context",
+        ),
     ]
 }
 

@@ -82,7 +82,8 @@ impl Path {
     pub(super) async fn watch(&self, bounds: Bounds, is_busy: impl Fn() -> bool) {
         let mut silence = Silence::new(bounds);
         loop {
-            let heard = self.quic.stats().udp_rx.datagrams;
+            // Not all that comes: a peer that hears nothing of us any more goes on repeating what it has said.
+            let heard = self.quic.stats().frame_rx.acks;
             match silence.look(heard, is_busy(), self.quic.rtt(), Instant::now()) {
                 Step::Rest => self.wanted.notified().await,
                 Step::Wait(until) => sleep_until(until.into()).await,
