@@ -18,7 +18,7 @@ pub struct Listener {
     pub bind: SocketAddr,
     /// What is spoken on it.
     pub protocol: ListenerProtocol,
-    /// The route table it uses; exists in [`Config::routes`]. `None` only where nothing is read as
+    /// The route table it uses; exists in [`Config::routes`](super::Config::routes). `None` only where nothing is read as
     /// HTTP: TLS that is handed on, TCP and UDP.
     pub routes: Option<Arc<str>>,
     /// Inbound listeners are drained on shutdown; outbound ones stay open until the end.
@@ -29,15 +29,15 @@ pub struct Listener {
     pub path: PathOptions,
     /// Limits and timeouts towards the downstream.
     pub limits: ListenerLimits,
-    /// TLS; `None` is plaintext, as [`TlsMode::Off`].
+    /// TLS; `None` is plaintext, as [`TlsMode::Off`](super::TlsMode::Off).
     pub tls: Option<ListenerTls>,
     /// What is done with `x-forwarded-client-cert`.
     pub client_cert_header: ClientCertHeader,
-    /// Its authorization policy; exists in [`Config::authorization`].
+    /// Its authorization policy; exists in [`Config::authorization`](super::Config::authorization).
     pub authorization: Option<Arc<str>>,
     /// Tokens.
     pub jwt: Option<ListenerJwt>,
-    /// The authorizer that is asked; exists in [`Config::external_authorizers`].
+    /// The authorizer that is asked; exists in [`Config::external_authorizers`](super::Config::external_authorizers).
     pub external_authorization: Option<Arc<str>>,
     /// Rate limits of all its requests, before routing.
     pub rate_limits: Vec<RateLimit>,

@@ -180,7 +180,7 @@ pub enum Action {
 /// A weighted cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BackendRef {
-    /// Exists in [`Config::clusters`].
+    /// Exists in [`Config::clusters`](super::Config::clusters).
     pub cluster: Arc<str>,
     /// Relative share; zero gets nothing.
     pub weight: u32,
