@@ -58,7 +58,8 @@ impl Silence {
         Self { bounds, heard: 0, phase: Phase::Idle, due: None }
     }
 
-    /// `heard` counts what shows that the peer hears us, `busy`: answers are awaited, `round_trip` is what the way to the peer and back takes.
+    /// `heard` is another number whenever something shows that the peer hears us, `busy`: answers are awaited, `round_trip`
+    /// is what the way to the peer and back takes.
     pub fn look(&mut self, heard: u64, busy: bool, round_trip: Duration, now: Instant) -> Step {
         let late = self.due.take().map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
         if !busy || self.bounds.ask.is_zero() {

@@ -82,8 +82,10 @@ impl Path {
     pub(super) async fn watch(&self, bounds: Bounds, is_busy: impl Fn() -> bool) {
         let mut silence = Silence::new(bounds);
         loop {
-            // Not all that comes: a peer that hears nothing of us any more goes on repeating what it has said.
-            let heard = self.quic.stats().frame_rx.acks;
+            // Not whatever comes: a peer that hears nothing of us any more goes on repeating what it has said, old
+            // acknowledgements among it. The round trip is measured anew with each packet that is newly acknowledged, and
+            // with nothing else; the library counts no such packets.
+            let heard = u64::try_from(self.quic.stats().path.rtt.as_nanos()).unwrap_or(u64::MAX);
             match silence.look(heard, is_busy(), self.quic.rtt(), Instant::now()) {
                 Step::Rest => self.wanted.notified().await,
                 Step::Wait(until) => sleep_until(until.into()).await,
