@@ -15,6 +15,7 @@ use super::arrival::Arrival;
 use super::directory::Directory;
 use crate::base::drain::{Notice, Watch};
 use crate::base::pressure::PressureWatch;
+use crate::base::task;
 use crate::codec::{Handler as _, ServerOptions, h1, h2, h3};
 use crate::net::ConnInfo;
 use crate::net::io::Io;
@@ -95,8 +96,11 @@ pub(super) async fn serve<F: ConnectionFactory>(
             let listener = factory.listener(&info.listener).unwrap_or_else(|| Arc::clone(&current.view));
             // It may have lost its place for such connections just now.
             let Some(passage) = factory.tcp(&listener) else { return };
-            drop((current, listener, metrics, options));
-            return Box::pin(passage.run(io, Arc::new(info), None, closed)).await;
+            drop(task::spawn("passage", async move {
+                passage.run(io, Arc::new(info), None, closed).await;
+                drop((open, presence));
+            }));
+            return;
         }
     };
     let handler = factory.handler(Arc::clone(&current.view), info);
@@ -106,14 +110,28 @@ pub(super) async fn serve<F: ConnectionFactory>(
     drop(metrics);
     let serving = async {
         match protocol {
-            Protocol::Http1 => h1::serve(io, handler, options).await,
+            Protocol::Http1 => h1::serve_requests(io, handler, options).await,
             // Boxed, so that a connection of the one kind does not carry the size of the other.
-            Protocol::Http2 => Box::pin(h2::serve(io, handler, options)).await,
+            Protocol::Http2 => {
+                Box::pin(h2::serve(io, handler, options)).await;
+                None
+            }
         }
     };
-    tokio::select! {
-        () = serving => {}
-        _ = closed.wait_for(|closed| *closed) => {}
+    let tunnel = tokio::select! {
+        tunnel = serving => tunnel,
+        _ = closed.wait_for(|closed| *closed) => None,
+    };
+    if let Some(tunnel) = tunnel {
+        // A task of its own, and a smaller one: this one is as large as all that a connection of requests may need.
+        drop(task::spawn("tunnel", async move {
+            tokio::select! {
+                () = tunnel => {}
+                _ = closed.wait_for(|closed| *closed) => {}
+            }
+            drop((open, presence));
+        }));
+        return;
     }
     drop((open, presence));
 }

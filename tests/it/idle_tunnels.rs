@@ -1,6 +1,6 @@
 //! Thousands of WebSockets that say nothing: what each costs, and that changes of the configuration close none.
 //!
-//! 9,000 and 1,000 changes in the full form (the proxy may have 20,000 descriptors), 800 and 25 otherwise.
+//! 9,000 and 1,000 changes in the full form (the proxy may have 20,000 descriptors), 2,000 and 25 otherwise.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -120,7 +120,7 @@ async fn open(caller: &Caller, count: usize) -> Vec<WebSocket> {
 /// At most so many bytes of the proxy each, and none is closed by changes of the configuration.
 async fn idle(tls: bool, at_most: u64) {
     gate::exclusive();
-    let (count, changes) = if full() { (9_000, 1_000) } else { (800, 25) };
+    let (count, changes) = if full() { (9_000, 1_000) } else { (2_000, 25) };
     let server = Server::start().await;
     let mesh = Mesh::new();
     let mut config = Config::to("http1", &[server.addr])

@@ -17,7 +17,7 @@ mod tunnel;
 mod upgrade;
 
 pub use client::{ClientBody, ClientConn, Home};
-pub use server::{ServerBody, serve};
+pub use server::{ServerBody, TunnelRun, serve, serve_requests};
 pub use tunnel::{ClientTunnel, ServerTunnel};
 
 #[cfg(test)]

@@ -34,6 +34,16 @@ use crate::net::io::Io;
 ///
 /// Dropping the future closes the connection and cancels the request in it.
 pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) {
+    if let Some(tunnel) = serve_requests(io, handler, options).await {
+        tunnel.await;
+    }
+}
+
+/// What a connection has become that carries no requests any more; see [`serve_requests`].
+pub type TunnelRun = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// As [`serve`], but gives a tunnel back: it lives long, and must not hold the memory that serving requests takes.
+pub async fn serve_requests<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) -> Option<TunnelRun> {
     let shared = Arc::new(Shared { connection: Mutex::new(Connection::new(io)) });
     let heard = Heard::default();
     let mut listening = pin!(listen(&options, &heard));
@@ -63,11 +73,11 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
             Next::Request(parsed, started) => (parsed, started),
             Next::Refuse(refusal) => {
                 refuse(&shared, &*handler, refusal, &options, &mut timer).await;
-                return;
+                return None;
             }
             Next::Close => {
                 shared.close(&mut timer, Instant::now()).await;
-                return;
+                return None;
             }
         };
         let Parsed { head, framing, keep_alive, switch } = parsed;
@@ -101,11 +111,10 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
             .await
         };
         // The caller has left: dropping the handler's future has stopped all work for it.
-        let Some(response) = answer else { return };
+        let response = answer?;
         if let Some(switch) = switch {
             if switch.is_agreed(response.head.status) {
-                tunnel::run(&shared, response, &switch, exchange.version).await;
-                return;
+                return Some(Box::pin(tunnel::run(shared, response, switch, exchange.version)));
             }
             exchange.keep_alive &= switch != Switch::Connect && shared.decline_tunnel();
         }
@@ -116,9 +125,9 @@ pub async fn serve<H: Handler>(io: Io, handler: Arc<H>, options: ServerOptions) 
             Ok(End::KeepAlive) => {}
             Ok(End::Close) => {
                 shared.close(&mut timer, Instant::now()).await;
-                return;
+                return None;
             }
-            Err(_) => return,
+            Err(_) => return None,
         }
     }
 }

@@ -34,11 +34,12 @@ pub(super) enum Tunnel {
 }
 
 /// Writes the answer that agrees, and is the tunnel until it ends.
-pub(super) async fn run<B: PollBody>(shared: &Arc<Shared>, response: Response<B>, switch: &Switch, version: Version) {
+pub(super) async fn run<B: PollBody>(shared: Arc<Shared>, response: Response<B>, switch: Switch, version: Version) {
     let Response { head, mut body } = response;
-    begin(shared, &head, switch, version);
+    begin(&shared, &head, &switch, version);
+    drop((head, switch));
     let mut down = Down::Open;
-    let ended = poll_fn(|cx| poll_down(shared, &mut body, &mut down, cx)).await;
+    let ended = poll_fn(|cx| poll_down(&shared, &mut body, &mut down, cx)).await;
     drop(body);
     if ended.is_err() && down != Down::Ended {
         let mut connection = shared.connection.lock();
