@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::support::proxy::free_port;
 use crate::support::{PATIENCE, ms, proxy, within};
 
 /// A mesh that runs, and what it printed.
@@ -131,10 +132,8 @@ async fn a_broken_manifest_changes_nothing_and_a_new_workload_gets_a_proxy() {
     let reply = mesh.curl("");
     assert!(reply.starts_with("HTTP/1.1 200"), "what was good stays: {reply}");
 
-    let free = |_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let held: Vec<_> = (0..3).map(free).collect();
-    let ports: Vec<u16> = held.iter().map(|socket| socket.local_addr().expect("bound").port()).collect();
-    drop(held);
+    // Not of those that the system gives to whoever asks next.
+    let ports = [free_port(), free_port(), free_port()];
     let workload = format!(
         "apiVersion: outrigger.dev/v1\nkind: Workload\nmetadata: {{ name: late-1, namespace: demo, labels: {{ app: late }} }}\n\
          spec:\n  serviceAccount: late\n  address: 127.0.0.1\n  outbound: 127.0.0.1:{}\n  ports:\n    - {{ name: http, port: 8080, \

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use super::code::Code;
 use super::inbound::{Fault, Head, Inbound};
@@ -33,14 +32,6 @@ const TIMEOUT: Refusal = Refusal {
     detail: "The request head did not arrive in time.",
 };
 
-const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
-
-const TOO_EARLY: Refusal = Refusal {
-    status: StatusCode::TOO_EARLY,
-    code: "early_data",
-    detail: "The request came in early data, and its method is not safe.",
-};
-
 /// What answers the requests of one connection.
 pub(super) struct Service<H> {
     pub(super) handler: Arc<H>,
@@ -48,25 +39,6 @@ pub(super) struct Service<H> {
     pub(super) header_timeout: Duration,
     /// For tunnels.
     pub(super) drain: Watch,
-    pub(super) confirmed: Confirmed,
-}
-
-/// The end of the handshake, of which requests in early data hear (RFC 8470).
-#[derive(Debug, Clone, Default)]
-pub struct Confirmed(Option<watch::Receiver<bool>>);
-
-impl Confirmed {
-    /// `handshake` turns to true when the handshake is over.
-    #[must_use]
-    pub fn by(handshake: watch::Receiver<bool>) -> Self {
-        Self(Some(handshake))
-    }
-
-    /// Waits for it. False when it does not come.
-    async fn wait(&self) -> bool {
-        let Some(mut handshake) = self.0.clone() else { return false };
-        handshake.wait_for(|over| *over).await.is_ok()
-    }
 }
 
 /// Reads a request, has it answered and writes the answer. When the caller leaves, everything for it is dropped at once.
@@ -92,19 +64,7 @@ pub(super) fn run<H: Handler>(
             guard.note_request();
         }
         let refusal = match head {
-            Some(Ok(Ok(accepted))) if inbound.is_early() && !accepted.head.method.is_safe() => {
-                // It may be a replay: it waits for a handshake that only its sender can finish.
-                if service.confirmed.wait().await {
-                    answer(&service, accepted, out, inbound, started).await;
-                    return;
-                }
-                TOO_EARLY
-            }
-            Some(Ok(Ok(mut accepted))) => {
-                if inbound.is_early() {
-                    // RFC 8470 section 5.1: whoever is behind us may not want to take it.
-                    accepted.head.headers.insert(EARLY_DATA, HeaderValue::from_static("1"));
-                }
+            Some(Ok(Ok(accepted))) => {
                 answer(&service, accepted, out, inbound, started).await;
                 return;
             }

@@ -269,11 +269,6 @@ impl Inbound {
         }
     }
 
-    /// The stream came before the end of the handshake: what is on it may be a replay.
-    pub(super) fn is_early(&self) -> bool {
-        self.stream.is_0rtt()
-    }
-
     fn undecodable(&mut self, error: DecodeError) -> Fault {
         match error {
             DecodeError::Failed(detail) => {

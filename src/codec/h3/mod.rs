@@ -22,8 +22,7 @@ use std::time::Instant;
 
 pub use client::{H3ClientBody, H3ClientOptions, H3Connection, H3Driver, StreamSlot};
 pub use code::Code;
-pub use exchange::Confirmed;
-pub use server::{H3ServerBody, serve, serve_early};
+pub use server::{H3ServerBody, serve};
 
 /// The runtime's clock, which tests can move.
 fn now() -> Instant {

@@ -15,7 +15,7 @@ use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 
 use super::code::Code;
 use super::control;
-use super::exchange::{self, Confirmed, Service};
+use super::exchange::{self, Service};
 use super::frames::{Broken, Side};
 use super::inbound::Inbound;
 use super::lost;
@@ -49,17 +49,6 @@ const ANY_REQUEST: u64 = varint::MAX - 3;
 ///
 /// Dropping the future closes the connection and cancels every request on it.
 pub async fn serve<H: Handler>(connection: Connection, handler: Arc<H>, options: ServerOptions) {
-    serve_early(connection, handler, options, Confirmed::default()).await;
-}
-
-/// As [`serve`], for a connection that may still be in its handshake and takes early data. Requests in it are marked as RFC
-/// 8470 asks; those whose method is not safe wait until the handshake is `confirmed`.
-pub async fn serve_early<H: Handler>(
-    connection: Connection,
-    handler: Arc<H>,
-    options: ServerOptions,
-    confirmed: Confirmed,
-) {
     let ServerOptions {
         max_head_bytes,
         max_headers,
@@ -79,7 +68,6 @@ pub async fn serve_early<H: Handler>(
         limits: HeadLimits { max_bytes: max_head_bytes, max_fields: max_headers, scheme },
         header_timeout,
         drain: drain.clone(),
-        confirmed,
     });
     let _closing = CloseOnDrop(&connection);
     task::spawn("h3_peer", peer::listen(connection.clone(), Side::Server, |_| {}));
