@@ -7,6 +7,7 @@ mod answer;
 mod attempt;
 mod authn;
 mod authorize;
+mod book;
 mod client_cert;
 mod criticality;
 mod datagrams;
@@ -40,12 +41,11 @@ pub use local::REASON;
 pub use passage::Passage;
 pub use reason::Reason;
 
+use self::book::Book;
 use self::faults::HeldUp;
 use self::origin::Origin;
-use self::passage::Passages;
 use self::random::with_random;
 use self::tunnel::Tunnels;
-use self::watch::Book;
 use crate::base::pressure::Pressure;
 use crate::net::ConnInfo;
 use crate::snapshot::{Listener, Published, SnapshotCell, Tie};
@@ -56,8 +56,10 @@ use crate::telemetry::AccessLog;
 pub struct Proxy {
     cell: Arc<SnapshotCell>,
     log: Arc<AccessLog>,
-    book: Arc<Book>,
-    passages: Arc<Passages>,
+    /// Exchanges that are no longer young.
+    book: Arc<Book<watch::Entry>>,
+    /// Connections that are handed on.
+    passages: Arc<Book<passage::Entry>>,
     held_up: Arc<HeldUp>,
     pressure: Arc<Pressure>,
     tunnels: Arc<Tunnels>,
@@ -67,9 +69,9 @@ impl Proxy {
     /// A data path that reads its configuration from `cell`.
     #[must_use]
     pub fn new(cell: Arc<SnapshotCell>, log: Arc<AccessLog>) -> Self {
-        let book = Arc::new(Book::default());
+        let book: Arc<Book<watch::Entry>> = Arc::default();
         cell.tell(Arc::clone(&book) as Arc<dyn Published>);
-        let passages = Arc::new(Passages::default());
+        let passages: Arc<Book<passage::Entry>> = Arc::default();
         cell.tell(Arc::clone(&passages) as Arc<dyn Published>);
         Self { cell, log, book, passages, held_up: Arc::default(), pressure: Arc::default(), tunnels: Arc::default() }
     }

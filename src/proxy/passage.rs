@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch::Receiver;
 
 use self::record::Record;
-pub(super) use self::watch::Passages;
+pub(super) use self::watch::Entry;
 use super::reason::Reason;
 use super::{Proxy, with_random};
 use crate::base::limits;

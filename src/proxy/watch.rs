@@ -10,12 +10,10 @@
 //! A policy may look at any header, also one that comes later than the exchange. So the whole head is kept as it was
 //! admitted: the request's own, handed over when its response begins, with what filters changed set back.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
-use foldhash::fast::RandomState;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use outrigger_config::model::{Access, Filter};
@@ -24,28 +22,20 @@ use smallvec::SmallVec;
 
 use super::attempt::TimeField;
 use super::authorize;
+use super::book::{Entered, Open};
 use super::local::Caller;
 use super::origin::Origin;
 use super::prepare;
-use crate::base::{limits, worker};
+use crate::base::limits;
 use crate::codec::RequestHead;
 use crate::policy::authz::ClaimSource;
 use crate::policy::path;
 use crate::policy::route::RouteQuery;
-use crate::snapshot::{Listener, Published, Snapshot};
-
-/// The old exchanges of all workers.
-#[derive(Debug, Default)]
-pub(super) struct Book {
-    shards: [Mutex<HashMap<usize, Arc<Entry>, RandomState>>; SHARDS],
-}
-
-/// More workers than that share.
-const SHARDS: usize = 8;
+use crate::snapshot::Listener;
 
 /// An old exchange.
 #[derive(Debug)]
-struct Entry {
+pub(super) struct Entry {
     listener: Arc<str>,
     origin: Arc<Origin>,
     head: RequestHead,
@@ -55,13 +45,6 @@ struct Entry {
     waker: Mutex<Option<Waker>>,
 }
 
-/// An entry, as long as its exchange lives.
-#[derive(Debug)]
-struct Entered {
-    entry: Arc<Entry>,
-    shard: usize,
-}
-
 /// The part of one exchange.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -69,7 +52,7 @@ pub(super) struct Watch {
     /// When the exchange is old; `None` once it is entered, or was never admitted.
     due: Option<Instant>,
     admitted: Option<Admitted>,
-    entered: Option<Entered>,
+    entered: Option<Entered<Entry>>,
     /// The head, after the response has begun.
     kept: Option<Box<RequestHead>>,
 }
@@ -154,27 +137,21 @@ impl Watch {
         self.due = None;
         let kept = self.kept.take();
         let (Some(admitted), Some(head)) = (self.admitted.take(), head.or(kept.as_deref())) else { return };
-        let entry = Arc::new(Entry {
+        let entry = Entry {
             listener: Arc::clone(&listener.config.name),
             origin: Arc::clone(&self.origin),
             head: admitted.head(head),
             claims: admitted.claims,
             ended: OnceLock::new(),
             waker: Mutex::default(),
-        });
+        };
         let proxy = &self.origin.proxy;
-        self.entered = Some(proxy.book.enter(Arc::clone(&entry)));
-        // Entered first, looked at second: whatever is published from now on is seen from the other side.
-        if let Some(now) = proxy.cell.listener(&entry.listener)
-            && !now.authorizes_like(listener)
-        {
-            entry.decide(&now);
-        }
+        self.entered = Some(proxy.book.enter(entry, listener, &proxy.cell));
     }
 
     /// The rule that has ended the exchange. Otherwise the task is woken when one does.
     pub(super) fn poll_ended(&self, cx: &mut Context<'_>) -> Option<&Arc<str>> {
-        let Entered { entry, .. } = self.entered.as_ref()?;
+        let entry = self.entered.as_ref()?.entry();
         {
             let mut waker = entry.waker.lock();
             if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -186,7 +163,7 @@ impl Watch {
 
     /// The same without being woken: one load.
     pub(super) fn ended(&self) -> Option<&Arc<str>> {
-        self.entered.as_ref()?.entry.ended.get()
+        self.entered.as_ref()?.entry().ended.get()
     }
 }
 
@@ -248,43 +225,11 @@ fn owned(value: &HeaderValue) -> HeaderValue {
     HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone())
 }
 
-impl Book {
-    fn enter(self: &Arc<Self>, entry: Arc<Entry>) -> Entered {
-        let shard = worker::index() % SHARDS;
-        self.shards[shard].lock().insert(key(&entry), Arc::clone(&entry));
-        Entered { entry, shard }
+impl Open for Entry {
+    fn listener(&self) -> &Arc<str> {
+        &self.listener
     }
 
-    /// How many exchanges are entered.
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().len()).sum()
-    }
-}
-
-impl Published for Book {
-    fn published(&self, before: &Snapshot, now: &Snapshot) {
-        let changed = |listener: &&Arc<Listener>| {
-            before.listener(&listener.config.name).is_none_or(|before| !before.authorizes_like(listener))
-        };
-        let changed: Vec<&Arc<Listener>> = now.listeners().filter(changed).collect();
-        if changed.is_empty() {
-            return;
-        }
-        for shard in &self.shards {
-            // Copied, so that no worker waits for decisions.
-            let entries: Vec<Arc<Entry>> = shard.lock().values().cloned().collect();
-            for entry in entries {
-                if let Some(listener) = changed.iter().find(|listener| listener.config.name == entry.listener) {
-                    entry.decide(listener);
-                }
-            }
-        }
-    }
-}
-
-impl Entry {
-    /// Ends the exchange if this view of its listener would not let it in.
     fn decide(&self, listener: &Listener) {
         let Some(authorization) = &listener.authorization else { return };
         let head = &self.head;
@@ -313,18 +258,6 @@ impl Entry {
             waker.wake();
         }
     }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let proxy = &self.entry.origin.proxy;
-        proxy.book.shards[self.shard].lock().remove(&key(&self.entry));
-    }
-}
-
-/// Unique as long as the entry lives.
-fn key(entry: &Arc<Entry>) -> usize {
-    Arc::as_ptr(entry).addr()
 }
 
 #[cfg(test)]

@@ -4,32 +4,20 @@
 //! Such connections live long, so each is entered at once. When a snapshot is published, the control thread decides
 //! about those of listeners whose policy has changed, and wakes only connections that must end.
 
-use std::collections::HashMap;
 use std::future;
 use std::sync::{Arc, OnceLock};
 
-use foldhash::fast::RandomState;
 use outrigger_config::model::Access;
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::decide;
-use crate::base::worker;
 use crate::net::ConnInfo;
 use crate::proxy::Proxy;
-use crate::snapshot::{Listener, Published, Snapshot};
-
-/// The connections of all workers.
-#[derive(Debug, Default)]
-pub(in crate::proxy) struct Passages {
-    shards: [Mutex<HashMap<usize, Arc<Entry>, RandomState>>; SHARDS],
-}
-
-/// More workers than that share.
-const SHARDS: usize = 8;
+use crate::proxy::book::{Entered, Open};
+use crate::snapshot::Listener;
 
 #[derive(Debug)]
-struct Entry {
+pub(in crate::proxy) struct Entry {
     listener: Arc<str>,
     caller: Arc<ConnInfo>,
     /// The rule that ends it.
@@ -40,27 +28,19 @@ struct Entry {
 /// A connection that is entered, until dropped.
 #[derive(Debug)]
 pub(super) struct Watched {
-    entered: Option<(Arc<Entry>, Arc<Passages>, usize)>,
+    entered: Option<Entered<Entry>>,
 }
 
 impl Proxy {
     /// Enters a connection that was let in.
     pub(super) fn watch_passage(&self, listener: &Arc<Listener>, caller: &Arc<ConnInfo>) -> Watched {
-        let entry = Arc::new(Entry {
+        let entry = Entry {
             listener: Arc::clone(&listener.config.name),
             caller: Arc::clone(caller),
             ended: OnceLock::new(),
             told: Notify::new(),
-        });
-        let shard = worker::index() % SHARDS;
-        self.passages.shards[shard].lock().insert(key(&entry), Arc::clone(&entry));
-        // Entered first, looked at second: whatever is published from now on is seen from the other side.
-        if let Some(now) = self.cell.listener(&entry.listener)
-            && !now.authorizes_like(listener)
-        {
-            entry.decide(&now);
-        }
-        Watched { entered: Some((entry, Arc::clone(&self.passages), shard)) }
+        };
+        Watched { entered: Some(self.passages.enter(entry, listener, &self.cell)) }
     }
 }
 
@@ -72,7 +52,8 @@ impl Watched {
 
     /// Waits for the rule that ends it. Cancel safe.
     pub(super) async fn ended(&self) -> Arc<str> {
-        let Some((entry, ..)) = &self.entered else { return future::pending().await };
+        let Some(entered) = &self.entered else { return future::pending().await };
+        let entry = entered.entry();
         loop {
             if let Some(rule) = entry.ended.get() {
                 return Arc::clone(rule);
@@ -83,37 +64,11 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
-    fn drop(&mut self) {
-        if let Some((entry, passages, shard)) = &self.entered {
-            passages.shards[*shard].lock().remove(&key(entry));
-        }
+impl Open for Entry {
+    fn listener(&self) -> &Arc<str> {
+        &self.listener
     }
-}
 
-impl Published for Passages {
-    fn published(&self, before: &Snapshot, now: &Snapshot) {
-        let changed = |listener: &&Arc<Listener>| {
-            before.listener(&listener.config.name).is_none_or(|before| !before.authorizes_like(listener))
-        };
-        let changed: Vec<&Arc<Listener>> = now.listeners().filter(changed).collect();
-        if changed.is_empty() {
-            return;
-        }
-        for shard in &self.shards {
-            // Copied, so that no worker waits for decisions.
-            let entries: Vec<Arc<Entry>> = shard.lock().values().cloned().collect();
-            for entry in entries {
-                if let Some(listener) = changed.iter().find(|listener| listener.config.name == entry.listener) {
-                    entry.decide(listener);
-                }
-            }
-        }
-    }
-}
-
-impl Entry {
-    /// Ends the connection if this view of its listener would not let it in.
     fn decide(&self, listener: &Listener) {
         let Some(authorization) = &listener.authorization else { return };
         let decision = decide(authorization, &self.caller);
@@ -122,9 +77,4 @@ impl Entry {
             self.told.notify_one();
         }
     }
-}
-
-/// Unique as long as the entry lives.
-fn key(entry: &Arc<Entry>) -> usize {
-    Arc::as_ptr(entry).addr()
 }
