@@ -8,7 +8,7 @@ use std::task::{Poll, ready};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 
 use super::fault;
@@ -18,9 +18,10 @@ use super::request;
 use crate::base::drain::Watch;
 use crate::base::task;
 use crate::codec::body::PollBody;
+use crate::codec::heads::asked::Asked;
 use crate::codec::heads::fields;
 use crate::codec::heads::request::{HeadLimits, Rejected};
-use crate::codec::message::{Handler, Interim, Request, RequestHead, Response};
+use crate::codec::message::{Handler, Interim, Request, Response};
 
 /// Checks a request and starts a task that answers it. When the caller resets the stream or leaves, everything
 /// for it is dropped at once.
@@ -70,29 +71,6 @@ pub(super) fn answer<H: Handler>(
         };
         if let Some(pump) = pump {
             finish(pump, asked).await;
-        }
-    }
-}
-
-/// What kind of answer a request has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    /// One without a body.
-    Head,
-    /// A tunnel of its own, if it is agreed to.
-    Connect,
-    /// A tunnel of some protocol.
-    Upgrade,
-    Anything,
-}
-
-impl Asked {
-    fn of(head: &RequestHead) -> Self {
-        match head.method {
-            _ if head.upgrade.is_some() => Self::Upgrade,
-            Method::HEAD => Self::Head,
-            Method::CONNECT => Self::Connect,
-            _ => Self::Anything,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 
 use super::code::Code;
@@ -19,9 +19,10 @@ use crate::base::drain::Watch;
 use crate::base::timer::Deadline;
 use crate::codec::body::{Body, BodyError, PollBody};
 use crate::codec::error::{Refusal, ResetCode};
+use crate::codec::heads::asked::Asked;
 use crate::codec::heads::fields;
 use crate::codec::heads::request::{Accepted, HeadLimits, Rejected, TOO_LARGE};
-use crate::codec::message::{Handler, Interim, Request, RequestHead, Response};
+use crate::codec::message::{Handler, Interim, Request, Response};
 
 /// 1xx responses that wait for the caller to take them; further ones are left out.
 const QUEUED_INTERIMS: usize = 8;
@@ -124,33 +125,6 @@ fn judge(head: Result<Head, Fault>, limits: &HeadLimits) -> Result<Result<Accept
             Err(Unanswered::Malformed)
         }
         Err(Rejected::Malformed) => Err(Unanswered::Malformed),
-    }
-}
-
-/// What kind of answer a request has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    /// One without a body.
-    Head,
-    /// A tunnel of its own, if it is agreed to.
-    Connect,
-    /// A tunnel of some protocol.
-    Upgrade,
-    Anything,
-}
-
-impl Asked {
-    fn of(head: &RequestHead) -> Self {
-        match head.method {
-            _ if head.upgrade.is_some() => Self::Upgrade,
-            Method::HEAD => Self::Head,
-            Method::CONNECT => Self::Connect,
-            _ => Self::Anything,
-        }
-    }
-
-    fn is_tunnel(self) -> bool {
-        matches!(self, Self::Connect | Self::Upgrade)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::codec::body::{Body, BodyError, Frame, PollBody};
 use crate::codec::error::{ResetCode, SendError, SendErrorKind, Sent};
 use crate::codec::h2::pump::{Pump, Stopped};
 use crate::codec::h2::reader::Reader;
+use crate::codec::heads::asked::Asked;
 use crate::codec::heads::fields;
 use crate::codec::heads::response::{self, Accepted};
 use crate::codec::message::{Interim, RequestHead, Response, Upgrade};
@@ -98,38 +99,6 @@ enum Sending {
     Waiting(Box<(StreamSlot, RequestHead, Body)>),
     Begun(Exchange),
     Failed(Option<SendError>),
-}
-
-/// What kind of response a request has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    Head,
-    Connect,
-    Upgrade,
-    Anything,
-}
-
-impl Asked {
-    fn of(head: &RequestHead) -> Self {
-        match head.method {
-            _ if head.upgrade.is_some() => Self::Upgrade,
-            Method::HEAD => Self::Head,
-            Method::CONNECT => Self::Connect,
-            _ => Self::Anything,
-        }
-    }
-
-    fn is_tunnel(self) -> bool {
-        matches!(self, Self::Connect | Self::Upgrade)
-    }
-
-    /// As far as it concerns bodies.
-    fn method(self) -> &'static Method {
-        match self {
-            Self::Head => &Method::HEAD,
-            Self::Connect | Self::Upgrade | Self::Anything => &Method::GET,
-        }
-    }
 }
 
 fn message_of(head: Cow<'_, RequestHead>) -> http::Request<()> {

@@ -22,6 +22,7 @@ use crate::codec::h3::inbound::{Fault, Head, Inbound};
 use crate::codec::h3::lost;
 use crate::codec::h3::outbound::{Gone, Outbound, Pump, Stopped};
 use crate::codec::h3::qpack::{Encoder, Pseudo, Section};
+use crate::codec::heads::asked::Asked;
 use crate::codec::heads::fields;
 use crate::codec::heads::response::{self, Accepted};
 use crate::codec::message::{Interim, RequestHead, Response, Upgrade};
@@ -92,26 +93,6 @@ impl StreamSlot {
         // The head leaves now, with what is there of the body. Whoever is to be woken polls before long.
         exchange.early = exchange.send(&mut Context::from_waker(Waker::noop())).err();
         Some(exchange)
-    }
-}
-
-/// What kind of response a request has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    Head,
-    Connect,
-    Upgrade,
-    Anything,
-}
-
-impl Asked {
-    fn of(head: &RequestHead) -> Self {
-        match head.method {
-            _ if head.upgrade.is_some() => Self::Upgrade,
-            Method::HEAD => Self::Head,
-            Method::CONNECT => Self::Connect,
-            _ => Self::Anything,
-        }
     }
 }
 
