@@ -1,22 +1,24 @@
 //! What is done with a request.
 
-use std::sync::Arc;
+mod redirect;
+mod retry;
+
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
-use outrigger_config::limits::RETRY_ATTEMPTS;
+use http::HeaderValue;
+use outrigger_config::grammar;
 use outrigger_config::model::{
-    Action, BackendRef, DirectResponse, Filter, HashKey, HeaderMatch, Hedge, HedgeAfter, Labels, Mirror, PathMatch,
-    PathRewrite, Redirect, Retry, RetryOn, Setting, Timeouts, UrlRewrite,
+    Action, BackendRef, Filter, HashKey, Hedge, Labels, Mirror, PathMatch, Retry, Setting, Timeouts, UrlRewrite,
 };
-use outrigger_config::{grammar, pattern};
 
-use super::matching::{self, Header};
+use self::redirect::{direct, own_rewrite, prefix_rewritten, redirect, regex_rewritten};
+pub(crate) use self::retry::conditions;
+use self::retry::{hedge, own_retry, retry};
 use super::reader::At;
 use super::route::{Edits, in_steps};
 use super::{endpoint, fitness, resilience};
-use crate::extensions::{RetryExtension, RewriteExtension, RouteExtension, rewrite_extension};
-use crate::pb::{core, matcher, route};
+use crate::extensions::RouteExtension;
+use crate::pb::route;
 use crate::{canonical, wire};
 
 /// What an action becomes.
@@ -96,37 +98,6 @@ fn places(timeouts: &mut Timeouts, own: &RouteExtension) {
     timeouts.request.place = own.request.as_ref().map(wire::read_place);
     timeouts.backend_request.place = own.backend_request.as_ref().map(wire::read_place);
     timeouts.idle.place = own.idle.as_ref().map(wire::read_place);
-}
-
-fn own_retry(at: &At<'_>, own: &RouteExtension, read: Retry) -> Retry {
-    let place = own.attempts.as_ref().map(wire::read_place);
-    let Some(RetryExtension { attempts, on, non_idempotent, backoff_base, backoff_max }) = &own.retry else {
-        return Retry { attempts: Setting { value: read.attempts.value, place }, ..read };
-    };
-    let at = at.field("metadata");
-    let duration = |value: &Option<prost_types::Duration>| value.as_ref().and_then(wire::read_own_duration);
-    let condition = |text: &String| {
-        let numbered = text.split_once(':').map(|(kind, number)| (kind, number.parse::<u16>()));
-        match numbered {
-            Some(("status", Ok(status))) => Some(RetryOn::Status(status)),
-            Some(("grpc", Ok(code))) => u8::try_from(code).ok().map(RetryOn::Grpc),
-            _ => match word(text) {
-                Some(&[first, ..]) => Some(first),
-                _ => {
-                    at.refuse(format!("`{text}` is not a condition for a retry"));
-                    None
-                }
-            },
-        }
-    };
-    Retry {
-        attempts: Setting { value: u8::try_from(*attempts).unwrap_or(u8::MAX), place },
-        on: on.iter().filter_map(condition).collect(),
-        non_idempotent: *non_idempotent,
-        backoff_base: duration(backoff_base).unwrap_or(read.backoff_base),
-        backoff_max: duration(backoff_max).unwrap_or(read.backoff_max),
-        ..read
-    }
 }
 
 fn forward(at: &At<'_>, message: &route::RouteAction, beside: &Beside<'_>) -> Option<Done> {
@@ -249,27 +220,6 @@ fn forward(at: &At<'_>, message: &route::RouteAction, beside: &Beside<'_>) -> Op
     Some(Done { action: Action::Forward(list?), rewrite, timeouts, retry, hedge, hash, mirrors })
 }
 
-/// A second attempt after the time limit of one, which goes on. The limit is then none.
-fn hedge(at: &At<'_>, message: &route::HedgePolicy, timeouts: &mut Timeouts) -> Option<Hedge> {
-    unpack!(at, message => route::HedgePolicy {
-        take: [initial_requests, hedge_on_per_try_timeout],
-        ignore: [],
-        refuse: [additional_request_chance],
-    });
-    if initial_requests.as_ref().is_some_and(|number| number.value > 1) {
-        at.field("initial_requests").refuse("a request begins with one attempt; write 1, or remove it");
-    }
-    if !hedge_on_per_try_timeout {
-        return None;
-    }
-    let Some(delay) = timeouts.backend_request.value.take() else {
-        at.field("hedge_on_per_try_timeout").refuse("there is no `per_try_timeout` to start a second attempt at");
-        return None;
-    };
-    timeouts.backend_request.place = None;
-    Some(Hedge { after: HedgeAfter::Delay(delay), max: 1, budget_percent: 10 })
-}
-
 fn mirror(at: &At<'_>, message: &route::route_action::RequestMirrorPolicy) -> Option<Mirror> {
     unpack!(at, message => route::route_action::RequestMirrorPolicy {
         take: [cluster, runtime_fraction],
@@ -381,275 +331,4 @@ fn weighted(
         subset: endpoint::labels(metadata_match.as_ref()),
         filters,
     })
-}
-
-/// Headers of responses that are tried again.
-fn answers(at: &At<'_>, list: &[route::HeaderMatcher]) -> Vec<HeaderMatch> {
-    let each = list.iter().enumerate().filter_map(|(index, message)| {
-        let at = at.item("retriable_headers", index);
-        match matching::header(&at, message)? {
-            Header::Other(condition) => Some(condition),
-            Header::Method(_) => {
-                at.refuse("a response has no method");
-                None
-            }
-        }
-    });
-    each.collect()
-}
-
-/// How long an answer's own word on when to come back is waited for.
-fn pushback(at: &At<'_>, message: &route::retry_policy::RateLimitedRetryBackOff) -> Duration {
-    unpack!(at, message => route::retry_policy::RateLimitedRetryBackOff {
-        take: [reset_headers, max_interval],
-        ignore: [],
-        refuse: [],
-    });
-    for (index, header) in reset_headers.iter().enumerate() {
-        // Always read, in seconds.
-        if !header.name.eq_ignore_ascii_case("retry-after") || header.format != 0 {
-            at.item("reset_headers", index).refuse("only `retry-after` in seconds is supported");
-        }
-    }
-    super::cluster::positive(at, "max_interval", max_interval.as_ref()).unwrap_or(Duration::from_secs(300))
-}
-
-/// A retry policy; the limit of one attempt goes to where ours keeps it.
-fn retry(at: &At<'_>, message: Option<&route::RetryPolicy>, timeouts: &mut Timeouts) -> Retry {
-    let Some(message) = message else { return canonical::none() };
-    unpack!(at, message => route::RetryPolicy {
-        take: [
-            retry_on,
-            num_retries,
-            per_try_timeout,
-            retry_host_predicate,
-            retriable_status_codes,
-            retry_back_off,
-            retriable_request_headers,
-            rate_limited_retry_back_off,
-            retriable_headers,
-        ],
-        ignore: [host_selection_retry_max_attempts], // one pick leaves out what has been tried
-        refuse: [
-            per_try_idle_timeout,
-            retry_priority,
-            retry_options_predicates,
-            refresh_cluster_on_retry,
-        ],
-    });
-    for (index, predicate) in retry_host_predicate.iter().enumerate() {
-        // Always so.
-        if predicate.name != "envoy.retry_host_predicates.previous_hosts" {
-            at.item("retry_host_predicate", index).refuse("only `previous_hosts` is supported");
-        }
-    }
-    if let Some(limit) = at.duration("per_try_timeout", per_try_timeout.as_ref()).filter(|limit| !limit.is_zero()) {
-        timeouts.backend_request = Setting { value: Some(limit), place: Some(at.place()) };
-    }
-    if let Err(reason) = conditions(retry_on, retriable_status_codes) {
-        at.field("retry_on").refuse(reason);
-        return canonical::none();
-    }
-    let most = u32::try_from(RETRY_ATTEMPTS.max).unwrap_or(u32::MAX);
-    if num_retries.as_ref().is_some_and(|number| number.value > most) {
-        at.field("num_retries").refuse(format!("more than {most} retries of one request are not made"));
-        return canonical::none();
-    }
-    if let Some(message) = retry_back_off {
-        let at = at.field("retry_back_off");
-        unpack!(at, message => route::retry_policy::RetryBackOff {
-            take: [base_interval, max_interval],
-            ignore: [],
-            refuse: [],
-        });
-        super::cluster::positive(&at, "base_interval", base_interval.as_ref());
-        super::cluster::positive(&at, "max_interval", max_interval.as_ref());
-    }
-    match canonical::retry(Some(message)) {
-        Some(mut retry) => {
-            retry.attempts.place = Some(at.place());
-            retry.on_headers = answers(at, retriable_headers);
-            if let Some(message) = rate_limited_retry_back_off {
-                retry.max_pushback = pushback(&at.field("rate_limited_retry_back_off"), message);
-            }
-            retry
-        }
-        None => {
-            if !retriable_request_headers.is_empty() {
-                at.field("retriable_request_headers").refuse("this is not supported; remove it");
-            }
-            canonical::none()
-        }
-    }
-}
-
-/// The conditions of Envoy's `retry_on`, in ours.
-pub(crate) fn conditions(retry_on: &str, statuses: &[u32]) -> Result<Vec<RetryOn>, String> {
-    let mut out: Vec<RetryOn> = Vec::new();
-    let mut add = |condition: RetryOn| {
-        if !out.contains(&condition) {
-            out.push(condition);
-        }
-    };
-    for text in retry_on.split(',').map(str::trim).filter(|text| !text.is_empty()) {
-        // What they are is in a list of its own.
-        if text == "retriable-headers" {
-            continue;
-        }
-        if text == "retriable-status-codes" {
-            for status in statuses {
-                let status = u16::try_from(*status).ok().filter(|status| (400..=599).contains(status));
-                add(RetryOn::Status(status.ok_or("only statuses from 400 to 599 are tried again")?));
-            }
-            continue;
-        }
-        let words = word(text).ok_or_else(|| format!("the condition `{text}` is not supported; remove it"))?;
-        words.iter().copied().for_each(&mut add);
-    }
-    Ok(out)
-}
-
-/// What a word of Envoy's means: some contain others.
-fn word(text: &str) -> Option<&'static [RetryOn]> {
-    use RetryOn::{ConnectFailure, GatewayError, Grpc, RefusedStream, Reset, ServerError, Status};
-    Some(match text {
-        "connect-failure" => &[ConnectFailure],
-        "refused-stream" => &[RefusedStream],
-        "reset" => &[Reset, ConnectFailure, RefusedStream],
-        "gateway-error" => &[GatewayError, Reset, ConnectFailure, RefusedStream],
-        "5xx" => &[ServerError, Reset, ConnectFailure, RefusedStream],
-        "retriable-4xx" => &[Status(409)],
-        "cancelled" => &[Grpc(1)],
-        "deadline-exceeded" => &[Grpc(4)],
-        "resource-exhausted" => &[Grpc(8)],
-        "internal" => &[Grpc(13)],
-        "unavailable" => &[Grpc(14)],
-        _ => return None,
-    })
-}
-
-fn own_rewrite(at: &At<'_>, own: &RewriteExtension) -> Option<PathRewrite> {
-    match own.path.as_ref()? {
-        rewrite_extension::Path::Full(path) => Some(PathRewrite::Full(path.as_str().into())),
-        rewrite_extension::Path::Prefix(path) => Some(PathRewrite::Prefix(path.as_str().into())),
-        rewrite_extension::Path::Regex(rewrite) => {
-            let pattern = at.held(pattern::inside(&rewrite.pattern).map_err(|error| error.to_string()))?;
-            Some(PathRewrite::Regex { pattern, substitution: rewrite.substitution.as_str().into() })
-        }
-    }
-}
-
-fn regex_rewritten(at: &At<'_>, message: &matcher::RegexMatchAndSubstitute) -> Option<PathRewrite> {
-    unpack!(at, message => matcher::RegexMatchAndSubstitute { take: [pattern, substitution], ignore: [], refuse: [] });
-    let Some(message) = pattern else {
-        at.field("pattern").refuse("there is no pattern");
-        return None;
-    };
-    unpack!(at, message => matcher::RegexMatcher {
-        take: [regex],
-        ignore: [engine_type], // there is one
-        refuse: [],
-    });
-    let pattern = at.field("pattern").held(pattern::inside(regex).map_err(|error| error.to_string()));
-    let read = wire::read_substitution(substitution).ok_or_else(|| "this has a `\\` that means nothing".to_owned());
-    let substitution = at.field("substitution").held(read);
-    Some(PathRewrite::Regex { pattern: pattern?, substitution: substitution?.into() })
-}
-
-/// Envoy replaces the bytes that matched. Where that is not what replacing whole segments does, a pattern does it.
-fn prefix_rewritten(at: &At<'_>, new: &str, path: &PathMatch) -> Option<PathRewrite> {
-    let bytes = |old: &str| {
-        let pattern = pattern::inside(&format!("^{}", regex_syntax::escape(old))).map_err(|error| error.to_string());
-        let pattern = at.held(pattern)?;
-        Some(PathRewrite::Regex { pattern, substitution: new.replace('$', "$$").into() })
-    };
-    match path {
-        PathMatch::Prefix(old) if old.is_empty() => bytes("/"),
-        PathMatch::Prefix(_) if !new.ends_with('/') => Some(PathRewrite::Prefix(new.into())),
-        PathMatch::Prefix(old) | PathMatch::Start(old) => bytes(old),
-        PathMatch::Exact(_) => Some(PathRewrite::Full(new.into())),
-        PathMatch::Any | PathMatch::Regex(_) | PathMatch::GrpcMethod(_) => {
-            at.refuse("there is no prefix that could be replaced; use `regex_rewrite`");
-            None
-        }
-    }
-}
-
-fn redirect(at: &At<'_>, message: &route::RedirectAction, beside: &Beside<'_>) -> Option<Redirect> {
-    use route::redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier};
-    unpack!(at, message => route::RedirectAction {
-        take: [host_redirect, port_redirect, response_code, scheme_rewrite_specifier, path_rewrite_specifier],
-        ignore: [],
-        refuse: [strip_query],
-    });
-    let scheme: Option<Arc<str>> = match scheme_rewrite_specifier {
-        Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".into()),
-        Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => Some(scheme.to_ascii_lowercase().into()),
-        Some(SchemeRewriteSpecifier::HttpsRedirect(false)) | None => None,
-    };
-    let hostname = match host_redirect.as_str() {
-        "" => None,
-        host => at.field("host_redirect").held(grammar::host(host)),
-    };
-    let port = match u16::try_from(*port_redirect) {
-        Ok(0) => None,
-        Ok(port) => Some(port),
-        Err(_) => {
-            at.field("port_redirect").refuse("this is not a port");
-            None
-        }
-    };
-    let path = match (beside.own.and_then(|own| own.rewrite.as_ref()), path_rewrite_specifier) {
-        (Some(own), _) => own_rewrite(at, own),
-        (None, None) => None,
-        (None, Some(PathRewriteSpecifier::PathRedirect(path))) => {
-            if path.contains('?') {
-                at.field("path_redirect").refuse("the query of the request is kept; leave out `?` and what follows");
-            }
-            Some(PathRewrite::Full(path.as_str().into()))
-        }
-        (None, Some(PathRewriteSpecifier::PrefixRewrite(prefix))) => {
-            prefix_rewritten(&at.field("prefix_rewrite"), prefix, beside.path)
-        }
-        (None, Some(PathRewriteSpecifier::RegexRewrite(regex))) => regex_rewritten(&at.field("regex_rewrite"), regex),
-        (None, Some(PathRewriteSpecifier::PathRewrite(_))) => {
-            at.field("path_rewrite").refuse("this is not supported; use `path_redirect`");
-            None
-        }
-    };
-    let status = match RedirectResponseCode::try_from(*response_code) {
-        Ok(RedirectResponseCode::MovedPermanently) => StatusCode::MOVED_PERMANENTLY,
-        Ok(RedirectResponseCode::Found) => StatusCode::FOUND,
-        Ok(RedirectResponseCode::SeeOther) => StatusCode::SEE_OTHER,
-        Ok(RedirectResponseCode::TemporaryRedirect) => StatusCode::TEMPORARY_REDIRECT,
-        Ok(RedirectResponseCode::PermanentRedirect) => StatusCode::PERMANENT_REDIRECT,
-        Err(_) => {
-            at.field("response_code").refuse("this is not the status of a redirect");
-            return None;
-        }
-    };
-    Some(Redirect { scheme, hostname, port, path, status })
-}
-
-fn direct(at: &At<'_>, message: &route::DirectResponseAction, own: Option<&RouteExtension>) -> Option<DirectResponse> {
-    use core::data_source::Specifier;
-    unpack!(at, message => route::DirectResponseAction { take: [status, body], ignore: [], refuse: [body_format] });
-    let body: Arc<[u8]> = match body.as_ref().map(|source| &source.specifier) {
-        None | Some(None) => Arc::from([]),
-        Some(Some(Specifier::InlineBytes(bytes))) => Arc::from(&bytes[..]),
-        Some(Some(Specifier::InlineString(text))) => Arc::from(text.as_bytes()),
-        Some(Some(Specifier::Filename(_) | Specifier::EnvironmentVariable(_))) => {
-            at.field("body").refuse("the body travels with the route; give it as `inline_string`");
-            return None;
-        }
-    };
-    let code = u16::try_from(*status).ok().and_then(|status| StatusCode::from_u16(status).ok());
-    let Some(status) = code else {
-        at.field("status").refuse(format!("{status} is not a status"));
-        return None;
-    };
-    // As Envoy says it.
-    let media = own.and_then(|own| own.content_type.as_deref()).unwrap_or("text/plain");
-    let content_type = at.held(HeaderValue::from_str(media).map_err(|_| "this is not a media type".to_owned()))?;
-    Some(DirectResponse { status, body, content_type })
 }
