@@ -209,6 +209,10 @@ pub const QUIC_INBOX_BYTES: usize = 2 * 1024 * 1024;
 /// QUIC: handshakes of one worker's endpoint from addresses that may not be the callers'. Further callers are asked first to
 /// show that theirs is.
 pub const QUIC_UNPROVED: u32 = 64;
+/// QUIC: sessions that one listener keeps for callers that may come back with early data.
+pub const QUIC_SESSIONS: usize = 4096;
+/// QUIC: bytes of them.
+pub const QUIC_SESSIONS_BYTES: usize = 16 * 1024 * 1024;
 /// QUIC: callers of one worker's endpoint that have not been looked at yet; further ones are not answered and try again.
 pub const QUIC_CALLERS: usize = 1024;
 /// QUIC: bytes that one of them may send meanwhile.

@@ -29,11 +29,16 @@ impl Edge {
 
     /// The same with more settings.
     async fn with(more: impl Fn(Config) -> Config) -> Self {
+        Self::having("true", more).await
+    }
+
+    /// The same with other settings of HTTP/3.
+    async fn having(http3: &str, more: impl Fn(Config) -> Config) -> Self {
         let mesh = Mesh::new();
         let (certificate, key) = mesh.files.give("edge", &mesh.issuing.issue(&Leaf::new().dns("a.example")));
         let tls =
             format!("tls: {{ mode: strict, certificates: [{{ certificate: {certificate}, privateKey: {key} }}] }}");
-        Self::of(mesh, |config| more(config.listener(&tls))).await
+        Self::of(mesh, http3, |config| more(config.listener(&tls))).await
     }
 
     /// For members of the mesh only.
@@ -47,12 +52,13 @@ impl Edge {
             mesh.files.quoted("web.key"),
             mesh.files.quoted("bundle.pem"),
         );
-        Self::of(mesh, |config| config.top(&identity).listener("tls: { mode: strict }")).await
+        Self::of(mesh, "true", |config| config.top(&identity).listener("tls: { mode: strict }")).await
     }
 
-    async fn of(mesh: Mesh, more: impl Fn(Config) -> Config) -> Self {
+    async fn of(mesh: Mesh, http3: &str, more: impl Fn(Config) -> Config) -> Self {
         let backend = backend::start().await;
-        let config = Config::to("http2", &[backend.addr]).listener("http3: true").rule("timeouts: { request: 0s }");
+        let config = Config::to("http2", &[backend.addr]).rule("timeouts: { request: 0s }");
+        let config = config.listener(&format!("http3: {http3}"));
         let proxy = Proxy::start(&more(config)).await;
         Self { mesh, backend, proxy }
     }
@@ -109,6 +115,20 @@ const LONG: Duration = Duration::from_secs(180);
 #[tokio::test]
 async fn aioquic_is_served() {
     Edge::start().await.claims(&["get", "concurrent", "trailers", "events", "aborted"], &[]).await;
+}
+
+#[tokio::test]
+async fn aioquic_comes_back_with_early_data() {
+    // Nothing is decided by the certificate of a caller that has none.
+    let edge = Edge::having("{ earlyData: safeMethods }", |config| {
+        config.listener("authorization: p").top(
+            "authorization: { p: { default: allow, rules: [{ name: none, action: audit, to: [{ ports: [1] }] }] } }",
+        )
+    })
+    .await;
+    edge.claims(&["early"], &[]).await;
+    let handled = edge.proxy.metric("outrigger_early_requests_total", &["outcome=\"handled\""]).await;
+    assert_eq!(handled, 1.0);
 }
 
 #[tokio::test]

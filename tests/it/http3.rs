@@ -2,6 +2,7 @@
 //! client is small and our own; foreign ones are in `h3_clients`.
 
 mod client;
+mod early;
 mod lifecycle;
 
 use std::sync::Arc;

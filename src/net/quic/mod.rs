@@ -13,6 +13,6 @@ mod transport;
 
 pub use client::{ClientTransport, connect};
 pub use failure::peer_alert;
-pub use server::{Arrival, Server, ServerTransport, Station};
+pub use server::{Arrival, Established, Server, ServerTransport, Station, Unfinished};
 pub use socket::bind;
 pub use steering::Steering;

@@ -210,13 +210,31 @@ class Forward(asyncio.DatagramProtocol):
         self.conn.datagram_received(data, addr)
 
 
+async def early(args):
+    """A caller that comes back sends a request with its first packets."""
+    sessions = asyncio.Queue()
+    async with args.connect(on_session=sessions.put_nowait) as conn:
+        await get_once(conn)
+        session = await asyncio.wait_for(sessions.get(), h3.PATIENCE)
+    config = args.configuration()
+    config.session_ticket = session
+    async with h3.connect("127.0.0.1", args.port, config, early=True) as conn:
+        stream = conn.request("GET", "/small")
+        assert not conn._quic.tls.session_resumed, "nothing has come back yet"
+        assert value(await stream.fields(), ":status") == "200"
+        assert await stream.body() == b"small"
+        await asyncio.wait_for(conn.wait_connected(), h3.PATIENCE)
+        assert conn._quic.tls.session_resumed and conn._quic.tls.early_data_accepted
+        await get_once(conn)
+
+
 async def get_once(conn):
     stream = conn.request("GET", "/small")
     assert value(await stream.fields(), ":status") == "200"
     assert await stream.body() == b"small"
 
 
-CLAIMS = [get, upload, download, concurrent, trailers, events, cancel, aborted, drain, refused, rebind]
+CLAIMS = [get, upload, download, concurrent, trailers, events, cancel, aborted, drain, refused, rebind, early]
 
 
 def main():
@@ -228,7 +246,8 @@ def main():
     parser.add_argument("--key")
     parser.add_argument("--size", type=int, default=8)
     args = parser.parse_args()
-    args.connect = lambda: h3.connect("127.0.0.1", args.port, h3.configuration(args.certificate, args.key, args.trust))
+    args.configuration = lambda: h3.configuration(args.certificate, args.key, args.trust)
+    args.connect = lambda **more: h3.connect("127.0.0.1", args.port, args.configuration(), **more)
     claims = {claim.__name__: claim for claim in CLAIMS}
     for name in args.claims:
         asyncio.run(claims[name](args))
