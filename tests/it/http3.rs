@@ -4,6 +4,7 @@
 mod client;
 mod early;
 mod lifecycle;
+pub mod relay;
 
 use std::sync::Arc;
 

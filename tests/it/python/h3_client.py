@@ -1,6 +1,6 @@
 """A foreign HTTP/3 client against a proxy in front of the backend of `h3_clients.rs`.
 
-    h3_client.py CLAIM... --port PORT [--trust FILE] [--certificate FILE --key FILE] [--size MIB]
+    h3_client.py CLAIM... --port PORT [--relay PORT] [--trust FILE] [--certificate FILE --key FILE] [--size MIB]
 
 Prints `ok CLAIM` for each that held; the first that did not ends it with a traceback."""
 
@@ -211,19 +211,19 @@ class Forward(asyncio.DatagramProtocol):
 
 
 async def early(args):
-    """A caller that comes back sends a request with its first packets."""
+    """A caller that comes back sends a request with its first packets; nothing comes back before they were handled."""
     sessions = asyncio.Queue()
     async with args.connect(on_session=sessions.put_nowait) as conn:
         await get_once(conn)
         session = await asyncio.wait_for(sessions.get(), h3.PATIENCE)
     config = args.configuration()
     config.session_ticket = session
-    async with h3.connect("127.0.0.1", args.port, config, early=True) as conn:
+    async with h3.connect("127.0.0.1", args.relay, config, early=True) as conn:
         stream = conn.request("GET", "/small")
         assert not conn._quic.tls.session_resumed, "nothing has come back yet"
         assert value(await stream.fields(), ":status") == "200"
         assert await stream.body() == b"small"
-        await asyncio.wait_for(conn.wait_connected(), h3.PATIENCE)
+        await conn.until(lambda: conn._quic._handshake_complete)
         assert conn._quic.tls.session_resumed and conn._quic.tls.early_data_accepted
         await get_once(conn)
 
@@ -241,6 +241,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("claims", nargs="+")
     parser.add_argument("--port", type=int)
+    parser.add_argument("--relay", type=int)
     parser.add_argument("--trust")
     parser.add_argument("--certificate")
     parser.add_argument("--key")
