@@ -281,6 +281,29 @@ async fn whoever_waits_for_the_last_generation_is_woken_by_it() {
     }
 }
 
+#[test]
+fn what_proxies_are_given_is_in_the_view_already() {
+    let case = Case::new();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut looks = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let given = case.engine.publisher().generation();
+                let known = case.engine.view().number();
+                assert!(known >= given, "proxies are given {given}, and whoever hears of it finds {known}");
+                looks += 1;
+            }
+            looks
+        });
+        for port in 1..=200 {
+            case.push(&SERVICE.replace("port: 80", &format!("port: {port}"))).expect("taken");
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(looking.join().expect("it holds") > 200);
+    });
+}
+
 #[tokio::test]
 async fn endpoints_alone_are_told_apart_from_all_other_changes() {
     let case = Case::new();
