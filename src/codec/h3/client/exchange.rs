@@ -193,9 +193,11 @@ impl Exchange {
         if self.stage == Stage::Settings {
             return Poll::Pending;
         }
-        let Some(Open { inbound, .. }) = &mut self.open else { return Poll::Pending };
+        let Some(Open { inbound, slot, .. }) = &mut self.open else { return Poll::Pending };
         loop {
-            let section = match ready!(inbound.poll_head(cx)).map_err(Failure::Fault)? {
+            let head = ready!(inbound.poll_head(cx)).map_err(Failure::Fault)?;
+            slot.link.answered.store(true, Ordering::Relaxed);
+            let section = match head {
                 Head::Section(section) => section,
                 Head::TooLarge => return Poll::Ready(Err(Failure::Bad("its head is too large"))),
                 Head::None => return Poll::Ready(Err(Failure::Bad("it ended before its head"))),
@@ -314,8 +316,8 @@ impl Exchange {
             }
             Failure::RequestBody(error) => (unsent, SendErrorKind::RequestBody(error)),
             Failure::Gone(error) | Failure::Fault(Fault::Lost(error)) => {
-                let kind = kind_of(&error, &open.slot.link);
-                (unsent || matches!(kind, SendErrorKind::Handshake { .. } | SendErrorKind::Refused), kind)
+                let kind = kind_of(&error, open.slot.link.is_let_in());
+                (unsent || matches!(kind, SendErrorKind::Handshake { .. }), kind)
             }
         };
         SendError { sent: if never { Sent::Never } else { Sent::Maybe }, reused: self.reused, kind }
@@ -344,14 +346,12 @@ impl Drop for Exchange {
     }
 }
 
-/// What the end of the connection says about an exchange without a response.
-fn kind_of(error: &ConnectionError, link: &Link) -> SendErrorKind {
-    // The server has not looked at what it says it did not.
-    if lost::code_of(error) == Some(Code::REQUEST_REJECTED) {
-        return SendErrorKind::Refused;
-    }
+/// What the end of the connection says about an exchange without a response. Once the server has let us in it may have acted
+/// upon any request: only before that does an alert prove that it did not. The code with which it closes proves nothing: the
+/// RFC gives H3_REQUEST_REJECTED a meaning for streams only.
+fn kind_of(error: &ConnectionError, let_in: bool) -> SendErrorKind {
     let Some(error) = lost::of_connection(error) else { return SendErrorKind::Closed };
-    if let Some(alert) = certificate_alert(&error).filter(|_| link.served.load(Ordering::Relaxed) > 0) {
+    if let Some(alert) = certificate_alert(&error).filter(|_| !let_in) {
         let detail = format!("the upstream refused this proxy's certificate ({:?})", alert.0);
         return SendErrorKind::Handshake { code: REFUSED_BY_PEER, detail: detail.into() };
     }
@@ -458,5 +458,38 @@ impl PollBody for H3ClientBody {
 
     fn exact_len(&self) -> Option<u64> {
         self.inbound.exact_len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quinn::{ApplicationClose, ConnectionClose, TransportErrorCode};
+    use rustls::AlertDescription;
+
+    use super::*;
+
+    fn alert(alert: AlertDescription) -> ConnectionError {
+        let error_code = TransportErrorCode::crypto(alert.into());
+        ConnectionError::ConnectionClosed(ConnectionClose { error_code, frame_type: None, reason: "".into() })
+    }
+
+    #[test]
+    fn an_alert_proves_something_only_before_the_server_has_let_us_in() {
+        for refusal in [AlertDescription::CertificateExpired, AlertDescription::CertificateRequired] {
+            assert!(matches!(kind_of(&alert(refusal), false), SendErrorKind::Handshake { .. }));
+            assert!(matches!(kind_of(&alert(refusal), true), SendErrorKind::Io(_)));
+        }
+        assert!(matches!(kind_of(&alert(AlertDescription::InternalError), false), SendErrorKind::Io(_)));
+    }
+
+    #[test]
+    fn the_code_of_a_close_proves_nothing() {
+        for code in [Code::REQUEST_REJECTED, Code::NO_ERROR, Code::INTERNAL_ERROR] {
+            let close = ApplicationClose { error_code: code.var(), reason: "".into() };
+            for let_in in [false, true] {
+                let kind = kind_of(&ConnectionError::ApplicationClosed(close.clone()), let_in);
+                assert!(matches!(kind, SendErrorKind::Closed), "{code}: {kind:?}");
+            }
+        }
     }
 }

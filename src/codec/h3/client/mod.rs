@@ -65,6 +65,8 @@ struct Link {
     active: AtomicUsize,
     /// Requests sent so far.
     served: AtomicU64,
+    /// A response has begun, on any stream.
+    answered: AtomicBool,
     /// When the last stream ended, in nanoseconds after `opened`.
     idle_since: AtomicU64,
     /// No new stream may be opened.
@@ -160,6 +162,7 @@ impl H3Connection {
             opened: now(),
             active: AtomicUsize::new(0),
             served: AtomicU64::new(0),
+            answered: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             full: AtomicBool::new(false),
@@ -250,6 +253,12 @@ impl Drop for Handle {
 impl Link {
     fn is_usable(&self) -> bool {
         !self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Whether the server has accepted our certificate, or does without: it has answered something, or confirmed the
+    /// handshake (RFC 9001 section 4.1.2).
+    fn is_let_in(&self) -> bool {
+        self.answered.load(Ordering::Relaxed) || self.connection.stats().frame_rx.handshake_done > 0
     }
 
     /// Opens a stream, if the server allows one.
