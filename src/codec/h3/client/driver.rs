@@ -98,7 +98,10 @@ async fn run(link: Arc<Link>, control: Outbound) {
         {
             opening.set(connection.open_bi());
             if let Ok((out, inbound)) = opened {
-                link.state.lock().spare = Some(Streams { out, inbound });
+                let unused = link.state.lock().spare.replace(Streams { out, inbound });
+                if let Some(unused) = unused {
+                    unused.cancel();
+                }
                 link.full.store(false, Ordering::Relaxed);
                 link.released();
             }
