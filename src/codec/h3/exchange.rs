@@ -132,7 +132,7 @@ fn judge(head: Result<Head, Fault>, limits: &HeadLimits) -> Result<Result<Accept
 async fn answer<H: Handler>(
     service: &Service<H>,
     accepted: Accepted,
-    out: Outbound,
+    mut out: Outbound,
     mut inbound: Inbound,
     started: Instant,
 ) {
@@ -147,6 +147,10 @@ async fn answer<H: Handler>(
         Poll::Ready(())
     })
     .await;
+    if let Some(fault) = inbound.fault() {
+        out.reset(code_of(fault));
+        return;
+    }
     let inbound = Arc::new(Mutex::new(inbound));
     let body =
         if inbound.lock().is_end() { Body::Empty } else { Body::H3Server(H3ServerBody::new(Arc::clone(&inbound))) };
@@ -184,6 +188,14 @@ async fn answer<H: Handler>(
         inbound.lock().stop(Code::REQUEST_CANCELLED);
         return;
     };
+    if Arc::strong_count(&inbound) == 1 {
+        // Nobody reads on. What is here already must be well-formed all the same.
+        let fault = poll_fn(|cx| Poll::Ready(inbound.lock().look_through(cx))).await;
+        if let Some(fault) = fault {
+            out.reset(code_of(&fault));
+            return;
+        }
+    }
     if asked.is_tunnel()
         && (response.head.status == StatusCode::SWITCHING_PROTOCOLS || response.head.status.is_success())
     {

@@ -21,6 +21,9 @@ use crate::codec::heads::fields;
 /// fields. Those that are too large by less than this are answered by whoever judges heads.
 const PSEUDO_MARGIN: usize = 512;
 
+/// Bytes of a body that nobody reads which are looked at.
+const LOOKED_THROUGH: usize = 64 * 1024;
+
 /// Reads frames of one stream: of requests on a server, of responses on a client. Whoever polls takes from the stream's
 /// window, so that a slow writer holds the sender back. Dropped before its end it asks the sender to stop.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub(super) struct Inbound {
     max_section: usize,
     /// Arrived, and not looked at.
     chunk: Bytes,
+    /// Looked at, and not handed out.
+    ahead: Option<Event>,
     phase: Phase,
     /// Bytes of the body to come, where declared.
     remaining: Option<u64>,
@@ -86,6 +91,7 @@ impl Inbound {
             frames: Frames::new(side, max_section),
             max_section,
             chunk: Bytes::new(),
+            ahead: None,
             phase: Phase::Open,
             remaining: None,
             trailers: None,
@@ -124,17 +130,30 @@ impl Inbound {
         self.frames.become_tunnel();
     }
 
-    /// Looks whether the stream has ended, if nothing more has arrived than was looked at.
+    /// Looks at what comes next, between frames: that the stream has ended, or breaks a rule, is known then. An error comes
+    /// again where it is expected.
     pub(super) fn look_ahead(&mut self, cx: &mut Context<'_>) {
-        if self.phase == Phase::Open && self.chunk.is_empty() && self.frames.data_missing() == 0 {
-            // An error comes again, where it is expected.
-            if let Poll::Ready(Ok(false)) = self.poll_fill(cx)
-                && self.frames.finish().is_ok()
-                && self.remaining.is_none_or(|remaining| remaining == 0)
-            {
-                self.phase = Phase::End;
+        if self.phase == Phase::Open
+            && self.ahead.is_none()
+            && self.frames.data_missing() == 0
+            && let Poll::Ready(Ok(event)) = self.poll_event(cx)
+        {
+            self.ahead = event;
+        }
+    }
+
+    /// Reads what has arrived, up to a limit, of a body that nobody reads: what is wrong with it.
+    pub(super) fn look_through(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
+        let mut seen = 0;
+        while seen < LOOKED_THROUGH {
+            match self.poll_body(cx) {
+                Poll::Ready(Ok(Some(Frame::Data(data)))) => seen += data.len(),
+                Poll::Ready(Ok(Some(Frame::Trailers(_)))) => {}
+                Poll::Ready(Ok(None)) | Poll::Pending => return None,
+                Poll::Ready(Err(fault)) => return Some(fault),
             }
         }
+        None
     }
 
     /// The next frame of the body.
@@ -188,6 +207,9 @@ impl Inbound {
 
     /// The next event; `None` at the end.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, Fault>> {
+        if let Some(event) = self.ahead.take() {
+            return Poll::Ready(Ok(Some(event)));
+        }
         loop {
             match &self.phase {
                 Phase::Open => {}
@@ -251,7 +273,7 @@ impl Inbound {
     }
 
     pub(super) fn is_end(&self) -> bool {
-        self.phase == Phase::End && self.trailers.is_none()
+        self.phase == Phase::End && self.ahead.is_none() && self.trailers.is_none()
     }
 
     /// Bytes of the body to come, where known.
@@ -265,6 +287,7 @@ impl Inbound {
         if self.phase == Phase::Open {
             // It may have been stopped already.
             let _ = self.stream.stop(code.var());
+            self.ahead = None;
             self.phase = Phase::Failed(Fault::Reset(code));
         }
     }
