@@ -120,7 +120,10 @@ async fn run(link: Arc<Link>, control: Outbound) {
 impl Link {
     fn hear(&self, event: Event) {
         match event {
-            Event::Settings(settings) => self.state.lock().settings = Some(settings),
+            Event::Settings(settings) => {
+                self.limit.hear(&settings);
+                self.state.lock().settings = Some(settings);
+            }
             Event::GoAway(first_rejected) => {
                 self.rejected_from.store(first_rejected, Ordering::Relaxed);
                 self.close();

@@ -12,7 +12,7 @@ use http::uri::Scheme;
 use http::{Method, StatusCode};
 use quinn::{ConnectionError, VarInt};
 
-use super::{Link, StreamSlot};
+use super::StreamSlot;
 use crate::base::limits;
 use crate::codec::body::{Body, BodyError, Frame, PollBody};
 use crate::codec::error::{REFUSED_BY_PEER, ResetCode, SendError, SendErrorKind, Sent, certificate_alert};
@@ -20,7 +20,7 @@ use crate::codec::h3::code::Code;
 use crate::codec::h3::frames::Side;
 use crate::codec::h3::inbound::{Fault, Head, Inbound};
 use crate::codec::h3::lost;
-use crate::codec::h3::outbound::{Gone, Outbound, Pump, Stopped};
+use crate::codec::h3::outbound::{Gone, Outbound, Pump, Stopped, TooLarge};
 use crate::codec::h3::qpack::{Encoder, Pseudo, Section};
 use crate::codec::heads::asked::Asked;
 use crate::codec::heads::fields;
@@ -59,7 +59,7 @@ impl StreamSlot {
         let streams = self.streams.take()?;
         let link = &self.link;
         let id = VarInt::from(streams.inbound.id()).into_inner();
-        let mut out = Outbound::new(streams.out, Code::REQUEST_CANCELLED);
+        let mut out = Outbound::new(streams.out, Code::REQUEST_CANCELLED, &link.limit);
         let inbound = Inbound::new(link.connection.clone(), streams.inbound, Side::Client, limits::RESPONSE_HEAD_BYTES);
         let asked = Asked::of(head);
         let mut headers = Cow::Borrowed(&head.headers);
@@ -69,7 +69,7 @@ impl StreamSlot {
         if fields::needs_cleaning(&headers) {
             fields::make_sendable(headers.to_mut());
         }
-        out.queue_head(|section| {
+        let queued = out.queue_head(|section| {
             write_pseudo(head, section);
             section.fields(&headers);
         });
@@ -91,7 +91,10 @@ impl StreamSlot {
             open: Some(Open { inbound, upload: Some(upload), slot: self }),
         };
         // The head leaves now, with what is there of the body. Whoever is to be woken polls before long.
-        exchange.early = exchange.send(&mut Context::from_waker(Waker::noop())).err();
+        exchange.early = match queued {
+            Ok(()) => exchange.send(&mut Context::from_waker(Waker::noop())).err(),
+            Err(TooLarge) => Some(Failure::TooLarge),
+        };
         Some(exchange)
     }
 }
@@ -151,6 +154,8 @@ enum Failure {
     Gone(ConnectionError),
     Rejected,
     Unsupported,
+    /// The server takes no head of this size.
+    TooLarge,
     Bad(&'static str),
     RequestBody(BodyError),
 }
@@ -307,6 +312,7 @@ impl Exchange {
                 (true, SendErrorKind::Refused)
             }
             Failure::Unsupported => (true, SendErrorKind::NoExtendedConnect),
+            Failure::TooLarge => (true, SendErrorKind::HeadTooLarge),
             Failure::Fault(Fault::Reset(code)) => (unsent, SendErrorKind::Reset(ResetCode::Http3(code))),
             Failure::Fault(Fault::Broken(broken)) => (unsent, SendErrorKind::BadResponse(broken.detail)),
             Failure::Fault(Fault::Malformed(problem)) => (unsent, SendErrorKind::BadResponse(problem)),

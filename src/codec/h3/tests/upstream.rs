@@ -525,3 +525,32 @@ async fn a_large_exchange_passes_whole_in_both_directions() {
     let (bytes, _) = within(drain_body(&mut response.body)).await.expect("whole");
     assert!(bytes.len() == 10_000_000 && bytes.iter().all(|byte| *byte == 7));
 }
+
+#[tokio::test]
+async fn a_head_that_the_server_does_not_take_is_not_sent() {
+    let up = upstream_of(ends().await, client_options(), 300).await;
+    let mut large = head("GET", "/");
+    large.headers.insert("x-a", HeaderValue::from_str(&"x".repeat(200)).expect("a value"));
+    let error = send(&up, large, Body::Empty).await.expect_err("an error");
+    assert!(error.sent == Sent::Never && matches!(error.kind, SendErrorKind::HeadTooLarge), "{error:?}");
+    let mut stream = Stream::accept(&up.server).await;
+    assert_eq!(stream.next().await, Err(Code::REQUEST_CANCELLED));
+    // The connection is good for others.
+    assert_eq!(answered(&up, &status(200)).await.expect("a response").head.status, 200);
+}
+
+#[tokio::test]
+async fn trailers_that_the_server_does_not_take_end_the_request() {
+    let up = upstream_of(ends().await, client_options(), 300).await;
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("x-sum", HeaderValue::from_str(&"x".repeat(300)).expect("a value"));
+    let body = PrefixedBody::of([Bytes::from("up")], Some(trailers));
+    let (error, mut stream) = tokio::join!(send(&up, head("POST", "/"), body), Stream::accept(&up.server));
+    let error = error.expect_err("an error");
+    assert!(matches!(error.kind, SendErrorKind::RequestBody(BodyError::Malformed(_))), "{error:?}");
+    let end = async {
+        while stream.next().await?.is_some() {}
+        Ok::<(), Code>(())
+    };
+    assert_eq!(end.await, Err(Code::REQUEST_CANCELLED));
+}
