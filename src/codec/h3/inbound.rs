@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -24,12 +26,21 @@ const PSEUDO_MARGIN: usize = 512;
 /// Bytes of a body that nobody reads which are looked at.
 const LOOKED_THROUGH: usize = 64 * 1024;
 
+/// Streams that we gave up because a caller's message was malformed, over the life of a connection. More end it: each may have
+/// made work that came to nothing (CVE-2025-8671).
+const MALFORMED: u32 = 1024;
+
+/// How many there were; shared by the streams of a connection. Upstreams are not counted: a connection to one is shared by
+/// callers who cannot help it.
+pub(super) type Malformed = Option<Arc<AtomicU32>>;
+
 /// Reads frames of one stream: of requests on a server, of responses on a client. Whoever polls takes from the stream's
 /// window, so that a slow writer holds the sender back. Dropped before its end it asks the sender to stop.
 #[derive(Debug)]
 pub(super) struct Inbound {
     stream: RecvStream,
     connection: quinn::Connection,
+    malformed: Malformed,
     frames: Frames,
     /// Largest field section.
     max_section: usize,
@@ -83,11 +94,17 @@ pub(super) enum Head {
 }
 
 impl Inbound {
-    pub(super) fn new(connection: quinn::Connection, stream: RecvStream, side: Side, max_head_bytes: usize) -> Self {
+    pub(super) fn new(
+        (connection, malformed): (quinn::Connection, Malformed),
+        stream: RecvStream,
+        side: Side,
+        max_head_bytes: usize,
+    ) -> Self {
         let max_section = max_head_bytes.saturating_add(PSEUDO_MARGIN);
         Self {
             stream,
             connection,
+            malformed,
             frames: Frames::new(side, max_section),
             max_section,
             chunk: Bytes::new(),
@@ -309,6 +326,11 @@ impl Inbound {
             Fault::Malformed(detail) => {
                 tracing::debug!(detail, "a malformed HTTP/3 message");
                 let _ = self.stream.stop(Code::MESSAGE_ERROR.var());
+                if let Some(malformed) = &self.malformed
+                    && malformed.fetch_add(1, Ordering::Relaxed) >= MALFORMED
+                {
+                    lost::close(&self.connection, Broken::new(Code::EXCESSIVE_LOAD, "too many malformed messages"));
+                }
             }
             Fault::Reset(_) | Fault::Lost(_) | Fault::EarlyDataRejected => {}
         }

@@ -91,6 +91,7 @@ pub async fn serve<H: Handler>(connection: Connection, handler: Arc<H>, options:
         retire_at,
         next: 0,
         limit,
+        malformed: Arc::default(),
         phase: Phase::Open,
         control: None,
         timer: Deadline::default(),
@@ -159,6 +160,7 @@ struct Server<'a, H> {
     next: u64,
     /// What the caller takes.
     limit: SectionLimit,
+    malformed: Arc<AtomicU32>,
     phase: Phase,
     /// Our control stream, once it is open.
     control: Option<Outbound>,
@@ -199,9 +201,9 @@ impl<H: Handler> Server<'_, H> {
     fn accept(&mut self, out: SendStream, stream: RecvStream) {
         let id = VarInt::from(stream.id()).into_inner();
         self.next = id + 4;
-        let connection = self.live.connection.clone();
+        let (connection, malformed) = (self.live.connection.clone(), Some(Arc::clone(&self.malformed)));
         let mut out = Outbound::new(out, Code::INTERNAL_ERROR, &self.limit);
-        let mut inbound = Inbound::new(connection, stream, Side::Server, self.service.limits.max_bytes);
+        let mut inbound = Inbound::new((connection, malformed), stream, Side::Server, self.service.limits.max_bytes);
         if let Phase::Closing { first_rejected, .. } = self.phase
             && id >= first_rejected
         {

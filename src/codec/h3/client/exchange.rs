@@ -60,7 +60,8 @@ impl StreamSlot {
         let link = &self.link;
         let id = VarInt::from(streams.inbound.id()).into_inner();
         let mut out = Outbound::new(streams.out, Code::REQUEST_CANCELLED, &link.limit);
-        let inbound = Inbound::new(link.connection.clone(), streams.inbound, Side::Client, limits::RESPONSE_HEAD_BYTES);
+        let inbound =
+            Inbound::new((link.connection.clone(), None), streams.inbound, Side::Client, limits::RESPONSE_HEAD_BYTES);
         let asked = Asked::of(head);
         let mut headers = Cow::Borrowed(&head.headers);
         if head.upgrade == Some(Upgrade::WebSocket) && !headers.contains_key(SEC_WEBSOCKET_VERSION) {

@@ -263,3 +263,18 @@ async fn what_nobody_reads_is_looked_at_all_the_same() {
     assert_eq!(stream.status().await, Ok(200));
     assert_eq!(stream.stopped().await, Some(Code::NO_ERROR));
 }
+
+#[tokio::test]
+async fn too_many_malformed_requests_end_the_connection() {
+    let down = echo().await;
+    let bytes = [request("POST", "/", &[("content-length", "3")]), data(b"ab")].concat();
+    for _ in 0..1024 {
+        let mut stream = down.ask(&bytes).await;
+        while matches!(stream.next().await, Ok(Some(_))) {}
+    }
+    // So many are borne.
+    let mut stream = down.ask(&get("/")).await;
+    assert_eq!(stream.status().await, Ok(200));
+    let _stream = down.ask(&bytes).await;
+    assert_eq!(down.closed().await, Code::EXCESSIVE_LOAD);
+}
