@@ -145,6 +145,11 @@ impl Inbound {
     /// From now on nothing but DATA may come.
     pub(super) fn become_tunnel(&mut self) {
         self.frames.become_tunnel();
+        // It came before we had agreed.
+        if matches!(self.ahead, Some(Event::Headers(_) | Event::TooLarge)) {
+            self.ahead = None;
+            self.fail(Fault::Broken(Broken::new(Code::FRAME_UNEXPECTED, "HEADERS in a tunnel")));
+        }
     }
 
     /// Looks at what comes next, between frames: that the stream has ended, or breaks a rule, is known then. An error comes
