@@ -94,6 +94,8 @@ pub const DRAIN_STEP: Duration = Duration::from_millis(10);
 pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(5);
 /// A connection that is told to finish may be about to ask: it is closed unasked only after this much silence.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// How long the end of the process waits, after a drain's deadline or a second signal, until what is closed is closed.
+pub const FAREWELL: Duration = Duration::from_millis(500);
 /// A tunnel that we end: from the Close frame to the caller until the server hears it from us, if the caller does not
 /// answer.
 pub const TUNNEL_CLOSE: Duration = Duration::from_secs(5);
@@ -206,9 +208,12 @@ pub const QUIC_CLIENT_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// QUIC: bytes of datagrams that one worker's endpoint may have waiting that others read for it; more are dropped and
 /// counted, and sent again.
 pub const QUIC_INBOX_BYTES: usize = 2 * 1024 * 1024;
-/// QUIC: handshakes of one worker's endpoint from addresses that may not be the callers'. Further callers are asked first to
-/// show that theirs is.
+/// QUIC: handshakes on one address, for each of its workers, from addresses that may not be the callers', and no more of them
+/// than [`QUIC_UNPROVED_SHARE`] allows. Further callers are asked first to show that theirs is.
 pub const QUIC_UNPROVED: u32 = 64;
+/// Which part of a listener's handshakes and connections they may be: one in so many, so that forged addresses leave the
+/// others to callers that are there.
+pub const QUIC_UNPROVED_SHARE: u32 = 4;
 /// QUIC: callers of one worker's endpoint that have not been looked at yet; further ones are not answered and try again.
 pub const QUIC_CALLERS: usize = 1024;
 /// QUIC: bytes that one of them may send meanwhile.

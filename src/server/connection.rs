@@ -162,7 +162,8 @@ pub(super) async fn serve_quic<F: ConnectionFactory>(
         () = Box::pin(h3::serve(connection.clone(), handler, options)) => {}
         _ = closed.wait_for(|closed| *closed) => {}
     }
-    connection.close(NO_ERROR, b"");
+    // Whoever closed before has said why.
+    connection.close(h3::Code::NO_ERROR.into(), b"");
     // The transport says it in its next turn, and whoever waits for this connection to be gone may end the process.
     tokio::task::yield_now().await;
     drop((open, presence));
@@ -201,9 +202,6 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
         (a, b) => a.or(b),
     }
 }
-
-/// H3_NO_ERROR (RFC 9114 section 8.1). Whoever closed before has said why.
-const NO_ERROR: quinn::VarInt = quinn::VarInt::from_u32(0x100);
 
 #[cfg(test)]
 mod tests {

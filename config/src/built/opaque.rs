@@ -6,7 +6,7 @@ use super::Subject;
 use crate::limits;
 use crate::model::{
     BackendRef, ClusterProtocol, ConnectionOptions, Http3, Intercept, Listener, ListenerProtocol, PortRange,
-    TcpForwarding, TlsMode, UdpForwarding, Upgrades,
+    ProxyProtocol, TcpForwarding, TlsMode, UdpForwarding, Upgrades,
 };
 use crate::validate;
 
@@ -79,6 +79,10 @@ fn http3(subject: &Subject<'_>, listener: &Listener, http3: &Http3) {
     }
     if !sees_requests(listener) {
         subject.say("http3", "this has no effect: no request is seen on this listener", "leave it out");
+    }
+    if listener.proxy_protocol == Some(ProxyProtocol::Strict) {
+        let message = "callers over HTTP/3 have no PROXY header, and here everybody has to have one";
+        subject.say("proxy_protocol", message, "leave it out, or HTTP/3");
     }
     if let Some(port) = advertise {
         subject.number("http3.advertise", u64::from(*port), limits::PORT);
