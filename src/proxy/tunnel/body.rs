@@ -110,6 +110,11 @@ impl TunnelBody {
     pub(in crate::proxy) fn new(body: Body, permit: Option<Permit>, mut record: Record, asked: Asked) -> Box<Self> {
         let Asked { kind, up, place, idle, age } = asked;
         let now = Instant::now();
+        if let Some(permit) = &permit {
+            // The endpoint has done what was asked of it. The tunnel may go on for days, and breakers must not wait for
+            // its end.
+            permit.answered(now);
+        }
         let counted = kind.counted();
         record.begin_tunnel(&up);
         record.listener().metrics.tunnel_opened(counted);
