@@ -119,6 +119,10 @@ pub const ALERT_LINGER: Duration = Duration::from_millis(500);
 pub const ALERT_LINGER_BYTES: u64 = 64 * 1024;
 /// The largest certificate, key, bundle or revocation list: bytes.
 pub const SECRET_BYTES: u64 = 8 * 1024 * 1024;
+/// Pieces that one direction of a tunnel, or of a connection that is handed on, moves before the other one has its turn.
+pub const MOVES: u32 = 16;
+/// Pieces of a tunnel that comes without a pause after which it is looked whether its time is over.
+pub const TUNNEL_LOOK: u32 = 64;
 /// Read at once from one side of a connection that is handed on, and kept at most while the other side does not
 /// take it.
 pub const SPLICE_READ: usize = 64 * 1024;
@@ -128,6 +132,8 @@ pub const PROXY_HEADER: usize = 4096;
 pub const PASSAGE_ATTEMPTS: usize = 3;
 /// The largest datagram: bytes.
 pub const DATAGRAM: usize = 64 * 1024;
+/// Datagrams of one endpoint that are handed back before others have their turn.
+pub const DATAGRAM_TURN: u32 = 64;
 /// After how much silence a session of datagrams ends while its listener drains.
 pub const DATAGRAM_DRAIN: Duration = Duration::from_secs(5);
 /// How long a redirected connection may take to be connected to where it was going.

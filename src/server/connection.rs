@@ -34,7 +34,7 @@ pub(super) async fn serve<F: ConnectionFactory>(
     let Accepted { peer, at, current, mut open } = accepted;
     let Ok(local) = stream.local_addr() else { return };
     let worker = open.worker();
-    let mut arrival = Arrival { io: Io::tcp(stream), peer, local, at, current };
+    let mut arrival = Arrival { io: Io::tcp(stream), peer, local, redirected: false, at, current };
     if !arrival.is_plain() {
         // Boxed: it is gone, and its memory with it, when the connection goes on.
         match Box::pin(arrival.settle(&mut open, &directory, &*factory)).await {
@@ -43,7 +43,7 @@ pub(super) async fn serve<F: ConnectionFactory>(
         }
     }
     drop(directory);
-    let Arrival { io, peer, local, at, current } = arrival;
+    let Arrival { io, peer, local, redirected: _, at, current } = arrival;
     let visitor = Visitor { peer, local, at, current: &current, factory: &*factory };
     let admitted = if current.config.tls.as_ref().is_none_or(|tls| tls.mode == TlsMode::Off) {
         visitor.admit_plaintext(io, &mut open.member)

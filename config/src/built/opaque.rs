@@ -61,6 +61,12 @@ pub(super) fn listener(subject: &Subject<'_>, listener: &Listener) {
             }
         }
     }
+    if let Some(headers) = &listener.proxy_protocol {
+        subject.at_most("proxy_protocol.from", headers.from.len(), limits::MAX_PROXY_SOURCES);
+        for (at, range) in headers.from.iter().enumerate() {
+            subject.same(&format!("proxy_protocol.from[{at}]"), validate::cidr(&range.to_string()), range);
+        }
+    }
     subject.at_most("intercepts", listener.intercepts.len(), limits::MAX_INTERCEPTS);
     for (at, intercept) in listener.intercepts.iter().enumerate() {
         self::intercept(subject, &format!("intercepts[{at}]"), intercept);

@@ -27,6 +27,7 @@ use super::outbound::{Outbound, SectionLimit};
 use super::peer;
 use crate::base::limits;
 use crate::codec::h2::OnRelease;
+use crate::codec::waiting::Places;
 
 /// How a connection to an upstream is used.
 #[derive(Clone)]
@@ -90,40 +91,6 @@ struct State {
     /// Exchanges without a response head, which want to know of GOAWAY and SETTINGS.
     waiting: Places,
     driver: Option<Waker>,
-}
-
-/// Wakers of exchanges, by place.
-#[derive(Default)]
-struct Places {
-    wakers: Vec<Option<Waker>>,
-    free: Vec<usize>,
-}
-
-impl Places {
-    fn insert(&mut self, waker: Waker) -> usize {
-        match self.free.pop() {
-            Some(place) => {
-                self.wakers[place] = Some(waker);
-                place
-            }
-            None => {
-                self.wakers.push(Some(waker));
-                self.wakers.len() - 1
-            }
-        }
-    }
-
-    fn update(&mut self, place: usize, waker: &Waker) {
-        match &mut self.wakers[place] {
-            Some(before) => before.clone_from(waker),
-            empty => *empty = Some(waker.clone()),
-        }
-    }
-
-    fn remove(&mut self, place: usize) {
-        self.wakers[place] = None;
-        self.free.push(place);
-    }
 }
 
 /// Both directions of a stream that nothing was sent on.
@@ -312,7 +279,7 @@ impl Link {
 
     /// Wakes every exchange that waits for its response head.
     fn wake_waiting(&self) {
-        let waiting: Vec<Waker> = self.state.lock().waiting.wakers.iter_mut().filter_map(Option::take).collect();
+        let waiting = self.state.lock().waiting.take();
         for waker in waiting {
             waker.wake();
         }
