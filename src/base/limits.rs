@@ -220,6 +220,10 @@ pub const QUIC_UNPROVED: u32 = 64;
 /// Which part of a listener's handshakes and connections they may be: one in so many, so that forged addresses leave the
 /// others to callers that are there.
 pub const QUIC_UNPROVED_SHARE: u32 = 4;
+/// QUIC: sessions that one listener keeps for callers that may come back with early data.
+pub const QUIC_SESSIONS: usize = 4096;
+/// QUIC: bytes of them.
+pub const QUIC_SESSIONS_BYTES: usize = 16 * 1024 * 1024;
 /// QUIC: callers of one worker's endpoint that have not been looked at yet; further ones are not answered and try again.
 pub const QUIC_CALLERS: usize = 1024;
 /// QUIC: bytes that one of them may send meanwhile.

@@ -14,6 +14,7 @@ use super::attempt::hedge::Hedging;
 use super::attempt::marks::Spent;
 use super::attempt::{self, Exchange, Failure, TimeField};
 use super::authorize::{authorize, authorize_preflight, claims};
+use super::early::Early;
 use super::external::{Denied, Passed, Refused, Surroundings};
 use super::gates::Arrival;
 use super::limiting::{OverLimit, Rates, spread};
@@ -169,14 +170,22 @@ impl From<Unfit> for Local {
 impl Handler for ConnectionHandler {
     type Body = AnswerBody;
 
-    async fn handle(&self, request: Request, interim: &dyn Interim) -> Response<AnswerBody> {
+    async fn handle(&self, mut request: Request, interim: &dyn Interim) -> Response<AnswerBody> {
+        let early = self.settle(&mut request).await;
         let Request { mut head, body, started } = request;
         let listener = self.listener();
         let tunnel = tunnel::Kind::of(&head);
         let caller = if tunnel.is_some() { Caller::Http } else { Caller::of(&head.headers) };
         let asked_head = head.method == Method::HEAD;
         let mut record = Record::new(Arc::clone(&listener), &self.origin.proxy.log, Some(&head), started, &self.origin);
-        let mut answer = match self.answer(&listener, &mut head, body, interim, &mut record, caller).await {
+        let answered = match early {
+            Ok(early) => {
+                record.early = early;
+                self.answer(&listener, &mut head, body, interim, &mut record, caller).await
+            }
+            Err(refusal) => Err(refusal.into()),
+        };
+        let mut answer = match answered {
             Ok(answer) => answer,
             Err(local) => self.local(&listener, &local, caller, &mut record),
         };
@@ -376,10 +385,18 @@ impl ConnectionHandler {
         let hedging = hedging.filter(|_| asked.is_none()).map(|(times, hedge)| Hedging { hedge, times });
         let cluster = &backend.cluster;
         let tunnel = asked.as_ref().map(|asked| &asked.up);
-        let exchange = Exchange { cluster, rule: &rule.config, limits, attempt_limit, caller, hedging, hint, tunnel };
+        let early = record.early == Early::Marked;
+        let exchange =
+            Exchange { cluster, rule: &rule.config, limits, attempt_limit, caller, hedging, hint, tunnel, early };
         let answered = match &asked {
             Some(asked) if asked.ends_here(listener) => tunnel::connect(&exchange, asked, record).await,
             _ => attempt::run(&exchange, head, body, interim, record).await,
+        };
+        let answered = match answered {
+            Ok(refused) if early && refused.0.head.status == StatusCode::TOO_EARLY => {
+                Box::pin(self.ask_again(refused, &exchange, head, interim, record)).await
+            }
+            answered => answered,
         };
         match answered {
             Ok((mut response, permit)) => {

@@ -9,6 +9,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, Version};
 use outrigger_config::spiffe::SpiffeId;
 
+use super::early::Early;
 use super::limiting::RateFields;
 use super::origin::Origin;
 use super::reason::Reason;
@@ -38,6 +39,8 @@ pub(super) struct Record {
     /// What the caller is told of rate limits.
     pub(super) rate_fields: RateFields,
     pub(super) bytes_sent: u64,
+    /// How it stands to the handshake of its connection.
+    pub(super) early: Early,
     pub(super) attempts: u32,
     pub(super) upstream_time: Option<Duration>,
     pub(super) upstream_host: Option<SocketAddr>,
@@ -114,6 +117,7 @@ impl Record {
             details: "",
             rate_fields: RateFields::default(),
             bytes_sent: 0,
+            early: Early::No,
             attempts: 0,
             upstream_time: None,
             upstream_host: None,

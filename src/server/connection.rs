@@ -89,7 +89,7 @@ pub(super) async fn serve<F: ConnectionFactory>(
             }
         }
     };
-    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls };
+    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls, handshake: None };
     let protocol = match spoken {
         Spoken::Http(protocol) => protocol,
         Spoken::Other => {
@@ -149,16 +149,26 @@ pub(super) async fn serve_quic<F: ConnectionFactory>(
     let worker = open.worker();
     let visitor = Visitor { peer, local, at, current: &current, factory: &*factory };
     let admitted = Box::pin(visitor.admit_quic(arrival, &mut open.member)).await;
-    let Some(AdmittedQuic { connection, tls, presence }) = admitted else { return };
+    let Some(AdmittedQuic { connection, rest, tls, presence }) = admitted else { return };
     let _counted = current.service.metrics.over_quic();
     let mut closed = open.member.closed();
     let watches = (open.member.watch(), factory.pressure().watch());
     let options = options(&current.config.limits, watches, Some(&tls));
-    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls: Some(tls) };
+    let handshake = rest.as_ref().map(|rest| rest.end());
+    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls: Some(tls), handshake };
     let handler = factory.handler(Arc::clone(&current.view), info);
     handler.drained_by(&options.drain);
     drop(current);
+    let service = Arc::clone(open.member.service());
+    let finishing = async {
+        if let Some(rest) = rest {
+            Box::pin(rest.finish(&service, peer)).await;
+        }
+        // The connection lives on; with a handshake that failed it has ended by itself.
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
+        () = finishing => {}
         () = Box::pin(h3::serve(connection.clone(), handler, options)) => {}
         _ = closed.wait_for(|closed| *closed) => {}
     }

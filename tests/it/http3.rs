@@ -2,7 +2,9 @@
 //! client is small and our own; foreign ones are in `h3_clients`.
 
 mod client;
+mod early;
 mod lifecycle;
+pub mod relay;
 
 use std::sync::Arc;
 

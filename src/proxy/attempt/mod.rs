@@ -57,6 +57,8 @@ pub(super) struct Exchange<'a> {
     pub(super) hint: PickHint<'a>,
     /// What goes up the tunnel that is asked for.
     pub(super) tunnel: Option<&'a WayUp>,
+    /// We have said that the request may be early: that it is too early for a server is no answer yet.
+    pub(super) early: bool,
 }
 
 impl Exchange<'_> {

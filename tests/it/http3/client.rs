@@ -4,7 +4,7 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use bytes::Bytes;
-use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt, ZeroRttAccepted};
 use tokio::sync::watch;
 
 use crate::support::{PATIENCE, TlsClient, within};
@@ -38,6 +38,23 @@ impl H3Client {
         let endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a port");
         let connecting = endpoint.connect_with(client.quic(), addr, "127.0.0.1").expect("begun");
         let connection = within(PATIENCE, "a connection over QUIC", connecting).await?;
+        Self::over(endpoint, connection).await
+    }
+
+    /// Begins with early data, and tells whether it was taken; panics without the means that a server gives for it.
+    pub async fn early(client: &TlsClient, addr: SocketAddr) -> (Self, ZeroRttAccepted) {
+        Self::try_early(client, addr).await.expect("the means for early data")
+    }
+
+    /// The same; `None` without the means.
+    pub async fn try_early(client: &TlsClient, addr: SocketAddr) -> Option<(Self, ZeroRttAccepted)> {
+        let endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a port");
+        let connecting = endpoint.connect_with(client.quic(), addr, "127.0.0.1").expect("begun");
+        let (connection, taken) = connecting.into_0rtt().ok()?;
+        Some((Self::over(endpoint, connection).await.expect("a control stream"), taken))
+    }
+
+    async fn over(endpoint: Endpoint, connection: Connection) -> Result<Self, ConnectionError> {
         let mut control = connection.open_uni().await?;
         // A control stream with empty settings.
         control.write_all(&[0x00, 0x04, 0x00]).await.map_err(|_| ConnectionError::LocallyClosed)?;
@@ -58,10 +75,20 @@ impl H3Client {
 
     /// Begins a request with a body to come.
     pub async fn open(&self, method: &str, path: &str) -> Result<Exchange, ConnectionError> {
+        self.open_with(method, path, &[]).await
+    }
+
+    /// The same, with more fields.
+    pub async fn open_with(
+        &self,
+        method: &str,
+        path: &str,
+        more: &[(&str, &str)],
+    ) -> Result<Exchange, ConnectionError> {
         let (mut send, receive) = self.connection.open_bi().await?;
         let fields = [(":method", method), (":scheme", "https"), (":authority", "a.example"), (":path", path)];
         let mut block = vec![0, 0];
-        for (name, value) in fields {
+        for (name, value) in fields.iter().chain(more) {
             literal(&mut block, name, value);
         }
         // A server that has answered or left may not take it.

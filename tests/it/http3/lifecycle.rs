@@ -8,7 +8,7 @@ use crate::support::pki::Leaf;
 use crate::support::{Config, H1Backend, Mesh, PATIENCE, Proxy, TlsClient, eventually, ms, within};
 
 /// Replaces the configuration and waits until it counts.
-async fn reload(proxy: &Proxy, config: &Config) {
+pub(super) async fn reload(proxy: &Proxy, config: &Config) {
     let before = proxy.metric("outrigger_config_reloads_total", &["result=\"applied\""]).await;
     proxy.replace_config(config);
     let start = std::time::Instant::now();
