@@ -90,6 +90,8 @@ pub const LISTENER_DRAIN: Duration = Duration::from_secs(600);
 pub const LISTENER_DRAIN_SPREAD: Duration = Duration::from_secs(10);
 /// Connections of a drain are told to go this far apart, so that their callers do not all reconnect at once.
 pub const DRAIN_STEP: Duration = Duration::from_millis(10);
+/// How long what is still open at the deadline of a drain may take to tell its peer that it ends there.
+pub const LAST_WORDS: Duration = Duration::from_millis(250);
 /// How long handshakes under way are given when a listener closes; a few round trips inside a data centre.
 pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(5);
 /// A connection that is told to finish may be about to ask: it is closed unasked only after this much silence.
@@ -206,6 +208,9 @@ pub const QUIC_CLIENT_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// QUIC: bytes of datagrams that one worker's endpoint may have waiting that others read for it; more are dropped and
 /// counted, and sent again.
 pub const QUIC_INBOX_BYTES: usize = 2 * 1024 * 1024;
+/// Downstream QUIC: streams that a caller may have open at once to begin with. Places cost memory whether they are used or not:
+/// whoever uses half of them is given twice as many, up to what the listener allows.
+pub const QUIC_FIRST_STREAMS: u32 = 128;
 /// QUIC: handshakes of one worker's endpoint from addresses that may not be the callers'. Further callers are asked first to
 /// show that theirs is.
 pub const QUIC_UNPROVED: u32 = 64;

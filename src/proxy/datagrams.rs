@@ -30,6 +30,7 @@ use super::{Proxy, with_random};
 use crate::base::drain::Watch;
 use crate::base::timer::Deadline;
 use crate::base::{limits, task};
+use crate::net::origin;
 use crate::snapshot::Listener;
 use crate::telemetry::access_log::StreamEntry;
 use crate::telemetry::metrics::{AttemptOutcome, DatagramMetrics, Direction};
@@ -354,8 +355,8 @@ impl Drop for Life {
             duration,
             upstream_cluster: Some(&permit.cluster().name),
             upstream_host: Some(permit.member().state.address),
-            peer: *peer,
-            local: all.local,
+            peer: origin::canonical(*peer),
+            local: origin::canonical(all.local),
             attempts: 1,
             peer_identity: None,
             tls_version: None,

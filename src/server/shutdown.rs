@@ -5,11 +5,15 @@
 //! and their connections are told to finish, spread over time. Outbound listeners stay open meanwhile: requests
 //! in flight need them. When the last inbound connection is gone, outbound ones are told too.
 
+use std::sync::Arc;
+
 use outrigger_config::model::{Direction, Drain};
 use tokio::time::Instant;
 
 use super::ConnectionFactory;
+use super::service::Service;
 use super::set::{ListenerSet, all_drained, begin_drains};
+use crate::base::limits;
 
 /// How a shutdown ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +45,16 @@ pub async fn shutdown<F: ConnectionFactory>(listeners: &ListenerSet<F>, timing: 
     begin_drains(&outbound, deadline.saturating_duration_since(Instant::now()) / 3);
     all_drained(&outbound, deadline).await;
 
-    let open = inbound.iter().chain(&outbound).map(|service| service.open()).sum();
-    if open == 0 { Outcome::Finished } else { Outcome::Deadline { open } }
+    let all: Vec<Arc<Service>> = inbound.into_iter().chain(outbound).collect();
+    let open = all.iter().map(|service| service.open()).sum();
+    if open == 0 {
+        return Outcome::Finished;
+    }
+    // Over TCP the kernel would tell the peers that their connections are gone. Over QUIC nobody would but us, and they would
+    // wait until their idle time has passed.
+    for service in &all {
+        service.close();
+    }
+    all_drained(&all, Instant::now() + limits::LAST_WORDS).await;
+    Outcome::Deadline { open }
 }
