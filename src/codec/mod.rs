@@ -16,6 +16,7 @@ pub mod prefixed;
 pub mod replay;
 pub mod tee;
 pub mod tunnel;
+mod waiting;
 pub mod websocket;
 
 pub use body::{Body, BodyError, Frame, PollBody};

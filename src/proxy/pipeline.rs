@@ -450,11 +450,12 @@ fn finish(answer: Answer, asked_head: bool, caller: Caller, mut record: Record) 
 
 /// No answer could be had: what is said of it, with its details in the record.
 fn noted(failure: &Failure, record: &mut Record) -> Local {
-    let &Failure { reason, details, retry_after, retried } = failure;
+    let &Failure { reason, details, status, retry_after, retried } = failure;
     if !details.is_empty() {
         record.details = details;
     }
-    Local { retry_after, retried, ..reason.into() }
+    let status = status.unwrap_or_else(|| reason.status());
+    Local { status, retry_after, retried, ..reason.into() }
 }
 
 /// Whether the breakers of the rule and of the cluster let a request through, before it waits for anything.

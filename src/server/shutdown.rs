@@ -3,15 +3,13 @@
 //! Readiness is withdrawn first, by the caller. Whoever routes to us needs time to hear that, so connections are
 //! accepted a while longer. Then the inbound sockets are closed, after everything that waits in them was taken,
 //! and their connections are told to finish, spread over time. Outbound listeners stay open meanwhile: requests
-//! in flight need them. When the last inbound connection is gone, outbound ones are told too.
-
-use std::sync::Arc;
+//! in flight need them. When the last inbound connection is gone, outbound ones are told too. What is open at the deadline
+//! is closed.
 
 use outrigger_config::model::{Direction, Drain};
 use tokio::time::Instant;
 
 use super::ConnectionFactory;
-use super::service::Service;
 use super::set::{ListenerSet, all_drained, begin_drains};
 use crate::base::limits;
 
@@ -27,7 +25,7 @@ pub enum Outcome {
     },
 }
 
-/// Drains all listeners. Not cancel safe: once begun, sockets are closed.
+/// Drains all listeners, and ends in any case. Not cancel safe: once begun, sockets are closed.
 pub async fn shutdown<F: ConnectionFactory>(listeners: &ListenerSet<F>, timing: &Drain) -> Outcome {
     let begun = Instant::now();
     let deadline = begun + timing.deadline;
@@ -45,16 +43,16 @@ pub async fn shutdown<F: ConnectionFactory>(listeners: &ListenerSet<F>, timing: 
     begin_drains(&outbound, deadline.saturating_duration_since(Instant::now()) / 3);
     all_drained(&outbound, deadline).await;
 
-    let all: Vec<Arc<Service>> = inbound.into_iter().chain(outbound).collect();
-    let open = all.iter().map(|service| service.open()).sum();
-    if open == 0 {
-        return Outcome::Finished;
-    }
-    // Over TCP the kernel would tell the peers that their connections are gone. Over QUIC nobody would but us, and they would
-    // wait until their idle time has passed.
-    for service in &all {
-        service.close();
-    }
-    all_drained(&all, Instant::now() + limits::LAST_WORDS).await;
-    Outcome::Deadline { open }
+    let open = inbound.iter().chain(&outbound).map(|service| service.open()).sum();
+    end(listeners).await;
+    if open == 0 { Outcome::Finished } else { Outcome::Deadline { open } }
+}
+
+/// Closes everything at once. The end of the process does that too, but over QUIC it is silence: peers would wait for as long
+/// as they bear that.
+pub async fn end<F: ConnectionFactory>(listeners: &ListenerSet<F>) {
+    let until = Instant::now() + limits::FAREWELL;
+    all_drained(&listeners.close_all(), until).await;
+    // Later than this there is no time left to say it.
+    let _ = tokio::time::timeout_at(until, listeners.close_upstream()).await;
 }

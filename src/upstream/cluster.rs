@@ -215,12 +215,11 @@ impl Cluster {
         if !learns {
             return;
         }
-        let known = &member.state.http3;
-        if answer.status == StatusCode::MISDIRECTED_REQUEST && carrier == Carrier::Http3 {
-            known.forget(Instant::now());
-        } else if answer.headers.contains_key(&ALT_SVC) {
-            if self.config.protocol == ClusterProtocol::Auto {
-                known.learn(&answer.headers, host, Instant::now());
+        if answer.headers.contains_key(&ALT_SVC) {
+            // One that does not answer for the host over HTTP/3 says nothing of where it does (RFC 7838 section 6).
+            let misdirected = answer.status == StatusCode::MISDIRECTED_REQUEST && carrier == Carrier::Http3;
+            if self.config.protocol == ClusterProtocol::Auto && !misdirected {
+                member.state.http3.learn(&answer.headers, host, Instant::now());
             }
             answer.headers.remove(&ALT_SVC);
         }

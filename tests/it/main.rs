@@ -43,6 +43,7 @@ mod h2_conformance;
 mod h3_clients;
 mod health;
 mod hedging;
+mod held;
 mod http1;
 mod http2;
 mod http3;

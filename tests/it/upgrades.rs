@@ -10,6 +10,7 @@ mod connect;
 mod drain;
 mod handshake;
 mod limits;
+mod load;
 mod loss;
 mod matrix;
 mod memory;

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use outrigger_config::model;
 use smallvec::SmallVec;
 
@@ -71,6 +72,8 @@ impl Exchange<'_> {
 pub(super) struct Failure {
     pub(super) reason: Reason,
     pub(super) details: &'static str,
+    /// Where the reason's own does not say it well.
+    pub(super) status: Option<StatusCode>,
     /// When it is worth asking again.
     pub(super) retry_after: Option<Duration>,
     /// It was tried again, or could not be.
@@ -79,7 +82,7 @@ pub(super) struct Failure {
 
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Self { reason, details: "", retry_after: None, retried: None }
+        Self { reason, details: "", status: None, retry_after: None, retried: None }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::client::H3Client;
+use super::client::{Exchange, H3Client};
 use super::{Edge, config, echo};
 use crate::support::pki::Leaf;
 use crate::support::{Config, H1Backend, Mesh, PATIENCE, Proxy, TlsClient, eventually, ms, within};
@@ -143,22 +143,49 @@ async fn a_drain_says_goaway_finishes_what_is_under_way_and_ends_the_process() {
     assert!(proxy.exit(Duration::from_secs(10)).await.success());
 }
 
-/// Nobody else would tell it: over TCP the kernel does.
-#[tokio::test]
-async fn who_is_cut_off_at_the_deadline_of_a_drain_is_told() {
-    let edge = Edge::to(echo().await, "").await;
-    let config = config(&edge.mesh, &edge.backend).top("drain: { acceptFor: 0s, deadline: 400ms }");
-    let mut proxy = Proxy::start(&config).await;
-    let client = H3Client::connect(&edge.caller(), proxy.addr()).await;
-    let mut exchange = client.open("POST", "/echo").await.expect("a stream");
-    exchange.put(b"begun and never ended").await.expect("sent");
-    eventually(PATIENCE, "it arrived", || edge.backend.connections() > 0).await;
-    proxy.signal("TERM");
-    proxy.exit(PATIENCE).await;
+/// Waits until the proxy says that it ends the connection, which is not left to find out by itself.
+async fn is_told(client: &H3Client) {
     let closed = within(ms(1000), "the end", client.connection.closed()).await;
     let quinn::ConnectionError::ApplicationClosed(close) = closed else { panic!("{closed:?}") };
     assert_eq!(close.error_code.into_inner(), 0x100, "H3_NO_ERROR");
-    assert!(within(PATIENCE, "the answer", exchange.reply()).await.is_err(), "cut off, and not ended");
+}
+
+/// A proxy with this drain, and a caller with a request under way.
+async fn busy(drain: &str) -> (H1Backend, Mesh, Proxy, H3Client, Exchange) {
+    let backend = H1Backend::ok().await;
+    let mesh = Mesh::new();
+    let proxy = Proxy::start(&config(&mesh, &backend).top(drain)).await;
+    let client = H3Client::connect(&TlsClient::with(&mesh.svid("shop/caller")), proxy.addr()).await;
+    let mut exchange = client.open("POST", "/").await.expect("a stream");
+    exchange.put(b"begun").await.expect("sent");
+    eventually(PATIENCE, "it arrived", || backend.connections() > 0).await;
+    (backend, mesh, proxy, client, exchange)
+}
+
+#[tokio::test]
+async fn at_the_deadline_of_a_drain_callers_are_told_that_it_is_over() {
+    let (_backend, _mesh, mut proxy, mut client, _exchange) = busy("drain: { acceptFor: 50ms, deadline: 800ms }").await;
+    proxy.signal("TERM");
+    client.goaway().await;
+    tokio::time::sleep(ms(800)).await;
+    is_told(&client).await;
+    assert!(proxy.exit(Duration::from_secs(5)).await.success());
+}
+
+#[tokio::test]
+async fn after_a_second_signal_callers_are_told_that_it_is_over() {
+    for (accept_for, drains) in [("50ms", true), ("1m", false)] {
+        let drain = format!("drain: {{ acceptFor: {accept_for}, deadline: 2m }}");
+        let (_backend, _mesh, mut proxy, mut client, _exchange) = busy(&drain).await;
+        proxy.signal("TERM");
+        match drains {
+            true => drop(client.goaway().await),
+            false => while proxy.try_admin("GET", "/ready").await.is_some_and(|(status, _)| status == 200) {},
+        }
+        proxy.signal("TERM");
+        is_told(&client).await;
+        assert!(!proxy.exit(Duration::from_secs(5)).await.success());
+    }
 }
 
 #[tokio::test]
@@ -169,6 +196,8 @@ async fn at_the_limit_of_connections_callers_are_refused_and_let_in_when_one_end
     let refused = H3Client::try_connect(&edge.caller(), edge.proxy.addr()).await;
     assert!(matches!(refused, Err(quinn::ConnectionError::ConnectionClosed(_))), "one is there");
     assert!(edge.proxy.metric("outrigger_connections_held_back_total", &["listener=\"in\""]).await >= 1.0);
+    // A quarter of one: no address is believed before it has answered.
+    assert!(edge.proxy.metric("outrigger_quic_retries_total", &[]).await >= 2.0);
     client.connection.close(0x100_u32.into(), b"");
     let start = std::time::Instant::now();
     while H3Client::try_connect(&edge.caller(), edge.proxy.addr()).await.is_err() {

@@ -436,6 +436,11 @@ impl EchoServer {
         Self::start(|stream, seen| tokio::spawn(serve_h1(stream, seen))).await
     }
 
+    /// The same on a socket that listens.
+    pub fn h1_on(listener: TcpListener) -> Self {
+        Self::on(listener, |stream, seen| tokio::spawn(serve_h1(stream, seen)))
+    }
+
     /// Over HTTP/2 with extended CONNECT.
     pub async fn h2() -> Self {
         Self::start(|stream, seen| tokio::spawn(serve_h2(stream, seen, true))).await
@@ -450,7 +455,13 @@ impl EchoServer {
     where
         F: Fn(TcpStream, Arc<Seen>) -> JoinHandle<()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::on(TcpListener::bind("127.0.0.1:0").await.expect("a port"), serve)
+    }
+
+    fn on<F>(listener: TcpListener, serve: F) -> Self
+    where
+        F: Fn(TcpStream, Arc<Seen>) -> JoinHandle<()> + Send + 'static,
+    {
         let addr = listener.local_addr().expect("an address");
         let seen = Arc::<Seen>::default();
         let shared = Arc::clone(&seen);

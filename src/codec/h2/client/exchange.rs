@@ -44,16 +44,14 @@ impl StreamSlot {
     ) -> impl Future<Output = Result<Response<Body>, SendError>> + Send + use<'a> {
         let mut sending = match head.upgrade {
             // Whether that may be asked for is in the server's settings.
-            Some(_) => Sending::Waiting(Box::new((self, head.into_owned(), body))),
+            Some(_) => {
+                Sending::Waiting(Box::new(Waiting { request: Some((self, head.into_owned(), body)), place: None }))
+            }
             None => self.begin(head, body).map_or_else(|error| Sending::Failed(Some(error)), Sending::Begun),
         };
         poll_fn(move |cx| {
-            if let Sending::Waiting(request) = &mut sending {
-                ready!(request.0.shared.link.poll_settled(cx));
-                let Sending::Waiting(request) = std::mem::replace(&mut sending, Sending::Failed(None)) else {
-                    return Poll::Pending;
-                };
-                let (slot, head, body) = *request;
+            if let Sending::Waiting(waiting) = &mut sending {
+                let Some((slot, head, body)) = ready!(waiting.poll(cx)) else { return Poll::Pending };
                 sending = match slot.begin(Cow::Owned(head), body) {
                     Ok(exchange) => Sending::Begun(exchange),
                     Err(error) => Sending::Failed(Some(error)),
@@ -96,9 +94,35 @@ impl StreamSlot {
 /// A request on its way.
 enum Sending {
     /// For the server's settings.
-    Waiting(Box<(StreamSlot, RequestHead, Body)>),
+    Waiting(Box<Waiting>),
     Begun(Exchange),
     Failed(Option<SendError>),
+}
+
+/// A request that cannot be sent before something is known.
+struct Waiting {
+    /// `None` once it goes.
+    request: Option<(StreamSlot, RequestHead, Body)>,
+    /// Among those that wait.
+    place: Option<usize>,
+}
+
+impl Waiting {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<(StreamSlot, RequestHead, Body)>> {
+        let Some((slot, ..)) = &self.request else { return Poll::Pending };
+        let link = &slot.shared.link;
+        ready!(link.poll_settled(&mut self.place, cx));
+        link.leave(self.place.take());
+        Poll::Ready(self.request.take())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some((slot, ..)) = &self.request {
+            slot.shared.link.leave(self.place.take());
+        }
+    }
 }
 
 fn message_of(head: Cow<'_, RequestHead>) -> http::Request<()> {

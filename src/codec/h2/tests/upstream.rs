@@ -531,3 +531,30 @@ async fn small_frames_are_packed_while_the_writer_is_blocked() {
     // What was still on its way at the end comes frame by frame.
     assert!(frames < FRAMES / 2, "{frames} frames were handed out");
 }
+
+#[tokio::test]
+async fn requests_that_leave_before_the_settings_are_known_leave_nothing() {
+    let (near, far) = pipe();
+    let (connection, _driver) = connect(near, &client_options()).await;
+    let mut asked = head("GET", "/");
+    asked.upgrade = Some(crate::codec::Upgrade::WebSocket);
+    let interims = Interims::default();
+    let ask = || connection.reserve().expect("a stream").send(Cow::Borrowed(&asked), Body::Empty, &interims);
+    let waits = || connection.waiting();
+    for _ in 0..100 {
+        let waiting = tokio::time::timeout(std::time::Duration::from_millis(1), ask());
+        assert!(waiting.await.is_err(), "a server that says nothing");
+    }
+    assert_eq!(waits(), (0, 1));
+    let mut last = std::pin::pin!(ask());
+    tokio::select! {
+        biased;
+        _ = &mut last => panic!("nothing is known yet"),
+        () = tokio::task::yield_now() => {}
+    }
+    assert_eq!(waits(), (1, 1));
+    let _raw = Raw::server(far).await;
+    let error = within(last).await.expect_err("it does not take extended CONNECT");
+    assert!(matches!(error.kind, SendErrorKind::NoExtendedConnect), "{error:?}");
+    assert_eq!(waits(), (0, 1));
+}
