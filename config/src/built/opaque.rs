@@ -6,7 +6,7 @@ use super::Subject;
 use crate::limits;
 use crate::model::{
     BackendRef, ClusterProtocol, ConnectionOptions, Http3, Intercept, Listener, ListenerProtocol, PortRange,
-    ProxyProtocol, TcpForwarding, TlsMode, UdpForwarding, Upgrades,
+    ProxyHeader, TcpForwarding, TlsMode, UdpForwarding, Upgrades,
 };
 use crate::validate;
 
@@ -86,7 +86,7 @@ fn http3(subject: &Subject<'_>, listener: &Listener, http3: &Http3) {
     if !sees_requests(listener) {
         subject.say("http3", "this has no effect: no request is seen on this listener", "leave it out");
     }
-    if listener.proxy_protocol == Some(ProxyProtocol::Strict) {
+    if listener.proxy_protocol.as_ref().is_some_and(|headers| headers.mode == ProxyHeader::Strict) {
         let message = "callers over HTTP/3 have no PROXY header, and here everybody has to have one";
         subject.say("proxy_protocol", message, "leave it out, or HTTP/3");
     }

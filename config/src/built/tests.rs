@@ -207,11 +207,13 @@ fn what_a_file_could_not_say_about_bytes_and_tunnels_cannot_be_built_either() {
     };
     type Change = fn(&mut Config);
     // Listeners of the example: 2 has TLS, 3 takes what is not HTTP, 4 is of TCP and 5 of UDP.
-    let changes: [(&str, Change); 23] = [
+    let changes: [(&str, Change); 24] = [
         ("http3", |c| c.listeners[2].tls = None),
         ("http3", |c| c.listeners[4].http3 = c.listeners[2].http3),
         ("http3.advertise", |c| c.listeners[2].http3.as_mut().expect("HTTP/3").advertise = Some(0)),
-        ("proxy_protocol", |c| c.listeners[2].proxy_protocol = Some(ProxyProtocol::Strict)),
+        ("proxy_protocol", |c| {
+            c.listeners[2].proxy_protocol = Some(ProxyProtocol { mode: ProxyHeader::Strict, from: Vec::new() });
+        }),
         ("bind", |c| c.listeners[5].bind = c.listeners[2].bind),
         ("upgrades.allow[0]", |c| c.listeners[2].upgrades.allow = vec!["h2c".into()]),
         ("upgrades.allow[1]", |c| c.listeners[2].upgrades.allow = vec!["a".into(), "a".into()]),

@@ -25,10 +25,15 @@ pub(super) fn of_listener(
         let message = "callers over HTTP/3 have no PROXY header: they are known by the address that their datagrams \
                        come from";
         let help = "remove it, or `http3` where a proxy stands before this one";
-        match raw.proxy_protocol.get() {
+        let mode = match raw.proxy_protocol.get() {
+            Some(raw::ProxyProtocol::Text(mode)) => Some(mode),
+            Some(raw::ProxyProtocol::Map(settings)) => settings.mode.get(),
+            None => None,
+        };
+        match mode {
             // It says that nobody gets in without one.
-            Some(raw::ProxyProtocol::Strict) => check.error(header, message, help),
-            Some(raw::ProxyProtocol::Optional) | None => check.warning(header, message, help),
+            Some(raw::ProxyHeader::Strict) => check.error(header, message, help),
+            Some(raw::ProxyHeader::Optional) | None => check.warning(header, message, help),
         }
     }
     let default = Http3::default();
