@@ -214,6 +214,9 @@ pub const QUIC_CLIENT_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// QUIC: bytes of datagrams that one worker's endpoint may have waiting that others read for it; more are dropped and
 /// counted, and sent again.
 pub const QUIC_INBOX_BYTES: usize = 2 * 1024 * 1024;
+/// Downstream QUIC: streams that a caller may have open at once to begin with. Places cost memory whether they are used or not:
+/// whoever uses half of them is given twice as many, up to what the listener allows.
+pub const QUIC_FIRST_STREAMS: u32 = 128;
 /// QUIC: handshakes on one address, for each of its workers, from addresses that may not be the callers', and no more of them
 /// than [`QUIC_UNPROVED_SHARE`] allows. Further callers are asked first to show that theirs is.
 pub const QUIC_UNPROVED: u32 = 64;

@@ -19,6 +19,7 @@ use crate::base::task;
 use crate::codec::{Handler as _, ServerOptions, h1, h2, h3};
 use crate::net::ConnInfo;
 use crate::net::io::Io;
+use crate::net::origin;
 use crate::net::quic;
 use crate::net::sniff::{self, Patience, Protocol, Spoken, Undetected};
 use crate::net::tls::{AlpnProtocol, TlsInfo};
@@ -32,7 +33,7 @@ pub(super) async fn serve<F: ConnectionFactory>(
     factory: Arc<F>,
 ) {
     let Accepted { peer, at, current, mut open } = accepted;
-    let Ok(local) = stream.local_addr() else { return };
+    let Ok(local) = stream.local_addr().map(origin::canonical) else { return };
     let worker = open.worker();
     let mut arrival = Arrival { io: Io::tcp(stream), peer, local, redirected: false, at, current };
     if !arrival.is_plain() {
@@ -145,7 +146,7 @@ pub(super) async fn serve_quic<F: ConnectionFactory>(
     factory: Arc<F>,
 ) {
     let Accepted { peer, at, current, mut open } = accepted;
-    let local = SocketAddr::new(arrival.local_ip().unwrap_or(address.ip()), address.port());
+    let local = origin::canonical(SocketAddr::new(arrival.local_ip().unwrap_or(address.ip()), address.port()));
     let worker = open.worker();
     let visitor = Visitor { peer, local, at, current: &current, factory: &*factory };
     let admitted = Box::pin(visitor.admit_quic(arrival, &mut open.member)).await;

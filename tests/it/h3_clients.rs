@@ -137,7 +137,8 @@ async fn aioquic_comes_back_with_early_data() {
         }
         relay.release();
     };
-    tokio::join!(edge.claims(&["early"], &["--relay", &port]), handled);
+    let more = ["--relay", &port];
+    tokio::join!(edge.claims(&["early"], &more), handled);
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ pub struct Unfinished {
 pub struct ServerTransport {
     /// A connection on which nothing comes for so long is dead.
     pub idle: Duration,
-    /// Exchanges under way on one connection.
+    /// Exchanges under way on one connection; at most [`limits::QUIC_FIRST_STREAMS`] of them to begin with.
     pub max_streams: u32,
 }
 
@@ -262,7 +262,7 @@ impl fmt::Debug for Unfinished {
 impl ServerTransport {
     fn transport(&self) -> TransportConfig {
         let mut transport = transport::common(self.idle);
-        transport.max_concurrent_bidi_streams(VarInt::from_u32(self.max_streams));
+        transport.max_concurrent_bidi_streams(VarInt::from_u32(self.max_streams.min(limits::QUIC_FIRST_STREAMS)));
         transport.stream_receive_window(VarInt::from_u32(limits::QUIC_SERVER_STREAM_WINDOW));
         transport.receive_window(VarInt::from_u32(limits::QUIC_SERVER_CONNECTION_WINDOW));
         transport
