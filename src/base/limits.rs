@@ -24,6 +24,11 @@ pub const RESPONSE_HEAD_BYTES: usize = 64 * 1024;
 pub const RESPONSE_HEADERS: usize = 256;
 /// 1xx responses that one upstream exchange may send before it is an error.
 pub const INTERIM_RESPONSES: u32 = 32;
+/// Field values that are kept for as long as the process lives, because configurations say them and messages repeat
+/// them; and how long one of them may be, in bytes.
+pub const LASTING_VALUES: usize = 1024;
+/// See [`LASTING_VALUES`].
+pub const LASTING_VALUE_BYTES: usize = 128;
 /// Unread request bytes that are read and thrown away so that the answer is not lost in a reset.
 pub const LINGER_BYTES: usize = 1024 * 1024;
 /// How long such a lingering close lasts.
