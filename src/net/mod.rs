@@ -1,5 +1,6 @@
 //! Layer 2: sockets.
 
+pub mod datagrams;
 pub mod hello;
 mod info;
 pub mod io;

@@ -46,6 +46,8 @@ pub(super) struct Record {
     pub(super) upstream_host: Option<SocketAddr>,
     /// The response was given to the caller whole.
     complete: bool,
+    /// When it ended, where that was seen before this is dropped.
+    ended: Option<Instant>,
 }
 
 /// What the caller sends.
@@ -122,6 +124,7 @@ impl Record {
             upstream_time: None,
             upstream_host: None,
             complete: false,
+            ended: None,
         }
     }
 
@@ -203,6 +206,11 @@ impl Record {
         }
     }
 
+    /// The last of the response is there, and what writes it takes it whatever the caller does.
+    pub(super) fn note_end(&mut self, now: Instant) {
+        self.ended = Some(now);
+    }
+
     /// The caller was given everything.
     pub(super) fn complete(&mut self) {
         self.complete = true;
@@ -219,7 +227,7 @@ impl Drop for Record {
             self.reason = Some(Reason::Cancelled);
         }
         let reason = self.reason.map_or("", Reason::code);
-        let duration = self.started.elapsed();
+        let duration = self.ended.unwrap_or_else(Instant::now).saturating_duration_since(self.started);
         let bytes_received = self.received();
         let metrics = self.metrics.take().unwrap_or_else(|| {
             let metrics = self.listener.unrouted_metrics();

@@ -22,6 +22,7 @@ use super::early::Rest;
 use super::service::{Membership, Service, Standing};
 use crate::base::drain::Watch;
 use crate::base::{limits, worker};
+use crate::codec::h3::Code;
 use crate::net::ConnInfo;
 use crate::net::hello::{self, ClientHello, Peeked};
 use crate::net::io::Io;
@@ -277,6 +278,8 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
         if !self.is_fit(standing) {
             let detail = "the listener has just come to require client certificates, or to do without HTTP/3";
             refuse(member.service(), self.peer, (NO_CLIENT_CERTIFICATE, &detail));
+            // It may come back, and then hears why not.
+            connection.close(Code::NO_ERROR.into(), b"");
             return None;
         }
         let presence = self.record(member.service(), Speaks::Tls, Some((&info, asked)));

@@ -24,7 +24,17 @@ pub(super) fn of_listener(
     if let Some(header) = raw.proxy_protocol.span() {
         let message = "callers over HTTP/3 have no PROXY header: they are known by the address that their datagrams \
                        come from";
-        check.warning(header, message, "remove it, or `http3` where a proxy stands before this one");
+        let help = "remove it, or `http3` where a proxy stands before this one";
+        let mode = match raw.proxy_protocol.get() {
+            Some(raw::ProxyProtocol::Text(mode)) => Some(mode),
+            Some(raw::ProxyProtocol::Map(settings)) => settings.mode.get(),
+            None => None,
+        };
+        match mode {
+            // It says that nobody gets in without one.
+            Some(raw::ProxyHeader::Strict) => check.error(header, message, help),
+            Some(raw::ProxyHeader::Optional) | None => check.warning(header, message, help),
+        }
     }
     let default = Http3::default();
     Some(Http3 {

@@ -25,6 +25,7 @@ use crate::net::tls::{ForeignPackets, HandshakeError, Outcome, QUIC_VERSION, Ser
 pub struct Station {
     socket: UdpSocket,
     desk: Desk,
+    porch: Arc<Porch>,
 }
 
 /// An endpoint on its worker. Dropping it lets its connections finish, and closes the socket after the last one.
@@ -32,7 +33,14 @@ pub struct Station {
 pub struct Server {
     endpoint: Endpoint,
     steering: Arc<Steering>,
-    unproved: Arc<AtomicU32>,
+    porch: Arc<Porch>,
+}
+
+/// Handshakes under way, at all endpoints of one address, from addresses that may not be the callers'.
+#[derive(Debug)]
+struct Porch {
+    inside: AtomicU32,
+    most: AtomicU32,
 }
 
 /// Somebody who wants a connection. Dropping it refuses them.
@@ -69,20 +77,24 @@ pub struct Unfinished {
 pub struct ServerTransport {
     /// A connection on which nothing comes for so long is dead.
     pub idle: Duration,
-    /// Exchanges under way on one connection.
+    /// Exchanges under way on one connection; at most [`limits::QUIC_FIRST_STREAMS`] of them to begin with.
     pub max_streams: u32,
 }
 
 /// A handshake from an address that may not be the caller's; counted until dropped.
 #[derive(Debug)]
-struct Unproved(Arc<AtomicU32>);
+struct Unproved(Arc<Porch>);
 
 impl Station {
     /// Makes the sockets of one address known to each other. `None` when the process has too many.
     #[must_use]
     pub fn join(steering: &Arc<Steering>, port: u16, sockets: Vec<UdpSocket>) -> Option<Vec<Self>> {
         let desks = steering.desks(port, sockets.len())?;
-        Some(sockets.into_iter().zip(desks).map(|(socket, desk)| Self { socket, desk }).collect())
+        let endpoints = u32::try_from(sockets.len()).unwrap_or(u32::MAX);
+        let most = limits::QUIC_UNPROVED.saturating_mul(endpoints);
+        let porch = Arc::new(Porch { inside: AtomicU32::new(0), most: AtomicU32::new(most) });
+        let station = |(socket, desk)| Self { socket, desk, porch: Arc::clone(&porch) };
+        Some(sockets.into_iter().zip(desks).map(station).collect())
     }
 
     /// Opens the endpoint. On its worker, inside its runtime.
@@ -90,7 +102,7 @@ impl Station {
     /// # Errors
     /// When the socket cannot be watched.
     pub fn open(self) -> io::Result<Server> {
-        let Self { socket, desk } = self;
+        let Self { socket, desk, porch } = self;
         let steering = Arc::clone(&desk.steering);
         let mut config = EndpointConfig::new(Arc::clone(&steering.reset_key) as _);
         let (key, number) = (Arc::clone(&steering.ids), desk.number);
@@ -102,11 +114,17 @@ impl Station {
         server.incoming_buffer_size_total(limits::QUIC_CALLERS_BYTES);
         let socket = Arc::new(Steered::new(TokioRuntime.wrap_udp_socket(socket)?, desk));
         let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime))?;
-        Ok(Server { endpoint, steering, unproved: Arc::default() })
+        Ok(Server { endpoint, steering, porch })
     }
 }
 
 impl Server {
+    /// From now on so many handshakes may be under way, at all endpoints of the address, with addresses that may not be
+    /// the callers'.
+    pub fn limit_unproved(&self, most: u32) {
+        self.porch.most.store(most, Ordering::Relaxed);
+    }
+
     /// The next caller. While many handshakes are under way with addresses that may not be the callers', others have to
     /// show first that theirs is (RFC 9000 section 8.1.2), which costs them a round trip and us nothing. `None`: the
     /// endpoint is gone. Cancel safe.
@@ -115,8 +133,12 @@ impl Server {
             let incoming = self.endpoint.accept().await?;
             let unproved = if incoming.remote_address_validated() {
                 None
-            } else if self.unproved.load(Ordering::Relaxed) < limits::QUIC_UNPROVED || !incoming.may_retry() {
-                Some(Unproved::new(&self.unproved))
+            } else if let Some(unproved) = Unproved::enter(&self.porch) {
+                Some(unproved)
+            } else if !incoming.may_retry() {
+                // It was asked, and has shown something else.
+                incoming.ignore();
+                continue;
             } else {
                 self.steering.metrics.retried();
                 let retried = incoming.retry();
@@ -240,7 +262,7 @@ impl fmt::Debug for Unfinished {
 impl ServerTransport {
     fn transport(&self) -> TransportConfig {
         let mut transport = transport::common(self.idle);
-        transport.max_concurrent_bidi_streams(VarInt::from_u32(self.max_streams));
+        transport.max_concurrent_bidi_streams(VarInt::from_u32(self.max_streams.min(limits::QUIC_FIRST_STREAMS)));
         transport.stream_receive_window(VarInt::from_u32(limits::QUIC_SERVER_STREAM_WINDOW));
         transport.receive_window(VarInt::from_u32(limits::QUIC_SERVER_CONNECTION_WINDOW));
         transport
@@ -248,14 +270,17 @@ impl ServerTransport {
 }
 
 impl Unproved {
-    fn new(count: &Arc<AtomicU32>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
+    /// `None`: there are as many as may be.
+    fn enter(porch: &Arc<Porch>) -> Option<Self> {
+        let most = porch.most.load(Ordering::Relaxed);
+        let one_more = |inside| (inside < most).then_some(inside + 1);
+        let entered = porch.inside.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        entered.ok().map(|_| Self(Arc::clone(porch)))
     }
 }
 
 impl Drop for Unproved {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.inside.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn classify(tried: &Try, exchange: &Exchange<'_>, permit: &Permit) ->
             Some(retry::Outcome::NeverSent(NeverSent::ConnectFailure))
         }
         Try::Send(error) => match (&error.kind, error.sent) {
-            (SendErrorKind::RequestBody(_), _) => None,
+            (SendErrorKind::RequestBody(_) | SendErrorKind::HeadTooLarge, _) => None,
             (SendErrorKind::Handshake { .. }, Sent::Never) => {
                 Some(retry::Outcome::NeverSent(NeverSent::ConnectFailure))
             }

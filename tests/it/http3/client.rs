@@ -4,7 +4,7 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use bytes::Bytes;
-use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt, ZeroRttAccepted};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt, ZeroRttAccepted};
 use tokio::sync::watch;
 
 use crate::support::{PATIENCE, TlsClient, within};
@@ -35,8 +35,13 @@ pub struct Reply {
 impl H3Client {
     /// Connects, or says why not.
     pub async fn try_connect(client: &TlsClient, addr: SocketAddr) -> Result<Self, ConnectionError> {
+        Self::try_connect_with(client.quic(), addr).await
+    }
+
+    /// The same with settings of its own.
+    pub async fn try_connect_with(config: ClientConfig, addr: SocketAddr) -> Result<Self, ConnectionError> {
         let endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a port");
-        let connecting = endpoint.connect_with(client.quic(), addr, "127.0.0.1").expect("begun");
+        let connecting = endpoint.connect_with(config, addr, "127.0.0.1").expect("begun");
         let connection = within(PATIENCE, "a connection over QUIC", connecting).await?;
         Self::over(endpoint, connection).await
     }
@@ -75,24 +80,14 @@ impl H3Client {
 
     /// Begins a request with a body to come.
     pub async fn open(&self, method: &str, path: &str) -> Result<Exchange, ConnectionError> {
-        self.open_with(method, path, &[]).await
+        self.open_with(&head(method, path)).await
     }
 
-    /// The same, with more fields.
-    pub async fn open_with(
-        &self,
-        method: &str,
-        path: &str,
-        more: &[(&str, &str)],
-    ) -> Result<Exchange, ConnectionError> {
+    /// Begins a request with these bytes.
+    pub async fn open_with(&self, head: &[u8]) -> Result<Exchange, ConnectionError> {
         let (mut send, receive) = self.connection.open_bi().await?;
-        let fields = [(":method", method), (":scheme", "https"), (":authority", "a.example"), (":path", path)];
-        let mut block = vec![0, 0];
-        for (name, value) in fields.iter().chain(more) {
-            literal(&mut block, name, value);
-        }
         // A server that has answered or left may not take it.
-        send.write_all(&frame(0x01, &block)).await.ok();
+        send.write_all(head).await.ok();
         Ok(Exchange { send, receive, buffer: Vec::new() })
     }
 
@@ -185,6 +180,26 @@ impl Exchange {
     pub fn stop(&mut self, code: u32) {
         self.receive.stop(VarInt::from_u32(code)).ok();
     }
+}
+
+/// The head of a request, as it stands on its stream.
+pub fn head(method: &str, path: &str) -> Vec<u8> {
+    head_with(method, path, &[])
+}
+
+/// The same with more fields.
+pub fn head_with(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let fields = [(":method", method), (":scheme", "https"), (":authority", "a.example"), (":path", path)];
+    section(&[&fields, more].concat())
+}
+
+/// A HEADERS frame with these fields.
+pub fn section(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = vec![0, 0];
+    for (name, value) in fields {
+        literal(&mut block, name, value);
+    }
+    frame(0x01, &block)
 }
 
 /// Reads the server's control stream, and throws the others away.

@@ -1,6 +1,6 @@
 //! Requests that come before the handshake is over (RFC 8470).
 
-use super::client::{Exchange, H3Client};
+use super::client::{Exchange, H3Client, head_with};
 use super::lifecycle::reload;
 use super::relay::Relay;
 use crate::support::http1::Request;
@@ -112,7 +112,8 @@ async fn a_safe_request_is_handled_before_the_handshake_is_over_and_others_wait(
     let mut with_body = client.open("GET", "/body").await.expect("a stream");
     with_body.put(b"x").await.expect("sent");
     with_body.send.finish().expect("open");
-    let mut tunnel = client.open_with("CONNECT", "/tunnel", &[(":protocol", "websocket")]).await.expect("a stream");
+    let mut tunnel =
+        client.open_with(&head_with("CONNECT", "/tunnel", &[(":protocol", "websocket")])).await.expect("a stream");
     let mut safe = Vec::new();
     for (method, path) in [("GET", "/get"), ("HEAD", "/head"), ("OPTIONS", "/options")] {
         safe.push(ask(&client, method, path).await);
@@ -186,7 +187,7 @@ async fn an_upstream_that_finds_it_too_early_is_asked_again_after_the_handshake(
     let (relay, client) = early.held().await;
     let mut ours = ask(&client, "GET", "/ours").await;
     early.seen("/ours").await;
-    let mut own = client.open_with("GET", "/own", &[("early-data", "1")]).await.expect("a stream");
+    let mut own = client.open_with(&head_with("GET", "/own", &[("early-data", "1")])).await.expect("a stream");
     own.send.finish().expect("open");
     early.seen("/own").await;
     assert_eq!(early.marks("/ours"), [marked()], "the rest comes after the handshake");
@@ -198,7 +199,7 @@ async fn an_upstream_that_finds_it_too_early_is_asked_again_after_the_handshake(
     assert_eq!(status(&mut own).await, 425);
     assert_eq!(early.marks("/own"), vec![marked(); 4]);
     assert_eq!(early.counted("handled").await, 2.0);
-    let mut later = client.open_with("GET", "/later", &[("early-data", "1")]).await.expect("a stream");
+    let mut later = client.open_with(&head_with("GET", "/later", &[("early-data", "1")])).await.expect("a stream");
     later.send.finish().expect("open");
     assert_eq!((status(&mut later).await, early.counted("repeated").await), (425, 1.0));
 }

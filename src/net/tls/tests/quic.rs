@@ -270,6 +270,31 @@ async fn while_many_addresses_are_unproved_others_have_to_prove_theirs_first() {
 }
 
 #[tokio::test]
+async fn those_that_may_be_unproved_are_counted_for_all_endpoints_of_an_address() {
+    let (_, _, _, client) = sides();
+    let client = Arc::new(client.build());
+    let doors = Arc::new(doors());
+    let [first, second] = &doors.servers;
+    for most in [3, 0] {
+        first.limit_unproved(most);
+        let before = doors.metrics.counts()[2];
+        let mut waiting = tokio::task::JoinSet::new();
+        let mut unproved = Vec::new();
+        while doors.metrics.counts()[2] == before {
+            let (doors, client) = (Arc::clone(&doors), Arc::clone(&client));
+            waiting.spawn(async move { drop(doors.connect(&client).await) });
+            let arrival = tokio::select! {
+                arrival = first.arrival() => arrival,
+                arrival = second.arrival() => arrival,
+            };
+            unproved.push(arrival.expect("somebody"));
+            assert!(unproved.len() <= most as usize + 1, "nobody is asked");
+        }
+        assert_eq!(unproved.len(), most as usize + 1, "the last one was asked");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_moves_goes_on_whoever_receives_its_datagrams() {
     let (_, _, server, client) = sides();
     let (server, client) = (server.build(), client.build());
