@@ -8,13 +8,12 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::timeout_at;
 
 use super::ConnectionHandler;
-use super::attempt::{self, Exchange, Failure};
+use super::attempt::{self, Answered, Exchange, Failure};
 use super::origin::Origin;
 use super::record::Record;
-use crate::codec::{Body, Interim, PollBody as _, Refusal, Request, RequestHead, Response};
+use crate::codec::{Body, Interim, PollBody as _, Refusal, Request, RequestHead};
 use crate::snapshot::Listener;
 use crate::telemetry::metrics::EarlyRequest;
-use crate::upstream::Permit;
 
 const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
 
@@ -63,12 +62,12 @@ impl ConnectionHandler {
     /// the handshake (RFC 8470 section 5.2). What it said stands if that does not come in time.
     pub(super) async fn ask_again(
         &self,
-        refused: (Response<Body>, Permit),
+        refused: Answered,
         exchange: &Exchange<'_>,
         head: &mut RequestHead,
         interim: &dyn Interim,
         record: &mut Record,
-    ) -> Result<(Response<Body>, Permit), Failure> {
+    ) -> Result<Answered, Failure> {
         let Some(end) = &self.origin.info.handshake else { return Ok(refused) };
         let over = match exchange.limits.answer_until() {
             Some(until) => timeout_at(until.into(), end.wait()).await.unwrap_or(false),
@@ -77,12 +76,13 @@ impl ConnectionHandler {
         if !over {
             return Ok(refused);
         }
-        refused.1.answered(Instant::now());
+        let now = Instant::now();
+        refused.permit.answered(now);
         drop(refused);
         record.listener().metrics.early(EarlyRequest::Repeated);
         record.early = Early::No;
         head.headers.remove(EARLY_DATA);
-        attempt::run(exchange, head, Body::Empty, interim, record).await
+        attempt::run(exchange, head, Body::Empty, interim, record, now).await
     }
 }
 

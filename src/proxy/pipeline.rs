@@ -397,7 +397,7 @@ impl ConnectionHandler {
             _ => attempt::run(&exchange, head, body, interim, record, now).await,
         };
         let answered = match answered {
-            Ok(refused) if early && refused.0.head.status == StatusCode::TOO_EARLY => {
+            Ok(refused) if early && refused.response.head.status == StatusCode::TOO_EARLY => {
                 Box::pin(self.ask_again(refused, &exchange, head, interim, record)).await
             }
             answered => answered,
