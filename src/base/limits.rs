@@ -24,6 +24,11 @@ pub const RESPONSE_HEAD_BYTES: usize = 64 * 1024;
 pub const RESPONSE_HEADERS: usize = 256;
 /// 1xx responses that one upstream exchange may send before it is an error.
 pub const INTERIM_RESPONSES: u32 = 32;
+/// Field values that are kept for as long as the process lives, because configurations say them and messages repeat
+/// them; and how long one of them may be, in bytes.
+pub const LASTING_VALUES: usize = 1024;
+/// See [`LASTING_VALUES`].
+pub const LASTING_VALUE_BYTES: usize = 128;
 /// Unread request bytes that are read and thrown away so that the answer is not lost in a reset.
 pub const LINGER_BYTES: usize = 1024 * 1024;
 /// How long such a lingering close lasts.
@@ -214,12 +219,19 @@ pub const QUIC_CLIENT_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// QUIC: bytes of datagrams that one worker's endpoint may have waiting that others read for it; more are dropped and
 /// counted, and sent again.
 pub const QUIC_INBOX_BYTES: usize = 2 * 1024 * 1024;
+/// Downstream QUIC: streams that a caller may have open at once to begin with. Places cost memory whether they are used or not:
+/// whoever uses half of them is given twice as many, up to what the listener allows.
+pub const QUIC_FIRST_STREAMS: u32 = 128;
 /// QUIC: handshakes on one address, for each of its workers, from addresses that may not be the callers', and no more of them
 /// than [`QUIC_UNPROVED_SHARE`] allows. Further callers are asked first to show that theirs is.
 pub const QUIC_UNPROVED: u32 = 64;
 /// Which part of a listener's handshakes and connections they may be: one in so many, so that forged addresses leave the
 /// others to callers that are there.
 pub const QUIC_UNPROVED_SHARE: u32 = 4;
+/// QUIC: sessions that one listener keeps for callers that may come back with early data.
+pub const QUIC_SESSIONS: usize = 4096;
+/// QUIC: bytes of them.
+pub const QUIC_SESSIONS_BYTES: usize = 16 * 1024 * 1024;
 /// QUIC: callers of one worker's endpoint that have not been looked at yet; further ones are not answered and try again.
 pub const QUIC_CALLERS: usize = 1024;
 /// QUIC: bytes that one of them may send meanwhile.

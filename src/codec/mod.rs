@@ -11,6 +11,7 @@ pub mod h2;
 pub mod h3;
 pub mod headers;
 mod heads;
+pub mod lasting;
 pub mod message;
 pub mod prefixed;
 pub mod replay;

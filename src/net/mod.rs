@@ -12,4 +12,4 @@ pub mod sniff;
 pub mod splice;
 pub mod tls;
 
-pub use info::ConnInfo;
+pub use info::{ConnInfo, HandshakeEnd};

@@ -33,6 +33,7 @@ use crate::base::drain::Watch;
 use crate::base::timer::Deadline;
 use crate::base::{limits, task};
 use crate::net::datagrams::{self, Way};
+use crate::net::origin;
 use crate::snapshot::Listener;
 use crate::telemetry::access_log::StreamEntry;
 use crate::telemetry::metrics::{AttemptOutcome, DatagramMetrics, Direction};
@@ -359,7 +360,7 @@ impl Drop for Life {
             duration,
             upstream_cluster: Some(&permit.cluster().name),
             upstream_host: Some(permit.member().state.address),
-            peer: way.peer,
+            peer: origin::canonical(way.peer),
             local: all.socket.asked(way),
             attempts: 1,
             peer_identity: None,

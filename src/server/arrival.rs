@@ -127,7 +127,7 @@ impl<L: Send + Sync + 'static> Arrival<L> {
         let listener = factory.listener(name).unwrap_or_else(|| Arc::clone(&current.view));
         let Some(passage) = factory.onward(&listener, destination) else { return };
         let (listener, worker) = (Arc::clone(name), worker::index());
-        let caller = ConnInfo { listener, peer, local: destination, worker, tls: None };
+        let caller = ConnInfo { listener, peer, local: destination, worker, tls: None, handshake: None };
         drop(current);
         passage.run(io, Arc::new(caller), None, open.member.closed()).await;
     }

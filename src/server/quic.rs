@@ -17,6 +17,7 @@ use super::accept::{Accepted, Open, Socket};
 use super::worker::Workers;
 use super::{ConnectionFactory, connection};
 use crate::base::{limits, task};
+use crate::net::origin;
 use crate::net::quic::{self, Arrival, Server, Station, Steering};
 
 /// The endpoints of all addresses.
@@ -177,7 +178,7 @@ impl<F: ConnectionFactory> Reception<F> {
             return arrival.refuse();
         }
         let open = Open::new(&socket, &current.service, self.workers.seat_on(self.worker), pressure.enter());
-        let accepted = Accepted { peer: arrival.peer(), at: Instant::now(), current, open };
+        let accepted = Accepted { peer: origin::canonical(arrival.peer()), at: Instant::now(), current, open };
         let (address, factory) = (socket.address, Arc::clone(&self.factory));
         drop(task::spawn("connection", async move {
             connection::serve_quic(arrival, address, accepted, factory).await;

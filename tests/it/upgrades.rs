@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use crate::support::websocket::{self, EchoServer, Ending, Frame, WebSocket};
 use crate::support::{Config, H1Client, H2Client, PATIENCE, Proxy, eventually, ms, within};
 
+mod abuse;
 mod connect;
 mod drain;
 mod handshake;

@@ -65,7 +65,8 @@ pub async fn serve<H: Handler>(connection: Connection, handler: Arc<H>, options:
         mut drain,
         pressure,
     } = options;
-    connection.set_max_concurrent_bi_streams(max_concurrent_streams.into());
+    let granted = max_concurrent_streams.min(limits::QUIC_FIRST_STREAMS);
+    connection.set_max_concurrent_bi_streams(granted.into());
     connection.set_max_concurrent_uni_streams(peer::OPEN_STREAMS.into());
     let live = Arc::new(Live::new(connection.clone()));
     let service = Arc::new(Service {
@@ -91,6 +92,8 @@ pub async fn serve<H: Handler>(connection: Connection, handler: Arc<H>, options:
         idle_timeout,
         pressure: pressure.clone(),
         retire_at,
+        granted,
+        max_streams: max_concurrent_streams,
         next: 0,
         limit,
         malformed: Arc::default(),
@@ -158,6 +161,9 @@ struct Server<'a, H> {
     pressure: PressureWatch,
     /// By age, or by a drain.
     retire_at: Option<Instant>,
+    /// Streams that the caller may have open now, and at most.
+    granted: u32,
+    max_streams: u32,
     /// The first stream that was not accepted yet.
     next: u64,
     /// What the caller takes.
@@ -214,7 +220,16 @@ impl<H: Handler> Server<'_, H> {
             return;
         }
         let guard = self.live.enter();
+        self.make_room();
         task::spawn("h3_exchange", exchange::run(Arc::clone(&self.service), out, inbound, guard));
+    }
+
+    /// A caller that uses half of its places is given twice as many.
+    fn make_room(&mut self) {
+        if self.granted < self.max_streams && self.live.open() >= self.granted / 2 {
+            self.granted = self.granted.saturating_mul(2).min(self.max_streams);
+            self.live.connection.set_max_concurrent_bi_streams(self.granted.into());
+        }
     }
 
     /// Ready when the connection is to be closed.
@@ -332,6 +347,11 @@ impl Live {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.entered.fetch_add(1, Ordering::Relaxed);
         Guard(Arc::clone(self))
+    }
+
+    /// How many there are.
+    fn open(&self) -> u32 {
+        u32::try_from(self.open.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
 
     /// Since when there is none; `None` while there is.

@@ -1,20 +1,24 @@
 //! Endpoints that take connections: one for each worker on an address.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use quinn::{Connection, Endpoint, EndpointConfig, Runtime as _, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn::{
+    Connecting, Connection, Endpoint, EndpointConfig, Runtime as _, ServerConfig, TokioRuntime, TransportConfig,
+    VarInt, ZeroRttAccepted,
+};
 
 use super::ids::Ids;
 use super::socket::Steered;
 use super::steering::{Desk, Steering};
 use super::{failure, transport};
 use crate::base::limits;
-use crate::net::tls::{ForeignPackets, HandshakeError, QUIC_VERSION, ServerTls, TlsInfo, take_turn};
+use crate::net::tls::{ForeignPackets, HandshakeError, Outcome, QUIC_VERSION, ServerTls, TlsInfo, UnderWay, take_turn};
 
 /// A socket on its way to its worker.
 #[derive(Debug)]
@@ -47,12 +51,33 @@ pub struct Arrival {
     unproved: Option<Unproved>,
 }
 
+/// A connection, and who is at its other end.
+#[derive(Debug)]
+pub struct Established {
+    /// The connection.
+    pub connection: Connection,
+    /// What the handshake settled; the same before its end, where a session is resumed.
+    pub tls: TlsInfo,
+    /// What is left of the handshake, where early data is taken: what comes before its end, somebody may have recorded and
+    /// sent again (RFC 9001 section 9.2).
+    pub rest: Option<Unfinished>,
+}
+
+/// The rest of a handshake; it counts among those under way until this is dropped.
+pub struct Unfinished {
+    connection: Connection,
+    accepted: ZeroRttAccepted,
+    outcome: Outcome,
+    until: Instant,
+    _places: (UnderWay, Option<Unproved>),
+}
+
 /// How connections of a listener behave.
 #[derive(Debug, Clone)]
 pub struct ServerTransport {
     /// A connection on which nothing comes for so long is dead.
     pub idle: Duration,
-    /// Exchanges under way on one connection.
+    /// Exchanges under way on one connection; at most [`limits::QUIC_FIRST_STREAMS`] of them to begin with.
     pub max_streams: u32,
 }
 
@@ -143,8 +168,8 @@ impl Arrival {
         self.incoming.refuse();
     }
 
-    /// Runs the handshake, within the listener's limits of number and time. Cancel safe: dropping the future closes the
-    /// connection.
+    /// Runs the handshake, within the listener's limits of number and time; where early data came and is taken, as far as
+    /// that. Cancel safe: dropping the future closes the connection.
     ///
     /// # Errors
     /// See [`HandshakeError`]; the caller is told what the protocol has a code for.
@@ -152,24 +177,48 @@ impl Arrival {
         self,
         tls: &ServerTls,
         settings: &ServerTransport,
-    ) -> impl Future<Output = Result<(Connection, TlsInfo), HandshakeError>> + Send + use<> {
+    ) -> impl Future<Output = Result<Established, HandshakeError>> + Send + use<> {
         let begun = tls.over_quic();
-        let limit = tls.config().handshake_timeout;
+        let until = Instant::now() + tls.config().handshake_timeout;
         let transport = Arc::new(settings.transport());
         async move {
             let Self { incoming, steering, unproved } = self;
             let (session, place) = begun?;
-            let outcome = session.outcome();
+            let (outcome, early) = (session.outcome(), session.early());
             let mut config = ServerConfig::new(Arc::new(session), Arc::clone(&steering.token_key) as _);
             config.transport_config(transport);
             let handshake = async {
                 // The first flight is answered in here, which is the longest step of all.
-                take_turn(|| incoming.accept_with(Arc::new(config))).await?.await
+                let mut connecting = take_turn(|| incoming.accept_with(Arc::new(config))).await?;
+                if let Some(early) = early {
+                    // The caller's first message may be longer than its first packet.
+                    drop(connecting.handshake_data().await?);
+                    if let Some(tls) = early.take() {
+                        return Ok(Begun::Early(connecting, tls));
+                    }
+                }
+                connecting.await.map(Begun::Over)
             };
-            let connected = tokio::time::timeout(limit, handshake).await;
+            let begun = tokio::time::timeout_at(until.into(), handshake).await;
+            let connected = match begun {
+                Ok(Ok(Begun::Early(connecting, tls))) => {
+                    let Ok((connection, accepted)) = connecting.into_0rtt() else { return Err(HandshakeError::Closed) };
+                    let rest = Unfinished {
+                        connection: connection.clone(),
+                        accepted,
+                        outcome,
+                        until,
+                        _places: (place, unproved),
+                    };
+                    return Ok(Established { connection, tls, rest: Some(rest) });
+                }
+                Ok(Ok(Begun::Over(connection))) => Ok(Ok(connection)),
+                Ok(Err(error)) => Ok(Err(error)),
+                Err(elapsed) => Err(elapsed),
+            };
             drop((place, unproved));
             match (connected, outcome.take()) {
-                (Ok(Ok(connection)), Some(Ok(info))) => Ok((connection, info)),
+                (Ok(Ok(connection)), Some(Ok(tls))) => Ok(Established { connection, tls, rest: None }),
                 (Err(_), _) => Err(HandshakeError::Timeout),
                 (_, Some(Err(error))) => Err(error),
                 (Ok(Err(error)), _) => Err(failure::of_handshake(error)),
@@ -179,10 +228,41 @@ impl Arrival {
     }
 }
 
+/// How far a handshake came.
+enum Begun {
+    Early(Connecting, TlsInfo),
+    Over(Connection),
+}
+
+impl Unfinished {
+    /// Waits for the end of the handshake, within the listener's time limit. Cancel safe; dropping the future leaves the
+    /// connection as it is.
+    ///
+    /// # Errors
+    /// See [`HandshakeError`]; the connection is closed.
+    pub async fn finish(self) -> Result<(), HandshakeError> {
+        if tokio::time::timeout_at(self.until.into(), self.accepted).await.is_err() {
+            self.connection.close(VarInt::from_u32(0), b"");
+            return Err(HandshakeError::Timeout);
+        }
+        match (self.outcome.take(), self.connection.close_reason()) {
+            (Some(outcome), _) => outcome.map(drop),
+            (None, Some(error)) => Err(failure::of_handshake(error)),
+            (None, None) => Err(HandshakeError::Protocol("the handshake ended without a result".into())),
+        }
+    }
+}
+
+impl fmt::Debug for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unfinished").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}
+
 impl ServerTransport {
     fn transport(&self) -> TransportConfig {
         let mut transport = transport::common(self.idle);
-        transport.max_concurrent_bidi_streams(VarInt::from_u32(self.max_streams));
+        transport.max_concurrent_bidi_streams(VarInt::from_u32(self.max_streams.min(limits::QUIC_FIRST_STREAMS)));
         transport.stream_receive_window(VarInt::from_u32(limits::QUIC_SERVER_STREAM_WINDOW));
         transport.receive_window(VarInt::from_u32(limits::QUIC_SERVER_CONNECTION_WINDOW));
         transport

@@ -57,6 +57,8 @@ pub(super) struct Exchange<'a> {
     pub(super) hint: PickHint<'a>,
     /// What goes up the tunnel that is asked for.
     pub(super) tunnel: Option<&'a WayUp>,
+    /// We have said that the request may be early: that it is too early for a server is no answer yet.
+    pub(super) early: bool,
 }
 
 impl Exchange<'_> {
@@ -66,6 +68,14 @@ impl Exchange<'_> {
         let end = self.limits.answer_until().or_else(|| self.limits.answer.map(|answer| began + answer));
         end.map(|end| end.saturating_duration_since(now))
     }
+}
+
+/// An answer, of the last attempt.
+pub(super) struct Answered {
+    pub(super) response: Response<Body>,
+    pub(super) permit: Permit,
+    /// When it came.
+    pub(super) at: Instant,
 }
 
 /// No answer could be had.
@@ -98,20 +108,21 @@ impl Failure {
     }
 }
 
-/// Sends a request until it is answered, or there is no answer to be had. Dropping the future cancels what is
-/// under way upstream at once.
+/// Sends a request until it is answered, or there is no answer to be had; `now` is when that begins. Dropping the future
+/// cancels what is under way upstream at once.
 pub(super) async fn run(
     exchange: &Exchange<'_>,
     head: &mut RequestHead,
     body: Body,
     interim: &dyn Interim,
     record: &mut Record,
-) -> Result<(Response<Body>, Permit), Failure> {
+    now: Instant,
+) -> Result<Answered, Failure> {
     let replay = (!body.is_end()).then(|| Replay::new(body, exchange.rule.retry.buffer as usize));
     if let Some(replay) = &replay {
         record.note_upload(replay);
     }
-    let answer = attempt_all(exchange, head, replay.as_ref(), interim, record).await;
+    let answer = attempt_all(exchange, head, replay.as_ref(), interim, record, now).await;
     // However it ended: the record counts on, and must not keep the caller's body meanwhile.
     if let Some(replay) = &replay {
         replay.commit();
@@ -125,13 +136,13 @@ async fn attempt_all(
     replay: Option<&Replay>,
     interim: &dyn Interim,
     record: &mut Record,
-) -> Result<(Response<Body>, Permit), Failure> {
+    mut now: Instant,
+) -> Result<Answered, Failure> {
     let mut again = Again::first(exchange, head);
     // A session stays with its endpoint also when that is slow.
     let hedging = exchange.hedging.filter(|_| exchange.hint.bound.is_none());
     let mut timer = Deadline::default();
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
-    let mut now = Instant::now();
     again.count(now);
     loop {
         if !forward_deadline(exchange, &mut head.headers, Some(&mut record.watch), now) {
@@ -201,7 +212,7 @@ async fn attempt_all(
         if let Some(spent) = if end.is_ok() { again.spent() } else { again.spent_on_failure() } {
             marks::mark_end(&mut end, spent);
         }
-        return end.map(|response| (response, permit));
+        return end.map(|response| Answered { response, permit, at: now });
     }
 }
 

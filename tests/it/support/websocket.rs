@@ -523,6 +523,8 @@ async fn serve_h1(mut stream: TcpStream, seen: Arc<Seen>) {
 async fn serve_h2(stream: TcpStream, seen: Arc<Seen>, extended: bool) {
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(10_000).data_frame_budget(usize::MAX);
+    // What one stream leaves unread must not keep the others waiting.
+    builder.initial_connection_window_size(64 << 20);
     if extended {
         builder.enable_connect_protocol();
     }

@@ -233,7 +233,13 @@ impl Exchange {
                     head.headers.remove(name);
                 }
                 upload = Some(Pump::new(up, body));
-                let body = H2ClientBody { reader: Reader::new(stream, None), upload, slot, tunnel: Tunnel::Open };
+                let body = H2ClientBody {
+                    unread: None,
+                    reader: Reader::new(stream, None),
+                    upload,
+                    slot,
+                    tunnel: Tunnel::Open,
+                };
                 return Response { head, body: Body::H2Client(Box::new(body)) };
             }
             // There is nothing to be sent to one that does not agree.
@@ -244,7 +250,8 @@ impl Exchange {
         if upload.is_none() && stream.is_end_stream() {
             return Response { head, body: Body::Empty };
         }
-        let body = H2ClientBody { reader: Reader::new(stream, length), upload, slot, tunnel: Tunnel::None };
+        let body =
+            H2ClientBody { unread: None, reader: Reader::new(stream, length), upload, slot, tunnel: Tunnel::None };
         Response { head, body: Body::H2Client(Box::new(body)) }
     }
 
@@ -308,6 +315,8 @@ impl Link {
 /// the stream if it has not ended.
 #[derive(Debug)]
 pub struct H2ClientBody {
+    /// Was read, and is read again.
+    unread: Option<Bytes>,
     reader: Reader,
     upload: Option<Pump<Body>>,
     slot: StreamSlot,
@@ -326,6 +335,12 @@ enum Tunnel {
 }
 
 impl H2ClientBody {
+    /// Takes back what was read of it last; it is read again. The stream's window is open for it already.
+    pub(in crate::codec) fn unread(&mut self, data: Bytes) {
+        debug_assert!(self.unread.is_none(), "one piece at a time");
+        self.unread = Some(data);
+    }
+
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         if self.tunnel == Tunnel::None {
             return poll_upload(&mut self.upload, cx).map_err(|_| BodyError::Abandoned);
@@ -356,6 +371,9 @@ impl PollBody for H2ClientBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
         if let Err(error) = self.poll_upload(cx) {
             return Poll::Ready(Some(Err(error)));
+        }
+        if let Some(data) = self.unread.take() {
+            return Poll::Ready(Some(Ok(Frame::Data(data))));
         }
         match ready!(self.reader.poll_frame(cx)) {
             Some(Ok(Frame::Trailers(trailers))) => {
@@ -390,10 +408,11 @@ impl PollBody for H2ClientBody {
     }
 
     fn is_end(&self) -> bool {
-        self.reader.is_end()
+        self.unread.is_none() && self.reader.is_end()
     }
 
     fn exact_len(&self) -> Option<u64> {
-        self.reader.exact_len()
+        let unread = self.unread.as_ref().map_or(0, |data| data.len() as u64);
+        self.reader.exact_len().map(|rest| rest + unread)
     }
 }

@@ -1,8 +1,10 @@
 //! Exchanges on the client side.
 
 use std::borrow::Cow;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 
 use bytes::Bytes;
 use h2::{Reason, server};
@@ -14,6 +16,7 @@ use crate::codec::body::{Body, BodyError, Frame, PollBody};
 use crate::codec::error::{ResetCode, SendError, SendErrorKind, Sent};
 use crate::codec::h2::H2Connection;
 use crate::codec::message::{RequestHead, Response};
+use crate::codec::prefixed::PrefixedBody;
 
 async fn send(connection: &H2Connection, head: RequestHead, body: Body) -> Result<Response<Body>, SendError> {
     let slot = connection.reserve().expect("a free stream");
@@ -216,6 +219,34 @@ async fn the_length_of_a_response_is_known_unless_it_has_no_body() {
     let response = send(&connection, head("HEAD", "/"), Body::Empty).await.expect("a response");
     assert_eq!(response.head.headers["content-length"], "5");
     assert_eq!((response.body.exact_len(), response.body.is_end()), (Some(0), true));
+}
+
+#[tokio::test]
+async fn a_frame_that_was_read_ahead_is_read_again() {
+    for (pieces, length) in [(&["hello"][..], 5), (&["hello", " ", "again"][..], 11)] {
+        let (io, _server) = upstream(server::Builder::new(), move |(_, mut respond)| async move {
+            let response = http::Response::builder().header("content-length", length).body(()).expect("a response");
+            let mut stream = respond.send_response(response, false).expect("sent");
+            for (at, piece) in pieces.iter().enumerate() {
+                stream.send_data(Bytes::from_static(piece.as_bytes()), at + 1 == pieces.len()).expect("sent");
+            }
+        });
+        let (connection, _driver) = connect(io, &client_options()).await;
+        let mut body = send(&connection, head("GET", "/"), Body::Empty).await.expect("a response").body;
+        let first = within(poll_fn(|cx| body.poll_frame(cx))).await.expect("a frame").expect("a good one");
+        assert!(matches!(&first, Frame::Data(data) if data == "hello"), "{first:?}");
+        let mut body = PrefixedBody::before(first, body);
+        assert_eq!((body.exact_len(), body.is_end()), (Some(length), false));
+        // While whoever writes it is blocked, the rest is read; it comes behind.
+        within(poll_fn(|cx| match body.poll_progress(cx) {
+            Ok(()) => Poll::Ready(()),
+            Err(error) => panic!("{error}"),
+        }))
+        .await;
+        let (bytes, _) = within(drain_body(&mut body)).await.expect("a body");
+        assert_eq!(bytes, pieces.concat().as_bytes());
+        assert_eq!((body.exact_len(), body.is_end()), (Some(0), true));
+    }
 }
 
 #[tokio::test]

@@ -88,8 +88,8 @@ async fn accept(server: Server, end: End, options: ServerOptions) {
         let accepted = arrival.accept(&end.server(), &transport);
         let options = options.clone();
         connections.spawn(async move {
-            if let Ok((connection, _)) = accepted.await {
-                serve(connection, Arc::new(Answers), options).await;
+            if let Ok(established) = accepted.await {
+                serve(established.connection, Arc::new(Answers), options).await;
             }
         });
     }
