@@ -9,8 +9,10 @@ use super::varint::{self, Partial};
 
 /// A frame that must be understood: bytes.
 const MAX_FRAME: usize = 4 * 1024;
-/// Frames without a meaning for us, over the life of a connection.
-const IDLE_FRAMES: u32 = 16 * 1024;
+/// Frames without a meaning for us, over the life of a connection ...
+const IDLE_FRAMES: u64 = 16 * 1024;
+/// ... and for each of its requests: browsers say how urgent each is (RFC 9218 section 7), and that again when it changes.
+const FRAMES_OF_A_REQUEST: u64 = 4;
 /// What they may contain, in all.
 const IDLE_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -49,7 +51,9 @@ pub struct Control {
     /// The identifier of the last GOAWAY.
     going: Option<u64>,
     max_push_id: Option<u64>,
-    idle_frames: u32,
+    idle_frames: u64,
+    /// As many as may be.
+    allowed: u64,
     idle_bytes: u64,
 }
 
@@ -72,8 +76,14 @@ impl Control {
             going: None,
             max_push_id: None,
             idle_frames: 0,
+            allowed: IDLE_FRAMES,
             idle_bytes: 0,
         }
+    }
+
+    /// So many requests were made on the connection.
+    pub fn note_requests(&mut self, requests: u64) {
+        self.allowed = requests.saturating_mul(FRAMES_OF_A_REQUEST).saturating_add(IDLE_FRAMES);
     }
 
     /// The next event that `input` brings; `None` when it is used up.
@@ -161,7 +171,7 @@ impl Control {
     fn count(&mut self, length: u64) -> Result<(), Broken> {
         self.idle_frames += 1;
         self.idle_bytes = self.idle_bytes.saturating_add(length);
-        if self.idle_frames > IDLE_FRAMES || self.idle_bytes > IDLE_BYTES {
+        if self.idle_frames > self.allowed || self.idle_bytes > IDLE_BYTES {
             return Err(Broken::new(Code::EXCESSIVE_LOAD, "too many frames on the control stream"));
         }
         Ok(())
@@ -400,6 +410,22 @@ mod tests {
         varint::put(&mut endless, 0x21);
         varint::put(&mut endless, IDLE_BYTES + 1);
         assert_eq!(read(Side::Server, &[endless]), Err(Code::EXCESSIVE_LOAD));
+    }
+
+    #[test]
+    fn frames_without_a_meaning_are_borne_with_requests() {
+        const PRIORITY_UPDATE: u64 = 0xf0700;
+        let mut control = Control::new(Side::Server);
+        assert!(control.next(&mut none().into()).is_ok());
+        for _ in 0..IDLE_FRAMES {
+            assert_eq!(control.next(&mut id(PRIORITY_UPDATE, 0).into()), Ok(None));
+        }
+        control.note_requests(3);
+        for _ in 0..3 * FRAMES_OF_A_REQUEST {
+            assert_eq!(control.next(&mut id(PRIORITY_UPDATE, 0).into()), Ok(None));
+        }
+        let more = control.next(&mut id(PRIORITY_UPDATE, 0).into());
+        assert_eq!(more.map_err(|broken| broken.code), Err(Code::EXCESSIVE_LOAD));
     }
 
     #[test]

@@ -205,26 +205,12 @@ async fn answer<H: Handler>(
 
 /// Writes a response. Where the caller does not take its head, a shorter one says that there is no answer.
 async fn respond<B: PollBody + Send>(
-    out: Outbound,
+    mut out: Outbound,
     response: Response<B>,
     inbound: &Mutex<Inbound>,
     asked: Asked,
     gone: Pin<&mut (impl Future<Output = ()> + Send)>,
 ) {
-    match begin(out, response, asked) {
-        Ok(pump) => finish(pump, inbound, asked, gone).await,
-        Err(mut out) => {
-            tracing::debug!("the head of a response is larger than the caller takes");
-            if out.queue_head(|section| section.status(StatusCode::BAD_GATEWAY)) == Err(TooLarge) {
-                out.reset(Code::INTERNAL_ERROR);
-            }
-            finish(Pump::new(out, Body::Empty, true), inbound, Asked::Anything, gone).await;
-        }
-    }
-}
-
-/// Queues the head of a response; gives the stream back if the caller does not take it.
-fn begin<B: PollBody>(mut out: Outbound, response: Response<B>, asked: Asked) -> Result<Pump<B>, Outbound> {
     let Response { mut head, body } = response;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         // RFC 9220 section 3: this is how the other versions agree.
@@ -235,11 +221,17 @@ fn begin<B: PollBody>(mut out: Outbound, response: Response<B>, asked: Asked) ->
         section.status(head.status);
         section.fields(&head.headers);
     });
-    if queued == Err(TooLarge) {
-        return Err(out);
+    if queued.is_ok() {
+        let bodiless = asked == Asked::Head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        drop(head);
+        return finish(Pump::new(out, body, bodiless), inbound, asked, gone).await;
     }
-    let bodiless = asked == Asked::Head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    Ok(Pump::new(out, body, bodiless))
+    tracing::debug!("the head of a response is larger than the caller takes");
+    drop(body);
+    if out.queue_head(|section| section.status(StatusCode::BAD_GATEWAY)) == Err(TooLarge) {
+        out.reset(Code::INTERNAL_ERROR);
+    }
+    finish(Pump::new(out, Body::Empty, true), inbound, Asked::Anything, gone).await;
 }
 
 /// Writes the rest of a response. What is left of the upload when everything is dropped is not needed: the caller is told

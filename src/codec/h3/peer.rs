@@ -22,7 +22,13 @@ const UNKNOWN_STREAMS: u32 = 1024;
 pub(super) const OPEN_STREAMS: u32 = 16;
 
 /// Listens for as long as the connection lives, and closes it when the peer breaks a rule. Ends with the connection.
-pub(super) async fn listen(connection: Connection, side: Side, mut hear: impl FnMut(Event)) -> ConnectionError {
+/// `requests`: how many the peer has made.
+pub(super) async fn listen(
+    connection: Connection,
+    side: Side,
+    requests: impl Fn() -> u64,
+    mut hear: impl FnMut(Event),
+) -> ConnectionError {
     let connection = &connection;
     let mut accept = pin!(connection.accept_uni());
     let mut peer = Peer { side, streams: Vec::new(), seen: Seen::default(), unknown: 0 };
@@ -37,7 +43,7 @@ pub(super) async fn listen(connection: Connection, side: Side, mut hear: impl Fn
                 Poll::Pending => break,
             }
         }
-        if let Err(broken) = peer.poll(cx, &mut hear) {
+        if let Err(broken) = peer.poll(cx, &requests, &mut hear) {
             lost::close(connection, broken);
             return Poll::Ready(ConnectionError::LocallyClosed);
         }
@@ -76,10 +82,15 @@ enum Kind {
 }
 
 impl Peer {
-    fn poll(&mut self, cx: &mut Context<'_>, hear: &mut impl FnMut(Event)) -> Result<(), Broken> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        requests: &impl Fn() -> u64,
+        hear: &mut impl FnMut(Event),
+    ) -> Result<(), Broken> {
         let mut at = 0;
         while at < self.streams.len() {
-            match self.streams[at].poll(cx, self.side, &mut self.seen, hear)? {
+            match self.streams[at].poll(cx, (self.side, &mut self.seen), requests, hear)? {
                 Poll::Pending => at += 1,
                 Poll::Ready(Ended::Early) => {
                     self.streams.swap_remove(at);
@@ -111,8 +122,8 @@ impl Stream {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        side: Side,
-        seen: &mut Seen,
+        (side, seen): (Side, &mut Seen),
+        requests: &impl Fn() -> u64,
         hear: &mut impl FnMut(Event),
     ) -> Result<Poll<Ended>, Broken> {
         loop {
@@ -128,6 +139,7 @@ impl Stream {
                     }
                 }
                 Kind::Control(control) => {
+                    control.note_requests(requests());
                     while let Some(event) = control.next(input)? {
                         hear(event);
                     }

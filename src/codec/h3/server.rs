@@ -83,7 +83,9 @@ pub async fn serve<H: Handler>(connection: Connection, handler: Arc<H>, options:
             told.hear(&settings);
         }
     };
-    task::spawn("h3_peer", peer::listen(connection.clone(), Side::Server, hear));
+    let counted = Arc::clone(&live);
+    let requests = move || counted.entered.load(Ordering::Relaxed);
+    task::spawn("h3_peer", peer::listen(connection.clone(), Side::Server, requests, hear));
     let mut server = Server {
         live: &live,
         service,
@@ -313,6 +315,8 @@ impl<H: Handler> Server<'_, H> {
 pub(super) struct Live {
     pub(super) connection: Connection,
     open: AtomicUsize,
+    /// All that there ever were.
+    entered: AtomicU64,
     opened: Instant,
     /// When the last one ended, in nanoseconds after `opened`.
     idle_since: AtomicU64,
@@ -330,6 +334,7 @@ impl Live {
         Self {
             connection,
             open: AtomicUsize::new(0),
+            entered: AtomicU64::new(0),
             opened: now(),
             idle_since: AtomicU64::new(0),
             early_resets: AtomicU32::new(0),
@@ -340,6 +345,7 @@ impl Live {
 
     fn enter(self: &Arc<Self>) -> Guard {
         self.open.fetch_add(1, Ordering::Relaxed);
+        self.entered.fetch_add(1, Ordering::Relaxed);
         Guard(Arc::clone(self))
     }
 

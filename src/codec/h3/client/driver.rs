@@ -74,7 +74,7 @@ impl Drop for H3Driver {
 
 async fn run(link: Arc<Link>, control: Outbound) {
     let connection = link.connection.clone();
-    let mut listening = pin!(peer::listen(connection.clone(), Side::Client, |event| link.hear(event)));
+    let mut listening = pin!(peer::listen(connection.clone(), Side::Client, || 0, |event| link.hear(event)));
     let mut kept = pin!(peer::keep(connection.clone(), control.stopped()));
     let mut accepting = pin!(connection.accept_bi());
     let mut opening = pin!(connection.open_bi());
