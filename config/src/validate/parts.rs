@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use super::{
     Check, MAX_GUESSES, Names, access, balance, breakers, filters, health, identity, matches, names, opaque, overload,
-    policies, tokens, tunnels, units,
+    policies, tls, tokens, tunnels, units,
 };
 use crate::limits::Bounds;
 use crate::model::{
-    Action, Admission, Authorization, Balance, Breakers, EndpointCeilings, Filter, HealthCheck, Hedge, Interception,
-    JwtProvider, Match, OutlierDetection, Retry, RetryOn, Upgrades,
+    Action, Admission, Authorization, Balance, Breakers, EndpointCeilings, Filter, HealthCheck, Hedge, HostPattern,
+    Interception, JwtProvider, Match, OutlierDetection, Retry, RetryOn, Upgrades,
 };
 use crate::raw::{self, DurationText};
 use crate::read::{Field, Key, List};
@@ -93,6 +93,11 @@ impl<'a, 't> Checker<'a, 't> {
     /// A host name without port, in the form in which it is compared.
     pub fn host(&self, text: &str, span: Span) -> Option<Arc<str>> {
         self.check.parsed(names::host(text), span)
+    }
+
+    /// A server name as TLS clients send it: exact, by suffix, or `*`.
+    pub fn server_pattern(&self, text: &str, span: Span) -> Option<HostPattern> {
+        self.check.parsed(tls::server_pattern(text), span)
     }
 
     /// The path of a file of the proxy's host.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use outrigger_config::model::{
     Action, AdaptiveConcurrency, Authorization, Balance, BalancePolicy, Breakers, ClusterProtocol, EndpointCeilings,
-    Filter, HealthCheck, Hedge, Interception, JwtProvider, Match, OutlierDetection, Place, Queue, Retry, RetryOn,
-    Target, TlsMode, TlsVersion, Upgrades,
+    Filter, HealthCheck, Hedge, HostPattern, Interception, JwtProvider, Match, OutlierDetection, Place, Queue, Retry,
+    RetryOn, Target, TlsMode, TlsVersion, Upgrades,
 };
 use outrigger_config::spiffe::TrustDomain;
 
@@ -48,7 +48,7 @@ pub enum Spec {
     Service(Service),
     /// An EndpointSlice.
     EndpointSlice(EndpointSlice),
-    /// An HTTPRoute, a GRPCRoute or a TCPRoute.
+    /// An HTTPRoute, a GRPCRoute, a TCPRoute or a TLSRoute.
     Route(Route),
     /// A ReferenceGrant.
     ReferenceGrant(ReferenceGrant),
@@ -169,11 +169,13 @@ impl SliceAddress {
     }
 }
 
-/// An HTTPRoute, a GRPCRoute or a TCPRoute.
+/// An HTTPRoute, a GRPCRoute, a TCPRoute or a TLSRoute.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// The Services that it is attached to.
     pub parents: Vec<Parent>,
+    /// The server names that a TLSRoute is for, at least one and each once, and where it is written; empty for the others.
+    pub server_names: Vec<Set<HostPattern>>,
     /// Its rules.
     pub rules: Vec<RouteRule>,
 }

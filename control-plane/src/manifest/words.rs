@@ -18,6 +18,7 @@ impl Vocabulary for Words {
             "HttpRouteSpec" => "`spec` of an HTTPRoute",
             "GrpcRouteSpec" => "`spec` of a GRPCRoute",
             "TcpRouteSpec" => "`spec` of a TCPRoute",
+            "TlsRouteSpec" => "`spec` of a TLSRoute",
             "ParentReference" => "a parent",
             "HttpRouteRule" | "GrpcRouteRule" | "TcpRouteRule" => "a rule",
             "HttpRouteMatch" | "GrpcRouteMatch" => "a match",
@@ -65,7 +66,8 @@ impl Vocabulary for Words {
         Some(match (owner, word) {
             ("HttpRouteMatch", "query" | "queryParameters") => "queryParams",
             ("HttpRouteRule" | "GrpcRouteRule" | "TcpRouteRule", "backends" | "backendRef") => "backendRefs",
-            ("HttpRouteSpec" | "GrpcRouteSpec" | "TcpRouteSpec", "parentRef") => "parentRefs",
+            ("HttpRouteSpec" | "GrpcRouteSpec" | "TcpRouteSpec" | "TlsRouteSpec", "parentRef") => "parentRefs",
+            ("TlsRouteSpec", "hosts" | "sniHosts" | "hostname" | "snis") => "hostnames",
             ("WorkloadSpec", "ip" | "host") => "address",
             ("WorkloadSpec", "serviceAccountName" | "account") => "serviceAccount",
             ("WorkloadSpec", "services" | "upstreams" | "dependencies") => "uses",
@@ -87,10 +89,13 @@ impl Vocabulary for Words {
                 "`hostnames` means nothing in a mesh, where a route is for the names of its parent Service",
                 "remove it; to tell hosts apart, match the header `Host`",
             ),
+            ("TcpRouteSpec", "hostnames") => {
+                ("a TCPRoute takes every connection of its ports", "remove it, or write a TLSRoute")
+            }
             ("TcpRouteRule", "matches" | "filters" | "timeouts" | "retry") => {
                 ("connections are handed on as they are: nothing in them is looked at or changed", "remove it")
             }
-            ("HttpRouteSpec" | "GrpcRouteSpec" | "TcpRouteSpec", "useDefaultGateways") => {
+            ("HttpRouteSpec" | "GrpcRouteSpec" | "TcpRouteSpec" | "TlsRouteSpec", "useDefaultGateways") => {
                 ("gateways are not supported", "remove it, and name Services in `parentRefs`")
             }
             ("HttpRouteRule" | "GrpcRouteRule", "sessionPersistence") => {

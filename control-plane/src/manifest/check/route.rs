@@ -24,7 +24,7 @@ pub(in crate::manifest) fn http_route(
     } else {
         list.iter().filter_map(Field::here).map(|rule| http_rule(context, rule)).collect()
     };
-    Some(Spec::Route(Route { parents, rules }))
+    Some(Spec::Route(Route { parents, server_names: Vec::new(), rules }))
 }
 
 pub(in crate::manifest) fn grpc_route(
@@ -40,47 +40,14 @@ pub(in crate::manifest) fn grpc_route(
     } else {
         list.iter().filter_map(Field::here).map(|rule| grpc_rule(context, rule)).collect()
     };
-    Some(Spec::Route(Route { parents, rules }))
+    Some(Spec::Route(Route { parents, server_names: Vec::new(), rules }))
 }
 
-/// Everything that connects goes by one rule.
-pub(in crate::manifest) fn tcp_route(context: &Context<'_, '_>, spec: &raw::TcpRouteSpec, span: Span) -> Option<Spec> {
-    let raw::TcpRouteSpec { parent_refs, rules } = spec;
-    let parents = parents(context, parent_refs, span)?;
-    let lack = ("this route has no `rules`", "add `rules: [{ backendRefs: [{ name: …, port: … }] }]`");
-    let (list, at) = context.check.required(rules, span, lack)?;
-    let [rule] = &list[..] else {
-        let fix = "keep one, with all backends by weight: connections cannot be told apart";
-        context.error(at, format!("a TCPRoute has one rule, and this one has {}", list.len()), fix);
-        return None;
-    };
-    let (raw::TcpRouteRule { name, backend_refs }, span) = rule.here()?;
-    let lack = ("this rule leads nowhere", "add `backendRefs: [{ name: …, port: … }]`");
-    context.check.required(backend_refs, span, lack);
-    for (backend, _) in backend_refs.entries().iter().filter_map(Field::here) {
-        if let Some(at) = backend.filters.span() {
-            context.error(at, "filters cannot change what is not read as HTTP", "remove them");
-        }
-    }
-    let matches = vec![RankedMatch {
-        condition: Match { path: PathMatch::Any, method: None, headers: Vec::new(), query: Vec::new(), grpc: false },
-        rank: Rank::default(),
-    }];
-    let rule = RouteRule {
-        name: name.here().and_then(|(text, at)| {
-            named(&context.check, (text, at), ("name of a rule", subdomain)).then(|| text.as_str().into())
-        }),
-        matches,
-        filters: Vec::new(),
-        answer: None,
-        backends: backends(context, backend_refs),
-        traffic: Traffic::default(),
-        place: context.place(span),
-    };
-    Some(Spec::Route(Route { parents, rules: vec![rule] }))
-}
-
-fn parents(context: &Context<'_, '_>, field: &Field<List<raw::ParentReference>>, owner: Span) -> Option<Vec<Parent>> {
+pub(super) fn parents(
+    context: &Context<'_, '_>,
+    field: &Field<List<raw::ParentReference>>,
+    owner: Span,
+) -> Option<Vec<Parent>> {
     let lack = (
         "this route has no `parentRefs`",
         "add the Service that it is for: `parentRefs: [{ kind: Service, name: … }]`",
@@ -486,7 +453,7 @@ fn cors(context: &Context<'_, '_>, field: &Field<raw::CorsFilter>) -> Field<conf
     Field::Here(cors, span)
 }
 
-fn backends(context: &Context<'_, '_>, field: &Field<List<raw::RouteBackendRef>>) -> Vec<Backend> {
+pub(super) fn backends(context: &Context<'_, '_>, field: &Field<List<raw::RouteBackendRef>>) -> Vec<Backend> {
     let max = outrigger_config::limits::MAX_BACKENDS;
     let list = context.check.within(field.entries(), max, (field.span(), "backends"));
     let mut out: Vec<Backend> = Vec::with_capacity(list.len());

@@ -28,7 +28,22 @@ pub(crate) struct TcpRouteSpec {
     pub(crate) rules: Field<List<TcpRouteRule>>,
 }
 
-/// The rule of a TCPRoute.
+/// A TLSRoute.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct TlsRouteSpec {
+    /// The Services that it is attached to: their ports with `appProtocol: tcp`.
+    #[schemars(extend("x-required" = true), length(min = 1))]
+    pub(crate) parent_refs: Field<List<ParentReference>>,
+    /// Server names that callers ask for, exact or by suffix (`*.example.com`). The most specific one decides.
+    #[schemars(extend("x-required" = true), length(min = 1, max = 16))]
+    pub(crate) hostnames: Field<List<String>>,
+    /// One rule.
+    #[schemars(extend("x-required" = true), length(min = 1, max = 1))]
+    pub(crate) rules: Field<List<TcpRouteRule>>,
+}
+
+/// The rule of a TCPRoute or a TLSRoute.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct TcpRouteRule {
@@ -350,7 +365,7 @@ pub(crate) struct GrantFrom {
     /// `gateway.networking.k8s.io`.
     #[schemars(extend("x-required" = true))]
     pub(crate) group: Field<String>,
-    /// `HTTPRoute` or `GRPCRoute`.
+    /// `HTTPRoute`, `GRPCRoute`, `TCPRoute` or `TLSRoute`.
     #[schemars(extend("x-required" = true))]
     pub(crate) kind: Field<String>,
     /// The namespace of the routes.

@@ -123,11 +123,55 @@ fn bytes_and_http3_are_said_where_they_belong() {
         (format!("{tcp}{}", route("[]")), "a TCPRoute has one rule"),
         (format!("{tcp}{}", route("[{}]")), "this rule leads nowhere"),
         (format!("{tcp}{}", route("[{ matches: [], backendRefs: [{ name: b, port: 80 }] }]")), "handed on as they are"),
-        (format!("{tcp}{}", route(backend).replace("TCPRoute", "TLSRoute")), "the kind `TLSRoute` is not supported"),
         (format!("{SERVICE}{}", traffic("http3")), "not spoken to endpoints outside the mesh"),
         (format!("{SERVICE}{}", traffic("tcp")), "not spoken to endpoints outside the mesh"),
     ] {
         let said = said(&read(&text));
         assert!(said.iter().any(|line| line.contains(message)), "{message}: {said:?}");
     }
+}
+
+#[test]
+fn a_tls_route_is_for_server_names() {
+    let tcp =
+        SERVICE.replace("port: 80", "port: 80, appProtocol: tcp").replace("ports:", "clusterIP: 10.0.0.1, ports:");
+    let text = |version: &str, rest: &str| {
+        format!(
+            "{tcp}---\napiVersion: gateway.networking.k8s.io/{version}\nkind: TLSRoute\nmetadata: {{ name: t, namespace: shop }}\n\
+             spec:\n  parentRefs: [{{ group: \"\", kind: Service, name: b }}]\n{rest}\n"
+        )
+    };
+    let rules = "  rules: [{ backendRefs: [{ name: b, port: 80 }] }]";
+    for version in ["v1", "v1alpha3", "v1alpha2"] {
+        let good = text(version, &format!("  hostnames: [db.example, \"*.db.example\"]\n{rules}"));
+        assert!(said(&read(&good)).is_empty(), "{version}: {:?}", said(&read(&good)));
+    }
+    let policy = "\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: { name: p, namespace: shop }\nspec: { \
+                  targetRefs: [{ group: \"\", kind: Service, name: b }], validation: { hostname: b.example, wellKnownCACertificates: System } }\n";
+    for (rest, message) in [
+        (rules.to_owned(), "10:3 this route has no `hostnames`"),
+        (format!("  hostnames: []\n{rules}"), "11:14 this route has no `hostnames`"),
+        (format!("  hostnames: [\"*\"]\n{rules}"), "11:15 `*` is no server name"),
+        (format!("  hostnames: [10.0.0.1]\n{rules}"), "`10.0.0.1` is an address, which no client sends as server name"),
+        (format!("  hostnames: [\"a*.example\"]\n{rules}"), "`a*.example`"),
+        (format!("  hostnames: [a.example, A.example.]\n{rules}"), "11:26 the server name `A.example.` comes twice"),
+        (format!("  hostname: [a.example]\n{rules}"), "unknown field `hostname`"),
+        ("  hostnames: [a.example]\n  rules: []".to_owned(), "a TLSRoute has one rule, and this one has 0"),
+        ("  hostnames: [a.example]\n  rules: [{}]".to_owned(), "this rule leads nowhere"),
+        (
+            format!("  hostnames: [a.example]\n{}", rules.replace("[{ b", "[{ filters: [], b")),
+            "connections are handed on as they are",
+        ),
+        (format!("  hostnames: [a.example]\n{rules}{policy}"), "a TLSRoute hands on that of the callers"),
+        (
+            format!("  hostnames: [a.example]\n{rules}").replace("name: b, port: 80", "name: b, port: 81"),
+            "the Service shop/b has no port 81",
+        ),
+    ] {
+        let said = said(&read(&text("v1", &rest)));
+        assert!(said.iter().any(|line| line.contains(message)), "{message}: {said:?}");
+    }
+    let of_requests = text("v1", &format!("  hostnames: [a.example]\n{rules}")).replace(", appProtocol: tcp", "");
+    let said = said(&read(&of_requests));
+    assert!(said.iter().any(|line| line.contains("has no port of TCP there")), "{said:?}");
 }
