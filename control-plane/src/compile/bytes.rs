@@ -1,7 +1,7 @@
 //! Ports of TCP to listeners of callers: connections to the address of a Service are caught on their way, and handed on by
 //! its routes, or to its endpoints: by TLSRoutes, which look at the server name of TLS, or by TCPRoutes.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,7 +129,7 @@ fn listener((service, address): (&Name, IpAddr), port: &ServicePort, way: Way) -
             });
         }
     }
-    ListenerPart { listener, authorization: BTreeMap::new(), jwt_providers: BTreeMap::new() }
+    ListenerPart::plain(listener)
 }
 
 /// A connection on which nothing moves is closed after this.

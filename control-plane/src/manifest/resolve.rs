@@ -176,9 +176,10 @@ impl Resolved {
     pub(super) fn new(mesh: &Mesh, reading: &Reading<'_>) -> (Self, Found) {
         let mut work = Work { mesh, out: Self::default(), found: Found::default(), conditions: BTreeMap::new() };
         work.backend_tls();
-        let parents = work.routes();
         work.traffic();
+        let parents = work.routes();
         work.mesh_policies();
+        work.rate_limiters();
         work.workloads();
         work.slices();
         work.providers();
@@ -278,6 +279,41 @@ impl Work<'_> {
                     self.warn(object, &object.place, message, "put both into one");
                 }
                 None => drop(seen.insert(key, Arc::clone(object))),
+            }
+        }
+    }
+
+    /// Services that keep rate limits, and who asks them.
+    fn rate_limiters(&mut self) {
+        let mesh = self.mesh;
+        let known = mesh.rate_limiters();
+        for (name, (object, limiter)) in &known {
+            let at = &limiter.backend;
+            let ports = mesh.service(&at.service).map(|(_, service)| &service.ports);
+            if !ports.is_some_and(|ports| ports.iter().any(|port| Some(port.port) == at.port && !port.is_tcp())) {
+                let port = at.port.unwrap_or_default();
+                let message = format!(
+                    "nobody asks the rate limit service `{name}`: there is no port {port} of requests at a \
+                                       Service {}",
+                    at.service
+                );
+                self.warn(object, &at.place, message, "name a Service and port that there is");
+            }
+        }
+        let policies = mesh.of(Kind::TrafficPolicy).chain(mesh.of(Kind::MeshPolicy));
+        for object in policies {
+            let said = match &object.spec {
+                Spec::Traffic(policy) => &policy.traffic.global_rate_limits,
+                Spec::Mesh(policy) => &policy.defaults.global_rate_limits,
+                _ => continue,
+            };
+            let Some(said) = said else { continue };
+            for limit in said.value.iter().filter(|limit| !known.contains_key(&limit.service)) {
+                let message = format!("nobody is asked: no MeshPolicy has the rate limit service `{}`", limit.service);
+                let fix = "name one of `rateLimitServices` of a MeshPolicy of the mesh";
+                self.warn(object, &said.place, message.clone(), fix);
+                let condition = Condition::no("ResolvedRefs", "BackendNotFound", message);
+                self.conditions.entry(object.id.clone()).or_insert(condition);
             }
         }
     }

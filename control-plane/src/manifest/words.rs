@@ -32,6 +32,10 @@ impl Vocabulary for Words {
             "PathModifier" => "a path of a filter",
             "CorsFilter" => "`cors`",
             "RouteBackendRef" => "a backend",
+            "RequestMirror" => "`requestMirror`",
+            "Fraction" => "`fraction`",
+            "RouteSession" => "`sessionPersistence`",
+            "SessionCookieConfig" => "`cookieConfig`",
             "RouteTimeouts" => "`timeouts`",
             "RouteRetry" => "`retry`",
             "ReferenceGrantSpec" => "`spec` of a ReferenceGrant",
@@ -46,6 +50,7 @@ impl Vocabulary for Words {
             "MeshPolicySpec" => "`spec` of a MeshPolicy",
             "LabelSelector" => "a selector",
             "MtlsSpec" => "`mtls`",
+            "RateLimitServiceSpec" => "a rate limit service",
             "MtlsMode" => "a mode of mutual TLS",
             "TrafficSpec" => "`defaults`",
             "TrafficPolicySpec" => "`spec` of a TrafficPolicy",
@@ -73,7 +78,13 @@ impl Vocabulary for Words {
             ("WorkloadSpec", "services" | "upstreams" | "dependencies") => "uses",
             ("WorkloadPortSpec", "app" | "target") => "application",
             ("LabelSelector", "labels") => "matchLabels",
+            ("MeshPolicySpec", "rateLimitService") => "rateLimitServices",
+            ("RateLimitServiceSpec", "service" | "backend" | "cluster") => "backendRef",
             ("MeshPolicySpec", "tls" | "mTLS") => "mtls",
+            ("TrafficPolicySpec" | "TrafficSpec", "rateLimit") => "rateLimits",
+            ("TrafficPolicySpec" | "TrafficSpec", "fault") => "faults",
+            ("TrafficPolicySpec" | "TrafficSpec", "session") => "sessionPersistence",
+            ("TrafficPolicySpec" | "TrafficSpec", "hashKeys" | "hashOn") => "hash",
             ("TrafficPolicySpec", "target" | "targetRefs") => "targetRef",
             ("MtlsMode", "STRICT") => "strict",
             ("MtlsMode", "PERMISSIVE") => "permissive",
@@ -98,10 +109,6 @@ impl Vocabulary for Words {
             ("HttpRouteSpec" | "GrpcRouteSpec" | "TcpRouteSpec" | "TlsRouteSpec", "useDefaultGateways") => {
                 ("gateways are not supported", "remove it, and name Services in `parentRefs`")
             }
-            ("HttpRouteRule" | "GrpcRouteRule", "sessionPersistence") => {
-                ("`sessionPersistence` is not supported", "remove it: every request is balanced")
-            }
-            ("RouteFilter", "requestMirror") => ("mirroring is not supported", "remove the filter"),
             ("RouteFilter", "extensionRef") => ("filters of other kinds are not supported", "remove the filter"),
             ("RouteFilter", "externalAuth") => (
                 "external authorization is not supported in routes",

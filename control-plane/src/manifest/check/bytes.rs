@@ -85,6 +85,8 @@ fn rule(context: &Context<'_, '_>, field: &Field<List<raw::TcpRouteRule>>, owner
         filters: Vec::new(),
         answer: None,
         backends: backends(context, backend_refs),
+        mirrors: Vec::new(),
+        session: None,
         traffic: Traffic::default(),
         place: context.place(span),
     })

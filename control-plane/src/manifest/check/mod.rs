@@ -3,6 +3,7 @@
 mod bytes;
 mod core;
 mod grant;
+mod more;
 mod own;
 mod route;
 mod traffic;

@@ -91,6 +91,8 @@ pub(crate) struct HttpRouteRule {
     pub(crate) timeouts: Field<RouteTimeouts>,
     /// What is tried again.
     pub(crate) retry: Field<RouteRetry>,
+    /// Requests of one session go to one endpoint.
+    pub(crate) session_persistence: Field<RouteSession>,
 }
 
 /// Conditions that must all hold.
@@ -143,7 +145,7 @@ pub(crate) struct RouteFilter {
     /// Which filter it is.
     #[serde(rename = "type")]
     #[schemars(extend("x-required" = true, "enum" = [
-        "RequestHeaderModifier", "ResponseHeaderModifier", "RequestRedirect", "URLRewrite", "CORS"
+        "RequestHeaderModifier", "ResponseHeaderModifier", "RequestRedirect", "URLRewrite", "CORS", "RequestMirror"
     ]))]
     pub(crate) kind: Field<String>,
     /// Change request headers.
@@ -156,6 +158,62 @@ pub(crate) struct RouteFilter {
     pub(crate) url_rewrite: Field<UrlRewriteFilter>,
     /// Cross-origin resource sharing.
     pub(crate) cors: Field<CorsFilter>,
+    /// Send copies of requests elsewhere.
+    pub(crate) request_mirror: Field<RequestMirror>,
+}
+
+/// Copies of requests, of which nobody waits for the answers.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct RequestMirror {
+    /// Who gets the copies.
+    #[schemars(extend("x-required" = true))]
+    pub(crate) backend_ref: Field<RouteBackendRef>,
+    /// Of how many of a hundred requests. Without it and `fraction`: of all.
+    #[schemars(range(min = 0, max = 100))]
+    pub(crate) percent: Field<u64>,
+    /// The same as a fraction.
+    pub(crate) fraction: Field<Fraction>,
+}
+
+/// A share of the requests.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Fraction {
+    /// So many…
+    #[schemars(extend("x-required" = true), range(min = 0))]
+    pub(crate) numerator: Field<u64>,
+    /// …of so many.
+    #[schemars(range(min = 1), extend("default" = 100))]
+    pub(crate) denominator: Field<u64>,
+}
+
+/// Requests of one session go to one endpoint.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct RouteSession {
+    /// The name of the cookie or header.
+    #[schemars(extend("x-required" = true))]
+    pub(crate) session_name: Field<String>,
+    /// The session ends this long after it began. Without it: never.
+    pub(crate) absolute_timeout: Field<DurationText>,
+    /// The session ends when nothing came for this long. Without it: never.
+    pub(crate) idle_timeout: Field<DurationText>,
+    /// In what it is named.
+    #[serde(rename = "type")]
+    #[schemars(extend("enum" = ["Cookie", "Header"], "default" = "Cookie"))]
+    pub(crate) kind: Field<String>,
+    /// Of a cookie.
+    pub(crate) cookie_config: Field<SessionCookieConfig>,
+}
+
+/// How long a browser keeps a cookie.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct SessionCookieConfig {
+    /// `Permanent`: as long as `absoluteTimeout`.
+    #[schemars(extend("enum" = ["Session", "Permanent"], "default" = "Session"))]
+    pub(crate) lifetime_type: Field<String>,
 }
 
 /// Header changes.
@@ -320,6 +378,8 @@ pub(crate) struct GrpcRouteRule {
     pub(crate) filters: Field<List<RouteFilter>>,
     /// Where calls go, by weight.
     pub(crate) backend_refs: Field<List<RouteBackendRef>>,
+    /// Calls of one session go to one endpoint.
+    pub(crate) session_persistence: Field<RouteSession>,
 }
 
 /// Conditions that must all hold.

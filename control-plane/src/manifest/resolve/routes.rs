@@ -7,7 +7,7 @@ use outrigger_config::model::HostPattern;
 
 use super::{Unresolved, Work};
 use crate::manifest::object::{Parent, Route, ServicePort, Set, Spec};
-use crate::manifest::{Condition, Kind, Name, Object, ObjectId, ParentStatus};
+use crate::manifest::{Condition, Kind, MESH_NAMESPACE, Name, Object, ObjectId, ParentStatus};
 
 /// Everything of one namespace's routes at one port, before it is said which kind decides.
 type Group = (Name, u16, Option<Arc<str>>);
@@ -110,8 +110,39 @@ impl Work<'_> {
         }
         match first {
             Some(message) => conflict(message, left == 0),
-            None => Condition::yes("Accepted", "Accepted"),
+            None => self.keyed((object, route, parent), groups),
         }
+    }
+
+    /// Sessions are signed, and a route of the Gateway API has no word for the key.
+    fn keyed(&mut self, (object, route, parent): (&Object, &Route, &Parent), groups: &[Group]) -> Condition {
+        let accepted = Condition::yes("Accepted", "Accepted");
+        let Some(session) = route.rules.iter().find_map(|rule| rule.session.as_ref()) else { return accepted };
+        let Some((_, service)) = self.mesh.service(&parent.service) else { return accepted };
+        let ports = service.ports.iter().filter(|port| groups.iter().any(|(_, number, _)| *number == port.port));
+        let unsaid: Vec<u16> =
+            ports.filter(|port| !self.has_session_key(&parent.service, &port.name)).map(|port| port.port).collect();
+        let Some(port) = unsaid.first() else { return accepted };
+        let message = format!(
+            "there are no sessions at {}:{port}: no policy says the key that they are signed with",
+            parent.service
+        );
+        let fix = "add a TrafficPolicy of the Service with `sessionPersistence`, whose `keyFile` is used";
+        self.warn(object, &session.place, message.clone(), fix);
+        Condition { message, ..accepted }
+    }
+
+    fn has_session_key(&self, service: &Name, port: &str) -> bool {
+        let of_service = self.out.traffic.get(service);
+        let policies = [port, ""].into_iter().filter_map(|port| of_service?.get(port));
+        let own = policies.into_iter().any(|object| match &object.spec {
+            Spec::Traffic(policy) => policy.traffic.session.is_some(),
+            _ => false,
+        });
+        own || self.mesh.mesh_policies().iter().any(|(object, policy)| {
+            let near = [&*service.namespace, MESH_NAMESPACE].contains(&object.id.namespace());
+            near && policy.selector.is_none() && policy.defaults.session.is_some()
+        })
     }
 
     /// The ports of a parent that a route is for, or why there are none: TCPRoutes and TLSRoutes are for ports of TCP, and
@@ -146,10 +177,12 @@ impl Work<'_> {
     /// Whether the backends of a route lead somewhere.
     fn refs(&mut self, object: &Object, (route, parent): (&Route, &Parent)) -> Condition {
         let mut first: Option<Unresolved> = None;
-        for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
+        let backends = route.rules.iter().flat_map(|rule| &rule.backends).map(|one| (one, SHARE));
+        let mirrors = route.rules.iter().flat_map(|rule| &rule.mirrors).map(|one| (&one.backend, COPIES));
+        for (backend, what) in backends.chain(mirrors) {
             let found = self.mesh.backend_by(&self.out, (&object.id, &parent.service), backend);
             if let Err(unresolved) = found {
-                let message = format!("{}: its share is answered with an error", unresolved.message);
+                let message = format!("{}: {what}", unresolved.message);
                 let fix = match unresolved.reason {
                     "RefNotPermitted" => "add a ReferenceGrant in the namespace of the Service",
                     "InvalidKind" => "write `kind: Service`",
@@ -166,6 +199,10 @@ impl Work<'_> {
         }
     }
 }
+
+/// What becomes of the requests of a backend that leads nowhere, and of copies.
+const SHARE: &str = "its share is answered with an error";
+const COPIES: &str = "no copies are sent there";
 
 /// What routes of one group lose to others of it.
 struct Lost<'m> {

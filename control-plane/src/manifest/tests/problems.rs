@@ -6,18 +6,18 @@ use super::{SERVICE, read, route, said};
 fn three_mistakes_in_one_manifest_are_three_problems_with_line_caret_and_fix() {
     let text = "apiVersion: gateway.networking.k8s.io/v1\r\nkind: HTTPRoute\r\nmetadata: { name: r, namespace: shop }\r\nspec:\r\n  \
                 hostnames: [a.example]\r\n  parentRefs: [{ group: \"\", kind: Service, name: b }]\r\n  rules:\r\n    - timeouts: { request: 10 }\r\n      \
-                filters: [{ type: RequestMirror, requestMirror: { backendRef: { name: x } } }]\r\n";
+                filters: [{ type: ExtensionRef, extensionRef: { name: x } }]\r\n";
     let outcome = read(text);
     let all: Vec<String> = outcome.problems.iter().map(|problem| problem.diagnostic.to_string()).collect();
     let shown = all.join("\n");
     for expected in [
         "m.yaml:5:3",
         "m.yaml:8:28",
-        "m.yaml:9:40",
+        "m.yaml:9:39",
         "^^^^^^^^^",
         "match the header `Host`",
         "add the unit",
-        "mirroring is not supported",
+        "filters of other kinds are not supported",
     ] {
         assert!(shown.contains(expected), "{expected}:\n{shown}");
     }
@@ -28,7 +28,29 @@ fn three_mistakes_in_one_manifest_are_three_problems_with_line_caret_and_fix() {
 #[test]
 fn what_is_not_supported_is_an_error_with_its_place() {
     for (rest, message) in [
-        ("  rules: [{ sessionPersistence: {} }]\n", "`sessionPersistence` is not supported"),
+        ("  rules: [{ sessionPersistence: {} }]\n", "these sessions have no `sessionName`"),
+        (
+            "  rules: [{ sessionPersistence: { sessionName: s, cookieConfig: { lifetimeType: Permanent } } }]\n",
+            "a permanent cookie needs to know how long it lasts",
+        ),
+        (
+            "  rules: [{ sessionPersistence: { sessionName: s, type: Header, cookieConfig: {} } }]\n",
+            "`cookieConfig` does not belong to sessions of type Header",
+        ),
+        ("  rules: [{ filters: [{ type: RequestMirror }] }]\n", "this filter has no `requestMirror`"),
+        ("  rules: [{ filters: [{ type: RequestMirror, requestMirror: {} }] }]\n", "this mirror has no `backendRef`"),
+        (
+            "  rules: [{ filters: [{ type: RequestMirror, requestMirror: { backendRef: { name: b, port: 80 }, percent: 101 } }] }]\n",
+            "101 is out of range",
+        ),
+        (
+            "  rules: [{ filters: [{ type: RequestMirror, requestMirror: { backendRef: { name: b, port: 80 }, percent: 1, fraction: { numerator: 1 } } }] }]\n",
+            "one of `percent` and `fraction`",
+        ),
+        (
+            "  rules: [{ backendRefs: [{ name: b, port: 80, filters: [{ type: RequestMirror, requestMirror: { backendRef: { name: b, port: 80 } } }] }] }]\n",
+            "a backend has no filter of type RequestMirror",
+        ),
         ("  rules: [{ filters: [{ type: ExtensionRef }] }]\n", "`ExtensionRef` is not supported here"),
         ("  rules: [{ filters: [{ type: CORS }] }]\n", "this filter has no `cors`"),
         ("  rules: [{ matches: [{ path: { type: Glob, value: /a } }] }]\n", "`Glob` is not supported here"),
@@ -129,6 +151,55 @@ fn bytes_and_http3_are_said_where_they_belong() {
         let said = said(&read(&text));
         assert!(said.iter().any(|line| line.contains(message)), "{message}: {said:?}");
     }
+}
+
+#[test]
+fn what_a_policy_says_of_requests_is_checked_as_in_a_file() {
+    let policy = |rest: &str| {
+        format!(
+            "{SERVICE}---\napiVersion: outrigger.dev/v1\nkind: TrafficPolicy\nmetadata: {{ name: p, namespace: shop }}\nspec:\n  \
+             targetRef: {{ group: \"\", kind: Service, name: b }}\n  {rest}\n"
+        )
+    };
+    for (rest, message) in [
+        ("rateLimits: []", "`rateLimits`"),
+        ("rateLimits: [{ requests: 1, per: 1s }]", "this rate limit has no `name`"),
+        ("rateLimits: [{ name: a, requests: 1, per: 1s }, { name: a, requests: 1, per: 1s }]", "a second rate limit"),
+        ("rateLimit: []", "unknown field `rateLimit`"),
+        ("faults: []", "`faults` has no entries"),
+        ("faults: [{ abort: { percent: 1, status: 503 } }]", "this fault has no `until`"),
+        ("hash: [cookie]", "`cookie` is nothing that can be hashed"),
+        ("sessionPersistence: { header: x-session }", "this session persistence has no `keyFile`"),
+        ("criticality: high", "`high`"),
+    ] {
+        let said = said(&read(&policy(rest)));
+        assert!(said.iter().any(|line| line.contains(message)), "{rest}: {said:?}");
+    }
+    let mesh = |namespace: &str, rest: &str| {
+        format!(
+            "apiVersion: outrigger.dev/v1\nkind: MeshPolicy\nmetadata: {{ name: m, namespace: {namespace} }}\nspec: {{ rateLimitServices: \
+             {{ rls: {rest} }} }}\n"
+        )
+    };
+    let good = "{ backendRef: { name: b, namespace: shop, port: 80 }, domain: mesh, onFailure: deny }";
+    assert!(said(&read(&format!("{SERVICE}---\n{}", mesh("outrigger-system", good)))).is_empty());
+    for (namespace, rest, message) in [
+        ("shop", good, "rate limit services are the whole mesh's"),
+        ("outrigger-system", "{ domain: mesh, onFailure: deny }", "has no `backendRef`"),
+        ("outrigger-system", &good.replace(", onFailure: deny", ""), "does not say what happens"),
+        ("outrigger-system", &good.replace("domain: mesh, ", ""), "has no `domain`"),
+        ("outrigger-system", &good.replace("port: 80", "port: 81"), "nobody asks the rate limit service `rls`"),
+    ] {
+        let said = said(&read(&format!("{SERVICE}---\n{}", mesh(namespace, rest))));
+        assert!(said.iter().any(|line| line.contains(message)), "{rest}: {said:?}");
+    }
+    // A route has no word for the key, and without one there are no sessions.
+    let sessions =
+        route("r", "  rules: [{ sessionPersistence: { sessionName: s }, backendRefs: [{ name: b, port: 80 }] }]\n");
+    let said_of = said(&read(&format!("{SERVICE}{sessions}")));
+    assert!(said_of.iter().any(|line| line.contains("no policy says the key")), "{said_of:?}");
+    let policy = policy("sessionPersistence: { header: x-a, keyFile: /key }");
+    assert!(said(&read(&format!("{policy}{sessions}"))).is_empty());
 }
 
 #[test]
