@@ -271,8 +271,7 @@ impl Engine {
             let view = View::new(view.generation.clone(), outcome, &next, &since);
             log_problems(&view);
             *inputs = next;
-            self.publisher.publish(view.number(), Arc::clone(&view.mesh));
-            self.view.store(Arc::new(view));
+            self.put_in_force(view);
             return Ok(());
         }
         let message = shorten(&names.join(", "));
@@ -341,9 +340,15 @@ impl Engine {
         let number = *number;
         let view = View::new(Some(generation), outcome, &next, &since);
         *inputs = next;
-        self.publisher.publish(number, Arc::clone(&view.mesh));
-        self.view.store(Arc::new(view));
+        self.put_in_force(view);
         Ok(number)
+    }
+
+    /// The view goes first: whoever is told of a generation that proxies are given finds it, or a later one, here.
+    fn put_in_force(&self, view: View) {
+        let (number, mesh) = (view.number(), Arc::clone(&view.mesh));
+        self.view.store(Arc::new(view));
+        self.publisher.publish(number, mesh);
     }
 
     /// Identities that are compiled in must be the ones that are issued.

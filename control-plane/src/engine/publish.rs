@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -37,7 +36,7 @@ struct Inner {
     current: ArcSwap<Published>,
     changes: watch::Sender<Change>,
     /// The orders of which everybody has been told.
-    told: AtomicU64,
+    told: watch::Sender<u64>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// For questions of what would be: one at a time, and nothing else waits for them.
     rehearsing: Mutex<Compiler>,
@@ -105,7 +104,7 @@ impl Publisher {
             ordered: Condvar::new(),
             current: ArcSwap::default(),
             changes,
-            told: AtomicU64::new(0),
+            told: watch::Sender::new(0),
             thread: Mutex::default(),
             rehearsing: Mutex::default(),
         });
@@ -151,11 +150,12 @@ impl Publisher {
         self.0.current.load().ready
     }
 
-    /// Whether everything that was handed over is published, and everybody told of it.
-    #[must_use]
-    pub fn is_settled(&self) -> bool {
-        let count = self.0.orders.lock().count;
-        self.0.told.load(Ordering::Acquire) == count
+    /// Waits until a mesh is published, and everything that was handed over, and everybody has been told of it. Cancel safe.
+    pub async fn settled(&self) {
+        let mut told = self.0.told.subscribe();
+        let settled = told.wait_for(|told| self.is_ready() && *told == self.0.orders.lock().count);
+        // Cannot fail: what would be dropped is borrowed.
+        let _ = settled.await;
     }
 
     /// The generation that proxies are given; 0 before the first.
@@ -285,7 +285,7 @@ impl Inner {
                 count.endpoints += u64::from(change.endpoints);
                 count.others += u64::from(change.others);
             });
-            self.told.store(count, Ordering::Release);
+            self.told.send_replace(count);
             tracing::debug!(generation, workloads, ?took, "published");
         }
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
-use crate::ca::{Authority, MemoryAudit, Settings, SystemClock};
+use crate::ca::{Authority, Bundle, MemoryAudit, Settings, SystemClock};
 use crate::store::Sqlite;
 
 const SERVICE: &str =
@@ -20,11 +20,15 @@ fn domain() -> TrustDomain {
     TrustDomain::parse("mesh.local").expect("a trust domain")
 }
 
-fn open(folder: &Path) -> Engine {
-    let store = Arc::new(Sqlite::open(&folder.join("data")).expect("a store"));
+fn roots(folder: &Path) -> Arc<Bundle> {
     let settings = Settings::new(domain(), folder.join("ca"));
     let authority = Authority::open(settings, Arc::new(SystemClock), Arc::new(MemoryAudit::default()));
-    let publisher = Publisher::start(authority.expect("an authority").bundle()).expect("a thread");
+    authority.expect("an authority").bundle()
+}
+
+fn open(folder: &Path) -> Engine {
+    let store = Arc::new(Sqlite::open(&folder.join("data")).expect("a store"));
+    let publisher = Publisher::start(roots(folder)).expect("a thread");
     Engine::open(store, domain(), publisher).expect("it opens")
 }
 
@@ -258,16 +262,55 @@ fn a_pusher_changes_nothing_beyond_its_namespaces_however_it_is_written() {
     case.engine.apply(&pusher("bank"), &push).expect("its own");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_the_last_generation_is_woken_by_it() {
+    let within = std::time::Duration::from_secs(10);
+    let folder = tempfile::tempdir().expect("a folder");
+    let roots = roots(folder.path());
+    for round in 0..300 {
+        let publisher = Publisher::start(Arc::clone(&roots)).expect("a thread");
+        let waiting = tokio::spawn({
+            let publisher = publisher.clone();
+            async move { publisher.settled().await }
+        });
+        tokio::task::yield_now().await;
+        publisher.publish(1, Arc::default());
+        tokio::time::timeout(within, waiting).await.unwrap_or_else(|_| panic!("round {round}")).expect("no panic");
+        assert!(publisher.is_ready());
+        publisher.stop();
+    }
+}
+
 #[test]
-fn endpoints_alone_are_told_apart_from_all_other_changes() {
+fn what_proxies_are_given_is_in_the_view_already() {
+    let case = Case::new();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut looks = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let given = case.engine.publisher().generation();
+                let known = case.engine.view().number();
+                assert!(known >= given, "proxies are given {given}, and whoever hears of it finds {known}");
+                looks += 1;
+            }
+            looks
+        });
+        for port in 1..=200 {
+            case.push(&SERVICE.replace("port: 80", &format!("port: {port}"))).expect("taken");
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(looking.join().expect("it holds") > 200);
+    });
+}
+
+#[tokio::test]
+async fn endpoints_alone_are_told_apart_from_all_other_changes() {
     let case = Case::new();
     let publisher = case.engine.publisher().clone();
-    let settled = || {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while !publisher.is_settled() {
-            assert!(std::time::Instant::now() < deadline, "it is not compiled");
-            std::thread::yield_now();
-        }
+    let settled = async || {
+        let within = std::time::Duration::from_secs(10);
+        tokio::time::timeout(within, publisher.settled()).await.expect("it is compiled");
         *crate::fleet::Source::changes(&publisher).borrow()
     };
     let workload = "---\napiVersion: outrigger.dev/v1\nkind: Workload\nmetadata: { name: w, namespace: shop }\nspec: { serviceAccount: w, address: 127.0.0.1 }\n";
@@ -278,14 +321,14 @@ fn endpoints_alone_are_told_apart_from_all_other_changes() {
         )
     };
     case.push(&format!("{SERVICE}{workload}{}", slice("10.0.0.1"))).expect("taken");
-    let first = settled();
+    let first = settled().await;
     case.push(&slice("10.0.0.2")).expect("taken");
-    let second = settled();
+    let second = settled().await;
     assert_eq!((second.endpoints, second.others), (first.endpoints + 1, first.others));
     case.push(&SERVICE.replace("name: a", "name: b")).expect("taken");
-    let third = settled();
+    let third = settled().await;
     assert!(third.others > second.others);
     case.push(&SERVICE.replace("namespace: shop", "namespace: bank")).expect("taken");
-    let fourth = settled();
+    let fourth = settled().await;
     assert_eq!((fourth.endpoints, fourth.others), (third.endpoints, third.others + 1), "a generation for nobody");
 }

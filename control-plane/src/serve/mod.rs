@@ -361,15 +361,7 @@ async fn until(mut stopped: watch::Receiver<bool>, work: impl Future<Output = ()
 }
 
 async fn wait_until_compiled(publisher: &Publisher) {
-    let compiled = async {
-        let mut changes = crate::fleet::Source::changes(publisher);
-        while !(publisher.is_ready() && publisher.is_settled()) {
-            if changes.changed().await.is_err() {
-                return;
-            }
-        }
-    };
-    if timeout(FIRST_COMPILE, compiled).await.is_err() {
+    if timeout(FIRST_COMPILE, publisher.settled()).await.is_err() {
         tracing::warn!("what is stored is still being compiled; the ports are opened nevertheless");
     }
 }

@@ -1,6 +1,6 @@
 //! Datagrams that are handed on, by listener and cluster.
 
-use super::streams::Direction;
+use super::streams::{DIRECTIONS, Direction};
 use super::{
     Arc, AtomicU64, Duration, Histogram, Kind, Labels, Ordering, Series, Slots, StreamLabels, Tally, Text, add,
     encode_histogram, gauge, tallies,
@@ -18,23 +18,19 @@ struct Shard {
     begun: AtomicU64,
     open: AtomicU64,
     ended: Tally,
-    datagrams: [AtomicU64; 2],
-    bytes: [AtomicU64; 2],
+    datagrams: [AtomicU64; DIRECTIONS.len()],
+    bytes: [AtomicU64; DIRECTIONS.len()],
     dropped: Tally,
     durations: Histogram,
 }
 
-const DIRECTIONS: [(Direction, &str); 2] = [(Direction::Received, "received"), (Direction::Sent, "sent")];
-
 impl DatagramMetrics {
     pub(super) fn bounded(labels: &StreamLabels, slots: &Arc<Slots>, other: &Arc<Self>) -> Self {
-        Self { labels: text(labels), series: Arc::new(Series::bounded(slots, &other.series)) }
+        Self { labels: labels.text(), series: Arc::new(Series::bounded(slots, &other.series)) }
     }
 
     pub(super) fn other() -> Self {
-        let other: Arc<str> = Arc::from("other");
-        let labels = StreamLabels { listener: other.clone(), cluster: other };
-        Self { labels: text(&labels), series: Arc::new(Series::unbounded()) }
+        Self { labels: StreamLabels::other().text(), series: Arc::new(Series::unbounded()) }
     }
 
     /// A session has begun. Followed by one [`Self::ended`].
@@ -63,10 +59,6 @@ impl DatagramMetrics {
     pub fn dropped(&self, reason: &'static str) {
         self.series.local().dropped.add(reason);
     }
-}
-
-fn text(labels: &StreamLabels) -> Labels {
-    Labels::new(&[("listener", &labels.listener), ("cluster", &labels.cluster)])
 }
 
 pub(super) fn encode(all: &[Arc<DatagramMetrics>], text: &mut Text) {

@@ -14,6 +14,17 @@ pub struct StreamLabels {
     pub cluster: Arc<str>,
 }
 
+impl StreamLabels {
+    pub(super) fn other() -> Self {
+        let other: Arc<str> = Arc::from("other");
+        Self { listener: other.clone(), cluster: other }
+    }
+
+    pub(super) fn text(&self) -> Labels {
+        Labels::new(&[("listener", &self.listener), ("cluster", &self.cluster)])
+    }
+}
+
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -23,7 +34,7 @@ pub enum Direction {
     Sent,
 }
 
-const DIRECTIONS: [(Direction, &str); 2] = [(Direction::Received, "received"), (Direction::Sent, "sent")];
+pub(super) const DIRECTIONS: [(Direction, &str); 2] = [(Direction::Received, "received"), (Direction::Sent, "sent")];
 
 /// The numbers of the connections of one listener to one cluster.
 #[derive(Debug)]
@@ -43,13 +54,11 @@ struct Shard {
 
 impl StreamMetrics {
     pub(super) fn bounded(labels: &StreamLabels, slots: &Arc<Slots>, other: &Arc<Self>) -> Self {
-        Self { labels: text(labels), series: Arc::new(Series::bounded(slots, &other.series)) }
+        Self { labels: labels.text(), series: Arc::new(Series::bounded(slots, &other.series)) }
     }
 
     pub(super) fn other() -> Self {
-        let other: Arc<str> = Arc::from("other");
-        let labels = StreamLabels { listener: other.clone(), cluster: other };
-        Self { labels: text(&labels), series: Arc::new(Series::unbounded()) }
+        Self { labels: StreamLabels::other().text(), series: Arc::new(Series::unbounded()) }
     }
 
     /// A connection has come. Followed by one [`Self::closed`].
@@ -71,10 +80,6 @@ impl StreamMetrics {
         shard.closed.add(if reason.is_empty() { "-" } else { reason });
         shard.durations.observe(lasted);
     }
-}
-
-fn text(labels: &StreamLabels) -> Labels {
-    Labels::new(&[("listener", &labels.listener), ("cluster", &labels.cluster)])
 }
 
 pub(super) fn encode(streams: &[Arc<StreamMetrics>], text: &mut Text) {
