@@ -30,7 +30,7 @@ use crate::discovery::xds::{self, StateError, StateFolder};
 use crate::discovery::{Applier, LastGood, Parts, Status, Watch, jwks};
 use crate::policy::breaker::Force;
 use crate::proxy::Proxy;
-use crate::server::shutdown::{Outcome, shutdown};
+use crate::server::shutdown::{self, Outcome, shutdown};
 use crate::server::{ListenerSet, ListenerStatus, Workers, cpu, files, overload};
 use crate::snapshot::{Snapshot, SnapshotCell};
 use crate::telemetry::metrics::OverloadMetrics;
@@ -283,6 +283,14 @@ impl App {
         }
         outcome
     }
+
+    /// Closes everything at once, without a drain. Not cancel safe.
+    pub async fn end(&self) {
+        let listeners = self.shared.listeners.lock().clone();
+        if let Some(listeners) = listeners {
+            shutdown::end(&listeners).await;
+        }
+    }
 }
 
 impl Drop for App {
@@ -465,13 +473,14 @@ async fn run_until_told(options: Options) -> ExitCode {
     }
     tokio::select! {
         _ = app.shutdown() => ExitCode::SUCCESS,
-        Some(()) = term.recv() => ended_at_once(),
-        Some(()) = int.recv() => ended_at_once(),
+        Some(()) = term.recv() => ended_at_once(&app).await,
+        Some(()) = int.recv() => ended_at_once(&app).await,
     }
 }
 
-fn ended_at_once() -> ExitCode {
+async fn ended_at_once(app: &App) -> ExitCode {
     tracing::warn!("a second signal ended the drain");
+    app.end().await;
     ExitCode::FAILURE
 }
 

@@ -60,7 +60,9 @@ pub const MAX_UPGRADES: usize = 32;
 pub const MAX_UPGRADE_BYTES: usize = 64;
 /// Entries in `intercepts` of one listener.
 pub const MAX_INTERCEPTS: usize = 256;
-/// Addresses or ports of one such entry.
+/// Proxies whose PROXY headers a listener believes.
+pub const MAX_PROXY_SOURCES: usize = 256;
+/// Addresses or ports of one entry of `intercepts`.
 pub const MAX_INTERCEPT_RANGES: usize = 256;
 
 /// Addresses of the control plane.

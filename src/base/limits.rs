@@ -24,6 +24,11 @@ pub const RESPONSE_HEAD_BYTES: usize = 64 * 1024;
 pub const RESPONSE_HEADERS: usize = 256;
 /// 1xx responses that one upstream exchange may send before it is an error.
 pub const INTERIM_RESPONSES: u32 = 32;
+/// Field values that are kept for as long as the process lives, because configurations say them and messages repeat
+/// them; and how long one of them may be, in bytes.
+pub const LASTING_VALUES: usize = 1024;
+/// See [`LASTING_VALUES`].
+pub const LASTING_VALUE_BYTES: usize = 128;
 /// Unread request bytes that are read and thrown away so that the answer is not lost in a reset.
 pub const LINGER_BYTES: usize = 1024 * 1024;
 /// How long such a lingering close lasts.
@@ -94,6 +99,8 @@ pub const DRAIN_STEP: Duration = Duration::from_millis(10);
 pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(5);
 /// A connection that is told to finish may be about to ask: it is closed unasked only after this much silence.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// How long the end of the process waits, after a drain's deadline or a second signal, until what is closed is closed.
+pub const FAREWELL: Duration = Duration::from_millis(500);
 /// A tunnel that we end: from the Close frame to the caller until the server hears it from us, if the caller does not
 /// answer.
 pub const TUNNEL_CLOSE: Duration = Duration::from_secs(5);
@@ -117,6 +124,10 @@ pub const ALERT_LINGER: Duration = Duration::from_millis(500);
 pub const ALERT_LINGER_BYTES: u64 = 64 * 1024;
 /// The largest certificate, key, bundle or revocation list: bytes.
 pub const SECRET_BYTES: u64 = 8 * 1024 * 1024;
+/// Pieces that one direction of a tunnel, or of a connection that is handed on, moves before the other one has its turn.
+pub const MOVES: u32 = 16;
+/// Pieces of a tunnel that comes without a pause after which it is looked whether its time is over.
+pub const TUNNEL_LOOK: u32 = 64;
 /// Read at once from one side of a connection that is handed on, and kept at most while the other side does not
 /// take it.
 pub const SPLICE_READ: usize = 64 * 1024;
@@ -126,6 +137,8 @@ pub const PROXY_HEADER: usize = 4096;
 pub const PASSAGE_ATTEMPTS: usize = 3;
 /// The largest datagram: bytes.
 pub const DATAGRAM: usize = 64 * 1024;
+/// Datagrams of one endpoint that are handed back before others have their turn.
+pub const DATAGRAM_TURN: u32 = 64;
 /// After how much silence a session of datagrams ends while its listener drains.
 pub const DATAGRAM_DRAIN: Duration = Duration::from_secs(5);
 /// How long a redirected connection may take to be connected to where it was going.
@@ -206,9 +219,19 @@ pub const QUIC_CLIENT_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// QUIC: bytes of datagrams that one worker's endpoint may have waiting that others read for it; more are dropped and
 /// counted, and sent again.
 pub const QUIC_INBOX_BYTES: usize = 2 * 1024 * 1024;
-/// QUIC: handshakes of one worker's endpoint from addresses that may not be the callers'. Further callers are asked first to
-/// show that theirs is.
+/// Downstream QUIC: streams that a caller may have open at once to begin with. Places cost memory whether they are used or not:
+/// whoever uses half of them is given twice as many, up to what the listener allows.
+pub const QUIC_FIRST_STREAMS: u32 = 128;
+/// QUIC: handshakes on one address, for each of its workers, from addresses that may not be the callers', and no more of them
+/// than [`QUIC_UNPROVED_SHARE`] allows. Further callers are asked first to show that theirs is.
 pub const QUIC_UNPROVED: u32 = 64;
+/// Which part of a listener's handshakes and connections they may be: one in so many, so that forged addresses leave the
+/// others to callers that are there.
+pub const QUIC_UNPROVED_SHARE: u32 = 4;
+/// QUIC: sessions that one listener keeps for callers that may come back with early data.
+pub const QUIC_SESSIONS: usize = 4096;
+/// QUIC: bytes of them.
+pub const QUIC_SESSIONS_BYTES: usize = 16 * 1024 * 1024;
 /// QUIC: callers of one worker's endpoint that have not been looked at yet; further ones are not answered and try again.
 pub const QUIC_CALLERS: usize = 1024;
 /// QUIC: bytes that one of them may send meanwhile.

@@ -3,11 +3,15 @@
 //! Most deadlines are set, moved a thousand times and never reached. [`Deadline`] registers with the
 //! runtime's timer only when something waits, and leaves the registration alone while the deadline only
 //! moves later; when it fires early it looks again.
+//!
+//! It does not take part in the runtime's budget of a task: a task that always has something to do uses that up in each
+//! turn, and its deadlines would never pass.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use tokio::task::coop::unconstrained;
 use tokio::time::Sleep;
 
 /// A movable deadline. Cancel safe: it holds nothing but a timer.
@@ -24,7 +28,7 @@ impl Deadline {
         if target < sleep.deadline() {
             sleep.as_mut().reset(target);
         }
-        while sleep.as_mut().poll(cx).is_ready() {
+        while pin!(unconstrained(sleep.as_mut())).poll(cx).is_ready() {
             if tokio::time::Instant::now() >= target {
                 return Poll::Ready(());
             }
@@ -78,5 +82,29 @@ mod tests {
         .await;
         poll_fn(|cx| deadline.poll(cx, earlier)).await;
         assert_eq!(start.elapsed(), Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_is_always_busy_sees_its_deadline_pass() {
+        let mut deadline = Deadline::default();
+        let at = (tokio::time::Instant::now() + Duration::from_secs(1)).into_std();
+        let busy = |cx: &mut Context<'_>| {
+            while let Poll::Ready(turn) = tokio::task::coop::poll_proceed(cx) {
+                turn.made_progress();
+            }
+        };
+        poll_fn(|cx| {
+            busy(cx);
+            assert!(deadline.poll(cx, at).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        tokio::time::advance(Duration::from_secs(2)).await;
+        poll_fn(|cx| {
+            busy(cx);
+            assert!(deadline.poll(cx, at).is_ready());
+            Poll::Ready(())
+        })
+        .await;
     }
 }

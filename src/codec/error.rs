@@ -66,6 +66,9 @@ pub enum SendErrorKind {
     /// It takes no tunnels over a connection with other streams (RFC 8441, RFC 9220). Nothing was asked.
     #[error("the upstream does not take extended CONNECT")]
     NoExtendedConnect,
+    /// The head of the request is larger than it says that it takes. Nothing was asked.
+    #[error("the request head is larger than the upstream takes")]
+    HeadTooLarge,
     /// It sent something that is not a valid response.
     #[error("the upstream sent an invalid response: {0}")]
     BadResponse(&'static str),

@@ -11,11 +11,13 @@ pub mod h2;
 pub mod h3;
 pub mod headers;
 mod heads;
+pub mod lasting;
 pub mod message;
 pub mod prefixed;
 pub mod replay;
 pub mod tee;
 pub mod tunnel;
+mod waiting;
 pub mod websocket;
 
 pub use body::{Body, BodyError, Frame, PollBody};

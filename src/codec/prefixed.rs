@@ -70,9 +70,13 @@ impl PrefixedBody {
     /// A body of which one frame was read, as it was.
     #[must_use]
     pub fn before(frame: Frame, rest: Body) -> Body {
-        let (front, trailers, rest) = match frame {
-            Frame::Data(data) => (VecDeque::from([data]), None, rest),
-            Frame::Trailers(trailers) => (VecDeque::new(), Some(trailers), Body::Empty),
+        let (front, trailers, rest) = match (frame, rest) {
+            (Frame::Data(data), Body::H2Client(mut rest)) => {
+                rest.unread(data);
+                return Body::H2Client(rest);
+            }
+            (Frame::Data(data), rest) => (VecDeque::from([data]), None, rest),
+            (Frame::Trailers(trailers), _) => (VecDeque::new(), Some(trailers), Body::Empty),
         };
         Body::Prefixed(Box::new(Self { front, trailers, rest }))
     }

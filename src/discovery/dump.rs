@@ -172,7 +172,7 @@ fn listener(listener: &model::Listener) -> Value {
         ("upgrades", if http { opaque::upgrades(upgrades) } else { Value::Null }),
         ("tcp", tcp.as_ref().map_or(Value::Null, opaque::tcp)),
         ("udp", udp.as_ref().map_or(Value::Null, opaque::udp)),
-        ("proxyProtocol", json!(proxy_protocol.map(opaque::proxy_protocol))),
+        ("proxyProtocol", json!(proxy_protocol.as_ref().map(opaque::proxy_protocol))),
         ("interception", interception.as_ref().map_or(Value::Null, opaque::interception)),
         ("intercepts", intercepts.iter().map(opaque::intercept).collect()),
     ])

@@ -1,5 +1,6 @@
 //! Layer 2: sockets.
 
+pub mod datagrams;
 pub mod hello;
 mod info;
 pub mod io;
@@ -11,4 +12,4 @@ pub mod sniff;
 pub mod splice;
 pub mod tls;
 
-pub use info::ConnInfo;
+pub use info::{ConnInfo, HandshakeEnd};

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 pub fn destination(stream: &TcpStream, mode: InterceptionMode) -> Option<SocketAddr> {
     let local = stream.local_addr().ok()?;
     match mode {
-        InterceptionMode::Tproxy => Some(local),
+        InterceptionMode::Tproxy => Some(canonical(local)),
         InterceptionMode::Redirect => {
             original(stream, local).map(canonical).filter(|original| *original != canonical(local))
         }

@@ -37,6 +37,11 @@ pub enum Expect {
         /// Until when a first byte is waited for.
         silent: Instant,
     },
+    /// Whoever is on the other side is not believed: what begins with one is refused. Silence is no header.
+    Nothing {
+        /// Until when a first byte is waited for.
+        silent: Instant,
+    },
 }
 
 /// Why a connection is refused.
@@ -54,6 +59,9 @@ pub enum HeaderError {
     /// It did not come in time.
     #[error("no whole PROXY protocol header came in time")]
     Timeout,
+    /// It came from where none is believed.
+    #[error("`proxyProtocol` of the listener names the addresses of proxies, and this is none of them")]
+    Untrusted,
 }
 
 impl HeaderError {
@@ -65,6 +73,7 @@ impl HeaderError {
             Self::Malformed(_) => "bad-proxy-header",
             Self::Closed => "proxy-header-closed",
             Self::Timeout => "proxy-header-timeout",
+            Self::Untrusted => "proxy-header-untrusted",
         }
     }
 }
@@ -78,13 +87,16 @@ pub async fn read(mut io: Io, expect: Expect, until: Instant) -> Result<(Io, Opt
     let mut read = BytesMut::new();
     let mut patience = match expect {
         Expect::Header => until,
-        Expect::Maybe { silent } => until.min(silent),
+        Expect::Maybe { silent } | Expect::Nothing { silent } => until.min(silent),
     };
     let (addresses, length) = loop {
         match (parse(&read), expect) {
             (Parsed::Incomplete, _) => {}
             (Parsed::Absent, Expect::Header) => return Err(HeaderError::Absent),
-            (Parsed::Absent, Expect::Maybe { .. }) => break (None, 0),
+            (Parsed::Absent, Expect::Maybe { .. } | Expect::Nothing { .. }) => break (None, 0),
+            (Parsed::Malformed(_) | Parsed::Header { .. }, Expect::Nothing { .. }) => {
+                return Err(HeaderError::Untrusted);
+            }
             (Parsed::Malformed(why), _) => return Err(HeaderError::Malformed(why)),
             (Parsed::Header { addresses, length }, _) => break (addresses, length),
         }
@@ -92,7 +104,7 @@ pub async fn read(mut io: Io, expect: Expect, until: Instant) -> Result<(Io, Opt
         match (timeout_at(patience.into(), io.read_buf(&mut read)).await, expect) {
             (Ok(Ok(1..)), _) => patience = until,
             // Nothing was said, and nothing need be: who serves the connection will see how it ends.
-            (Ok(Ok(0)) | Err(_), Expect::Maybe { .. }) if read.is_empty() => break (None, 0),
+            (Ok(Ok(0)) | Err(_), Expect::Maybe { .. } | Expect::Nothing { .. }) if read.is_empty() => break (None, 0),
             (Ok(Ok(0) | Err(_)), _) => return Err(HeaderError::Closed),
             (Err(_), _) => return Err(HeaderError::Timeout),
         }
@@ -192,6 +204,23 @@ mod tests {
         client.write_all(b"PROXY TCP4 ").await.expect("sent");
         let error = read(io, Expect::Maybe { silent: later(1) }, later(5)).await.err();
         assert_eq!(error, Some(HeaderError::Timeout));
+    }
+
+    #[tokio::test]
+    async fn where_none_is_believed_what_begins_with_one_is_refused() {
+        for bytes in [HEADER, b"PROXY UNKNOWN\r\n", b"PROXY nonsense\r\n", b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00"] {
+            let (mut client, io) = pair().await;
+            client.write_all(bytes).await.expect("sent");
+            let error = read(io, Expect::Nothing { silent: later(30) }, later(30)).await.err();
+            assert_eq!(error, Some(HeaderError::Untrusted), "{bytes:?}");
+        }
+        let (mut client, io) = pair().await;
+        client.write_all(b"PUT / HTTP/1.1\r\n").await.expect("sent");
+        drop(client);
+        let (mut io, addresses) = read(io, Expect::Nothing { silent: later(30) }, later(30)).await.expect("goes on");
+        let mut rest = Vec::new();
+        io.read_to_end(&mut rest).await.expect("the rest");
+        assert_eq!((addresses, &rest[..]), (None, &b"PUT / HTTP/1.1\r\n"[..]));
     }
 
     #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! A side that closes is closed on the other side too, while the opposite direction goes on. A side that fails
 //! resets the other, so that half a stream never passes for a whole one. Memory is held only while one side is
-//! slower than the other, and then at most one read's worth for each direction.
+//! slower than the other, and then at most one read's worth for each direction. However much there is to move, each
+//! direction has its turn, and what cuts the connection is looked at first.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -99,11 +100,12 @@ pub async fn splice<T>(
     let mut timer = Deadline::default();
     let mut moved = (0, Instant::from(tokio::time::Instant::now()));
     let result = poll_fn(|cx| {
-        if let Poll::Ready(result) = splice.poll(cx, traffic) {
-            return Poll::Ready(result.map_err(SpliceError::from));
-        }
+        // First: a busy connection leaves nothing of what the runtime grants a task in one turn.
         if let Poll::Ready(why) = cut.as_mut().poll(cx) {
             return Poll::Ready(Err(SpliceError::Cut(why)));
+        }
+        if let Poll::Ready(result) = splice.poll(cx, traffic) {
+            return Poll::Ready(result.map_err(SpliceError::from));
         }
         if idle.is_zero() {
             return Poll::Pending;
@@ -189,7 +191,7 @@ impl Way {
         (from, to): (&mut Io, &mut Io),
         count: (&Traffic, Direction),
     ) -> Poll<Result<(), Failed>> {
-        loop {
+        for _ in 0..limits::MOVES {
             match self {
                 Self::Open => match SCRATCH
                     .with_borrow_mut(|scratch| Self::poll_move(cx, (&mut *from, &mut *to), scratch, count))
@@ -224,6 +226,11 @@ impl Way {
                 Self::Closed => return Poll::Ready(Ok(())),
             }
         }
+        if matches!(self, Self::Closed) {
+            return Poll::Ready(Ok(()));
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// One read and what can be written of it.
@@ -354,6 +361,21 @@ mod tests {
         assert!(matches!(task.await.expect("no panic"), Err(SpliceError::Idle)));
         let lasted = start.elapsed();
         assert!(lasted >= Duration::from_secs(179) && lasted < Duration::from_secs(185), "{lasted:?}");
+    }
+
+    #[tokio::test]
+    async fn what_cuts_it_is_looked_at_before_anything_moves() {
+        let ((mut caller, downstream), (mut endpoint, upstream)) = (pair().await, pair().await);
+        for side in [&mut caller, &mut endpoint] {
+            side.write_all(&[7; 100_000]).await.expect("sent");
+        }
+        let (tell, mut told) = tokio::sync::watch::channel(false);
+        tell.send(true).expect("somebody listens");
+        let traffic = Traffic::default();
+        let cut = async move { told.wait_for(|told| *told).await.map(|_| ()) };
+        let result = splice(downstream, upstream, (Duration::ZERO, cut), &traffic).await;
+        assert!(matches!(result, Err(SpliceError::Cut(Ok(())))), "{result:?}");
+        assert_eq!((traffic.upstream(), traffic.downstream()), (0, 0));
     }
 
     #[tokio::test]

@@ -46,8 +46,14 @@ pub enum AuthorityError {
 /// # Errors
 /// See [`AuthorityError`].
 pub fn parse_authority(text: &str) -> Result<Authority<'_>, AuthorityError> {
-    if text.contains('@') {
-        return Err(AuthorityError::UserInfo);
+    // One look at each byte: names are short, and searching for each of the two costs more than that.
+    let mut colon = None;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'@' => return Err(AuthorityError::UserInfo),
+            b':' if colon.is_none() => colon = Some(at),
+            _ => {}
+        }
     }
     if let Some(rest) = text.strip_prefix('[') {
         let (address, after) = rest.split_once(']').ok_or(AuthorityError::BadIpv6)?;
@@ -62,8 +68,8 @@ pub fn parse_authority(text: &str) -> Result<Authority<'_>, AuthorityError> {
         let host = if written == canonical { Cow::Borrowed(written) } else { Cow::Owned(canonical) };
         return Ok(Authority { host, port });
     }
-    match text.split_once(':') {
-        Some((host, port)) => Ok(Authority { host: parse_name(host)?, port: parse_port(port)? }),
+    match colon {
+        Some(colon) => Ok(Authority { host: parse_name(&text[..colon])?, port: parse_port(&text[colon + 1..])? }),
         None => Ok(Authority { host: parse_name(text)?, port: None }),
     }
 }

@@ -299,6 +299,7 @@ fn is_free(outcome: Outcome, idempotency: Idempotency) -> bool {
     }
 }
 
+#[inline]
 pub(super) fn covers(on: RetryOn, outcome: Outcome) -> bool {
     match outcome {
         Outcome::NeverSent(how) => match on {

@@ -1,4 +1,5 @@
-//! Datagrams: what comes from one address is a session and goes to one endpoint, and what comes back goes back there.
+//! Datagrams: what comes from one address is a session and goes to one endpoint, and what comes back goes back there, from
+//! the address that was asked.
 //!
 //! A session lives on the worker whose socket got its first datagram. The endpoint is picked once, as for a connection,
 //! and has a socket of the session's own, so that what it sends belongs to nobody else. A session ends when no datagram
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
+use socket2::SockRef;
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
@@ -30,6 +32,8 @@ use super::{Proxy, with_random};
 use crate::base::drain::Watch;
 use crate::base::timer::Deadline;
 use crate::base::{limits, task};
+use crate::net::datagrams::{self, Way};
+use crate::net::origin;
 use crate::snapshot::Listener;
 use crate::telemetry::access_log::StreamEntry;
 use crate::telemetry::metrics::{AttemptOutcome, DatagramMetrics, Direction};
@@ -44,11 +48,10 @@ thread_local! {
 pub struct Datagrams {
     proxy: Proxy,
     listener: View,
-    socket: UdpSocket,
-    local: SocketAddr,
+    socket: datagrams::Datagrams,
     /// Sessions of all sockets of the listener.
     open: Arc<AtomicUsize>,
-    sessions: Mutex<HashMap<SocketAddr, Arc<Session>, RandomState>>,
+    sessions: Mutex<HashMap<Way, Arc<Session>, RandomState>>,
     empty: Notify,
 }
 
@@ -85,9 +88,9 @@ impl Proxy {
     /// # Errors
     /// When the socket has no address any more.
     pub fn datagrams(&self, listener: View, socket: UdpSocket, open: Arc<AtomicUsize>) -> io::Result<Datagrams> {
-        let local = socket.local_addr()?;
+        let socket = datagrams::Datagrams::new(socket)?;
         let (sessions, empty) = (Mutex::default(), Notify::new());
-        Ok(Datagrams { proxy: self.clone(), listener, socket, local, open, sessions, empty })
+        Ok(Datagrams { proxy: self.clone(), listener, socket, open, sessions, empty })
     }
 }
 
@@ -113,8 +116,7 @@ impl Datagrams {
         loop {
             let received = poll_fn(|cx| {
                 SCRATCH.with_borrow_mut(|scratch| {
-                    let mut buffer = ReadBuf::new(scratch);
-                    self.socket.poll_recv_from(cx, &mut buffer).map_ok(|peer| self.take(buffer.filled(), peer, join))
+                    self.socket.poll_receive(cx, scratch, |datagram, way| self.take(datagram, way, join))
                 })
             });
             match received.await {
@@ -123,7 +125,7 @@ impl Datagrams {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 Err(error) => {
                     if !std::mem::replace(&mut trouble, true) {
-                        tracing::warn!(address = %self.local, %error, "datagrams cannot be received");
+                        tracing::warn!(address = %self.socket.local(), %error, "datagrams cannot be received");
                     }
                     tokio::time::sleep(TROUBLE_PAUSE).await;
                 }
@@ -147,16 +149,16 @@ impl Datagrams {
     fn take<G: Send + 'static>(
         self: &Arc<Self>,
         datagram: &[u8],
-        peer: SocketAddr,
+        way: Way,
         join: Option<&(dyn Fn() -> Joined<G> + Sync)>,
     ) {
-        let known = self.sessions.lock().get(&peer).cloned();
+        let known = self.sessions.lock().get(&way).cloned();
         if let Some(session) = known {
             match session.send(datagram) {
                 Ok(()) => return,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     // Said of an earlier datagram. This one may go to another endpoint.
-                    self.sessions.lock().remove(&peer);
+                    self.sessions.lock().remove(&way);
                     session.refused.notify_one();
                 }
                 Err(error) => return session.metrics.dropped(word(&error)),
@@ -164,19 +166,19 @@ impl Datagrams {
         }
         let listener = (self.listener)();
         let Some(join) = join else { return listener.datagram_metrics(None).dropped(DRAINED) };
-        match self.begin(peer, &listener) {
+        match self.begin(way.peer, &listener) {
             Ok((session, permit, idle)) => {
                 if let Err(error) = session.send(datagram) {
                     session.metrics.dropped(word(&error));
                 }
                 let session = Arc::new(session);
-                self.sessions.lock().insert(peer, Arc::clone(&session));
+                self.sessions.lock().insert(way, Arc::clone(&session));
                 let Joined { guard, drain, closed } = join();
                 let life = Life {
                     all: Arc::clone(self),
                     session,
                     listener: Arc::clone(&listener.config.name),
-                    peer,
+                    way,
                     permit,
                     began: SystemTime::now(),
                     reason: DRAINED,
@@ -227,13 +229,15 @@ impl Datagrams {
 
 impl fmt::Debug for Datagrams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Datagrams").field("local", &self.local).finish_non_exhaustive()
+        f.debug_struct("Datagrams").field("local", &self.socket.local()).finish_non_exhaustive()
     }
 }
 
 impl Session {
     fn send(&self, datagram: &[u8]) -> io::Result<()> {
-        self.upstream.try_send(datagram)?;
+        // Not by way of the runtime, which lets nothing be sent before it was told that the socket is writable: a session
+        // begins with something to send.
+        SockRef::from(&self.upstream).send(datagram)?;
         self.count(Direction::Received, datagram.len());
         Ok(())
     }
@@ -255,7 +259,7 @@ struct Life {
     all: Arc<Datagrams>,
     session: Arc<Session>,
     listener: Arc<str>,
-    peer: SocketAddr,
+    way: Way,
     permit: Permit,
     began: SystemTime,
     reason: &'static str,
@@ -265,20 +269,31 @@ impl Life {
     async fn run(mut self, mut idle: Duration, mut drain: Watch, mut closed: Receiver<bool>) {
         let (mut answered, mut draining) = (false, false);
         let ended = {
-            let Self { all, session, peer, permit, .. } = &self;
+            let Self { all, session, way, permit, .. } = &self;
             let mut timer = Deadline::default();
             let mut refused = pin!(session.refused.notified());
             let mut closed = pin!(closed.wait_for(|closed| *closed));
             let mut drain = pin!(drain.begun());
             poll_fn(|cx| {
-                loop {
+                // First: an endpoint that never pauses leaves nothing of what the runtime grants a task in one turn.
+                if refused.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Reason::ConnectFailure);
+                }
+                if closed.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Reason::Cancelled);
+                }
+                if !draining && drain.as_mut().poll(cx).is_ready() {
+                    draining = true;
+                    idle = idle.min(limits::DATAGRAM_DRAIN);
+                }
+                for _ in 0..limits::DATAGRAM_TURN {
                     let received = SCRATCH.with_borrow_mut(|scratch| {
                         let mut buffer = ReadBuf::new(scratch);
                         let received = session.upstream.poll_recv(cx, &mut buffer);
                         received.map_ok(|()| {
                             let datagram = buffer.filled();
-                            match all.socket.try_send_to(datagram, *peer) {
-                                Ok(_) => session.count(Direction::Sent, datagram.len()),
+                            match all.socket.answer(datagram, way) {
+                                Ok(()) => session.count(Direction::Sent, datagram.len()),
                                 Err(error) => session.metrics.dropped(word(&error)),
                             }
                         })
@@ -296,20 +311,11 @@ impl Life {
                             return Poll::Ready(Reason::ConnectFailure);
                         }
                         Poll::Ready(Err(_)) => return Poll::Ready(Reason::UpstreamClosed),
-                        Poll::Pending => break,
+                        Poll::Pending => return timer.poll(cx, session.last_moved() + idle).map(|()| Reason::Idle),
                     }
                 }
-                if refused.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Reason::ConnectFailure);
-                }
-                if closed.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Reason::Cancelled);
-                }
-                if !draining && drain.as_mut().poll(cx).is_ready() {
-                    draining = true;
-                    idle = idle.min(limits::DATAGRAM_DRAIN);
-                }
-                timer.poll(cx, session.last_moved() + idle).map(|()| Reason::Idle)
+                cx.waker().wake_by_ref();
+                Poll::Pending
             })
             .await
         };
@@ -328,12 +334,12 @@ impl Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        let Self { all, session, listener, peer, permit, began, reason } = self;
+        let Self { all, session, listener, way, permit, began, reason } = self;
         {
             let mut sessions = all.sessions.lock();
             // Another one may have taken its place.
-            if sessions.get(peer).is_some_and(|known| Arc::ptr_eq(known, session)) {
-                sessions.remove(peer);
+            if sessions.get(way).is_some_and(|known| Arc::ptr_eq(known, session)) {
+                sessions.remove(way);
             }
             if sessions.is_empty() {
                 all.empty.notify_waiters();
@@ -354,8 +360,8 @@ impl Drop for Life {
             duration,
             upstream_cluster: Some(&permit.cluster().name),
             upstream_host: Some(permit.member().state.address),
-            peer: *peer,
-            local: all.local,
+            peer: origin::canonical(way.peer),
+            local: all.socket.asked(way),
             attempts: 1,
             peer_identity: None,
             tls_version: None,

@@ -26,7 +26,8 @@ pub(super) struct Arrival<'a> {
 }
 
 impl ConnectionHandler {
-    /// Lets a request pass, changed as a rate limit service says, or answers it.
+    /// Lets a request pass, changed as a rate limit service says, or answers it. When it passed, where the clock was read
+    /// for that and nothing was waited for since.
     ///
     /// # Errors
     /// The answer to a request that may not pass.
@@ -37,10 +38,13 @@ impl ConnectionHandler {
         head: &mut RequestHead,
         rates: &mut Rates<'a>,
         record: &mut Record,
-    ) -> Result<(), Box<Answer>> {
+    ) -> Result<Option<Instant>, Box<Answer>> {
         let Gates { faults, local, global } = gates;
         self.suffer(faults, arrival, head, record).await?;
-        if let Err(over) = self.limit(local, arrival.listener, head, rates, record) {
+        let now = (!local.is_empty()).then(Instant::now);
+        if let Some(now) = now
+            && let Err(over) = self.limit(local, arrival.listener, head, rates, record, now)
+        {
             return Err(Box::new(self.local(arrival.listener, &Local::over_limit(over), arrival.caller, record)));
         }
         for limits in global {
@@ -49,7 +53,7 @@ impl ConnectionHandler {
                 return Err(answer);
             }
         }
-        Ok(())
+        Ok(now.filter(|_| global.is_empty()))
     }
 
     /// Takes a request from rate limits that are kept here.
@@ -60,12 +64,10 @@ impl ConnectionHandler {
         head: &RequestHead,
         rates: &mut Rates<'a>,
         record: &mut Record,
+        now: Instant,
     ) -> Result<(), OverLimit> {
-        if limits.is_empty() {
-            return Ok(());
-        }
         let asking = Asking { head, origin: &self.origin, trust: listener.config.trust };
-        let limited = rates.take(limits, asking, Instant::now(), &mut record.rate_fields);
+        let limited = rates.take(limits, asking, now, &mut record.rate_fields);
         if limited.is_err() {
             record.details = LOCAL;
         }

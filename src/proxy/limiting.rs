@@ -64,6 +64,43 @@ impl<'a> Rates<'a> {
         now: Instant,
         fields: &mut RateFields,
     ) -> Result<(), OverLimit> {
+        match limits {
+            [limit] if !limit.config.shadow => self.take_one(limit, asking, now, fields),
+            _ => self.take_all(limits, asking, now, fields),
+        }
+    }
+
+    /// Most rules have one, which needs to be asked once.
+    fn take_one(
+        &mut self,
+        limit: &'a LocalLimit,
+        asking: Asking<'_>,
+        now: Instant,
+        fields: &mut RateFields,
+    ) -> Result<(), OverLimit> {
+        let Some(key) = key(limit, asking) else { return Ok(()) };
+        match limit.state.take(key, &limit.rate, now) {
+            Verdict::Admitted(standing) => {
+                fields.own.reserve_exact(1);
+                fields.tell(limit, standing);
+                limit.state.metrics.limited(Limited::Admitted);
+                self.taken.push((limit, key));
+                Ok(())
+            }
+            Verdict::Refused { after, standing } => {
+                self.give_back();
+                Err(refused(limit, after, standing, fields))
+            }
+        }
+    }
+
+    fn take_all(
+        &mut self,
+        limits: &'a [LocalLimit],
+        asking: Asking<'_>,
+        now: Instant,
+        fields: &mut RateFields,
+    ) -> Result<(), OverLimit> {
         let met =
             limits.iter().filter(|limit| !limit.config.shadow).filter_map(|limit| Some((limit, key(limit, asking)?)));
         let first = self.taken.len();
@@ -72,8 +109,10 @@ impl<'a> Rates<'a> {
         let met = &self.taken[first..];
         // One alone is asked once.
         let mut refusals = met.iter().filter(|_| met.len() > 1).filter_map(|(limit, key)| {
-            let verdict = limit.state.look(*key, &limit.rate, now);
-            refused(limit, verdict, fields)
+            match limit.state.look(*key, &limit.rate, now) {
+                Verdict::Admitted(_) => None,
+                Verdict::Refused { after, standing } => Some(refused(limit, after, standing, fields)),
+            }
         });
         let mut over = refusals.next().map(|first| refusals.fold(first, OverLimit::max));
         if over.is_none() {
@@ -82,9 +121,9 @@ impl<'a> Rates<'a> {
                 match limit.state.take(key, &limit.rate, now) {
                     Verdict::Admitted(standing) => fields.tell(limit, standing),
                     // Somebody else was faster.
-                    verdict @ Verdict::Refused { .. } => {
+                    Verdict::Refused { after, standing } => {
                         self.taken.truncate(at);
-                        over = refused(limit, verdict, fields);
+                        over = Some(refused(limit, after, standing, fields));
                         break;
                     }
                 }
@@ -160,11 +199,10 @@ pub(super) fn spread(time: Duration, random: &mut Rng) -> Duration {
 }
 
 /// Counts a refusal and tells of it.
-fn refused(limit: &LocalLimit, verdict: Verdict, fields: &mut RateFields) -> Option<OverLimit> {
-    let Verdict::Refused { after, standing } = verdict else { return None };
+fn refused(limit: &LocalLimit, after: Duration, standing: Standing, fields: &mut RateFields) -> OverLimit {
     limit.state.metrics.limited(Limited::Refused);
     fields.tell(limit, standing);
-    Some(OverLimit { after })
+    OverLimit { after }
 }
 
 /// Limits that refuse nothing are met by what passes.

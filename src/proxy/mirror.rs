@@ -144,7 +144,7 @@ async fn exchange(
         Err(error) => {
             return match error.kind {
                 SendErrorKind::RequestBody(_) => (Some(AttemptOutcome::Cancelled), Mirrored::GivenUp),
-                SendErrorKind::Refused | SendErrorKind::NoExtendedConnect => {
+                SendErrorKind::Refused | SendErrorKind::NoExtendedConnect | SendErrorKind::HeadTooLarge => {
                     (Some(AttemptOutcome::Refused), Mirrored::Failed)
                 }
                 SendErrorKind::BadResponse(_) => broken(AttemptOutcome::Invalid),

@@ -11,6 +11,7 @@ mod book;
 mod client_cert;
 mod criticality;
 mod datagrams;
+mod early;
 mod external;
 mod faults;
 mod field;

@@ -12,8 +12,9 @@ use super::affinity::Affinity;
 use super::answer::AnswerBody;
 use super::attempt::hedge::Hedging;
 use super::attempt::marks::Spent;
-use super::attempt::{self, Exchange, Failure, TimeField};
+use super::attempt::{self, Answered, Exchange, Failure, TimeField};
 use super::authorize::{authorize, authorize_preflight, claims};
+use super::early::Early;
 use super::external::{Denied, Passed, Refused, Surroundings};
 use super::gates::Arrival;
 use super::limiting::{OverLimit, Rates, spread};
@@ -39,7 +40,7 @@ use crate::policy::route::RouteQuery;
 use crate::snapshot::{Action, Backend, External, Listener, Rule};
 use crate::telemetry::metrics::BreakerScope;
 use crate::upstream::admission::Cause;
-use crate::upstream::{Applicant, Outcome, Passage, Permit, PickHint, Shed};
+use crate::upstream::{Applicant, Outcome, Passage, Permit, PickHint, Place, Shed};
 
 /// Memory is not freed sooner than connections are closed.
 const OUT_OF_MEMORY_RETRY: Duration = Duration::from_secs(2);
@@ -169,14 +170,22 @@ impl From<Unfit> for Local {
 impl Handler for ConnectionHandler {
     type Body = AnswerBody;
 
-    async fn handle(&self, request: Request, interim: &dyn Interim) -> Response<AnswerBody> {
+    async fn handle(&self, mut request: Request, interim: &dyn Interim) -> Response<AnswerBody> {
+        let early = self.settle(&mut request).await;
         let Request { mut head, body, started } = request;
         let listener = self.listener();
         let tunnel = tunnel::Kind::of(&head);
         let caller = if tunnel.is_some() { Caller::Http } else { Caller::of(&head.headers) };
         let asked_head = head.method == Method::HEAD;
         let mut record = Record::new(Arc::clone(&listener), &self.origin.proxy.log, Some(&head), started, &self.origin);
-        let mut answer = match self.answer(&listener, &mut head, body, interim, &mut record, caller).await {
+        let answered = match early {
+            Ok(early) => {
+                record.early = early;
+                self.answer(&listener, &mut head, body, interim, &mut record, caller).await
+            }
+            Err(refusal) => Err(refusal.into()),
+        };
+        let mut answer = match answered {
             Ok(answer) => answer,
             Err(local) => self.local(&listener, &local, caller, &mut record),
         };
@@ -227,7 +236,10 @@ impl ConnectionHandler {
         authn::remove_forged(listener, &mut head.headers);
         record.note_head(head);
         let mut rates = Rates::default();
-        self.limit(&listener.rate_limits, listener, head, &mut rates, record).map_err(Local::over_limit)?;
+        if !listener.rate_limits.is_empty() {
+            let limits = &listener.rate_limits;
+            self.limit(limits, listener, head, &mut rates, record, Instant::now()).map_err(Local::over_limit)?;
+        }
         let token = authn::authenticate(listener, head).map_err(|refusal| Local::unauthenticated(refusal, head))?;
         let (hit, cors) = {
             // Routing and authorization see one request, because there is only this one.
@@ -290,8 +302,9 @@ impl ConnectionHandler {
                 let arrival = Arrival { listener, rule, cluster: cluster.map(|name| &**name), caller };
                 self.pass(gates, arrival, head, &mut rates, record).await
             }
-            None => Ok(()),
+            None => Ok(None),
         };
+        let now = passed.as_ref().ok().copied().flatten();
         let mut answer = match &rule.action {
             _ if let Err(answer) = passed => *answer,
             Action::Redirect(redirect) => Answer::plain(filters::redirect(redirect, head, prefix_len)),
@@ -307,10 +320,9 @@ impl ConnectionHandler {
                 };
                 filters::apply_to_request(&backend.filters, head, prefix_len);
                 criticality::tell(&mut head.headers, claimed.or(config.criticality).and(Some(class)));
-                match self
-                    .forward(listener, rule, (backend, affinity.as_deref()), class, head, body, interim, record, caller)
-                    .await
-                {
+                let now = now.unwrap_or_else(Instant::now);
+                let backend = (backend, affinity.as_deref());
+                match self.forward(listener, rule, backend, class, head, body, interim, record, caller, now).await {
                     Ok(answer) => answer,
                     Err(local) => self.local(listener, &local, caller, record),
                 }
@@ -357,6 +369,7 @@ impl ConnectionHandler {
         interim: &dyn Interim,
         record: &mut Record,
         caller: Caller,
+        now: Instant,
     ) -> Result<Answer, Local> {
         let (whole, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
         let (limits, asked, body) = match tunnel::Kind::of(head) {
@@ -369,20 +382,28 @@ impl ConnectionHandler {
         let hint = affinity.map_or_else(PickHint::default, |affinity| affinity.hint(backend));
         let hint = PickHint { subset: backend.subset.as_ref(), ..hint };
         let applicant = Applicant { class, caller: self.origin.caller, deadline: limits.answer_until() };
-        let now = Instant::now();
         let passage = pass_breakers(rule, backend, now).map_err(|failure| noted(&failure, record))?;
         let place = backend.cluster.admit(applicant, now).await.map_err(Local::shed)?;
+        let now = place.as_ref().map_or(now, Place::since);
         let hedging = backend.hedge_times.as_deref().zip(rule.config.hedge.as_ref());
         let hedging = hedging.filter(|_| asked.is_none()).map(|(times, hedge)| Hedging { hedge, times });
         let cluster = &backend.cluster;
         let tunnel = asked.as_ref().map(|asked| &asked.up);
-        let exchange = Exchange { cluster, rule: &rule.config, limits, attempt_limit, caller, hedging, hint, tunnel };
+        let early = record.early == Early::Marked;
+        let exchange =
+            Exchange { cluster, rule: &rule.config, limits, attempt_limit, caller, hedging, hint, tunnel, early };
         let answered = match &asked {
             Some(asked) if asked.ends_here(listener) => tunnel::connect(&exchange, asked, record).await,
-            _ => attempt::run(&exchange, head, body, interim, record).await,
+            _ => attempt::run(&exchange, head, body, interim, record, now).await,
+        };
+        let answered = match answered {
+            Ok(refused) if early && refused.response.head.status == StatusCode::TOO_EARLY => {
+                Box::pin(self.ask_again(refused, &exchange, head, interim, record)).await
+            }
+            answered => answered,
         };
         match answered {
-            Ok((mut response, permit)) => {
+            Ok(Answered { mut response, permit, at }) => {
                 strip_hop_by_hop(&mut response.head.headers);
                 record.grpc_status = match caller {
                     Caller::Grpc => local::grpc_status(&response.head.headers),
@@ -394,7 +415,7 @@ impl ConnectionHandler {
                 }
                 let mut permit = permit.holding(place);
                 if let Some(passage) = passage {
-                    permit = permit.answering(passage, Instant::now());
+                    permit = permit.answering(passage, at);
                 }
                 let tunnel = asked.and_then(|asked| asked.agreed(response.head.status));
                 Ok(Answer { response, permit: Some(permit), limits: whole, tunnel })
@@ -450,11 +471,12 @@ fn finish(answer: Answer, asked_head: bool, caller: Caller, mut record: Record) 
 
 /// No answer could be had: what is said of it, with its details in the record.
 fn noted(failure: &Failure, record: &mut Record) -> Local {
-    let &Failure { reason, details, retry_after, retried } = failure;
+    let &Failure { reason, details, status, retry_after, retried } = failure;
     if !details.is_empty() {
         record.details = details;
     }
-    Local { retry_after, retried, ..reason.into() }
+    let status = status.unwrap_or_else(|| reason.status());
+    Local { status, retry_after, retried, ..reason.into() }
 }
 
 /// Whether the breakers of the rule and of the cluster let a request through, before it waits for anything.

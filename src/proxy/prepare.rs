@@ -2,6 +2,7 @@
 //! forwarding fields by the listener's trust rule. What cannot be made fit is refused.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 
 use bytes::Bytes;
 use http::header::{Entry, HeaderMap, HeaderName, HeaderValue};
@@ -37,6 +38,10 @@ const INTERNAL: [&str; 2] = ["x-outrigger-", "x-envoy-"];
 /// So many fields are added on the way, mostly: those that are set here, and what each attempt says of its time. Growing
 /// once is cheaper than when the map is full.
 const ADDED: usize = 7;
+
+/// Hosts that a worker remembers as field values, and how long they may be.
+const HOSTS: usize = 16;
+const LONGEST_HOST: usize = 255;
 
 /// What is wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +110,7 @@ pub(super) fn set_forwarding(
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
     }
     if !(believed && headers.contains_key(FORWARDED_HOST)) {
-        match head.authority.as_ref().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()) {
+        match head.authority.as_ref().and_then(|authority| value_of(authority.as_str())) {
             Some(host) => drop(headers.insert(FORWARDED_HOST, host)),
             None => drop(headers.remove(FORWARDED_HOST)),
         }
@@ -114,6 +119,24 @@ pub(super) fn set_forwarding(
         headers.insert(REQUEST_ID, request_id(random));
     }
     Ok(())
+}
+
+/// A host as a field value. Those of late are remembered: callers ask for few.
+fn value_of(host: &str) -> Option<HeaderValue> {
+    thread_local! {
+        static LATELY: RefCell<[HeaderValue; HOSTS]> = const { RefCell::new([const { HeaderValue::from_static("") }; HOSTS]) };
+    }
+    if host.len() > LONGEST_HOST {
+        return HeaderValue::from_str(host).ok();
+    }
+    let place = host.len() + host.bytes().next().map_or(0, usize::from) + host.bytes().last().map_or(0, usize::from);
+    LATELY.with_borrow_mut(|lately| {
+        let known = &mut lately[place % HOSTS];
+        if known != host {
+            *known = HeaderValue::from_str(host).ok()?;
+        }
+        Some(known.clone())
+    })
 }
 
 fn strip_internal(headers: &mut HeaderMap) {
@@ -174,3 +197,18 @@ fn mark_passage(headers: &mut HeaderMap, mark: &HeaderValue) -> Result<(), Unfit
 
 const BAD_PATH: Unfit = Unfit::Refused(Refusal::bad_request("bad_path", "The request path is malformed."));
 const BAD_HOST: Unfit = Unfit::Refused(Refusal::bad_request("bad_host", "The host of the request is malformed."));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_are_remembered_in_one_place_are_told_apart() {
+        let long = format!("a{}t", "x".repeat(LONGEST_HOST));
+        for host in ["a1.test", "a2.test", "a1.test", "A1.test", "", long.as_str()] {
+            assert_eq!(value_of(host).expect("a value"), host);
+        }
+        assert_eq!(value_of("a\n.test"), None);
+        assert_eq!(value_of("a1.test").expect("a value"), "a1.test");
+    }
+}

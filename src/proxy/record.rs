@@ -9,6 +9,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, Version};
 use outrigger_config::spiffe::SpiffeId;
 
+use super::early::Early;
 use super::limiting::RateFields;
 use super::origin::Origin;
 use super::reason::Reason;
@@ -38,11 +39,15 @@ pub(super) struct Record {
     /// What the caller is told of rate limits.
     pub(super) rate_fields: RateFields,
     pub(super) bytes_sent: u64,
+    /// How it stands to the handshake of its connection.
+    pub(super) early: Early,
     pub(super) attempts: u32,
     pub(super) upstream_time: Option<Duration>,
     pub(super) upstream_host: Option<SocketAddr>,
     /// The response was given to the caller whole.
     complete: bool,
+    /// When it ended, where that was seen before this is dropped.
+    ended: Option<Instant>,
 }
 
 /// What the caller sends.
@@ -114,10 +119,12 @@ impl Record {
             details: "",
             rate_fields: RateFields::default(),
             bytes_sent: 0,
+            early: Early::No,
             attempts: 0,
             upstream_time: None,
             upstream_host: None,
             complete: false,
+            ended: None,
         }
     }
 
@@ -199,6 +206,11 @@ impl Record {
         }
     }
 
+    /// The last of the response is there, and what writes it takes it whatever the caller does.
+    pub(super) fn note_end(&mut self, now: Instant) {
+        self.ended = Some(now);
+    }
+
     /// The caller was given everything.
     pub(super) fn complete(&mut self) {
         self.complete = true;
@@ -215,7 +227,7 @@ impl Drop for Record {
             self.reason = Some(Reason::Cancelled);
         }
         let reason = self.reason.map_or("", Reason::code);
-        let duration = self.started.elapsed();
+        let duration = self.ended.unwrap_or_else(Instant::now).saturating_duration_since(self.started);
         let bytes_received = self.received();
         let metrics = self.metrics.take().unwrap_or_else(|| {
             let metrics = self.listener.unrouted_metrics();

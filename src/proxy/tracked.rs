@@ -194,7 +194,9 @@ impl TrackedBody {
         }
         self.record.grpc_status = status.or(self.record.grpc_status);
         if let (Some(permit), Some(status)) = (&self.permit, status) {
-            permit.report(Outcome::of_grpc_failure(status).unwrap_or(Outcome::Done), Instant::now());
+            let now = Instant::now();
+            permit.report(Outcome::of_grpc_failure(status).unwrap_or(Outcome::Done), now);
+            self.record.note_end(now);
         }
     }
 }

@@ -21,6 +21,7 @@ use super::{ConnectionFactory, connection};
 use crate::base::pressure::OpenConnection;
 use crate::base::{limits, task, worker};
 use crate::net::listen::{self, AcceptError};
+use crate::net::origin;
 
 /// A bound socket, for as long as something is accepted on it or open from it.
 #[derive(Debug)]
@@ -62,6 +63,7 @@ pub(super) struct Open {
 
 /// A connection on its way to its worker.
 pub(super) struct Accepted<L> {
+    /// A caller over IPv4 has such an address, also at a socket of both families.
     pub(super) peer: SocketAddr,
     pub(super) at: Instant,
     pub(super) current: Arc<Current<L>>,
@@ -253,7 +255,7 @@ impl<F: ConnectionFactory> Acceptor<F> {
         let chosen = seat.index();
         let open = Open::new(&self.socket, &current.service, seat, self.factory.pressure().enter());
         let directory = Arc::clone(&self.directory);
-        let accepted = Accepted { peer, at: Instant::now(), current, open };
+        let accepted = Accepted { peer: origin::canonical(peer), at: Instant::now(), current, open };
         let factory = Arc::clone(&self.factory);
         if chosen == worker::index() {
             drop(task::spawn("connection", connection::serve(stream, accepted, directory, factory)));

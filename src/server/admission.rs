@@ -18,13 +18,15 @@ use tokio::time::timeout_at;
 use super::ConnectionFactory;
 use super::accept::Current;
 use super::arrival::silent;
+use super::early::Rest;
 use super::service::{Membership, Service, Standing};
 use crate::base::drain::Watch;
 use crate::base::{limits, worker};
+use crate::codec::h3::Code;
 use crate::net::ConnInfo;
 use crate::net::hello::{self, ClientHello, Peeked};
 use crate::net::io::Io;
-use crate::net::quic::{Arrival, ServerTransport};
+use crate::net::quic::{Arrival, Established, ServerTransport};
 use crate::net::tls::{HandshakeError, ServerTls, TlsInfo};
 use crate::telemetry::metrics::{Detected, Handshake};
 use crate::telemetry::rehearsal::{Caller, Presence, Question, Speaks, Verdict};
@@ -52,6 +54,8 @@ pub(super) struct Admitted {
 /// A connection over QUIC that is in.
 pub(super) struct AdmittedQuic {
     pub(super) connection: quinn::Connection,
+    /// There when early data is taken.
+    pub(super) rest: Option<Box<Rest>>,
     pub(super) tls: Arc<TlsInfo>,
     pub(super) presence: Presence,
 }
@@ -173,7 +177,8 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
         {
             member.stand(Standing::Passed);
             let (listener, worker) = (Arc::clone(&service.name), worker::index());
-            let caller = ConnInfo { listener, peer: self.peer, local: self.local, worker, tls: None };
+            let (peer, local) = (self.peer, self.local);
+            let caller = ConnInfo { listener, peer, local, worker, tls: None, handshake: None };
             Box::pin(passage.run(io, Arc::new(caller), name, member.closed())).await;
             return None;
         }
@@ -216,7 +221,7 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
             Err(_) => HandshakeError::Timeout,
         };
         counted.failed(error.code());
-        self.say_failed(&service, &error);
+        say_failed(&service, self.peer, &error);
         None
     }
 
@@ -244,13 +249,19 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
         let limits = &self.current.config.limits;
         let settings = ServerTransport { idle: limits.idle_timeout, max_streams: limits.max_concurrent_streams };
         match arrival.accept(&server, &settings).await {
-            Ok((connection, info)) => {
-                counted.completed(info.resumed);
-                self.judge_over_quic(connection, (info, asked), member)
+            Ok(Established { connection, tls, rest }) => {
+                let rest = match rest {
+                    Some(rest) => Some(Box::new(Rest::new(rest, counted))),
+                    None => {
+                        counted.completed(tls.resumed);
+                        None
+                    }
+                };
+                self.judge_over_quic((connection, rest), (tls, asked), member)
             }
             Err(error) => {
                 counted.failed(error.code());
-                self.say_failed(&service, &error);
+                say_failed(&service, self.peer, &error);
                 None
             }
         }
@@ -258,7 +269,7 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
 
     fn judge_over_quic(
         &self,
-        connection: quinn::Connection,
+        (connection, rest): (quinn::Connection, Option<Box<Rest>>),
         (info, asked): (TlsInfo, Question),
         member: &mut Membership,
     ) -> Option<AdmittedQuic> {
@@ -267,20 +278,12 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
         if !self.is_fit(standing) {
             let detail = "the listener has just come to require client certificates, or to do without HTTP/3";
             refuse(member.service(), self.peer, (NO_CLIENT_CERTIFICATE, &detail));
+            // It may come back, and then hears why not.
+            connection.close(Code::NO_ERROR.into(), b"");
             return None;
         }
         let presence = self.record(member.service(), Speaks::Tls, Some((&info, asked)));
-        Some(AdmittedQuic { connection, tls: Arc::new(info), presence })
-    }
-
-    fn say_failed(&self, service: &Service, error: &HandshakeError) {
-        let code = error.code();
-        match error {
-            HandshakeError::Closed | HandshakeError::Io(_) => {
-                tracing::debug!(listener = %service.name, peer = %self.peer, reason = code, "a handshake ended early");
-            }
-            error => service.refusals.say_refused(&service.name, self.peer, (code, error)),
-        }
+        Some(AdmittedQuic { connection, rest, tls: Arc::new(info), presence })
     }
 
     /// The handshake is done; is that still enough?
@@ -323,6 +326,17 @@ impl<F: ConnectionFactory> Visitor<'_, F> {
     fn listener(&self) -> Arc<F::Listener> {
         let name = &self.current.config.name;
         self.factory.listener(name).unwrap_or_else(|| Arc::clone(&self.current.view))
+    }
+}
+
+/// Says that a handshake failed, unless the caller only went.
+pub(super) fn say_failed(service: &Service, peer: SocketAddr, error: &HandshakeError) {
+    let code = error.code();
+    match error {
+        HandshakeError::Closed | HandshakeError::Io(_) => {
+            tracing::debug!(listener = %service.name, %peer, reason = code, "a handshake ended early");
+        }
+        error => service.refusals.say_refused(&service.name, peer, (code, error)),
     }
 }
 

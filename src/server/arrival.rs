@@ -2,13 +2,14 @@
 //! between whom it is.
 //!
 //! First comes the destination that a redirected connection had, which decides the listener; then the header of the
-//! PROXY protocol, where that listener looks for one, which decides the addresses.
+//! PROXY protocol, where that listener looks for one and believes it, which decides the addresses. A destination that the
+//! system knows stays what it is: a caller does not choose it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrigger_config::model::{Interception, ProxyProtocol, TlsMode, Unknown};
+use outrigger_config::model::{Interception, ProxyHeader, TlsMode, Unknown};
 
 use super::accept::{Current, Open};
 use super::admission::{refuse, retired_unused};
@@ -28,6 +29,8 @@ pub(super) struct Arrival<L> {
     pub(super) peer: SocketAddr,
     /// Where it was made to.
     pub(super) local: SocketAddr,
+    /// It was redirected here, and that is where it was going.
+    pub(super) redirected: bool,
     /// When it was accepted.
     pub(super) at: Instant,
     /// Whose settings serve it.
@@ -48,10 +51,7 @@ impl<L: Send + Sync + 'static> Arrival<L> {
         if let Some(interception) = self.current.config.interception {
             self = self.caught(interception, open, directory, factory).await?;
         }
-        match self.current.config.proxy_protocol {
-            Some(rule) => self.introduced(rule, open).await,
-            None => Some(self),
-        }
+        if self.current.config.proxy_protocol.is_some() { self.introduced(open).await } else { Some(self) }
     }
 
     /// Goes by where the connection was going.
@@ -73,9 +73,14 @@ impl<L: Send + Sync + 'static> Arrival<L> {
         match (destination, serving, unknown) {
             (Some(destination), Some(socket), _) => {
                 metrics.caught(Caught::Served);
-                self.local = destination;
+                (self.local, self.redirected) = (destination, true);
                 let current = socket.current.load_full();
                 if !Arc::ptr_eq(&current.service, &service) {
+                    let most = usize::try_from(current.config.limits.max_connections).unwrap_or(usize::MAX);
+                    if current.service.open() >= most {
+                        return self
+                            .refused(&current.service, (FULL, &"the listener has as many connections as it may"));
+                    }
                     // From here on it is a connection of that listener.
                     open.member = current.service.join();
                 }
@@ -84,7 +89,7 @@ impl<L: Send + Sync + 'static> Arrival<L> {
             }
             (Some(destination), None, Unknown::Serve) => {
                 metrics.caught(Caught::Unknown);
-                self.local = destination;
+                (self.local, self.redirected) = (destination, true);
                 Some(self)
             }
             (None, _, Unknown::Serve) => {
@@ -122,21 +127,30 @@ impl<L: Send + Sync + 'static> Arrival<L> {
         let listener = factory.listener(name).unwrap_or_else(|| Arc::clone(&current.view));
         let Some(passage) = factory.onward(&listener, destination) else { return };
         let (listener, worker) = (Arc::clone(name), worker::index());
-        let caller = ConnInfo { listener, peer, local: destination, worker, tls: None };
+        let caller = ConnInfo { listener, peer, local: destination, worker, tls: None, handshake: None };
         drop(current);
         passage.run(io, Arc::new(caller), None, open.member.closed()).await;
     }
 
     /// Reads who is behind it.
-    async fn introduced(self, rule: ProxyProtocol, open: &Open) -> Option<Self> {
-        let Self { io, peer, local, at, current } = self;
+    async fn introduced(self, open: &Open) -> Option<Self> {
+        let Self { io, peer, local, redirected, at, current } = self;
+        let rule = current.config.proxy_protocol.as_ref()?;
         let service = open.member.service();
         let limits = &current.config.limits;
         let tls = current.config.tls.as_ref().filter(|tls| tls.mode != TlsMode::Off);
         let patience = tls.map_or(limits.header_timeout, |tls| tls.handshake_timeout);
-        let expect = match rule {
-            ProxyProtocol::Strict => Expect::Header,
-            ProxyProtocol::Optional => Expect::Maybe { silent: at + silent(&current, patience) },
+        let silent = at + silent(&current, patience);
+        let expect = match (rule.mode, rule.believes(peer.ip())) {
+            (ProxyHeader::Strict, true) => Expect::Header,
+            (ProxyHeader::Optional, true) => Expect::Maybe { silent },
+            (ProxyHeader::Optional, false) => Expect::Nothing { silent },
+            (ProxyHeader::Strict, false) => {
+                let error = HeaderError::Untrusted;
+                io.reset_on_close();
+                refuse(service, peer, (error.code(), &error));
+                return None;
+            }
         };
         let mut closed = open.member.closed();
         let read = tokio::select! {
@@ -146,8 +160,9 @@ impl<L: Send + Sync + 'static> Arrival<L> {
         };
         match read {
             Ok((io, addresses)) => {
-                let (peer, local) = addresses.map_or((peer, local), |given| (given.source, given.destination));
-                Some(Self { io, peer, local, at, current })
+                let (peer, given) = addresses.map_or((peer, local), |given| (given.source, given.destination));
+                let local = if redirected { local } else { given };
+                Some(Self { io, peer, local, redirected, at, current })
             }
             Err(error @ HeaderError::Closed) => {
                 // As a port scan or a health check does.
@@ -181,3 +196,4 @@ pub(super) fn silent<L>(current: &Current<L>, patience: Duration) -> Duration {
 const UNKNOWN_DESTINATION: &str = "unknown-destination";
 const NOT_REDIRECTED: &str = "not-redirected";
 const LOOP: &str = "destination-is-self";
+const FULL: &str = "too-many-connections";

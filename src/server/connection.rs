@@ -19,6 +19,7 @@ use crate::base::task;
 use crate::codec::{Handler as _, ServerOptions, h1, h2, h3};
 use crate::net::ConnInfo;
 use crate::net::io::Io;
+use crate::net::origin;
 use crate::net::quic;
 use crate::net::sniff::{self, Patience, Protocol, Spoken, Undetected};
 use crate::net::tls::{AlpnProtocol, TlsInfo};
@@ -32,9 +33,9 @@ pub(super) async fn serve<F: ConnectionFactory>(
     factory: Arc<F>,
 ) {
     let Accepted { peer, at, current, mut open } = accepted;
-    let Ok(local) = stream.local_addr() else { return };
+    let Ok(local) = stream.local_addr().map(origin::canonical) else { return };
     let worker = open.worker();
-    let mut arrival = Arrival { io: Io::tcp(stream), peer, local, at, current };
+    let mut arrival = Arrival { io: Io::tcp(stream), peer, local, redirected: false, at, current };
     if !arrival.is_plain() {
         // Boxed: it is gone, and its memory with it, when the connection goes on.
         match Box::pin(arrival.settle(&mut open, &directory, &*factory)).await {
@@ -43,7 +44,7 @@ pub(super) async fn serve<F: ConnectionFactory>(
         }
     }
     drop(directory);
-    let Arrival { io, peer, local, at, current } = arrival;
+    let Arrival { io, peer, local, redirected: _, at, current } = arrival;
     let visitor = Visitor { peer, local, at, current: &current, factory: &*factory };
     let admitted = if current.config.tls.as_ref().is_none_or(|tls| tls.mode == TlsMode::Off) {
         visitor.admit_plaintext(io, &mut open.member)
@@ -89,7 +90,7 @@ pub(super) async fn serve<F: ConnectionFactory>(
             }
         }
     };
-    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls };
+    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls, handshake: None };
     let protocol = match spoken {
         Spoken::Http(protocol) => protocol,
         Spoken::Other => {
@@ -145,24 +146,35 @@ pub(super) async fn serve_quic<F: ConnectionFactory>(
     factory: Arc<F>,
 ) {
     let Accepted { peer, at, current, mut open } = accepted;
-    let local = SocketAddr::new(arrival.local_ip().unwrap_or(address.ip()), address.port());
+    let local = origin::canonical(SocketAddr::new(arrival.local_ip().unwrap_or(address.ip()), address.port()));
     let worker = open.worker();
     let visitor = Visitor { peer, local, at, current: &current, factory: &*factory };
     let admitted = Box::pin(visitor.admit_quic(arrival, &mut open.member)).await;
-    let Some(AdmittedQuic { connection, tls, presence }) = admitted else { return };
+    let Some(AdmittedQuic { connection, rest, tls, presence }) = admitted else { return };
     let _counted = current.service.metrics.over_quic();
     let mut closed = open.member.closed();
     let watches = (open.member.watch(), factory.pressure().watch());
     let options = options(&current.config.limits, watches, Some(&tls));
-    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls: Some(tls) };
+    let handshake = rest.as_ref().map(|rest| rest.end());
+    let info = ConnInfo { listener: Arc::clone(&current.service.name), peer, local, worker, tls: Some(tls), handshake };
     let handler = factory.handler(Arc::clone(&current.view), info);
     handler.drained_by(&options.drain);
     drop(current);
+    let service = Arc::clone(open.member.service());
+    let finishing = async {
+        if let Some(rest) = rest {
+            Box::pin(rest.finish(&service, peer)).await;
+        }
+        // The connection lives on; with a handshake that failed it has ended by itself.
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
+        () = finishing => {}
         () = Box::pin(h3::serve(connection.clone(), handler, options)) => {}
         _ = closed.wait_for(|closed| *closed) => {}
     }
-    connection.close(NO_ERROR, b"");
+    // Whoever closed before has said why.
+    connection.close(h3::Code::NO_ERROR.into(), b"");
     // The transport says it in its next turn, and whoever waits for this connection to be gone may end the process.
     tokio::task::yield_now().await;
     drop((open, presence));
@@ -201,9 +213,6 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
         (a, b) => a.or(b),
     }
 }
-
-/// H3_NO_ERROR (RFC 9114 section 8.1). Whoever closed before has said why.
-const NO_ERROR: quinn::VarInt = quinn::VarInt::from_u32(0x100);
 
 #[cfg(test)]
 mod tests {

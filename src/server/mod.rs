@@ -7,6 +7,7 @@ mod connection;
 pub mod cpu;
 mod datagrams;
 mod directory;
+mod early;
 pub mod files;
 mod memory;
 pub mod overload;

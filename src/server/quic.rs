@@ -16,7 +16,8 @@ use tokio::sync::watch;
 use super::accept::{Accepted, Open, Socket};
 use super::worker::Workers;
 use super::{ConnectionFactory, connection};
-use crate::base::task;
+use crate::base::{limits, task};
+use crate::net::origin;
 use crate::net::quic::{self, Arrival, Server, Station, Steering};
 
 /// The endpoints of all addresses.
@@ -144,6 +145,7 @@ impl<F: ConnectionFactory> Reception<F> {
     /// Accepts until nobody needs the endpoint. The socket is closed when its last connection is gone.
     async fn run(mut self, server: Server) {
         loop {
+            server.limit_unproved(self.most_unproved());
             // Both arms are cancel safe. The sender says nothing and is dropped.
             let arrival = tokio::select! {
                 arrival = server.arrival() => arrival,
@@ -152,6 +154,18 @@ impl<F: ConnectionFactory> Reception<F> {
             let (Some(arrival), Some(life)) = (arrival, self.life.upgrade()) else { return };
             self.receive(arrival, life);
         }
+    }
+
+    /// How many handshakes the listener bears whose callers may not be there at all.
+    fn most_unproved(&self) -> u32 {
+        let workers = u32::try_from(self.workers.count()).unwrap_or(u32::MAX);
+        let most = limits::QUIC_UNPROVED.saturating_mul(workers);
+        // Without a listener they are refused, which takes no place.
+        let Some(socket) = self.target.load_full() else { return most };
+        let config = &socket.current.load().config;
+        let handshakes = config.tls.as_ref().map_or(0, |tls| tls.max_handshakes);
+        let connections = config.limits.max_connections;
+        most.min(handshakes.min(connections) / limits::QUIC_UNPROVED_SHARE)
     }
 
     fn receive(&self, arrival: Arrival, life: Arc<Life>) {
@@ -164,7 +178,7 @@ impl<F: ConnectionFactory> Reception<F> {
             return arrival.refuse();
         }
         let open = Open::new(&socket, &current.service, self.workers.seat_on(self.worker), pressure.enter());
-        let accepted = Accepted { peer: arrival.peer(), at: Instant::now(), current, open };
+        let accepted = Accepted { peer: origin::canonical(arrival.peer()), at: Instant::now(), current, open };
         let (address, factory) = (socket.address, Arc::clone(&self.factory));
         drop(task::spawn("connection", async move {
             connection::serve_quic(arrival, address, accepted, factory).await;

@@ -1,8 +1,8 @@
 //! The connections accepted under one listener name, and in which groups they can be told to finish.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use outrigger_config::model::{ClientCertificate, Listener, ListenerTls, TlsMode};
@@ -23,7 +23,16 @@ pub(super) struct Service {
     pub(super) refusals: Refusals,
     open: AtomicUsize,
     empty: Notify,
-    groups: Mutex<[Arc<Group>; Standing::ALL.len()]>,
+    groups: Mutex<Groups>,
+}
+
+/// The groups of a service.
+#[derive(Debug, Default)]
+struct Groups {
+    /// By standing.
+    now: [Arc<Group>; Standing::ALL.len()],
+    /// Those that were set apart, as long as they have connections.
+    apart: Vec<Weak<Group>>,
 }
 
 /// How well a connection is secured: what decides whether a stricter listener still wants it.
@@ -116,7 +125,7 @@ impl Service {
     /// How many connections a change of a listener's settings makes unfit.
     pub(super) fn unfit(&self, before: &Listener, after: &Listener) -> Option<usize> {
         let groups = self.groups.lock();
-        let mut unfit = newly_unfit(before, after).map(|at| groups[at].open.load(Ordering::SeqCst)).peekable();
+        let mut unfit = newly_unfit(before, after).map(|at| groups.now[at].open.load(Ordering::SeqCst)).peekable();
         unfit.peek()?;
         Some(unfit.sum())
     }
@@ -124,12 +133,15 @@ impl Service {
     /// Sets those apart that a change of the listener's settings, which are in effect now, makes unfit.
     pub(super) fn set_unfit_apart(&self, before: &Listener, after: &Listener) -> Vec<Arc<Group>> {
         let mut groups = self.groups.lock();
-        newly_unfit(before, after).map(|at| std::mem::take(&mut groups[at])).collect()
+        let apart: Vec<_> = newly_unfit(before, after).map(|at| std::mem::take(&mut groups.now[at])).collect();
+        groups.apart.retain(|group| group.strong_count() > 0);
+        groups.apart.extend(apart.iter().map(Arc::downgrade));
+        apart
     }
 
     /// Tells connections to finish, within `spread`; those accepted later are told at once.
     pub(super) fn begin_drain(&self, spread: Duration) {
-        for group in &*self.groups.lock() {
+        for group in &self.groups.lock().now {
             group.drain.start(spread);
         }
     }
@@ -139,17 +151,17 @@ impl Service {
         until_none(&self.open, &self.empty).await;
     }
 
-    /// Closes what is still open.
+    /// Closes what is still open, also what was set apart, and what comes later.
     pub(super) fn close(&self) {
-        for group in &*self.groups.lock() {
-            group.close();
-        }
+        let groups = self.groups.lock();
+        groups.now.iter().for_each(|group| group.close());
+        groups.apart.iter().filter_map(Weak::upgrade).for_each(|group| group.close());
     }
 
     fn enter(&self, standing: Standing) -> Arc<Group> {
         let groups = self.groups.lock();
         // Under the lock: one that enters while the group is set apart is in the one or in the other.
-        let group = &groups[standing as usize];
+        let group = &groups.now[standing as usize];
         group.open.fetch_add(1, Ordering::SeqCst);
         Arc::clone(group)
     }

@@ -7,13 +7,13 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use outrigger_config::model::{Direction, InterceptionMode, Listener, ListenerProtocol, Place};
 use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::accept::{Acceptor, Current, Phase, Socket};
 use super::datagrams::{self, Receiver};
@@ -23,8 +23,9 @@ use super::service::{Group, Service};
 use super::worker::Workers;
 use super::{ConnectionFactory, admission};
 use crate::base::{limits, task};
+use crate::codec::h3;
 use crate::net::listen::{self, Reach};
-use crate::net::quic::Steering;
+use crate::net::quic::{self, Steering};
 use crate::telemetry::Metrics;
 
 /// The listeners of one proxy. Dropping it stops accepting.
@@ -34,6 +35,8 @@ pub struct ListenerSet<F: ConnectionFactory> {
     factory: Arc<F>,
     metrics: Arc<Metrics>,
     bound: Mutex<Vec<Bound<F::Listener>>>,
+    /// The connections of those that are bound no more, as long as there are any.
+    leaving: Mutex<Vec<Weak<Service>>>,
     directory: Arc<Directory<F::Listener>>,
     gateways: Gateways<F::Listener>,
     /// On which worker the next acceptor runs.
@@ -133,6 +136,7 @@ impl<F: ConnectionFactory> ListenerSet<F> {
             factory,
             metrics,
             bound: Mutex::default(),
+            leaving: Mutex::default(),
             directory: Directory::new(),
             gateways,
             next_worker: Mutex::default(),
@@ -222,6 +226,7 @@ impl<F: ConnectionFactory> ListenerSet<F> {
             self.close_quic(&leaving);
             leaving.phase.send_replace(Phase::HandOver);
             let service = Arc::clone(&leaving.socket.current.load().service);
+            self.note_leaving(&service);
             begin_leaving(&service);
             drop(task::spawn("drain-listener", async move {
                 leaving.hand_over().await;
@@ -260,7 +265,8 @@ impl<F: ConnectionFactory> ListenerSet<F> {
             self.close_quic(bound);
             bound.phase.send_replace(Phase::HandOver);
         }
-        let services = stopped.iter().map(|bound| Arc::clone(&bound.socket.current.load().service)).collect();
+        let services: Vec<_> = stopped.iter().map(|bound| Arc::clone(&bound.socket.current.load().service)).collect();
+        services.iter().for_each(|service| self.note_leaving(service));
         let ended = async move {
             for bound in stopped {
                 bound.hand_over().await;
@@ -274,6 +280,41 @@ impl<F: ConnectionFactory> ListenerSet<F> {
         let bound = self.bound.lock();
         let current = bound.iter().map(|bound| bound.socket.current.load());
         current.filter(|c| c.config.direction == direction).map(|c| Arc::clone(&c.service)).collect()
+    }
+
+    /// Closes all sockets, and all connections that were ever accepted on one and are still open. They are given back, to
+    /// be waited for.
+    pub(super) fn close_all(&self) -> Vec<Arc<Service>> {
+        let bound = std::mem::take(&mut *self.bound.lock());
+        bound.iter().for_each(|bound| self.close_quic(bound));
+        let mut services: Vec<_> = std::mem::take(&mut *self.leaving.lock()).iter().filter_map(Weak::upgrade).collect();
+        services.extend(bound.iter().map(|bound| Arc::clone(&bound.socket.current.load().service)));
+        services.iter().for_each(|service| service.close());
+        services
+    }
+
+    /// Closes connections over QUIC to others: the end of a process would tell them nothing. Resolves when that was said.
+    pub(super) async fn close_upstream(&self) {
+        let (done, mut all_done) = mpsc::channel::<()>(1);
+        for worker in 0..self.workers.count() {
+            let done = done.clone();
+            self.workers.run(worker, move || {
+                drop(task::spawn("close-quic", async move {
+                    quic::close_all(h3::Code::NO_ERROR.into()).await;
+                    drop(done);
+                }));
+            });
+        }
+        drop(done);
+        quic::close_all(h3::Code::NO_ERROR.into()).await;
+        // Nothing is ever sent: it ends with the last sender.
+        all_done.recv().await;
+    }
+
+    fn note_leaving(&self, service: &Arc<Service>) {
+        let mut leaving = self.leaving.lock();
+        leaving.retain(|service| service.strong_count() > 0);
+        leaving.push(Arc::downgrade(service));
     }
 
     /// Gives new connections what the published configuration says now of the listeners that are there. For
@@ -292,6 +333,7 @@ impl<F: ConnectionFactory> ListenerSet<F> {
         if before.service.name != listener.name {
             socket.update(self.current(listener, self.service(listener)));
             let old = Arc::clone(&before.service);
+            self.note_leaving(&old);
             begin_leaving(&old);
             drop(task::spawn("drain-renamed", async move { wait_for_leaving(&old).await }));
             return;

@@ -3,13 +3,15 @@
 //! Readiness is withdrawn first, by the caller. Whoever routes to us needs time to hear that, so connections are
 //! accepted a while longer. Then the inbound sockets are closed, after everything that waits in them was taken,
 //! and their connections are told to finish, spread over time. Outbound listeners stay open meanwhile: requests
-//! in flight need them. When the last inbound connection is gone, outbound ones are told too.
+//! in flight need them. When the last inbound connection is gone, outbound ones are told too. What is open at the deadline
+//! is closed.
 
 use outrigger_config::model::{Direction, Drain};
 use tokio::time::Instant;
 
 use super::ConnectionFactory;
 use super::set::{ListenerSet, all_drained, begin_drains};
+use crate::base::limits;
 
 /// How a shutdown ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +25,7 @@ pub enum Outcome {
     },
 }
 
-/// Drains all listeners. Not cancel safe: once begun, sockets are closed.
+/// Drains all listeners, and ends in any case. Not cancel safe: once begun, sockets are closed.
 pub async fn shutdown<F: ConnectionFactory>(listeners: &ListenerSet<F>, timing: &Drain) -> Outcome {
     let begun = Instant::now();
     let deadline = begun + timing.deadline;
@@ -42,5 +44,15 @@ pub async fn shutdown<F: ConnectionFactory>(listeners: &ListenerSet<F>, timing: 
     all_drained(&outbound, deadline).await;
 
     let open = inbound.iter().chain(&outbound).map(|service| service.open()).sum();
+    end(listeners).await;
     if open == 0 { Outcome::Finished } else { Outcome::Deadline { open } }
+}
+
+/// Closes everything at once. The end of the process does that too, but over QUIC it is silence: peers would wait for as long
+/// as they bear that.
+pub async fn end<F: ConnectionFactory>(listeners: &ListenerSet<F>) {
+    let until = Instant::now() + limits::FAREWELL;
+    all_drained(&listeners.close_all(), until).await;
+    // Later than this there is no time left to say it.
+    let _ = tokio::time::timeout_at(until, listeners.close_upstream()).await;
 }

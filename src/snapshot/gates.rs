@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use outrigger_config::model;
 
+use crate::codec::lasting::lasting;
 use crate::policy::rate::{Rate, Standing};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::RateLimitServiceMetrics;
@@ -136,14 +137,14 @@ impl LocalLimit {
             0 if window.subsec_nanos() > 0 => format!("{quoted};q={}", rate.burst()),
             _ => format!("{quoted};q={};w={seconds}", rate.burst()),
         };
-        let untouched = item(&quoted, rate.untouched());
+        let untouched = lasting(item(&quoted, rate.untouched()));
         Self {
             config: limit.clone(),
             untouched,
             rate,
             state: registry.rate(&limit.name),
             // Printable ASCII.
-            policy: HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("")),
+            policy: lasting(HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static(""))),
             quoted,
         }
     }

@@ -28,6 +28,7 @@ pub use passthrough::Passthrough;
 pub use rule::{Action, Backend, Backends, Rule};
 pub use tokens::Tokens;
 
+use crate::codec::lasting::lasting;
 use crate::net::tls::{ServerTls, TlsSet};
 use crate::policy::authz::Policy;
 use crate::policy::route::RouteTable;
@@ -265,5 +266,5 @@ pub fn alt_svc(http3: model::Http3, port: u16) -> Option<HeaderValue> {
 fn loop_mark(node: &str, listener: &str) -> HeaderValue {
     let digest = Sha256::new().chain_update(node).chain_update([0]).chain_update(listener).finalize();
     let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    HeaderValue::try_from(hex).unwrap_or(HeaderValue::from_static("-"))
+    lasting(HeaderValue::try_from(hex).unwrap_or(HeaderValue::from_static("-")))
 }

@@ -50,7 +50,7 @@ pub use datagrams::DatagramMetrics;
 pub use effort::Waste;
 pub use handshakes::Handshake;
 pub use health::{CAUSES as EJECTION_CAUSES, CheckResult, EndpointHealth};
-pub use listener::{Caught, Detected, ListenerMetrics, OverQuic, TunnelKind};
+pub use listener::{Caught, Detected, EarlyRequest, ListenerMetrics, OverQuic, TunnelKind};
 pub use mirrors::{MirrorMetrics, Mirrored};
 pub use overload::OverloadMetrics;
 pub use process::resident_bytes;

@@ -49,6 +49,7 @@ pub struct Applicant {
 #[derive(Debug)]
 pub struct Place {
     cluster: Arc<ClusterState>,
+    since: Instant,
 }
 
 /// There was no place.
@@ -115,7 +116,7 @@ impl Cluster {
         }
         let state = self.state();
         match state.admission.try_take(applicant.class, now) {
-            Ok(()) => Ok(Some(Place { cluster: Arc::clone(state) })),
+            Ok(()) => Ok(Some(Place { cluster: Arc::clone(state), since: now })),
             Err(cause) => match queue {
                 Some(queue) => Box::pin(waiting::wait(state, *queue, applicant, now)).await.map(Some),
                 None => Err(state.admission.shed(&mut state.admission.line.lock(), (cause, applicant.class), now)),
@@ -164,6 +165,14 @@ impl ClusterState {
         if self.admission.waiting.load(Ordering::SeqCst) > 0 {
             waiting::serve(&self.admission, now);
         }
+    }
+}
+
+impl Place {
+    /// When it was given: at once, or after a wait.
+    #[must_use]
+    pub fn since(&self) -> Instant {
+        self.since
     }
 }
 

@@ -55,14 +55,6 @@ impl Http3Known {
         }
     }
 
-    /// The endpoint does not answer for the host over HTTP/3 (RFC 7838 section 6).
-    pub(super) fn forget(&self, now: Instant) {
-        self.change(now, |rule| {
-            rule.learn(Said::Nothing, now);
-            self.said.store(word(Said::Nothing), Ordering::Relaxed);
-        });
-    }
-
     /// Nearly all answers say what the one before said. What is renewed is so when half of it is over.
     fn is_old_news(&self, said: Said, now: Instant) -> bool {
         if self.said.load(Ordering::Relaxed) != word(said) {
@@ -178,8 +170,7 @@ mod tests {
         known.learn(&headers(&["clear"]), None, now);
         assert_eq!((known.is_usable(now), known.begin(now)), (false, None));
         known.learn(&headers(&[r#"h3=":8443"; ma=60"#]), None, now);
-        known.forget(now);
-        assert!(!known.is_usable(now));
+        assert!(known.is_usable(now));
     }
 
     #[test]

@@ -176,15 +176,9 @@ impl Cluster {
     /// # Errors
     /// See [`LeaseError`]; nothing was sent in any case.
     pub async fn lease(&self, member: &Member, version: Version, preference: Preference) -> Result<Lease, LeaseError> {
-        let wire = match (self.config.protocol, version) {
-            (ClusterProtocol::Auto, _) if self.tls.is_some() => Wire::Negotiated,
-            (ClusterProtocol::Http2, _) | (ClusterProtocol::Auto, Version::HTTP_2) => Wire::Http2,
-            (ClusterProtocol::Http1 | ClusterProtocol::Auto, _) => Wire::Http1,
-            (ClusterProtocol::Http3, _) => Wire::Http3,
-            (ClusterProtocol::Tcp, _) => {
-                let error = io::Error::new(io::ErrorKind::Unsupported, "no request can be sent over this protocol");
-                return Err(LeaseError::Connect(SendErrorKind::Connect(error)));
-            }
+        let Some(wire) = self.wire(version) else {
+            let error = io::Error::new(io::ErrorKind::Unsupported, "no request can be sent over this protocol");
+            return Err(LeaseError::Connect(SendErrorKind::Connect(error)));
         };
         let terms = Terms { ceilings: self.ceilings(), tls: self.tls.as_ref() };
         let leased = match member.pool.lease(wire, preference, terms).await {
@@ -192,6 +186,32 @@ impl Cluster {
             leased => leased,
         };
         leased.inspect(|lease| self.state.metrics.carried(lease.carrier()))
+    }
+
+    /// The same where nothing needs to be waited for. `now` is when it is asked for.
+    #[must_use]
+    pub fn lease_at_hand(
+        &self,
+        member: &Member,
+        version: Version,
+        preference: Preference,
+        now: Instant,
+    ) -> Option<Lease> {
+        let terms = Terms { ceilings: self.ceilings(), tls: self.tls.as_ref() };
+        let lease = member.pool.at_hand(self.wire(version)?, preference, terms, now)?;
+        self.state.metrics.carried(lease.carrier());
+        Some(lease)
+    }
+
+    /// What is spoken with its endpoints for a request of `version`; `None` where that is no HTTP.
+    fn wire(&self, version: Version) -> Option<Wire> {
+        Some(match (self.config.protocol, version) {
+            (ClusterProtocol::Auto, _) if self.tls.is_some() => Wire::Negotiated,
+            (ClusterProtocol::Http2, _) | (ClusterProtocol::Auto, Version::HTTP_2) => Wire::Http2,
+            (ClusterProtocol::Http1 | ClusterProtocol::Auto, _) => Wire::Http1,
+            (ClusterProtocol::Http3, _) => Wire::Http3,
+            (ClusterProtocol::Tcp, _) => return None,
+        })
     }
 
     /// Takes from an answer what its endpoint says of itself to whoever talks to it, for requests to `host`: where it
@@ -206,12 +226,11 @@ impl Cluster {
         if !learns {
             return;
         }
-        let known = &member.state.http3;
-        if answer.status == StatusCode::MISDIRECTED_REQUEST && carrier == Carrier::Http3 {
-            known.forget(Instant::now());
-        } else if answer.headers.contains_key(&ALT_SVC) {
-            if self.config.protocol == ClusterProtocol::Auto {
-                known.learn(&answer.headers, host, Instant::now());
+        if answer.headers.contains_key(&ALT_SVC) {
+            // One that does not answer for the host over HTTP/3 says nothing of where it does (RFC 7838 section 6).
+            let misdirected = answer.status == StatusCode::MISDIRECTED_REQUEST && carrier == Carrier::Http3;
+            if self.config.protocol == ClusterProtocol::Auto && !misdirected {
+                member.state.http3.learn(&answer.headers, host, Instant::now());
             }
             answer.headers.remove(&ALT_SVC);
         }

@@ -88,36 +88,28 @@ impl Pool {
         &self.key
     }
 
-    /// A connection for one request, on the worker that asks. Cancel safe.
+    /// A connection for one request that is at hand, on the worker that asks.
+    #[must_use]
+    pub fn at_hand(&self, wire: Wire, preference: Preference, terms: Terms<'_>, now: Instant) -> Option<Lease> {
+        let pool = self.local();
+        match (wire, preference) {
+            (Wire::Http1, Preference::Any) => pool.take_idle(now).map(Lease::H1),
+            (Wire::Http1, Preference::Young) => None,
+            (Wire::Http2, _) => pool.reserve::<H2Connection>(preference, now).map(Lease::H2),
+            (Wire::Http3, _) => pool.reserve::<Line>(preference, now).map(Lease::H3),
+            (Wire::Negotiated, _) => pool.offered_h3(preference, terms, now).map(Lease::H3),
+        }
+    }
+
+    /// A connection for one request, on the worker that asks, however long that takes. Cancel safe.
     ///
     /// # Errors
     /// See [`LeaseError`]; nothing was sent in any case.
     pub async fn lease(&self, wire: Wire, preference: Preference, terms: Terms<'_>) -> Result<Lease, LeaseError> {
-        let pool = self.local();
-        match (wire, preference) {
-            (Wire::Http1, Preference::Any) => {
-                if let Some(connection) = pool.take_idle(Instant::now()) {
-                    return Ok(Lease::H1(connection));
-                }
-            }
-            (Wire::Http2, _) => {
-                if let Some(slot) = pool.reserve::<H2Connection>(preference, Instant::now()) {
-                    return Ok(Lease::H2(slot));
-                }
-            }
-            (Wire::Http3, _) => {
-                if let Some(slot) = pool.reserve::<Line>(preference, Instant::now()) {
-                    return Ok(Lease::H3(slot));
-                }
-            }
-            (Wire::Negotiated, _) => {
-                if let Some(slot) = pool.offered_h3(preference, terms, Instant::now()) {
-                    return Ok(Lease::H3(slot));
-                }
-            }
-            (Wire::Http1, Preference::Young) => {}
+        match self.at_hand(wire, preference, terms, Instant::now()) {
+            Some(lease) => Ok(lease),
+            None => Box::pin(self.local().lease_slowly(wire, preference, terms)).await,
         }
-        Box::pin(pool.lease_slowly(wire, preference, terms)).await
     }
 
     /// A connection for bytes that are none of ours, never reused. `header` is what goes before everything else, TLS

@@ -9,12 +9,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http::Response;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::support::h1_backend::{Conn, Refusing};
 use crate::support::h2_backend::grpc_status;
 use crate::support::http1::response;
+use crate::support::websocket::{self, EchoServer, WebSocket};
 use crate::support::{
     Call, Config, H1Backend, H1Client, H2Backend, H2Client, PATIENCE, Proxy, eventually, gate, h1_client, h2_client,
     process, within,
@@ -451,4 +454,44 @@ async fn a_stream_of_events_that_is_silent_closes_the_breaker() {
         assert_eq!(client.response_head().await.status, 200);
         streams.push(client);
     }
+}
+
+/// The same where there is nothing but WebSockets, which live as long as their pages.
+#[tokio::test]
+async fn a_websocket_that_opens_closes_the_breaker() {
+    let refusing = Refusing::new();
+    let upstream = "circuitBreaker: { failureThreshold: 5, resetTimeout: 500ms, maxResetTimeout: 60s }";
+    let config = Config::to("http1", &[refusing.addr])
+        .upstream(upstream)
+        .rule("circuitBreaker: { failureThreshold: 5, resetTimeout: 500ms, maxResetTimeout: 60s }");
+    let proxy = Proxy::start(&config).await;
+    let mut refused = 0;
+    while endpoint_breaker(&proxy).await["state"] != "open" {
+        let mut client = H1Client::connect(proxy.addr()).await;
+        let reply = client.exchange(websocket::handshake("/", "dGhlIHNhbXBsZSBub25jZQ==", "")).await;
+        assert_eq!(reply.status, 503, "{reply:?}");
+        refused += 1;
+        assert!(refused < 50, "the breaker opens");
+    }
+    let server = EchoServer::h1_on(refusing.listen());
+    let probing = async {
+        loop {
+            let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
+            let handshake = websocket::handshake("/", "dGhlIHNhbXBsZSBub25jZQ==", "");
+            stream.write_all(handshake.as_bytes()).await.unwrap();
+            if websocket::read_head(&mut stream).await.unwrap().0.contains(" 101 ") {
+                return WebSocket::over(stream, true);
+            }
+        }
+    };
+    let mut probe = within(PATIENCE, "the breaker lets a handshake through", probing).await;
+    assert_eq!(endpoint_breaker(&proxy).await["state"], "closed", "the open tunnel has closed it");
+    let mut sockets = Vec::new();
+    for n in 0..10 {
+        let mut socket = WebSocket::h1(proxy.addr()).await;
+        socket.echoes(&format!("socket {n}")).await;
+        sockets.push(socket);
+    }
+    probe.echoes("the first one").await;
+    assert_eq!(server.open(), 11);
 }

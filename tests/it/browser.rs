@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::support::pki::Leaf;
-use crate::support::proxy::free_port;
+use crate::support::proxy::{Launch, free_port};
 use crate::support::{Config, Mesh, PATIENCE, Proxy, full, gate, process, within};
 
 fn script(name: &str) -> PathBuf {
@@ -148,6 +148,14 @@ impl Way {
         assert!(before.exit(PATIENCE).await.success());
     }
 
+    /// The outer proxy drains and goes, and only then the next one comes: over QUIC two on one port do not know each other's
+    /// connections.
+    async fn replace_outer_in_turn(&mut self) {
+        self.outer.signal("TERM");
+        assert!(self.outer.exit(PATIENCE).await.success());
+        self.outer = self.outer.start_again(&self.outer_config.render(), &Launch::default()).await;
+    }
+
     /// What a browser has to be told so that it takes the certificates of the edge for good.
     fn trust(&self) -> String {
         use sha2::Digest as _;
@@ -205,12 +213,20 @@ async fn talk(replaced: u64, scheme: &str, version: &str, between: &str) {
     assert_eq!(report["version"].as_str(), Some(version), "{report}");
     assert_eq!(report["opened"], 1, "{report}");
     for times in 1..=replaced {
-        way.replace_outer().await;
+        if version == "h3" {
+            way.replace_outer_in_turn().await;
+        } else {
+            way.replace_outer().await;
+        }
         let again =
             |report: &Value| report["opened"].as_u64() > Some(times) && report["streams"].as_u64() > Some(times);
         let report = application.report("the page talks again", again).await;
         let codes = report["codes"].as_array().expect("a list");
-        assert!(codes.iter().all(|code| code == 1001), "a drain says 1001: {codes:?}");
+        let drained = codes.iter().filter(|code| **code == 1001).count();
+        assert_eq!(drained as u64, times, "a drain says 1001: {codes:?}");
+        // While there is no proxy, an attempt fails.
+        let failed = codes.iter().filter(|code| **code == 1006).count();
+        assert!(drained + failed == codes.len() && (failed == 0 || version == "h3"), "{codes:?}");
     }
     let last = application.report("the page is done", |report| report["final"] == true).await;
     is_whole(&last);
@@ -235,6 +251,6 @@ async fn a_page_over_http2_loses_nothing_while_proxies_are_replaced() {
 }
 
 #[tokio::test]
-async fn a_page_over_http3_talks_in_all_three_ways() {
-    talk(0, "https", "h3", "http3").await;
+async fn a_page_over_http3_loses_nothing_while_proxies_are_replaced() {
+    talk(2, "https", "h3", "http3").await;
 }

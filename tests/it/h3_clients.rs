@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
+use crate::http3::relay::Relay;
 use crate::support::pki::Leaf;
 use crate::support::{Config, H2Backend, Mesh, PATIENCE, Proxy, eventually, gate, ms, process, within};
 
@@ -29,11 +30,16 @@ impl Edge {
 
     /// The same with more settings.
     async fn with(more: impl Fn(Config) -> Config) -> Self {
+        Self::having("true", more).await
+    }
+
+    /// The same with other settings of HTTP/3.
+    async fn having(http3: &str, more: impl Fn(Config) -> Config) -> Self {
         let mesh = Mesh::new();
         let (certificate, key) = mesh.files.give("edge", &mesh.issuing.issue(&Leaf::new().dns("a.example")));
         let tls =
             format!("tls: {{ mode: strict, certificates: [{{ certificate: {certificate}, privateKey: {key} }}] }}");
-        Self::of(mesh, |config| more(config.listener(&tls))).await
+        Self::of(mesh, http3, |config| more(config.listener(&tls))).await
     }
 
     /// For members of the mesh only.
@@ -47,12 +53,13 @@ impl Edge {
             mesh.files.quoted("web.key"),
             mesh.files.quoted("bundle.pem"),
         );
-        Self::of(mesh, |config| config.top(&identity).listener("tls: { mode: strict }")).await
+        Self::of(mesh, "true", |config| config.top(&identity).listener("tls: { mode: strict }")).await
     }
 
-    async fn of(mesh: Mesh, more: impl Fn(Config) -> Config) -> Self {
+    async fn of(mesh: Mesh, http3: &str, more: impl Fn(Config) -> Config) -> Self {
         let backend = backend::start().await;
-        let config = Config::to("http2", &[backend.addr]).listener("http3: true").rule("timeouts: { request: 0s }");
+        let config = Config::to("http2", &[backend.addr]).rule("timeouts: { request: 0s }");
+        let config = config.listener(&format!("http3: {http3}"));
         let proxy = Proxy::start(&more(config)).await;
         Self { mesh, backend, proxy }
     }
@@ -109,6 +116,29 @@ const LONG: Duration = Duration::from_secs(180);
 #[tokio::test]
 async fn aioquic_is_served() {
     Edge::start().await.claims(&["get", "concurrent", "trailers", "events", "aborted"], &[]).await;
+}
+
+#[tokio::test]
+async fn aioquic_comes_back_with_early_data() {
+    // Nothing is decided by the certificate of a caller that has none.
+    let edge = Edge::having("{ earlyData: safeMethods }", |config| {
+        config.listener("authorization: p").top(
+            "authorization: { p: { default: allow, rules: [{ name: none, action: audit, to: [{ ports: [1] }] }] } }",
+        )
+    })
+    .await;
+    let relay = Relay::before(edge.proxy.addr()).await;
+    let port = relay.addr.port().to_string();
+    let handled = async {
+        let start = std::time::Instant::now();
+        while edge.proxy.metric("outrigger_early_requests_total", &["outcome=\"handled\""]).await < 1.0 {
+            assert!(start.elapsed() < LONG, "a request is handled while the handshake is held up");
+            tokio::time::sleep(ms(5)).await;
+        }
+        relay.release();
+    };
+    let more = ["--relay", &port];
+    tokio::join!(edge.claims(&["early"], &more), handled);
 }
 
 #[tokio::test]

@@ -1,8 +1,11 @@
 //! HTTP/3 listeners: the same listener over UDP, with the same identities, limits, reloads and drains as over TCP. The
 //! client is small and our own; foreign ones are in `h3_clients`.
 
+mod abuse;
 mod client;
+mod early;
 mod lifecycle;
+pub mod relay;
 
 use std::sync::Arc;
 

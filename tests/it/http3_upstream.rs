@@ -110,6 +110,24 @@ async fn the_mesh_speaks_http3_with_mutual_tls() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_ends_tells_its_upstreams_over_quic() {
+    for signals in [1, 2] {
+        let application = H1Backend::ok().await;
+        let mut hop = Hop::start(("http3", "http1"), application.addr).await;
+        assert_eq!(h1_client::get(hop.addr(), "/").await.status, 200);
+        assert!(hop.inbound.metric("outrigger_quic_connections", &["listener=\"in\""]).await >= 1.0);
+        for _ in 0..signals {
+            hop.outbound.signal("TERM");
+        }
+        hop.outbound.exit(Duration::from_secs(10)).await;
+        // Without a word it would be there for as long as idle connections are borne.
+        let told =
+            async { while hop.inbound.metric("outrigger_quic_connections", &["listener=\"in\""]).await > 0.0 {} };
+        within(ms(1000), "the end of the connection", told).await;
+    }
+}
+
+#[tokio::test]
 async fn an_http3_cluster_has_no_other_way() {
     let application = H1Backend::ok().await;
     let mesh = Mesh::new();

@@ -205,8 +205,15 @@ async fn what_arrives_is_caught_but_for_what_is_excluded() {
         assert_eq!(arrived(&host, v4, &["80"]).await, ["80 10.77.0.2:80"], "{mode}");
         assert_eq!(ask(&host, PROXY_USER, "10.77.0.1", &["80"]).await, ["80 10.77.0.1:80 10.77.0.2"], "{mode}");
 
+        let seen = ask(&caller, "1000", v6, &["80"]).await;
+        assert_eq!(seen, ["15006 fd77::2:80 fd77::1"], "{mode}: in both families");
+
         iptables(&host, &with(&["--exclude-inbound-cidrs", "10.77.0.0/24"])).await;
         assert_eq!(arrived(&caller, v4, &["80"]).await, ["80 10.77.0.2:80"], "{mode}");
+        assert_eq!(arrived(&caller, v6, &["80"]).await, ["15006 fd77::2:80"], "{mode}");
+        iptables(&host, &with(&["--exclude-inbound-cidrs", "fd77::/64"])).await;
+        assert_eq!(arrived(&caller, v4, &["80"]).await, ["15006 10.77.0.2:80"], "{mode}");
+        assert_eq!(arrived(&caller, v6, &["80"]).await, ["80 fd77::2:80"], "{mode}");
         iptables(&host, &with(&["--include-inbound-ports", "5432"])).await;
         assert_eq!(arrived(&caller, v4, &["80", "5432"]).await, ["80 10.77.0.2:80", "15006 10.77.0.2:5432"], "{mode}");
         iptables(&host, &with(&["--inbound-interfaces", "eth+"])).await;

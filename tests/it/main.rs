@@ -1,6 +1,7 @@
 //! Black-box tests: the real binary, real sockets, one file a subject.
 //!
 //! `OUTRIGGER_FULL=1` runs the long forms (2 GiB streams, 1,000 reloads in 60 s).
+//! `OUTRIGGER_AUTOBAHN=9.*,12.1.*` chooses other cases of the Autobahn suite.
 //! `OUTRIGGER_BIN` points the tests at another build of the proxy.
 #![allow(
     unreachable_pub,
@@ -43,6 +44,7 @@ mod h2_conformance;
 mod h3_clients;
 mod health;
 mod hedging;
+mod held;
 mod http1;
 mod http2;
 mod http3;

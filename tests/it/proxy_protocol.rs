@@ -106,6 +106,61 @@ async fn an_optional_header_is_told_by_the_first_bytes() {
     assert!(client.rest(PATIENCE).await.is_empty(), "half a header is none");
 }
 
+/// As nginx's `set_real_ip_from` and HAProxy's `accept-proxy` behind an ACL.
+#[tokio::test]
+async fn headers_are_believed_of_the_proxies_that_are_named_alone() {
+    let backend = mirror().await;
+    let of = |mode: &str, from: &str| {
+        Config::to("http1", &[backend.addr]).listener(&format!("proxyProtocol: {{ mode: {mode}, from: [{from}] }}"))
+    };
+    let near = "203.0.113.0/24, 127.0.0.0/8";
+    for mode in ["strict", "optional"] {
+        let proxy = Proxy::start(&of(mode, near)).await;
+        assert_eq!(asked(proxy.addr(), V1).await, "192.0.2.1", "{mode}");
+
+        let proxy = Proxy::start(&of(mode, "203.0.113.0/24")).await;
+        let label = "reason=\"proxy-header-untrusted\"";
+        let forged = [V1, &v2_header(), b"PROXY UNKNOWN\r\n", b"PROXY nonsense\r\n"];
+        for (refused, header) in (1u32..).zip(forged) {
+            let mut client = H1Client::connect(proxy.addr()).await;
+            let bytes = [header, b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n"].concat();
+            client.send(bytes).await;
+            assert!(client.rest(PATIENCE).await.is_empty(), "{mode}: no answer to {header:?}");
+            counted(&proxy, "outrigger_tls_refused_connections_total", &[label], refused.into()).await;
+        }
+        match mode {
+            "optional" => assert_eq!(asked(proxy.addr(), b"").await, "127.0.0.1", "without a header it is taken"),
+            _ => {
+                let mut client = H1Client::connect(proxy.addr()).await;
+                assert!(client.rest(PATIENCE).await.is_empty(), "without a header it is closed as well");
+            }
+        }
+    }
+}
+
+/// Where the system knows where a connection was going, nobody else says it. Here it is not redirected, but has come to an
+/// address of many, as with TPROXY.
+#[tokio::test]
+async fn a_header_does_not_say_where_a_redirected_connection_was_going() {
+    let (log, folder) = (|folder: &std::path::Path| folder.join("log"), tempfile::tempdir().unwrap());
+    let backend = mirror().await;
+    let config = Config::to("http1", &[backend.addr])
+        .top(&format!("accessLog: {{ path: \"{}\" }}", log(folder.path()).display()))
+        .listener("bind: \"0.0.0.0:$PORT_in\"")
+        .listener("proxyProtocol: strict")
+        .listener("interception: { mode: tproxy }")
+        .listener("authorization: where")
+        .top("authorization: { where: { default: deny, rules: [{ name: public, action: allow, to: [{ ports: [443] }] }] } }");
+    let proxy = Proxy::start(&config).await;
+    let mut client = H1Client::connect(proxy.addr()).await;
+    client.send([V1, b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n"].concat()).await;
+    assert_eq!(client.response().await.status, 403, "the port in the header opens nothing");
+    let lines = || std::fs::read_to_string(log(folder.path())).unwrap_or_default();
+    eventually(PATIENCE, "a line", || lines().contains('\n')).await;
+    let line: serde_json::Value = serde_json::from_str(lines().lines().next().unwrap()).unwrap();
+    assert_eq!(line["downstream_remote_address"], "192.0.2.1:1234", "who calls is believed: {line}");
+}
+
 #[tokio::test]
 async fn a_server_may_speak_first_where_a_header_is_optional() {
     let greeting = server(|mut stream| async move {
@@ -242,4 +297,42 @@ async fn garbage_costs_one_connection_each() {
         assert!(!String::from_utf8_lossy(&said).contains("200 OK"), "{garbage:?}");
     }
     tokio::time::timeout(ms(5000), async { assert_eq!(asked(proxy.addr(), V1).await, "192.0.2.1") }).await.unwrap();
+}
+
+/// A listener that is given connections by another one has a limit of its own.
+#[tokio::test]
+async fn connections_that_another_listener_has_caught_count_as_well() {
+    let config = tcp(&[echo().await])
+        .listener("bind: \"0.0.0.0:$PORT_in\"")
+        .listener("interception: { mode: tproxy }")
+        .add_listener("caught")
+        .listener("protocol: tcp")
+        .listener("tcp: { backendRefs: [{ cluster: raw }] }")
+        .listener("intercepts: [{ addresses: [127.0.0.2] }]")
+        .listener("maxConnections: 2");
+    let proxy = Proxy::start(&config).await;
+    let there = SocketAddr::from(([127, 0, 0, 2], proxy.addr().port()));
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut stream = connect(there).await;
+        stream.write_all(b"x").await.unwrap();
+        within(PATIENCE, "an echo", stream.read_exact(&mut [0])).await.unwrap();
+        open.push(stream);
+    }
+    let mut third = connect(there).await;
+    assert!(!matches!(within(PATIENCE, "the end", third.read(&mut [0])).await, Ok(1..)));
+    let label = ["listener=\"caught\"", "reason=\"too-many-connections\""];
+    counted(&proxy, "outrigger_tls_refused_connections_total", &label, 1.0).await;
+    connect(proxy.addr()).await.write_all(b"x").await.unwrap();
+    drop(open.pop());
+    within(PATIENCE, "a place that is free", async {
+        loop {
+            let mut stream = connect(there).await;
+            stream.write_all(b"x").await.ok();
+            if matches!(stream.read(&mut [0]).await, Ok(1)) {
+                return;
+            }
+        }
+    })
+    .await;
 }

@@ -91,6 +91,51 @@ async fn each_caller_gets_its_own_answers() {
     assert_eq!(line["upstream_host"], addr.to_string(), "{line}");
 }
 
+/// Nothing asks again here: what begins a session is the question.
+#[tokio::test]
+async fn the_first_datagram_of_a_session_is_handed_on() {
+    let (addr, _told) = server("x").await;
+    let proxy = Proxy::start(&udp(&[addr], "")).await;
+    for number in 0..40 {
+        let socket = client(&proxy).await;
+        let question = format!("once {number}");
+        socket.send(question.as_bytes()).await.expect("sent");
+        let mut buffer = [0; 64];
+        let n = within(PATIENCE, "the only answer", socket.recv(&mut buffer)).await.expect("received");
+        assert_eq!(String::from_utf8_lossy(&buffer[..n]), format!("x {question}"));
+    }
+    assert_eq!(proxy.metric("outrigger_udp_datagrams_dropped_total", &[]).await, 0.0);
+}
+
+/// A caller that has connected its socket hears the address that it asked, and nobody else.
+#[tokio::test]
+async fn a_listener_on_every_address_answers_from_the_one_that_was_asked() {
+    let (addr, mut told) = server("x").await;
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let config = udp(&[addr], ", idleTimeout: 1s")
+        .listener("bind: \"0.0.0.0:$PORT_in\"")
+        .top(&format!("accessLog: {{ path: \"{}\" }}", log.display()));
+    let proxy = Proxy::start(&config).await;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
+    let mut ports = HashSet::new();
+    for last in [2, 3, 1] {
+        let asked = SocketAddr::from(([127, 0, 0, last], proxy.addr().port()));
+        socket.connect(asked).await.unwrap();
+        for size in [3, 0, 30_000] {
+            let question = vec![b'?'; size];
+            assert_eq!(ask(&socket, &question).await, [&b"x "[..], &question].concat(), "{asked}");
+            ports.insert(told.recv().await.unwrap());
+        }
+    }
+    assert_eq!(ports.len(), 3, "each of them is a session of its own");
+    let lines = || std::fs::read_to_string(&log).unwrap_or_default();
+    eventually(PATIENCE, "the lines", || lines().lines().count() == 3).await;
+    for last in [1, 2, 3] {
+        assert!(lines().contains(&format!("\"127.0.0.{last}:{}\"", proxy.addr().port())), "{}", lines());
+    }
+}
+
 #[tokio::test]
 async fn large_and_empty_datagrams_pass_whole() {
     let (addr, _told) = server("x").await;
@@ -206,4 +251,26 @@ async fn a_listener_that_comes_and_goes_leaves_the_others_alone() {
     proxy.replace_config(&config);
     proxy.logged("no longer listening").await;
     assert_eq!(ask(&socket, b"still here").await, b"x still here");
+}
+
+/// The listener ends sessions at the end of its drain, whatever endpoints do.
+#[tokio::test]
+async fn an_endpoint_that_never_stops_does_not_outlast_the_drain() {
+    let endpoint = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = endpoint.local_addr().unwrap();
+    let flooding = std::thread::spawn(move || {
+        let mut buffer = [0; 1_000];
+        let (_, peer) = endpoint.recv_from(&mut buffer).unwrap();
+        // Until nobody listens there any more, which a connected socket is told.
+        endpoint.connect(peer).unwrap();
+        while endpoint.send(&buffer).is_ok() {}
+    });
+    let config = udp(&[addr], ", idleTimeout: 1h").top("drain: { acceptFor: 100ms, deadline: 1500ms }");
+    let mut proxy = Proxy::start(&config).await;
+    let socket = client(&proxy).await;
+    socket.send(b"go").await.unwrap();
+    within(PATIENCE, "the flood", socket.recv(&mut [0; 1_000])).await.unwrap();
+    proxy.signal("TERM");
+    assert!(proxy.exit(PATIENCE).await.success());
+    within(PATIENCE, "the end of the flood", tokio::task::spawn_blocking(|| flooding.join().unwrap())).await.unwrap();
 }

@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use crate::support::websocket::{self, EchoServer, Ending, Frame, WebSocket};
 use crate::support::{Config, H1Client, H2Client, PATIENCE, Proxy, eventually, ms, within};
 
+mod abuse;
 mod connect;
 mod drain;
 mod handshake;
 mod limits;
+mod load;
 mod loss;
 mod matrix;
 mod memory;

@@ -6,7 +6,7 @@ use super::Subject;
 use crate::limits;
 use crate::model::{
     BackendRef, ClusterProtocol, ConnectionOptions, Http3, Intercept, Listener, ListenerProtocol, PortRange,
-    TcpForwarding, TlsMode, UdpForwarding, Upgrades,
+    ProxyHeader, TcpForwarding, TlsMode, UdpForwarding, Upgrades,
 };
 use crate::validate;
 
@@ -61,6 +61,12 @@ pub(super) fn listener(subject: &Subject<'_>, listener: &Listener) {
             }
         }
     }
+    if let Some(headers) = &listener.proxy_protocol {
+        subject.at_most("proxy_protocol.from", headers.from.len(), limits::MAX_PROXY_SOURCES);
+        for (at, range) in headers.from.iter().enumerate() {
+            subject.same(&format!("proxy_protocol.from[{at}]"), validate::cidr(&range.to_string()), range);
+        }
+    }
     subject.at_most("intercepts", listener.intercepts.len(), limits::MAX_INTERCEPTS);
     for (at, intercept) in listener.intercepts.iter().enumerate() {
         self::intercept(subject, &format!("intercepts[{at}]"), intercept);
@@ -79,6 +85,10 @@ fn http3(subject: &Subject<'_>, listener: &Listener, http3: &Http3) {
     }
     if !sees_requests(listener) {
         subject.say("http3", "this has no effect: no request is seen on this listener", "leave it out");
+    }
+    if listener.proxy_protocol.as_ref().is_some_and(|headers| headers.mode == ProxyHeader::Strict) {
+        let message = "callers over HTTP/3 have no PROXY header, and here everybody has to have one";
+        subject.say("proxy_protocol", message, "leave it out, or HTTP/3");
     }
     if let Some(port) = advertise {
         subject.number("http3.advertise", u64::from(*port), limits::PORT);

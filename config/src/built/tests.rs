@@ -202,13 +202,18 @@ fn sessions_and_hashes_are_held_to_the_rules_of_files() {
 
 #[test]
 fn what_a_file_could_not_say_about_bytes_and_tunnels_cannot_be_built_either() {
-    use crate::model::{ClusterProtocol, Intercept, ListenerProtocol, PortRange, ProxyProtocol, ProxyVersion};
+    use crate::model::{
+        Cidr, ClusterProtocol, Intercept, ListenerProtocol, PortRange, ProxyHeader, ProxyProtocol, ProxyVersion,
+    };
     type Change = fn(&mut Config);
     // Listeners of the example: 2 has TLS, 3 takes what is not HTTP, 4 is of TCP and 5 of UDP.
-    let changes: [(&str, Change); 22] = [
+    let changes: [(&str, Change); 24] = [
         ("http3", |c| c.listeners[2].tls = None),
         ("http3", |c| c.listeners[4].http3 = c.listeners[2].http3),
         ("http3.advertise", |c| c.listeners[2].http3.as_mut().expect("HTTP/3").advertise = Some(0)),
+        ("proxy_protocol", |c| {
+            c.listeners[2].proxy_protocol = Some(ProxyProtocol { mode: ProxyHeader::Strict, from: Vec::new() });
+        }),
         ("bind", |c| c.listeners[5].bind = c.listeners[2].bind),
         ("upgrades.allow[0]", |c| c.listeners[2].upgrades.allow = vec!["h2c".into()]),
         ("upgrades.allow[1]", |c| c.listeners[2].upgrades.allow = vec!["a".into(), "a".into()]),
@@ -225,7 +230,13 @@ fn what_a_file_could_not_say_about_bytes_and_tunnels_cannot_be_built_either() {
         ("udp", |c| c.listeners[4].udp = c.listeners[5].udp.clone()),
         ("udp.idle_timeout", |c| c.listeners[5].udp.as_mut().expect("UDP").idle_timeout = Duration::ZERO),
         ("udp.backends[0]", |c| c.listeners[5].udp.as_mut().expect("UDP").backends[0].cluster = "db".into()),
-        ("proxy_protocol", |c| c.listeners[5].proxy_protocol = Some(ProxyProtocol::Strict)),
+        ("proxy_protocol.from[0]", |c| {
+            let from = vec![Cidr { network: [10, 1, 2, 3].into(), prefix: 8 }];
+            c.listeners[4].proxy_protocol = Some(ProxyProtocol { mode: ProxyHeader::Strict, from });
+        }),
+        ("proxy_protocol", |c| {
+            c.listeners[5].proxy_protocol = Some(ProxyProtocol { mode: ProxyHeader::Strict, from: Vec::new() });
+        }),
         ("intercepts[1]", |c| {
             let again = c.listeners[4].intercepts[0].clone();
             c.listeners[4].intercepts.push(again);

@@ -20,7 +20,7 @@ pub enum EarlyData {
     /// Callers are not given the means to send any (default).
     #[default]
     Off,
-    /// Requests with safe methods are handled, others wait for the handshake.
+    /// GET, HEAD and OPTIONS without a body are handled, others wait for the handshake.
     SafeMethods,
 }
 

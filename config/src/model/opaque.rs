@@ -1,7 +1,7 @@
 //! Connections and datagrams of which nothing is understood: where they go, who is behind them, where they were going.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::{BackendRef, Cidr, Place};
@@ -31,11 +31,29 @@ pub struct UdpForwarding {
 }
 
 /// The header of the PROXY protocol, in which a proxy before us says who its caller is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ProxyProtocol {
+    /// Whether there must be one.
+    pub mode: ProxyHeader,
+    /// Whose headers are believed. Empty: those of everyone who can connect, who can so claim any address. From elsewhere,
+    /// connections without a header are taken where it is optional, and no others.
+    pub from: Vec<Cidr>,
+}
+
+impl ProxyProtocol {
+    /// Whether what comes from this address is believed.
+    #[must_use]
+    pub fn believes(&self, source: IpAddr) -> bool {
+        self.from.is_empty() || self.from.iter().any(|range| range.contains(source))
+    }
+}
+
+/// Whether connections begin with a header of the PROXY protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ProxyProtocol {
-    /// Every connection begins with one.
+pub enum ProxyHeader {
+    /// Every one does.
     Strict,
-    /// A connection may begin with one. Whoever can connect can then claim any address.
+    /// They may.
     Optional,
 }
 

@@ -40,7 +40,7 @@ pub struct Http3Settings {
 pub enum EarlyData {
     /// Callers cannot send any.
     Off,
-    /// Those with safe methods are handled; others wait.
+    /// Those with safe methods and without a body are handled; others wait.
     SafeMethods,
 }
 
@@ -51,8 +51,8 @@ impl JsonSchema for EarlyData {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         // `off` is false to an editor that follows YAML 1.1.
         json_schema!({
-            "description": "`off`: callers cannot send any. `safeMethods`: accepted, and without effect so far: \
-                            requests wait for the handshake.",
+            "description": "`off`: callers cannot send any. `safeMethods`: GET, HEAD and OPTIONS without a body are \
+                            handled, with `early-data: 1`; others wait for the handshake.",
             "enum": ["off", "safeMethods", false],
         })
     }

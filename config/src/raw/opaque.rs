@@ -36,12 +36,39 @@ pub struct UdpForwarding {
 
 /// Whether connections begin with a header of the PROXY protocol, by which a proxy before this one says who its caller
 /// is. Its version is told by itself.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(untagged)]
 pub enum ProxyProtocol {
+    /// `strict`: all do; others are closed. `optional`: they may. Headers are believed of everyone who can connect, who
+    /// can so claim any address.
+    #[serde(rename = "$text")]
+    Text(ProxyHeader),
+    /// The same, of some callers only.
+    #[serde(rename = "$map")]
+    Map(ProxyProtocolSettings),
+}
+
+/// Whose headers of the PROXY protocol are believed.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProxyProtocolSettings {
+    /// Whether there must be one.
+    #[schemars(extend("x-required" = true))]
+    pub mode: Field<ProxyHeader>,
+    /// The addresses of the proxies before this one: `10.0.0.0/8`, `192.0.2.7`. With `strict`, connections from elsewhere
+    /// are closed. With `optional` they are taken without a header, and closed with one. Without `from`, everyone is
+    /// believed.
+    #[schemars(length(min = 1))]
+    pub from: Field<List<String>>,
+}
+
+/// Whether connections begin with a header of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum ProxyHeader {
     /// All do; others are closed.
     Strict,
-    /// They may. Whoever can connect can then claim any address.
+    /// They may.
     Optional,
 }
 

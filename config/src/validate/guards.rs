@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{Check, good};
 use crate::model::{
     AccessAction, AccessRule, AccessSource, Authorization, ClientCertificate, ClientTrust, Listener, ListenerProtocol,
-    TlsMode,
+    ProxyHeader, RateKey, TlsMode,
 };
 use crate::raw;
 use crate::read::{Field, List};
@@ -65,6 +65,7 @@ pub(super) fn look(
         return;
     }
     for ((raw, _), listener) in good(raw).zip(listeners) {
+        claimed(check, (raw, listener), policies);
         if let (Some(at), Some(policy)) =
             (raw.authorization.span(), listener.authorization.as_ref().and_then(|name| policies.get(name)))
         {
@@ -73,6 +74,39 @@ pub(super) fn look(
             tokens(check, (listener, at), policy);
         }
     }
+}
+
+/// What goes by the caller's address, where every caller may say which it has.
+fn claimed(
+    check: &Check<'_, '_>,
+    (raw, listener): (&raw::Listener, &Listener),
+    policies: &BTreeMap<Arc<str>, Authorization>,
+) {
+    let (Some(at), Some(headers)) = (raw.proxy_protocol.span(), &listener.proxy_protocol) else { return };
+    if !headers.from.is_empty() {
+        return;
+    }
+    let policy = listener.authorization.as_ref().and_then(|name| policies.get(name));
+    let looks = |rule: &&AccessRule| {
+        rule.from.iter().any(|source| !(source.addresses.is_empty() && source.not_addresses.is_empty()))
+    };
+    let rule = policy.and_then(|policy| policy.rules.iter().find(looks)).map(|rule| &rule.name);
+    let limit = listener.rate_limits.iter().find(|limit| limit.by.contains(&RateKey::Address)).map(|limit| &limit.name);
+    let what = match (rule, limit) {
+        (Some(rule), _) => format!("the rule `{}` goes by addresses", quoted(rule)),
+        (None, Some(limit)) => format!("the rate limit `{}` goes by addresses", quoted(limit)),
+        (None, None) => return,
+    };
+    let message = format!(
+        "{what}, and whoever can connect to the listener `{}` says in a PROXY header which one it has",
+        quoted(&listener.name)
+    );
+    let mode = match headers.mode {
+        ProxyHeader::Strict => "strict",
+        ProxyHeader::Optional => "optional",
+    };
+    let fix = format!("name the proxies before this one: `proxyProtocol: {{ mode: {mode}, from: [10.0.0.0/8] }}`");
+    check.warning(at, message, fix);
 }
 
 /// Conditions on requests, where only connections are seen.

@@ -2,7 +2,7 @@
 
 use super::{Check, small};
 use crate::limits;
-use crate::model::{EarlyData, Http3, ListenerProtocol, ListenerTls, TlsMode};
+use crate::model::{ClientCertificate, EarlyData, Http3, ListenerProtocol, ListenerTls, TlsMode};
 use crate::raw;
 use crate::source::Span;
 
@@ -24,7 +24,17 @@ pub(super) fn of_listener(
     if let Some(header) = raw.proxy_protocol.span() {
         let message = "callers over HTTP/3 have no PROXY header: they are known by the address that their datagrams \
                        come from";
-        check.warning(header, message, "remove it, or `http3` where a proxy stands before this one");
+        let help = "remove it, or `http3` where a proxy stands before this one";
+        let mode = match raw.proxy_protocol.get() {
+            Some(raw::ProxyProtocol::Text(mode)) => Some(mode),
+            Some(raw::ProxyProtocol::Map(settings)) => settings.mode.get(),
+            None => None,
+        };
+        match mode {
+            // It says that nobody gets in without one.
+            Some(raw::ProxyHeader::Strict) => check.error(header, message, help),
+            Some(raw::ProxyHeader::Optional) | None => check.warning(header, message, help),
+        }
     }
     let default = Http3::default();
     Some(Http3 {
@@ -33,16 +43,24 @@ pub(super) fn of_listener(
         early_data: match early_data.get() {
             None | Some(raw::EarlyData::Off) => EarlyData::Off,
             Some(raw::EarlyData::SafeMethods) => {
-                let message = "no early data is taken yet: requests wait for the handshake, whatever their method";
-                check.warning(
-                    early_data.span().unwrap_or(at),
-                    message,
-                    "remove `earlyData`; callers lose a round trip and nothing else",
-                );
+                all_may_wait(check, raw, tls, early_data.span().unwrap_or(at));
                 EarlyData::SafeMethods
             }
         },
     })
+}
+
+/// Requests wait where somebody decides by the certificate of their caller.
+fn all_may_wait(check: &Check<'_, '_>, raw: &raw::Listener, tls: Option<&ListenerTls>, at: Span) {
+    let decided =
+        [("authorization", raw.authorization.span()), ("externalAuthorization", raw.external_authorization.span())];
+    let shown = tls.is_some_and(|tls| tls.client_certificate == ClientCertificate::Required);
+    let Some((by, _)) = decided.into_iter().find(|(_, span)| span.is_some()).filter(|_| shown) else { return };
+    let message = format!(
+        "early data wins nothing here: every caller shows a certificate, and requests of such callers wait for the \
+         handshake where `{by}` decides"
+    );
+    check.warning(at, message, "remove `earlyData`, or set it on a listener that asks for no client certificates");
 }
 
 fn encrypted(

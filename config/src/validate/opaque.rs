@@ -11,7 +11,7 @@ use super::{Check, References, Wrong, good, small};
 use crate::limits;
 use crate::model::{
     BackendRef, Cidr, Intercept, Interception, InterceptionMode, ListenerProtocol, ListenerTls, Match, PortRange,
-    ProxyProtocol, ProxyVersion, TcpForwarding, TlsMode, UdpForwarding, Unknown,
+    ProxyHeader, ProxyProtocol, ProxyVersion, TcpForwarding, TlsMode, UdpForwarding, Unknown,
 };
 use crate::raw;
 use crate::read::{Field, List};
@@ -49,10 +49,7 @@ pub(super) fn of_listener(
     Checked {
         tcp: tcp(check, &raw.tcp, references),
         udp: udp(check, &raw.udp, references),
-        proxy_protocol: raw.proxy_protocol.get().map(|wanted| match wanted {
-            raw::ProxyProtocol::Strict => ProxyProtocol::Strict,
-            raw::ProxyProtocol::Optional => ProxyProtocol::Optional,
-        }),
+        proxy_protocol: headers(check, &raw.proxy_protocol),
         interception: raw.interception.get().map(interception),
         intercepts: intercepts(check, &raw.intercepts),
     }
@@ -212,6 +209,25 @@ pub(super) fn takes_requests(
                        of a listener"
                     .to_owned();
             check.sink.error_with(at, (own, "its protocol is here"), (message, fix));
+        }
+    }
+}
+
+/// Whose headers of the PROXY protocol are believed.
+fn headers(check: &Check<'_, '_>, field: &Field<raw::ProxyProtocol>) -> Option<ProxyProtocol> {
+    let (raw, span) = field.here()?;
+    let of = |mode: &raw::ProxyHeader| match mode {
+        raw::ProxyHeader::Strict => ProxyHeader::Strict,
+        raw::ProxyHeader::Optional => ProxyHeader::Optional,
+    };
+    match raw {
+        raw::ProxyProtocol::Text(mode) => Some(ProxyProtocol { mode: of(mode), from: Vec::new() }),
+        raw::ProxyProtocol::Map(raw::ProxyProtocolSettings { mode, from }) => {
+            let lack = ("`proxyProtocol` does not say whether there must be a header", "add `mode: strict`");
+            let mode = check.required(mode, span, lack);
+            let ranges = check.filled(from, "from", limits::MAX_PROXY_SOURCES);
+            let from = check.each(ranges, cidr);
+            mode.map(|(mode, _)| ProxyProtocol { mode: of(mode), from })
         }
     }
 }

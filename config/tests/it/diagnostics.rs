@@ -48,7 +48,7 @@ macro_rules! doubtful {
     )*};
 }
 
-doubtful! { guards guards_of_nothing no_effect unguarded warnings }
+doubtful! { early_data guards guards_of_nothing no_effect unguarded warnings }
 
 #[test]
 fn colours_appear_only_when_asked_for() {

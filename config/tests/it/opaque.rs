@@ -5,7 +5,7 @@ use std::time::Duration;
 use outrigger_config::load;
 use outrigger_config::model::{
     ClusterProtocol, Config, Connect, EarlyData, Http3, Interception, InterceptionMode, Listener, ListenerProtocol,
-    ProxyProtocol, ProxyVersion, Unknown, Upgrades,
+    ProxyHeader, ProxyProtocol, ProxyVersion, Unknown, Upgrades,
 };
 
 fn config(listener: &str) -> Config {
@@ -67,7 +67,8 @@ fn tcp_and_udp_say_where_bytes_go() {
     let raw = listener(
         "protocol: tcp, proxyProtocol: strict, tcp: { backendRefs: [{ cluster: c, weight: 3 }, { cluster: d }] }",
     );
-    assert_eq!((raw.protocol, raw.proxy_protocol), (ListenerProtocol::Tcp, Some(ProxyProtocol::Strict)));
+    let strict = ProxyProtocol { mode: ProxyHeader::Strict, from: Vec::new() };
+    assert_eq!((raw.protocol, raw.proxy_protocol), (ListenerProtocol::Tcp, Some(strict)));
     let tcp = raw.tcp.expect("its backends");
     assert_eq!((tcp.backends.len(), tcp.backends[0].weight, tcp.idle_timeout), (2, 3, Duration::from_secs(3600)));
     let raw = listener("protocol: udp, udp: { backendRefs: [{ cluster: d }], maxSessions: 7 }");
@@ -109,4 +110,36 @@ fn destinations_are_ranges_of_addresses_and_of_ports() {
     }
     assert!(port.takes("192.0.2.1:53".parse().expect("an address")));
     assert_eq!(both.ports.iter().map(ToString::to_string).collect::<Vec<_>>(), ["5432", "80-89"]);
+}
+
+#[test]
+fn headers_are_believed_of_the_proxies_that_are_named() {
+    let of = |text: &str| listener(&format!("routes: r, proxyProtocol: {text}")).proxy_protocol.expect("it is there");
+    assert_eq!(of("optional"), ProxyProtocol { mode: ProxyHeader::Optional, from: Vec::new() });
+    assert_eq!(of("{ mode: optional }"), of("optional"));
+    let some = of("{ mode: strict, from: [10.0.0.0/8, \"fd00::7\"] }");
+    assert_eq!((some.mode, some.from.len()), (ProxyHeader::Strict, 2));
+    for (source, believed) in [("10.9.9.9", true), ("::ffff:10.1.2.3", true), ("fd00::7", true), ("11.0.0.1", false)] {
+        assert_eq!(some.believes(source.parse().expect("an address")), believed, "{source}");
+        assert!(of("strict").believes(source.parse().expect("an address")), "without a list everyone is");
+    }
+}
+
+#[test]
+fn a_policy_by_address_behind_headers_of_everyone_is_warned_of() {
+    let warned = |header: &str, more: &str| {
+        let text = format!(
+            "listeners:\n  - {{ name: a, bind: 127.0.0.1:1, routes: r, proxyProtocol: {header}, {more} }}\nroutes: {{ r: \
+             [{{ rules: [{{ backendRefs: [{{ cluster: c }}] }}] }}] }}\nclusters: {{ c: {{ endpoints: [127.0.0.1:2] }} \
+             }}\nauthorization:\n  by-address: {{ default: deny, rules: [{{ name: near, action: allow, from: [{{ \
+             addresses: [10.0.0.0/8] }}] }}] }}\n  by-path: {{ default: deny, rules: [{{ name: open, action: allow, to: \
+             [{{ paths: [{{ prefix: /a }}] }}] }}] }}\n"
+        );
+        let loaded = load("a.yaml", &text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+        loaded.warnings.to_string().contains("says in a PROXY header which one it has")
+    };
+    assert!(warned("strict", "authorization: by-address"));
+    assert!(warned("optional", "rateLimits: [{ name: l, requests: 1, per: 1s, by: [address] }]"));
+    assert!(!warned("{ mode: strict, from: [10.0.0.0/8] }", "authorization: by-address"));
+    assert!(!warned("strict", "authorization: by-path"));
 }

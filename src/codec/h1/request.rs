@@ -1,6 +1,7 @@
 //! A request head from bytes. Stricter than the parser underneath: whatever two parsers could read
 //! differently is refused (RFC 9112 sections 2.2, 3, 5 and 6).
 
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
@@ -221,6 +222,10 @@ fn keep_alive(headers: &HeaderMap, facts: &Facts, version: Version) -> bool {
     version == Version::HTTP_11 || has_token(headers, &CONNECTION, "keep-alive")
 }
 
+/// Authorities that a worker remembers, and how long they may be.
+const AUTHORITIES: usize = 16;
+const LONGEST_AUTHORITY: usize = 255;
+
 const BAD_TARGET: Refusal = Refusal::bad_request("bad_target", "The request target is malformed.");
 const BAD_HOST: Refusal = Refusal::bad_request("bad_host", "The Host field is malformed.");
 
@@ -237,14 +242,14 @@ fn target_of(
     }
     let from_host = match host {
         Some(value) if value.is_empty() => None,
-        Some(value) => Some(authority(value).ok_or(BAD_HOST)?),
+        Some(value) => Some(authority(&value).ok_or(BAD_HOST)?),
         None if version == Version::HTTP_10 => None,
         None => return Err(Refusal::bad_request("missing_host", "The request has no Host field.")),
     };
     let shared = |part: &str| head.slice_ref(part.as_bytes());
     if *method == Method::CONNECT {
         // RFC 9112 section 3.2.3: a host and a port, and nothing else.
-        let asked = authority(shared(target)).filter(|asked| asked.port_u16().is_some()).ok_or(BAD_TARGET)?;
+        let asked = authority(&shared(target)).filter(|asked| asked.port_u16().is_some()).ok_or(BAD_TARGET)?;
         check_host(from_host.as_ref(), &asked)?;
         return Ok((scheme.clone(), Some(asked), PathAndQuery::from_static("/")));
     }
@@ -260,7 +265,7 @@ fn target_of(
     }
     let (asked_scheme, rest) = absolute(target).ok_or(BAD_TARGET)?;
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let asked = authority(shared(&rest[..end])).ok_or(BAD_TARGET)?;
+    let asked = authority(&shared(&rest[..end])).ok_or(BAD_TARGET)?;
     check_host(from_host.as_ref(), &asked)?;
     let path = match &rest[end..] {
         "" => PathAndQuery::from_static("/"),
@@ -288,8 +293,28 @@ fn absolute(target: &str) -> Option<(Scheme, &str)> {
     }
 }
 
-/// An authority without user information.
-fn authority(bytes: Bytes) -> Option<Authority> {
+/// An authority without user information. Those of late are remembered: callers ask for few.
+fn authority(bytes: &Bytes) -> Option<Authority> {
+    thread_local! {
+        static LATELY: RefCell<[Option<Authority>; AUTHORITIES]> =
+            const { RefCell::new([const { None }; AUTHORITIES]) };
+    }
+    if bytes.len() > LONGEST_AUTHORITY {
+        return parse_authority(bytes.clone());
+    }
+    let ends = [bytes.first(), bytes.last()].into_iter().flatten();
+    let place = ends.fold(bytes.len(), |sum, end| sum + usize::from(*end)) % AUTHORITIES;
+    LATELY.with_borrow_mut(|lately| {
+        let known = &mut lately[place];
+        if known.as_ref().is_none_or(|known| known.as_str().as_bytes() != &bytes[..]) {
+            // Not a part of the buffer that the head was read into.
+            *known = Some(parse_authority(Bytes::copy_from_slice(bytes))?);
+        }
+        known.clone()
+    })
+}
+
+fn parse_authority(bytes: Bytes) -> Option<Authority> {
     if bytes.contains(&b'@') {
         return None;
     }
@@ -317,6 +342,33 @@ fn refusal_of(error: httparse::Error) -> Refusal {
         },
         httparse::Error::NewLine | httparse::Error::Token | httparse::Error::Status => {
             Refusal::bad_request("bad_head", "The request head is malformed.")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_that_are_remembered_in_one_place_are_told_apart() {
+        let long = format!("a{}t", "x".repeat(LONGEST_AUTHORITY));
+        for text in [
+            "a1.test",
+            "a2.test",
+            "a1.test",
+            "A1.test",
+            "a@.test",
+            "a1.test",
+            "a1.test:80",
+            "a1.test:x0",
+            long.as_str(),
+        ] {
+            let read = authority(&Bytes::copy_from_slice(text.as_bytes()));
+            let fresh = parse_authority(Bytes::copy_from_slice(text.as_bytes()));
+            assert_eq!(read.as_ref().map(Authority::as_str), fresh.as_ref().map(Authority::as_str), "{text}");
+            let sound = !text.contains(['@', 'x']) || text == long;
+            assert_eq!(read.is_some_and(|read| read.as_str() == text), sound, "{text}");
         }
     }
 }

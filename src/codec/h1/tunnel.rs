@@ -222,12 +222,14 @@ impl ClientTunnel {
         Self { io, read, write, upload, up: Up::Open, down_ended: false, _guard: guard }
     }
 
-    /// Moves the way up as far as it goes. An error is the caller's.
+    /// Moves the way up as far as it goes in one turn. An error is the caller's.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         let Self { io, write, .. } = self;
+        let mut moves = 0;
         loop {
             let mut waits = false;
-            while self.up == Up::Open && write.len() < limits::H1_WRITE_HIGH_WATER {
+            while self.up == Up::Open && write.len() < limits::H1_WRITE_HIGH_WATER && moves < limits::MOVES {
+                moves += 1;
                 match self.upload.poll_frame(cx) {
                     Poll::Ready(Some(Ok(Frame::Data(data)))) => write.push_shared(data),
                     Poll::Ready(Some(Ok(Frame::Trailers(_))) | None) => self.up = Up::Ending,
@@ -242,6 +244,7 @@ impl ClientTunnel {
                 return Ok(());
             }
             let polled = if !write.is_empty() {
+                moves += 1;
                 write.poll_write(io, cx).map_ok(|_| ())
             } else if self.up == Up::Ending {
                 Pin::new(&mut *io).poll_shutdown(cx).map_ok(|()| self.up = Up::Ended)
@@ -251,7 +254,12 @@ impl ClientTunnel {
                 return Ok(());
             };
             match polled {
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) if moves < limits::MOVES => {}
+                Poll::Ready(Ok(())) => {
+                    // The way down has its turn, and so have other tasks.
+                    cx.waker().wake_by_ref();
+                    return Ok(());
+                }
                 Poll::Ready(Err(error)) => {
                     self.up = Up::Failed(error.kind());
                     *write = WriteBuffer::default();

@@ -39,6 +39,20 @@ impl Switch {
         version: Version,
         framing: Framing,
     ) -> Result<Option<(Self, Option<Upgrade>)>, Refusal> {
+        let asked = Self::asked(headers, method, version, framing)?;
+        if asked.is_some() {
+            // There is no content, and what goes up a tunnel is not held to a length of it.
+            headers.remove(CONTENT_LENGTH);
+        }
+        Ok(asked)
+    }
+
+    fn asked(
+        headers: &mut HeaderMap,
+        method: &Method,
+        version: Version,
+        framing: Framing,
+    ) -> Result<Option<(Self, Option<Upgrade>)>, Refusal> {
         if *method == Method::CONNECT {
             let content = framing != Framing::Length(0) || headers.contains_key(TRANSFER_ENCODING);
             return if content { Err(CONNECT_CONTENT) } else { Ok(Some((Self::Connect, None))) };

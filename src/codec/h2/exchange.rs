@@ -37,7 +37,8 @@ pub(super) fn start<H: Handler>(
             if request.head.asks_for_tunnel() {
                 handler.drained_by(drain);
             }
-            task::spawn("h2_exchange", answer(Arc::clone(handler), request, respond));
+            // In a place of its own: the runtime moves what it is given several times, and this is large.
+            task::spawn("h2_exchange", Box::pin(answer(Arc::clone(handler), request, respond)));
         }
         Err(Rejected::Refused(refusal) | Rejected::Unsound(refusal)) => {
             if let Some(pump) = begin(&mut respond, handler.refuse(refusal), Asked::Anything) {

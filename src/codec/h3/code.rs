@@ -81,6 +81,12 @@ impl From<VarInt> for Code {
     }
 }
 
+impl From<Code> for VarInt {
+    fn from(code: Code) -> Self {
+        code.var()
+    }
+}
+
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::code::Code;
 use super::inbound::{Fault, Head, Inbound};
 use super::now;
-use super::outbound::{Outbound, Pump, Stopped};
+use super::outbound::{Outbound, Pump, Stopped, TooLarge};
 use super::request;
 use super::server::{Guard, H3ServerBody};
 use crate::base::drain::Watch;
@@ -82,8 +82,7 @@ pub(super) fn run<H: Handler>(
             }
         };
         let gone = pin!(out.stopped());
-        let pump = begin(out, service.handler.refuse(refusal), Asked::Anything);
-        finish(pump, &Mutex::new(inbound), Asked::Anything, gone).await;
+        respond(out, service.handler.refuse(refusal), &Mutex::new(inbound), Asked::Anything, gone).await;
     }
 }
 
@@ -132,7 +131,7 @@ fn judge(head: Result<Head, Fault>, limits: &HeadLimits) -> Result<Result<Accept
 async fn answer<H: Handler>(
     service: &Service<H>,
     accepted: Accepted,
-    out: Outbound,
+    mut out: Outbound,
     mut inbound: Inbound,
     started: Instant,
 ) {
@@ -147,6 +146,10 @@ async fn answer<H: Handler>(
         Poll::Ready(())
     })
     .await;
+    if let Some(fault) = inbound.fault() {
+        out.reset(code_of(fault));
+        return;
+    }
     let inbound = Arc::new(Mutex::new(inbound));
     let body =
         if inbound.lock().is_end() { Body::Empty } else { Body::H3Server(H3ServerBody::new(Arc::clone(&inbound))) };
@@ -184,29 +187,59 @@ async fn answer<H: Handler>(
         inbound.lock().stop(Code::REQUEST_CANCELLED);
         return;
     };
+    if Arc::strong_count(&inbound) == 1 {
+        // Nobody reads on. What is here already must be well-formed all the same.
+        let fault = poll_fn(|cx| Poll::Ready(inbound.lock().look_through(cx))).await;
+        if let Some(fault) = fault {
+            out.reset(code_of(&fault));
+            return;
+        }
+    }
     if asked.is_tunnel()
         && (response.head.status == StatusCode::SWITCHING_PROTOCOLS || response.head.status.is_success())
     {
         inbound.lock().become_tunnel();
     }
-    let pump = begin(out, response, asked);
-    finish(pump, &inbound, asked, gone).await;
+    respond(out, response, &inbound, asked, gone).await;
 }
 
-/// Queues the head of a response.
-fn begin<B: PollBody>(mut out: Outbound, response: Response<B>, asked: Asked) -> Pump<B> {
+/// Writes a response. Where the caller does not take its head, a shorter one says that there is no answer.
+async fn respond<B: PollBody + Send>(
+    out: Outbound,
+    response: Response<B>,
+    inbound: &Mutex<Inbound>,
+    asked: Asked,
+    gone: Pin<&mut (impl Future<Output = ()> + Send)>,
+) {
+    match begin(out, response, asked) {
+        Ok(pump) => finish(pump, inbound, asked, gone).await,
+        Err(mut out) => {
+            tracing::debug!("the head of a response is larger than the caller takes");
+            if out.queue_head(|section| section.status(StatusCode::BAD_GATEWAY)) == Err(TooLarge) {
+                out.reset(Code::INTERNAL_ERROR);
+            }
+            finish(Pump::new(out, Body::Empty, true), inbound, Asked::Anything, gone).await;
+        }
+    }
+}
+
+/// Queues the head of a response; gives the stream back if the caller does not take it.
+fn begin<B: PollBody>(mut out: Outbound, response: Response<B>, asked: Asked) -> Result<Pump<B>, Outbound> {
     let Response { mut head, body } = response;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         // RFC 9220 section 3: this is how the other versions agree.
         head.status = StatusCode::OK;
     }
     fields::make_sendable(&mut head.headers);
-    out.queue_head(|section| {
+    let queued = out.queue_head(|section| {
         section.status(head.status);
         section.fields(&head.headers);
     });
+    if queued == Err(TooLarge) {
+        return Err(out);
+    }
     let bodiless = asked == Asked::Head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    Pump::new(out, body, bodiless)
+    Ok(Pump::new(out, body, bodiless))
 }
 
 /// Writes the rest of a response. What is left of the upload when everything is dropped is not needed: the caller is told
@@ -301,9 +334,12 @@ impl Interim for Caller {
         }
         let mut headers = headers.clone();
         fields::make_sendable(&mut headers);
-        out.queue_head(|section| {
+        let queued = out.queue_head(|section| {
             section.status(status);
             section.fields(&headers);
         });
+        if queued == Err(TooLarge) {
+            tracing::debug!(%status, "an interim response was not sent: it is larger than the caller takes");
+        }
     }
 }

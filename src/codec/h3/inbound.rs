@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -21,17 +23,31 @@ use crate::codec::heads::fields;
 /// fields. Those that are too large by less than this are answered by whoever judges heads.
 const PSEUDO_MARGIN: usize = 512;
 
+/// Bytes of a body that nobody reads which are looked at.
+const LOOKED_THROUGH: usize = 64 * 1024;
+
+/// Streams that we gave up because a caller's message was malformed, over the life of a connection. More end it: each may have
+/// made work that came to nothing (CVE-2025-8671).
+const MALFORMED: u32 = 1024;
+
+/// How many there were; shared by the streams of a connection. Upstreams are not counted: a connection to one is shared by
+/// callers who cannot help it.
+pub(super) type Malformed = Option<Arc<AtomicU32>>;
+
 /// Reads frames of one stream: of requests on a server, of responses on a client. Whoever polls takes from the stream's
 /// window, so that a slow writer holds the sender back. Dropped before its end it asks the sender to stop.
 #[derive(Debug)]
 pub(super) struct Inbound {
     stream: RecvStream,
     connection: quinn::Connection,
+    malformed: Malformed,
     frames: Frames,
     /// Largest field section.
     max_section: usize,
     /// Arrived, and not looked at.
     chunk: Bytes,
+    /// Looked at, and not handed out.
+    ahead: Option<Event>,
     phase: Phase,
     /// Bytes of the body to come, where declared.
     remaining: Option<u64>,
@@ -78,14 +94,21 @@ pub(super) enum Head {
 }
 
 impl Inbound {
-    pub(super) fn new(connection: quinn::Connection, stream: RecvStream, side: Side, max_head_bytes: usize) -> Self {
+    pub(super) fn new(
+        (connection, malformed): (quinn::Connection, Malformed),
+        stream: RecvStream,
+        side: Side,
+        max_head_bytes: usize,
+    ) -> Self {
         let max_section = max_head_bytes.saturating_add(PSEUDO_MARGIN);
         Self {
             stream,
             connection,
+            malformed,
             frames: Frames::new(side, max_section),
             max_section,
             chunk: Bytes::new(),
+            ahead: None,
             phase: Phase::Open,
             remaining: None,
             trailers: None,
@@ -122,19 +145,37 @@ impl Inbound {
     /// From now on nothing but DATA may come.
     pub(super) fn become_tunnel(&mut self) {
         self.frames.become_tunnel();
+        // It came before we had agreed.
+        if matches!(self.ahead, Some(Event::Headers(_) | Event::TooLarge)) {
+            self.ahead = None;
+            self.fail(Fault::Broken(Broken::new(Code::FRAME_UNEXPECTED, "HEADERS in a tunnel")));
+        }
     }
 
-    /// Looks whether the stream has ended, if nothing more has arrived than was looked at.
+    /// Looks at what comes next, between frames: that the stream has ended, or breaks a rule, is known then. An error comes
+    /// again where it is expected.
     pub(super) fn look_ahead(&mut self, cx: &mut Context<'_>) {
-        if self.phase == Phase::Open && self.chunk.is_empty() && self.frames.data_missing() == 0 {
-            // An error comes again, where it is expected.
-            if let Poll::Ready(Ok(false)) = self.poll_fill(cx)
-                && self.frames.finish().is_ok()
-                && self.remaining.is_none_or(|remaining| remaining == 0)
-            {
-                self.phase = Phase::End;
+        if self.phase == Phase::Open
+            && self.ahead.is_none()
+            && self.frames.data_missing() == 0
+            && let Poll::Ready(Ok(event)) = self.poll_event(cx)
+        {
+            self.ahead = event;
+        }
+    }
+
+    /// Reads what has arrived, up to a limit, of a body that nobody reads: what is wrong with it.
+    pub(super) fn look_through(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
+        let mut seen = 0;
+        while seen < LOOKED_THROUGH {
+            match self.poll_body(cx) {
+                Poll::Ready(Ok(Some(Frame::Data(data)))) => seen += data.len(),
+                Poll::Ready(Ok(Some(Frame::Trailers(_)))) => {}
+                Poll::Ready(Ok(None)) | Poll::Pending => return None,
+                Poll::Ready(Err(fault)) => return Some(fault),
             }
         }
+        None
     }
 
     /// The next frame of the body.
@@ -188,6 +229,9 @@ impl Inbound {
 
     /// The next event; `None` at the end.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, Fault>> {
+        if let Some(event) = self.ahead.take() {
+            return Poll::Ready(Ok(Some(event)));
+        }
         loop {
             match &self.phase {
                 Phase::Open => {}
@@ -251,7 +295,7 @@ impl Inbound {
     }
 
     pub(super) fn is_end(&self) -> bool {
-        self.phase == Phase::End && self.trailers.is_none()
+        self.phase == Phase::End && self.ahead.is_none() && self.trailers.is_none()
     }
 
     /// Bytes of the body to come, where known.
@@ -265,6 +309,7 @@ impl Inbound {
         if self.phase == Phase::Open {
             // It may have been stopped already.
             let _ = self.stream.stop(code.var());
+            self.ahead = None;
             self.phase = Phase::Failed(Fault::Reset(code));
         }
     }
@@ -286,6 +331,11 @@ impl Inbound {
             Fault::Malformed(detail) => {
                 tracing::debug!(detail, "a malformed HTTP/3 message");
                 let _ = self.stream.stop(Code::MESSAGE_ERROR.var());
+                if let Some(malformed) = &self.malformed
+                    && malformed.fetch_add(1, Ordering::Relaxed) >= MALFORMED
+                {
+                    lost::close(&self.connection, Broken::new(Code::EXCESSIVE_LOAD, "too many malformed messages"));
+                }
             }
             Fault::Reset(_) | Fault::Lost(_) | Fault::EarlyDataRejected => {}
         }

@@ -3,12 +3,11 @@
 use std::io;
 
 use quinn::ConnectionError;
-use rustls::AlertDescription;
 
 use super::code::Code;
 use super::frames::Broken;
 use crate::codec::body::BodyError;
-use crate::net::tls::PeerAlert;
+use crate::net::quic::peer_alert;
 
 /// Closes a connection for what the peer did.
 pub(super) fn close(connection: &quinn::Connection, broken: Broken) {
@@ -37,31 +36,17 @@ pub(super) fn of_body(error: &ConnectionError) -> BodyError {
 }
 
 /// What it means for whoever uses the connection; `None` where it was simply closed. A refusal of our certificate is a
-/// [`PeerAlert`].
+/// [`PeerAlert`](crate::net::tls::PeerAlert).
 pub(super) fn of_connection(error: &ConnectionError) -> Option<io::Error> {
     match error {
         ConnectionError::TimedOut => Some(io::Error::new(io::ErrorKind::TimedOut, "no answer over QUIC")),
-        ConnectionError::ConnectionClosed(close) => Some(match alert_of(u64::from(close.error_code)) {
-            Some(alert) => io::Error::new(io::ErrorKind::ConnectionReset, PeerAlert(alert)),
+        ConnectionError::ConnectionClosed(_) => Some(match peer_alert(error) {
+            Some(alert) => io::Error::new(io::ErrorKind::ConnectionReset, alert),
             None => io::ErrorKind::ConnectionReset.into(),
         }),
         ConnectionError::TransportError(error) => Some(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
         ConnectionError::Reset => Some(io::ErrorKind::ConnectionReset.into()),
         ConnectionError::VersionMismatch | ConnectionError::CidsExhausted => Some(io::Error::other(error.to_string())),
         ConnectionError::ApplicationClosed(_) | ConnectionError::LocallyClosed => None,
-    }
-}
-
-/// CRYPTO_ERROR carries an alert of TLS (RFC 9001 section 4.8).
-fn alert_of(code: u64) -> Option<AlertDescription> {
-    let alert = u8::try_from(code.checked_sub(0x100)?).ok()?;
-    Some(AlertDescription::from(alert))
-}
-
-/// The code with which the peer closed the connection.
-pub(super) fn code_of(error: &ConnectionError) -> Option<Code> {
-    match error {
-        ConnectionError::ApplicationClosed(close) => Some(Code::from(close.error_code)),
-        _ => None,
     }
 }

@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -9,6 +11,7 @@ use quinn::{ConnectionError, SendStream, WriteError};
 use smallvec::SmallVec;
 
 use super::code::Code;
+use super::control::Settings;
 use super::frames;
 use super::qpack::Encoder;
 use crate::codec::body::{BodyError, Frame, PollBody};
@@ -24,11 +27,33 @@ pub(super) struct Outbound {
     stream: SendStream,
     queue: SmallVec<[Bytes; 3]>,
     scratch: BytesMut,
+    limit: SectionLimit,
     /// What the receiver is told when this is dropped early.
     code: Code,
     ended: bool,
     /// Something was handed to the library.
     begun: bool,
+}
+
+/// The largest field section that the peer of a connection takes (RFC 9114 section 4.2.2): any, before it has said.
+#[derive(Debug, Clone)]
+pub(super) struct SectionLimit(Arc<AtomicU64>);
+
+/// A field section is larger than the peer takes. Nothing of it was queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TooLarge;
+
+impl SectionLimit {
+    /// The peer has said what it takes.
+    pub(super) fn hear(&self, settings: &Settings) {
+        self.0.store(settings.max_field_section_size.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl Default for SectionLimit {
+    fn default() -> Self {
+        Self(Arc::new(AtomicU64::new(u64::MAX)))
+    }
 }
 
 /// Why a stream cannot be written to.
@@ -43,17 +68,31 @@ pub(super) enum Gone {
 }
 
 impl Outbound {
-    pub(super) fn new(stream: SendStream, code: Code) -> Self {
-        Self { stream, queue: SmallVec::new(), scratch: BytesMut::new(), code, ended: false, begun: false }
+    pub(super) fn new(stream: SendStream, code: Code, limit: &SectionLimit) -> Self {
+        let (queue, scratch, limit) = (SmallVec::new(), BytesMut::new(), limit.clone());
+        Self { stream, queue, scratch, limit, code, ended: false, begun: false }
     }
 
     /// Queues a HEADERS frame.
-    pub(super) fn queue_head(&mut self, encode: impl FnOnce(&mut Encoder<'_>)) {
+    ///
+    /// # Errors
+    /// The peer takes none of this size.
+    pub(super) fn queue_head(&mut self, encode: impl FnOnce(&mut Encoder<'_>)) -> Result<(), TooLarge> {
         if self.scratch.capacity() == 0 {
             self.scratch.reserve(SCRATCH);
         }
-        frames::put_headers(&mut self.scratch, |buffer| encode(&mut Encoder::new(buffer)));
-        self.queue.push(self.scratch.split().freeze());
+        let mut size = 0;
+        frames::put_headers(&mut self.scratch, |buffer| {
+            let mut encoder = Encoder::new(buffer);
+            encode(&mut encoder);
+            size = encoder.size();
+        });
+        let head = self.scratch.split().freeze();
+        if size > self.limit.0.load(Ordering::Relaxed) {
+            return Err(TooLarge);
+        }
+        self.queue.push(head);
+        Ok(())
     }
 
     /// Queues a DATA frame.
@@ -209,7 +248,10 @@ impl<B: PollBody> Pump<B> {
             }
             Poll::Ready(Some(Ok(Frame::Trailers(mut trailers)))) => {
                 fields::make_sendable(&mut trailers);
-                self.out.queue_head(|section| section.fields(&trailers));
+                if self.out.queue_head(|section| section.fields(&trailers)) == Err(TooLarge) {
+                    let detail = "a trailer section is larger than its receiver takes";
+                    return Err(Stopped::Body(BodyError::Malformed(detail)));
+                }
                 self.last = true;
             }
             Poll::Ready(None) => self.last = true,

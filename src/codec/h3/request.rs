@@ -22,8 +22,8 @@ fn parts_of(mut section: Section) -> Option<Parts> {
     })?;
     let authority = parsed(section.take(Pseudo::Authority), |text| Authority::from_maybe_shared(text).ok())?;
     let path = parsed(section.take(Pseudo::Path), |text| {
-        // RFC 9114 section 4.3.1: it is not empty.
-        if text.is_empty() { None } else { PathAndQuery::from_maybe_shared(text).ok() }
+        // RFC 9114 section 4.3.1: it is not empty, and path and query are all that is in it. The parser would leave a fragment out.
+        if text.is_empty() || text.contains(&b'#') { None } else { PathAndQuery::from_maybe_shared(text).ok() }
     })?;
     let protocol = parsed(section.take(Pseudo::Protocol), |token| upgrade_of(&token))?;
     if section.has_pseudo() {

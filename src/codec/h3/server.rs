@@ -20,7 +20,7 @@ use super::frames::{Broken, Side};
 use super::inbound::Inbound;
 use super::lost;
 use super::now;
-use super::outbound::Outbound;
+use super::outbound::{Outbound, SectionLimit};
 use super::peer;
 use super::varint;
 use crate::base::drain::Notice;
@@ -31,6 +31,7 @@ use crate::base::timer::Deadline;
 use crate::codec::body::{BodyError, Frame, PollBody};
 use crate::codec::heads::request::HeadLimits;
 use crate::codec::message::{Handler, ServerOptions};
+use crate::net::quic;
 
 /// Streams that the caller reset before their requests were there, beyond those that it did not. More end the connection
 /// (CVE-2023-44487).
@@ -42,6 +43,10 @@ const NOTICE: Duration = Duration::from_millis(50);
 const LINGER: Duration = Duration::from_millis(500);
 /// The same, where round trips are long.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// A caller with requests is asked this often whether it is there: well before any usual idle timeout of QUIC ends ...
+const ASK: Duration = Duration::from_secs(10);
+/// ... or ours, but not more often than this.
+const SHORTEST_ASK: Duration = Duration::from_millis(50);
 /// A GOAWAY that excludes nothing yet (RFC 9114 section 5.2): the largest identifier of a request.
 const ANY_REQUEST: u64 = varint::MAX - 3;
 
@@ -60,7 +65,8 @@ pub async fn serve<H: Handler>(connection: Connection, handler: Arc<H>, options:
         mut drain,
         pressure,
     } = options;
-    connection.set_max_concurrent_bi_streams(max_concurrent_streams.into());
+    let granted = max_concurrent_streams.min(limits::QUIC_FIRST_STREAMS);
+    connection.set_max_concurrent_bi_streams(granted.into());
     connection.set_max_concurrent_uni_streams(peer::OPEN_STREAMS.into());
     let live = Arc::new(Live::new(connection.clone()));
     let service = Arc::new(Service {
@@ -70,17 +76,30 @@ pub async fn serve<H: Handler>(connection: Connection, handler: Arc<H>, options:
         drain: drain.clone(),
     });
     let _closing = CloseOnDrop(&connection);
-    task::spawn("h3_peer", peer::listen(connection.clone(), Side::Server, |_| {}));
+    let limit = SectionLimit::default();
+    let told = limit.clone();
+    let hear = move |event| {
+        if let control::Event::Settings(settings) = event {
+            told.hear(&settings);
+        }
+    };
+    task::spawn("h3_peer", peer::listen(connection.clone(), Side::Server, hear));
     let mut server = Server {
         live: &live,
         service,
         idle_timeout,
         pressure: pressure.clone(),
         retire_at,
+        granted,
+        max_streams: max_concurrent_streams,
         next: 0,
+        limit,
+        malformed: Arc::default(),
         phase: Phase::Open,
         control: None,
         timer: Deadline::default(),
+        asked: now(),
+        asking: Deadline::default(),
     };
     let mut opening = pin!(connection.open_uni());
     let mut accepting = pin!(connection.accept_bi());
@@ -140,12 +159,21 @@ struct Server<'a, H> {
     pressure: PressureWatch,
     /// By age, or by a drain.
     retire_at: Option<Instant>,
+    /// Streams that the caller may have open now, and at most.
+    granted: u32,
+    max_streams: u32,
     /// The first stream that was not accepted yet.
     next: u64,
+    /// What the caller takes.
+    limit: SectionLimit,
+    malformed: Arc<AtomicU32>,
     phase: Phase,
     /// Our control stream, once it is open.
     control: Option<Outbound>,
     timer: Deadline,
+    /// When the caller was asked last whether it is there.
+    asked: Instant,
+    asking: Deadline,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,7 +192,7 @@ enum Phase {
 
 impl<H: Handler> Server<'_, H> {
     fn open_control(&mut self, stream: SendStream, max_head_bytes: usize) {
-        let mut control = Outbound::new(stream, Code::INTERNAL_ERROR);
+        let mut control = Outbound::new(stream, Code::INTERNAL_ERROR, &self.limit);
         control.queue_raw(control::opening(Side::Server, max_head_bytes));
         let connection = self.live.connection.clone();
         task::spawn("h3_control", peer::keep(connection, control.stopped()));
@@ -179,9 +207,9 @@ impl<H: Handler> Server<'_, H> {
     fn accept(&mut self, out: SendStream, stream: RecvStream) {
         let id = VarInt::from(stream.id()).into_inner();
         self.next = id + 4;
-        let connection = self.live.connection.clone();
-        let mut out = Outbound::new(out, Code::INTERNAL_ERROR);
-        let mut inbound = Inbound::new(connection, stream, Side::Server, self.service.limits.max_bytes);
+        let (connection, malformed) = (self.live.connection.clone(), Some(Arc::clone(&self.malformed)));
+        let mut out = Outbound::new(out, Code::INTERNAL_ERROR, &self.limit);
+        let mut inbound = Inbound::new((connection, malformed), stream, Side::Server, self.service.limits.max_bytes);
         if let Phase::Closing { first_rejected, .. } = self.phase
             && id >= first_rejected
         {
@@ -190,7 +218,16 @@ impl<H: Handler> Server<'_, H> {
             return;
         }
         let guard = self.live.enter();
+        self.make_room();
         task::spawn("h3_exchange", exchange::run(Arc::clone(&self.service), out, inbound, guard));
+    }
+
+    /// A caller that uses half of its places is given twice as many.
+    fn make_room(&mut self) {
+        if self.granted < self.max_streams && self.live.open() >= self.granted / 2 {
+            self.granted = self.granted.saturating_mul(2).min(self.max_streams);
+            self.live.connection.set_max_concurrent_bi_streams(self.granted.into());
+        }
     }
 
     /// Ready when the connection is to be closed.
@@ -200,6 +237,7 @@ impl<H: Handler> Server<'_, H> {
                 return Poll::Ready(ConnectionError::LocallyClosed);
             }
         }
+        self.ask(cx);
         if let Some(control) = &mut self.control
             && let Poll::Ready(Err(_)) = control.poll_flush(cx)
         {
@@ -236,6 +274,17 @@ impl<H: Handler> Server<'_, H> {
             }
         }
         Poll::Ready(())
+    }
+
+    /// A request may be held for long, and nothing moves meanwhile: the connection must not pass for dead, at either end.
+    fn ask(&mut self, cx: &mut Context<'_>) {
+        let pause = ASK.min(self.idle_timeout / 3).max(SHORTEST_ASK);
+        while self.asking.poll(cx, self.asked + pause).is_ready() {
+            self.asked = now();
+            if self.live.idle_since().is_none() {
+                quic::ask(&self.live.connection, limits::QUIC_SERVER_CONNECTION_WINDOW);
+            }
+        }
     }
 
     fn is_done(&self, now: Instant) -> bool {
@@ -292,6 +341,11 @@ impl Live {
     fn enter(self: &Arc<Self>) -> Guard {
         self.open.fetch_add(1, Ordering::Relaxed);
         Guard(Arc::clone(self))
+    }
+
+    /// How many there are.
+    fn open(&self) -> u32 {
+        u32::try_from(self.open.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
 
     /// Since when there is none; `None` while there is.

@@ -41,8 +41,11 @@ pub(in crate::codec) fn is_forbidden(name: &HeaderName, value: &HeaderValue) -> 
 
 /// The size of a field as RFC 9113 section 6.5.2 and RFC 9114 section 4.2.2 count it.
 pub(in crate::codec) fn size(name: &HeaderName, value: &HeaderValue) -> usize {
-    name.as_str().len() + value.len() + 32
+    name.as_str().len() + value.len() + OVERHEAD
 }
+
+/// What a field counts for beside its name and value.
+pub(in crate::codec) const OVERHEAD: usize = 32;
 
 /// Whether a value begins or ends with a blank, which makes a message malformed (RFC 9113 section 8.2.1).
 pub(in crate::codec) fn has_outer_blank(value: &HeaderValue) -> bool {

@@ -45,11 +45,16 @@ pub(super) fn udp(udp: &model::UdpForwarding) -> Value {
     json!({ "backendRefs": backends, "idleTimeout": duration(*idle_timeout), "maxSessions": max_sessions })
 }
 
-pub(super) fn proxy_protocol(wanted: model::ProxyProtocol) -> &'static str {
-    match wanted {
-        model::ProxyProtocol::Strict => "strict",
-        model::ProxyProtocol::Optional => "optional",
+pub(super) fn proxy_protocol(wanted: &model::ProxyProtocol) -> Value {
+    let model::ProxyProtocol { mode, from } = wanted;
+    let mode = match mode {
+        model::ProxyHeader::Strict => "strict",
+        model::ProxyHeader::Optional => "optional",
+    };
+    if from.is_empty() {
+        return json!(mode);
     }
+    json!({ "mode": mode, "from": from.iter().map(ToString::to_string).collect::<Vec<_>>() })
 }
 
 pub(super) fn proxy_version(version: model::ProxyVersion) -> &'static str {

@@ -109,6 +109,22 @@ fn endpoint(address: SocketAddr, fresh: Fresh) -> io::Result<Endpoint> {
     })
 }
 
+/// Closes all connections that [`connect`] has made on this thread. Resolves when they were told. Cancel safe: they are closed
+/// in any case.
+pub async fn close_all(code: VarInt) {
+    ENDPOINTS.with_borrow_mut(|endpoints| {
+        for endpoint in endpoints.iter_mut().filter_map(Option::take) {
+            endpoint.close(code, b"");
+        }
+    });
+    // A connection says it in its next turn. The first wakes it, and it may be behind others.
+    for _ in 0..FAREWELL_TURNS {
+        tokio::task::yield_now().await;
+    }
+}
+
+const FAREWELL_TURNS: usize = 4;
+
 fn refused(error: &ConnectError) -> HandshakeError {
     let kind = match error {
         ConnectError::InvalidRemoteAddress(_) => io::ErrorKind::AddrNotAvailable,

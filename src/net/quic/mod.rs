@@ -11,8 +11,9 @@ mod socket;
 mod steering;
 mod transport;
 
-pub use client::{ClientTransport, connect};
+pub use client::{ClientTransport, close_all, connect};
 pub use failure::peer_alert;
-pub use server::{Arrival, Server, ServerTransport, Station};
+pub use server::{Arrival, Established, Server, ServerTransport, Station, Unfinished};
 pub use socket::bind;
 pub use steering::Steering;
+pub use transport::ask;

@@ -56,6 +56,13 @@ struct Parcel {
     bytes: Box<[u8]>,
 }
 
+impl Parcel {
+    /// What keeping it takes: a datagram may be a few bytes.
+    fn cost(&self) -> usize {
+        self.bytes.len() + size_of::<Self>()
+    }
+}
+
 /// Sorts what one endpoint's socket received.
 #[derive(Debug)]
 pub(super) struct Desk {
@@ -184,10 +191,10 @@ impl Inbox {
     /// False when it is full.
     fn put(&self, parcel: Parcel) -> bool {
         let mut queue = self.queue.lock();
-        if queue.bytes + parcel.bytes.len() > limits::QUIC_INBOX_BYTES {
+        if queue.bytes + parcel.cost() > limits::QUIC_INBOX_BYTES {
             return false;
         }
-        queue.bytes += parcel.bytes.len();
+        queue.bytes += parcel.cost();
         queue.parcels.push_back(parcel);
         let waker = queue.waker.take();
         drop(queue);
@@ -208,7 +215,7 @@ impl Inbox {
         let mut taken = 0;
         for (buffer, meta) in buffers.iter_mut().zip(metas) {
             let Some(parcel) = queue.parcels.pop_front() else { break };
-            queue.bytes -= parcel.bytes.len();
+            queue.bytes -= parcel.cost();
             // All endpoints have buffers of the same size, so all of it fits.
             let length = parcel.bytes.len().min(buffer.len());
             buffer[..length].copy_from_slice(&parcel.bytes[..length]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quinn::{IdleTimeout, TransportConfig, VarInt};
+use quinn::{Connection, IdleTimeout, TransportConfig, VarInt};
 
 use crate::base::limits;
 
@@ -15,6 +15,14 @@ pub(super) fn common(idle: Duration) -> TransportConfig {
     transport.send_window(limits::QUIC_SEND_WINDOW);
     transport.datagram_receive_buffer_size(None);
     transport
+}
+
+/// Has a peer show that it is there, and that we are. The library sends no PING on demand. Taking a byte of the receive
+/// window, which is `window`, back and giving it again has it say how much may be sent, which has to be acknowledged like
+/// a PING.
+pub fn ask(connection: &Connection, window: u32) {
+    connection.set_receive_window(VarInt::from_u32(window - 1));
+    connection.set_receive_window(VarInt::from_u32(window));
 }
 
 /// More than QUIC can say is as good as for ever.

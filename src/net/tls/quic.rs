@@ -16,7 +16,7 @@ use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectError, ConnectionId, Side, TransportError, TransportErrorCode};
 use rustls::pki_types::ServerName;
 use rustls::quic::{ClientConnection, Connection, KeyChange, Secrets, ServerConnection, Suite, Version};
-use rustls::{AlertDescription, CipherSuite};
+use rustls::{AlertDescription, CipherSuite, HandshakeKind};
 
 use super::client::Origination;
 use super::peer::{Peer, TlsInfo};
@@ -43,11 +43,23 @@ impl Outcome {
     }
 }
 
+/// Who sends early data, as soon as it is known that some is taken: the one of the session that is resumed.
+#[derive(Debug, Clone, Default)]
+pub(in crate::net) struct Early(Arc<Mutex<Option<TlsInfo>>>);
+
+impl Early {
+    pub(in crate::net) fn take(&self) -> Option<TlsInfo> {
+        self.0.lock().take()
+    }
+}
+
 /// The server's side of one handshake.
 #[derive(Debug)]
 pub(in crate::net) struct QuicServer {
     own: Own,
     outcome: Outcome,
+    /// `None` where early data is not taken.
+    early: Option<Early>,
 }
 
 /// The client's side of one handshake.
@@ -71,7 +83,13 @@ enum Own {
 
 impl QuicServer {
     pub(super) fn new(terminates: Arc<Termination>, line: Arc<Line>, rehearsal: Option<Arc<Verifier>>) -> Self {
-        Self { own: Own::Server { terminates, line, rehearsal }, outcome: Outcome::default() }
+        let early = terminates.shape.early.map(|_| Early::default());
+        Self { own: Own::Server { terminates, line, rehearsal }, outcome: Outcome::default(), early }
+    }
+
+    /// Where it is told who sends early data, before the caller's first message was answered.
+    pub(in crate::net) fn early(&self) -> Option<Early> {
+        self.early.clone()
     }
 
     pub(in crate::net) fn outcome(&self) -> Outcome {
@@ -107,7 +125,8 @@ impl crypto::ServerConfig for QuicServer {
         let Own::Server { terminates, .. } = &self.own else { unreachable!("a server has a server's side") };
         let tls = ServerConnection::new(Arc::clone(&terminates.quic), Version::V1, written(own))
             .expect("the configuration has TLS 1.3 and a suite for QUIC");
-        Box::new(Session::new(Connection::Server(tls), self.own.clone(), None, self.outcome.clone()))
+        let session = Session::new(Connection::Server(tls), self.own.clone(), None, self.outcome.clone());
+        Box::new(Session { early: self.early.clone(), ..session })
     }
 }
 
@@ -162,12 +181,14 @@ struct Session {
     told: bool,
     /// The handshake is over.
     done: bool,
+    /// Where it is told who sends early data, until that was looked at.
+    early: Option<Early>,
     outcome: Outcome,
 }
 
 impl Session {
     fn new(tls: Connection, own: Own, name: Option<ServerName<'static>>, outcome: Outcome) -> Self {
-        Self { tls, own, name, peer: None, next_secrets: None, told: false, done: false, outcome }
+        Self { tls, own, name, peer: None, next_secrets: None, told: false, done: false, early: None, outcome }
     }
 
     /// Takes messages of the peer.
@@ -187,17 +208,48 @@ impl Session {
             self.outcome.is(Err(HandshakeError::from_tls(error, refused)));
             return Err(failure(alert.unwrap_or(AlertDescription::InternalError)));
         }
-        if !self.done && !self.tls.is_handshaking() {
+        if self.tls.is_handshaking() {
+            return self.look_at_early_data();
+        }
+        if !self.done {
             self.done = true;
             self.conclude()?;
         }
         Ok(())
     }
 
+    /// A session is resumed, and its early data will be taken: whose it is, is judged before anybody sees it, as strictly
+    /// as at the end of the handshake.
+    fn look_at_early_data(&mut self) -> Result<(), TransportError> {
+        if self.tls.handshake_kind() != Some(HandshakeKind::Resumed) || self.tls.zero_rtt_keys().is_none() {
+            return Ok(());
+        }
+        let Some(early) = self.early.take() else { return Ok(()) };
+        match self.judge(None) {
+            Ok(info) => {
+                *early.0.lock() = Some(info);
+                Ok(())
+            }
+            Err(refusal) => {
+                let alert = failure(refusal.reason.description());
+                self.outcome.is(Err(HandshakeError::Refused(refusal)));
+                Err(alert)
+            }
+        }
+    }
+
     /// The second look, before the transport believes that it is connected: so a refusal goes out as an alert.
     fn conclude(&mut self) -> Result<(), TransportError> {
         let peer = self.peer.take();
-        let verdict = match &self.own {
+        let verdict = self.judge(peer);
+        let refused = verdict.as_ref().err().map(|refusal| failure(refusal.reason.description()));
+        self.outcome.is(verdict.map_err(HandshakeError::Refused));
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// `peer`: whom the verifier saw in this handshake.
+    fn judge(&self, peer: Option<Peer>) -> Result<TlsInfo, Refusal> {
+        match &self.own {
             Own::Server { terminates, line, rehearsal } => {
                 let review = Review {
                     line,
@@ -225,10 +277,7 @@ impl Session {
                 }
                 verdict
             }
-        };
-        let refused = verdict.as_ref().err().map(|refusal| failure(refusal.reason.description()));
-        self.outcome.is(verdict.map_err(HandshakeError::Refused));
-        refused.map_or(Ok(()), Err)
+        }
     }
 
     fn sni(&self) -> Option<&str> {

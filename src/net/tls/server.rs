@@ -19,6 +19,7 @@ use super::peer::{AlpnProtocol, TlsInfo};
 use super::quic::QuicServer;
 use super::refusal::HandshakeError;
 use super::session::{Line, Review, UnderWay};
+use super::sessions::Sessions;
 use super::stream::TlsStream;
 use super::verify::{Expect, Verifier};
 use super::{linger, provider, versions};
@@ -46,6 +47,16 @@ pub(super) struct Shape {
     pub(super) clients: ClientCertificate,
     pub(super) min_version: TlsVersion,
     pub(super) alpn: Vec<AlpnProtocol>,
+    /// `None` where early data is not taken.
+    pub(super) early: Option<Promised>,
+}
+
+/// What a caller that comes with early data goes by, because it was told so on the connection before: limits that must not
+/// have become smaller meanwhile (RFC 9000 section 7.4.1, RFC 9114 section 7.2.4.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Promised {
+    pub(super) max_streams: u32,
+    pub(super) max_head_bytes: u32,
 }
 
 pub(super) struct Termination {
@@ -75,6 +86,7 @@ impl Termination {
             .with_client_cert_verifier(clients)
             .with_cert_resolver(Arc::new(Certificates::new(credentials)));
         config.alpn_protocols = shape.alpn.iter().map(|protocol| protocol.wire().to_vec()).collect();
+        let no_tickets = Arc::clone(&config.ticketer);
         // Sessions are kept by the client, sealed with keys that live as long as this configuration.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
@@ -85,6 +97,14 @@ impl Termination {
         let identity = credentials.first().and_then(|credentials| credentials.identity.clone());
         let mut quic = config.clone();
         quic.alpn_protocols = vec![AlpnProtocol::Http3.wire().to_vec()];
+        if shape.early.is_some() {
+            // Kept here instead, for all workers, and each serves once: a first flight that somebody recorded finds its
+            // session gone (RFC 8446 section 8.1).
+            quic.ticketer = no_tickets;
+            quic.session_storage = Arc::new(Sessions::default());
+            // QUIC's word for yes (RFC 9001 section 4.6.1).
+            quic.max_early_data_size = u32::MAX;
+        }
         Ok(Self { shape, rustls: Arc::new(config), quic: Arc::new(quic), verifier, identity, clock })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use outrigger_config::model::{
-    CertificateFiles, ClientTrust, ClusterTls, ClusterTlsMode, Config, Identity, Listener, Place, TlsMode,
+    CertificateFiles, ClientTrust, ClusterTls, ClusterTlsMode, Config, EarlyData, Identity, Listener, Place, TlsMode,
 };
 use outrigger_config::spiffe::SpiffeId;
 use rustls::pki_types::ServerName;
@@ -316,6 +316,7 @@ impl Builder<'_> {
             clients: tls.client_certificate,
             min_version: tls.min_version,
             alpn: offered(listener.protocol),
+            early: promised(listener),
         };
         let known = previous.and_then(ServerTls::termination).filter(|known| known.shape == shape);
         let terminates = match known {
@@ -430,6 +431,17 @@ impl Builder<'_> {
             client.share_key(previous);
         }
         Some(client)
+    }
+}
+
+/// What callers with early data go by, where it is taken.
+fn promised(listener: &Listener) -> Option<server::Promised> {
+    match listener.http3?.early_data {
+        EarlyData::Off => None,
+        EarlyData::SafeMethods => Some(server::Promised {
+            max_streams: listener.limits.max_concurrent_streams,
+            max_head_bytes: listener.limits.max_head_bytes,
+        }),
     }
 }
 

@@ -262,7 +262,7 @@ fn undecided_until(since: u64, settings: &Breaker) -> u64 {
 }
 
 fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    duration.as_secs().saturating_mul(1_000).saturating_add(u64::from(duration.subsec_millis()))
 }
 
 /// What is said of a probe that is under way: come back so much later.

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, RETRY_AFTER};
 
 use super::one::Try;
@@ -18,6 +19,8 @@ const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 pub(super) fn classify(tried: &Try, exchange: &Exchange<'_>, permit: &Permit) -> Option<retry::Outcome> {
     let policy = &exchange.rule.retry;
     match tried {
+        // It is tried again when the handshake of its caller is over.
+        Try::Answered(response) if exchange.early && response.head.status == StatusCode::TOO_EARLY => None,
         Try::Answered(response) => {
             let headers = &response.head.headers;
             let grpc = match exchange.caller {
@@ -44,7 +47,7 @@ pub(super) fn classify(tried: &Try, exchange: &Exchange<'_>, permit: &Permit) ->
             Some(retry::Outcome::NeverSent(NeverSent::ConnectFailure))
         }
         Try::Send(error) => match (&error.kind, error.sent) {
-            (SendErrorKind::RequestBody(_), _) => None,
+            (SendErrorKind::RequestBody(_) | SendErrorKind::HeadTooLarge, _) => None,
             (SendErrorKind::Handshake { .. }, Sent::Never) => {
                 Some(retry::Outcome::NeverSent(NeverSent::ConnectFailure))
             }

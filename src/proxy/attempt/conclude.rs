@@ -1,5 +1,7 @@
 //! What the last attempt comes to for the caller.
 
+use http::StatusCode;
+
 use super::Failure;
 use super::one::Try;
 use crate::codec::{Body, Response, SendError, SendErrorKind};
@@ -31,6 +33,11 @@ pub(super) fn conclude(tried: Try, overall_over: bool) -> Result<Response<Body>,
             }
             SendErrorKind::NoExtendedConnect => {
                 return Err(Failure { details: "no_extended_connect", ..Reason::UpstreamProtocol.into() });
+            }
+            SendErrorKind::HeadTooLarge => {
+                let status = Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+                let details = "head_too_large_for_upstream";
+                return Err(Failure { details, status, ..Reason::DownstreamProtocol.into() });
             }
             SendErrorKind::RequestBody(_) => Reason::RequestBody,
         },

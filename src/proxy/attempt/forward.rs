@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::header::{Entry, HeaderMap, HeaderName, HeaderValue};
 
 use super::Exchange;
-use crate::codec::headers::has;
+use crate::codec::lasting::lasting;
 use crate::policy::deadline;
 use crate::proxy::local::Caller;
 use crate::proxy::tracked::Limits;
@@ -64,6 +64,29 @@ impl TimeField {
     }
 }
 
+/// What the head of a gRPC call has of the fields that are not gRPC's own; of others it does not matter.
+#[derive(Debug, Clone, Copy, Default)]
+struct Carried {
+    deadline: bool,
+    expected: bool,
+}
+
+impl Carried {
+    fn of(headers: &HeaderMap, caller: Caller) -> Self {
+        let mut carried = Self::default();
+        if caller == Caller::Grpc {
+            for field in headers.keys().filter_map(TimeField::of) {
+                match field {
+                    TimeField::GrpcTimeout => {}
+                    TimeField::Deadline => carried.deadline = true,
+                    TimeField::Expected => carried.expected = true,
+                }
+            }
+        }
+        carried
+    }
+}
+
 /// What bounds an attempt.
 struct Bounds {
     limits: Limits,
@@ -78,12 +101,14 @@ impl Bounds {
         if self.limits.is_late(now) {
             return false;
         }
-        if let Some(deadline) = self.limits.deadline
-            && !self.tell_deadline(deadline, headers, watch.as_deref_mut(), now)
-        {
-            return false;
+        let mut carried = Carried::default();
+        if let Some(deadline) = self.limits.deadline {
+            carried = Carried::of(headers, self.caller);
+            if !self.tell_deadline(deadline, carried, headers, watch.as_deref_mut(), now) {
+                return false;
+            }
         }
-        if self.tells_answer() {
+        if self.tells_answer(carried) {
             let until = self.limits.answer_until().map(|until| until.saturating_duration_since(now));
             let left = until.into_iter().chain(self.attempt_limit).min().unwrap_or_default();
             match self.value(TimeField::Expected, left) {
@@ -103,6 +128,7 @@ impl Bounds {
     fn tell_deadline(
         &self,
         deadline: Instant,
+        carried: Carried,
         headers: &mut HeaderMap,
         mut watch: Option<&mut Watch>,
         now: Instant,
@@ -116,7 +142,7 @@ impl Bounds {
         let Some(value) = self.value(field, left) else { return false };
         set(headers, field, value, watch.as_deref_mut());
         // gRPC has a field of its own; the other is kept true where the caller sent it.
-        if self.caller == Caller::Grpc && has(headers, &DEADLINE) {
+        if carried.deadline {
             let millis = self.value(TimeField::Deadline, left).unwrap_or(HeaderValue::from_static("0"));
             set(headers, TimeField::Deadline, millis, watch);
         }
@@ -124,9 +150,11 @@ impl Bounds {
     }
 
     /// Whether the upstream is told how long its response head is waited for: when the caller said so, or the rule
-    /// limits an attempt.
-    fn tells_answer(&self) -> bool {
-        self.limits.answer_by.is_some() || self.attempt_limit.is_some()
+    /// limits an attempt. A gRPC call that has a deadline says that in the field that gRPC reads, and when its attempt is
+    /// given up sooner, its stream is reset: it is told only what its caller had said.
+    fn tells_answer(&self, carried: Carried) -> bool {
+        let told_by_grpc = self.caller == Caller::Grpc && self.limits.deadline.is_some() && !carried.expected;
+        self.limits.answer_by.is_some() || (self.attempt_limit.is_some() && !told_by_grpc)
     }
 
     /// What a field says; `None` for nothing.
@@ -181,7 +209,7 @@ fn usual(field: TimeField, left: Duration) -> Option<HeaderValue> {
         match place {
             Some(written) if (written.field, written.millis) == (field, millis) => Some(written.value.clone()),
             _ => {
-                let value = field.format(Duration::from_millis(millis))?;
+                let value = lasting(field.format(Duration::from_millis(millis))?);
                 *place = Some(Written { field, millis, value: value.clone() });
                 Some(value)
             }
@@ -287,6 +315,25 @@ mod tests {
         let late = now + Duration::from_micros(249_500);
         let both = fields(&[(GRPC_TIMEOUT, "500000n"), (DEADLINE, "0")]);
         assert_eq!(told(&bounds, &[(DEADLINE, "9999")], late), both);
+    }
+
+    #[test]
+    fn a_grpc_call_with_a_deadline_is_told_of_its_answer_where_the_caller_spoke_of_it() {
+        let now = Instant::now();
+        let at = |millis| Some(now + Duration::from_millis(millis));
+        let one = Some(Duration::from_millis(100));
+        let bounds = |deadline, answer_by, attempt_limit| Bounds {
+            limits: Limits { deadline, answer_by, ..NOTHING.limits },
+            caller: Caller::Grpc,
+            attempt_limit,
+            ..NOTHING
+        };
+        let alone = fields(&[(GRPC_TIMEOUT, "250000u")]);
+        assert_eq!(told(&bounds(at(250), None, one), &[], now), alone);
+        let both = fields(&[(GRPC_TIMEOUT, "250000u"), (EXPECTED, "100")]);
+        assert_eq!(told(&bounds(at(250), at(200), one), &[(EXPECTED, "200")], now), both);
+        assert_eq!(told(&bounds(at(250), None, one), &[(EXPECTED, "0")], now), both, "kept true");
+        assert_eq!(told(&bounds(None, None, one), &[], now), fields(&[(EXPECTED, "100")]), "nothing else says it");
     }
 
     #[test]

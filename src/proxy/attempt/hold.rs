@@ -41,40 +41,38 @@ pub(super) fn is_open(response: &Response<Body>) -> bool {
 
 /// Waits for the first frame, for a limited time: a server may send its head long before the first message, and a
 /// caller may wait for it. The upload goes on meanwhile; if it outgrows what can be sent again, there is no reason to
-/// wait. Dropping the future resets the stream.
-pub(super) async fn first_frame(mut response: Response<Body>, replay: Option<&Replay>) -> Try {
+/// wait. Dropping the future resets the stream. `came` is when the head did.
+pub(super) async fn first_frame(mut response: Response<Body>, replay: Option<&Replay>, came: Instant) -> Try {
     let mut timer = Deadline::default();
-    let until = Instant::now() + limits::GRPC_HEAD_HOLD;
+    let until = came + limits::GRPC_HEAD_HOLD;
     let first = poll_fn(|cx| {
         if let Poll::Ready(frame) = response.body.poll_frame(cx) {
-            return Poll::Ready(First::Frame(frame));
+            return Poll::Ready(Some(frame));
         }
         if replay.is_some_and(|replay| !replay.is_whole()) {
-            return Poll::Ready(First::Late);
+            return Poll::Ready(None);
         }
-        timer.poll(cx, until).map(|()| First::Late)
+        timer.poll(cx, until).map(|()| None)
     })
     .await;
     match first {
-        First::Frame(Some(Ok(Frame::Trailers(trailers)))) => {
-            Try::Ended(Box::new(Ended { head: response.head, trailers }))
-        }
-        First::Frame(Some(Ok(data))) => {
-            let Response { head, body } = response;
-            Try::Answered(Response { head, body: PrefixedBody::before(data, body) })
-        }
-        First::Frame(Some(Err(error))) => Try::Send(SendError::maybe(broken(error))),
-        First::Frame(None) => Try::Answered(Response { head: response.head, body: Body::Empty }),
-        First::Late => {
+        Some(frame) => shown(response, frame),
+        None => {
             marks::mark(&mut response.head.headers, Spent::Held);
             Try::Answered(response)
         }
     }
 }
 
-enum First {
-    Frame(Option<Result<Frame, BodyError>>),
-    Late,
+/// What the first frame of its body makes of a response: the end of the attempt, or an answer that begins with it.
+pub(super) fn shown(response: Response<Body>, first: Option<Result<Frame, BodyError>>) -> Try {
+    let Response { head, body } = response;
+    match first {
+        Some(Ok(Frame::Trailers(trailers))) => Try::Ended(Box::new(Ended { head, trailers })),
+        Some(Ok(data)) => Try::Answered(Response { head, body: PrefixedBody::before(data, body) }),
+        Some(Err(error)) => Try::Send(SendError::maybe(broken(error))),
+        None => Try::Answered(Response { head, body: Body::Empty }),
+    }
 }
 
 /// A body that broke off before the caller has seen anything of the answer: as if no head had come.
@@ -104,7 +102,8 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_was_read_ahead_is_passed_on_without_a_copy() {
         let message = Bytes::from(vec![7; 1 << 20]);
-        let Try::Answered(mut answer) = first_frame(response(Body::Full(message.clone())), None).await else {
+        let Try::Answered(mut answer) = first_frame(response(Body::Full(message.clone())), None, Instant::now()).await
+        else {
             panic!("a message is an answer")
         };
         let frame = poll_fn(|cx| answer.body.poll_frame(cx)).await;
@@ -118,7 +117,7 @@ mod tests {
         let trailers: HeaderMap =
             [(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("14"))].into_iter().collect();
         let body = PrefixedBody::before(Frame::Trailers(trailers.clone()), Body::Empty);
-        let Try::Ended(ended) = first_frame(response(body), None).await else { panic!("it ended") };
+        let Try::Ended(ended) = first_frame(response(body), None, Instant::now()).await else { panic!("it ended") };
         assert_eq!(ended.trailers, trailers);
         let mut again = ended.into_response();
         let frame = poll_fn(|cx| again.body.poll_frame(cx)).await;

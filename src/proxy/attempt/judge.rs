@@ -61,7 +61,9 @@ pub(super) fn note(cluster: &Cluster, permit: &Permit, tried: &Try, caller: Call
         }
         Try::Send(error) => match &error.kind {
             SendErrorKind::RequestBody(_) => AttemptOutcome::Cancelled,
-            SendErrorKind::Refused | SendErrorKind::NoExtendedConnect => AttemptOutcome::Refused,
+            SendErrorKind::Refused | SendErrorKind::NoExtendedConnect | SendErrorKind::HeadTooLarge => {
+                AttemptOutcome::Refused
+            }
             SendErrorKind::BadResponse(_) => {
                 permit.report(Outcome::Broken, now);
                 AttemptOutcome::Invalid

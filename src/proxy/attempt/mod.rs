@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use outrigger_config::model;
 use smallvec::SmallVec;
 
@@ -56,6 +57,8 @@ pub(super) struct Exchange<'a> {
     pub(super) hint: PickHint<'a>,
     /// What goes up the tunnel that is asked for.
     pub(super) tunnel: Option<&'a WayUp>,
+    /// We have said that the request may be early: that it is too early for a server is no answer yet.
+    pub(super) early: bool,
 }
 
 impl Exchange<'_> {
@@ -67,10 +70,20 @@ impl Exchange<'_> {
     }
 }
 
+/// An answer, of the last attempt.
+pub(super) struct Answered {
+    pub(super) response: Response<Body>,
+    pub(super) permit: Permit,
+    /// When it came.
+    pub(super) at: Instant,
+}
+
 /// No answer could be had.
 pub(super) struct Failure {
     pub(super) reason: Reason,
     pub(super) details: &'static str,
+    /// Where the reason's own does not say it well.
+    pub(super) status: Option<StatusCode>,
     /// When it is worth asking again.
     pub(super) retry_after: Option<Duration>,
     /// It was tried again, or could not be.
@@ -79,7 +92,7 @@ pub(super) struct Failure {
 
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Self { reason, details: "", retry_after: None, retried: None }
+        Self { reason, details: "", status: None, retry_after: None, retried: None }
     }
 }
 
@@ -95,20 +108,21 @@ impl Failure {
     }
 }
 
-/// Sends a request until it is answered, or there is no answer to be had. Dropping the future cancels what is
-/// under way upstream at once.
+/// Sends a request until it is answered, or there is no answer to be had; `now` is when that begins. Dropping the future
+/// cancels what is under way upstream at once.
 pub(super) async fn run(
     exchange: &Exchange<'_>,
     head: &mut RequestHead,
     body: Body,
     interim: &dyn Interim,
     record: &mut Record,
-) -> Result<(Response<Body>, Permit), Failure> {
+    now: Instant,
+) -> Result<Answered, Failure> {
     let replay = (!body.is_end()).then(|| Replay::new(body, exchange.rule.retry.buffer as usize));
     if let Some(replay) = &replay {
         record.note_upload(replay);
     }
-    let answer = attempt_all(exchange, head, replay.as_ref(), interim, record).await;
+    let answer = attempt_all(exchange, head, replay.as_ref(), interim, record, now).await;
     // However it ended: the record counts on, and must not keep the caller's body meanwhile.
     if let Some(replay) = &replay {
         replay.commit();
@@ -122,13 +136,13 @@ async fn attempt_all(
     replay: Option<&Replay>,
     interim: &dyn Interim,
     record: &mut Record,
-) -> Result<(Response<Body>, Permit), Failure> {
+    mut now: Instant,
+) -> Result<Answered, Failure> {
     let mut again = Again::first(exchange, head);
     // A session stays with its endpoint also when that is slow.
     let hedging = exchange.hedging.filter(|_| exchange.hint.bound.is_none());
     let mut timer = Deadline::default();
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
-    let mut now = Instant::now();
     again.count(now);
     loop {
         if !forward_deadline(exchange, &mut head.headers, Some(&mut record.watch), now) {
@@ -198,7 +212,7 @@ async fn attempt_all(
         if let Some(spent) = if end.is_ok() { again.spent() } else { again.spent_on_failure() } {
             marks::mark_end(&mut end, spent);
         }
-        return end.map(|response| (response, permit));
+        return end.map(|response| Answered { response, permit, at: now });
     }
 }
 

@@ -1,9 +1,10 @@
 //! One attempt: pick, lease, send. Several may be under way beside each other: each has its own of everything here.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::uri::Authority;
@@ -11,7 +12,7 @@ use http::uri::Authority;
 use super::hold::{self, Ended};
 use super::patience::Patience;
 use super::{Exchange, Failure, judge};
-use crate::codec::{Body, Interim, Replay, RequestHead, Response, SendError, SendErrorKind};
+use crate::codec::{Body, Interim, PollBody as _, Replay, RequestHead, Response, SendError, SendErrorKind};
 use crate::policy::hedge::HedgeTimes;
 use crate::proxy::reason::Reason;
 use crate::proxy::record::Record;
@@ -248,37 +249,51 @@ pub(super) fn send<'f>(
     body: Body,
     interim: &'f dyn Interim,
 ) -> impl Future<Output = Try> + 'f {
-    let leasing = exchange.cluster.lease(sending.permit().member(), head.version, sending.preference);
-    send_once(leasing, (exchange, sending), head, body, interim)
+    // At once: nobody waits, so no time passes.
+    let (permit, preference) = (sending.permit(), sending.preference);
+    let at_hand = exchange.cluster.lease_at_hand(permit.member(), head.version, preference, permit.started());
+    send_once(at_hand, (exchange, sending), head, body, interim)
 }
 
 async fn send_once(
-    leasing: impl Future<Output = Result<Lease, LeaseError>>,
+    at_hand: Option<Lease>,
     (exchange, sending): (&Exchange<'_>, &Sending<'_>),
     head: &RequestHead,
     body: Body,
     interim: &dyn Interim,
 ) -> Try {
-    let lease = match leasing.await {
-        Err(error) => return Try::Lease(error),
-        Ok(lease) => lease,
+    let permit = sending.permit();
+    let (lease, now) = match at_hand {
+        Some(lease) => (lease, permit.started()),
+        None => {
+            let leasing = exchange.cluster.lease(permit.member(), head.version, sending.preference);
+            match Box::pin(leasing).await {
+                Err(error) => return Try::Lease(error),
+                Ok(lease) => (lease, Instant::now()),
+            }
+        }
     };
-    let now = Instant::now();
     if exchange.limits.is_late(now) {
         return Try::Late;
     }
-    sending.sent.note(sending.permit().started(), now);
+    sending.sent.note(permit.started(), now);
     let (carrier, mut response) = match send_on(lease, (exchange, sending), head, body, interim).await {
         Ok(answered) => answered,
         Err(error) => return Try::Send(error),
     };
     let host = head.authority.as_ref().map(Authority::host);
     exchange.cluster.learn(sending.permit().member(), (carrier, host), &mut response.head);
-    if sending.hold && hold::is_open(&response) {
-        sending.came.get_or_init(Instant::now);
-        return Box::pin(hold::first_frame(response, sending.replay)).await;
+    if !(sending.hold && hold::is_open(&response)) {
+        return Try::Answered(response);
     }
-    Try::Answered(response)
+    // Mostly it came with the head.
+    match poll_fn(|cx| Poll::Ready(response.body.poll_frame(cx))).await {
+        Poll::Ready(first) => hold::shown(response, first),
+        Poll::Pending => {
+            let came = *sending.came.get_or_init(Instant::now);
+            Box::pin(hold::first_frame(response, sending.replay, came)).await
+        }
+    }
 }
 
 /// Sends it on this connection, or a tunnel that this takes not on one that does. What answered is said as well.

@@ -14,7 +14,7 @@ pub(super) struct Patience<'a> {
     deadline: Option<Instant>,
     /// The default limit: it runs from the end of the upload, so that a long upload is not cut.
     answer: Option<Duration>,
-    /// While the upload goes on: it must not stand still for longer.
+    /// Nothing moves for longer: the upload while it goes on, and then an answer must come.
     idle: Option<Duration>,
     upload: Option<&'a Replay>,
     began: Instant,
@@ -42,11 +42,12 @@ impl<'a> Patience<'a> {
         if came {
             return self.deadline;
         }
+        let silent = earlier(self.answer, self.idle);
         let Some(upload) = self.upload else {
-            return earlier(self.fixed, self.answer.map(|answer| self.began + answer));
+            return earlier(self.fixed, silent.map(|silent| self.began + silent));
         };
         let soft = match upload.ended() {
-            Some(ended) => self.answer.map(|answer| ended.max(self.began) + answer),
+            Some(ended) => silent.map(|silent| ended.max(self.began) + silent),
             None => {
                 let received = upload.received();
                 if received != self.received {
@@ -65,7 +66,8 @@ impl<'a> Patience<'a> {
             return Try::TimedOut;
         }
         let uploading = self.upload.is_some_and(|upload| upload.ended().is_none());
-        let stalled = uploading && self.fixed.is_none_or(|fixed| Instant::now() < fixed);
+        let silent = self.idle.is_some_and(|idle| self.answer.is_none_or(|answer| idle < answer));
+        let stalled = (uploading || silent) && self.fixed.is_none_or(|fixed| Instant::now() < fixed);
         if stalled { Try::Stalled } else { Try::TimedOut }
     }
 
@@ -77,7 +79,7 @@ impl<'a> Patience<'a> {
     }
 }
 
-fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+fn earlier<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),

@@ -136,7 +136,11 @@ impl Harness {
         let caller = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
         let (stream, peer) = listener.accept().await.expect("a connection");
         let local = stream.local_addr().expect("an address");
-        (caller, stream, ConnInfo { listener: Arc::from("l"), peer, local, worker: 0, tls: tls.map(Arc::new) })
+        (
+            caller,
+            stream,
+            ConnInfo { listener: Arc::from("l"), peer, local, worker: 0, tls: tls.map(Arc::new), handshake: None },
+        )
     }
 
     fn handler(&self, info: ConnInfo) -> (Arc<ConnectionHandler>, ServerOptions) {

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::task::coop::unconstrained;
 
 use super::{Asked, Kind, Place};
 use crate::base::drain::{Notice, Watch};
@@ -40,6 +41,8 @@ pub struct TunnelBody {
     timer: Deadline,
     /// Something moved since the clock was last read.
     moved: bool,
+    /// Pieces that came since it was last looked whether the time is over.
+    unwatched: u32,
     last_moved: Instant,
     /// Bytes of the way up when the clock was last read.
     received: u64,
@@ -86,7 +89,10 @@ impl std::fmt::Debug for Drain {
 impl Drain {
     fn new(watch: &Watch) -> Self {
         let mut heard = watch.clone();
-        Self { watch: watch.clone(), begun: Box::pin(async move { heard.begun().await }), waker: None, at: None }
+        // Out of the budget of its task: once that is used up, what waits is not polled, and would hear of nothing,
+        // though it was asked to wait.
+        let begun = Box::pin(unconstrained(async move { heard.begun().await }));
+        Self { watch: watch.clone(), begun, waker: None, at: None }
     }
 
     /// When it goes, once the drain has begun. Costs a load while there is none.
@@ -110,6 +116,11 @@ impl TunnelBody {
     pub(in crate::proxy) fn new(body: Body, permit: Option<Permit>, mut record: Record, asked: Asked) -> Box<Self> {
         let Asked { kind, up, place, idle, age } = asked;
         let now = Instant::now();
+        if let Some(permit) = &permit {
+            // The endpoint has done what was asked of it. The tunnel may go on for days, and breakers must not wait for
+            // its end.
+            permit.answered(now);
+        }
         let counted = kind.counted();
         record.begin_tunnel(&up);
         record.listener().metrics.tunnel_opened(counted);
@@ -125,6 +136,7 @@ impl TunnelBody {
             drain,
             timer: Deadline::default(),
             moved: false,
+            unwatched: 0,
             last_moved: now,
             received: 0,
             phase: Phase::Open,
@@ -180,7 +192,14 @@ impl TunnelBody {
         Ok(())
     }
 
+    /// Whether it is to be looked, before anything more moves, if the tunnel must end: while something comes without a
+    /// pause, nothing else asks.
+    fn must_look(&self) -> bool {
+        self.unwatched >= limits::TUNNEL_LOOK || self.phase == Phase::Open && self.record.watch.ended().is_some()
+    }
+
     fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
+        self.unwatched = 0;
         let received = self.up.received();
         if self.moved || received != self.received {
             self.moved = false;
@@ -271,9 +290,18 @@ impl PollBody for TunnelBody {
                 self.record.bytes_sent += frame.len() as u64;
                 return Poll::Ready(Some(Ok(Frame::Data(frame))));
             }
+            if self.must_look()
+                && let Poll::Ready(due) = self.poll_due(cx)
+            {
+                if let Err(error) = self.act(due) {
+                    return Poll::Ready(Some(Err(self.break_off(error))));
+                }
+                continue;
+            }
             match self.body.poll_frame(cx) {
                 Poll::Ready(Some(Ok(Frame::Data(data)))) => {
                     self.moved = true;
+                    self.unwatched += 1;
                     let data = self.pass(data);
                     if data.is_empty() {
                         continue;
@@ -353,3 +381,42 @@ enum Due {
 }
 
 const UNFINISHED: &str = "the tunnel did not end in time";
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_drain_is_heard_by_a_tunnel_that_asked_when_its_turn_was_used_up() {
+        let drain = crate::base::drain::Drain::default();
+        let mut hearing = Drain::new(&drain.watch());
+        let woken = Arc::<Woken>::default();
+        let waker = Waker::from(Arc::clone(&woken));
+        poll_fn(|cx| {
+            while let Poll::Ready(turn) = tokio::task::coop::poll_proceed(cx) {
+                turn.made_progress();
+            }
+            assert_eq!(hearing.poll(&mut Context::from_waker(&waker)), None);
+            Poll::Ready(())
+        })
+        .await;
+        let before = woken.0.load(Ordering::Relaxed);
+        drain.start(Duration::ZERO);
+        assert_eq!(woken.0.load(Ordering::Relaxed), before + 1, "nothing else will wake an idle tunnel");
+        assert!(hearing.poll(&mut Context::from_waker(&waker)).is_some());
+    }
+}

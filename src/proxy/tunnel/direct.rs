@@ -10,7 +10,7 @@ use super::Asked;
 use crate::codec::h1::ClientTunnel;
 use crate::codec::{Body, Response, ResponseHead};
 use crate::net::proxy_protocol::Addresses;
-use crate::proxy::attempt::{Exchange, Failure};
+use crate::proxy::attempt::{Answered, Exchange, Failure};
 use crate::proxy::reason::Reason;
 use crate::proxy::record::Record;
 use crate::proxy::with_random;
@@ -25,7 +25,7 @@ pub(in crate::proxy) async fn connect(
     exchange: &Exchange<'_>,
     asked: &Asked,
     record: &mut Record,
-) -> Result<(Response<Body>, Permit), Failure> {
+) -> Result<Answered, Failure> {
     let cluster = exchange.cluster;
     let metrics = &cluster.state().metrics;
     let info = &record.watch.origin().info;
@@ -53,7 +53,7 @@ pub(in crate::proxy) async fn connect(
                 let (io, open) = tunnel.into_parts();
                 let body = Body::H1ClientTunnel(Box::new(ClientTunnel::over(io, Box::new(open), asked.up.attempt())));
                 let head = ResponseHead { status: StatusCode::OK, headers: HeaderMap::new() };
-                return Ok((Response { head, body }, permit));
+                return Ok(Answered { response: Response { head, body }, permit, at: now });
             }
             Err(LeaseError::Overflow(kind)) => {
                 metrics.overflowed(kind);

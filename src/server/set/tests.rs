@@ -16,7 +16,7 @@ use crate::base::pressure::Pressure;
 use crate::codec::{Body, Handler, Interim, Refusal, Request, Response, ResponseHead};
 use crate::net::ConnInfo;
 use crate::server::Tls;
-use crate::server::shutdown::{Outcome, shutdown};
+use crate::server::shutdown::{self, Outcome, shutdown};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -457,6 +457,33 @@ async fn shutdown_ends_at_its_deadline_and_says_what_was_open() {
     proxy.holding(1);
     let timing = Drain { accept_for: Duration::ZERO, deadline: Duration::from_millis(100) };
     assert_eq!(shutdown(&proxy.set, &timing).await, Outcome::Deadline { open: 1 });
+    assert!(busy.is_closed(), "what was open is closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_closes_also_what_only_drains() {
+    let proxy = Proxy::new(2);
+    let renamed = Listener { bind: reserve(), ..listener("renamed") };
+    let stricter = Listener { bind: reserve(), ..with_tls(TlsMode::Permissive) };
+    let gone = Listener { bind: reserve(), ..listener("gone") };
+    proxy.apply(&[renamed.clone(), stricter.clone(), gone.clone()]);
+    let mut held: Vec<Client> = [&renamed, &stricter, &gone].map(|of| Client::connect(of.bind)).into();
+    for (at, client) in held.iter_mut().enumerate() {
+        client.send("/hold").expect("sent");
+        proxy.holding(at + 1);
+    }
+    let after = [
+        Listener { name: "other".into(), ..renamed.clone() },
+        Listener { tls: with_tls(TlsMode::Strict).tls, ..stricter.clone() },
+    ];
+    proxy.apply(&after);
+    let mut fresh = Client::connect(renamed.bind);
+    assert!(fresh.ask("/").starts_with("other "));
+    shutdown::end(&proxy.set).await;
+    for client in held.iter_mut().chain([&mut fresh]) {
+        assert!(client.is_closed());
+    }
+    assert!(TcpStream::connect(renamed.bind).is_err(), "nobody listens");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,6 +25,8 @@ pub enum Http3Failure {
     Silent,
     /// A connection was lost.
     Lost,
+    /// It answered that it does not answer for the host there (421).
+    Misdirected,
 }
 
 /// The numbers of one cluster.
@@ -40,8 +42,12 @@ pub(super) struct Carriers {
 const CARRIERS: [(Carrier, &str); 4] =
     [(Carrier::Http1, "http1"), (Carrier::Http2, "http2"), (Carrier::Http3, "http3"), (Carrier::Tcp, "tcp")];
 
-const FAILURES: [(Http3Failure, &str); 3] =
-    [(Http3Failure::Connect, "connect"), (Http3Failure::Silent, "silent"), (Http3Failure::Lost, "lost")];
+const FAILURES: [(Http3Failure, &str); 4] = [
+    (Http3Failure::Connect, "connect"),
+    (Http3Failure::Silent, "silent"),
+    (Http3Failure::Lost, "lost"),
+    (Http3Failure::Misdirected, "misdirected"),
+];
 
 impl Carriers {
     pub(super) fn connected(&self, carrier: Carrier) {

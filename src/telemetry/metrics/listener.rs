@@ -52,6 +52,20 @@ const CAUGHT: [(Caught, &str); 6] = [
     (Caught::Loop, "loop"),
 ];
 
+/// What is done with a request that came before the handshake of its connection was over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlyRequest {
+    /// It was handled at once.
+    Handled,
+    /// It waited for the end of the handshake.
+    Held,
+    /// It was handled at once, and sent once more after the handshake because it was too early for its upstream.
+    Repeated,
+}
+
+const EARLY: [(EarlyRequest, &str); 3] =
+    [(EarlyRequest::Handled, "handled"), (EarlyRequest::Held, "held"), (EarlyRequest::Repeated, "repeated")];
+
 /// What kind of tunnel is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TunnelKind {
@@ -90,6 +104,7 @@ struct Shard {
     passed_bytes: [AtomicU64; 2],
     quic: AtomicU64,
     quic_open: AtomicU64,
+    early: [AtomicU64; EARLY.len()],
 }
 
 /// A connection over QUIC, counted as open until dropped.
@@ -126,6 +141,11 @@ impl ListenerMetrics {
         add(&shard.quic, 1);
         add(&shard.quic_open, 1);
         OverQuic(Arc::clone(self))
+    }
+
+    /// A request came before the handshake of its connection was over.
+    pub fn early(&self, what: EarlyRequest) {
+        add(&self.series.local().early[what as usize], 1);
     }
 
     /// Accepting failed for a reason other than the caller's own disappearance.
@@ -220,6 +240,7 @@ pub(super) fn encode(listeners: &[Arc<ListenerMetrics>], text: &mut Text) {
         for listener in &over_quic {
             text.sample(&listener.labels, gauge(listener.series.sum(|s| &s.quic_open)));
         }
+        encode_early(&over_quic, text);
     }
     text.family("outrigger_accept_errors_total", Kind::Counter, "Failures to accept, such as too many open files.");
     for listener in &all {
@@ -285,6 +306,21 @@ pub(super) fn encode(listeners: &[Arc<ListenerMetrics>], text: &mut Text) {
             let bytes = listener.series.sum(|s| &s.passed_bytes[at]);
             text.sample(&listener.labels.with("direction", direction), bytes);
         }
+    }
+}
+
+fn encode_early(over_quic: &[&&ListenerMetrics], text: &mut Text) {
+    let counts = over_quic.iter().flat_map(|listener| {
+        EARLY.map(|(what, name)| (listener, name, listener.series.sum(|s| &s.early[what as usize])))
+    });
+    let counts: Vec<_> = counts.filter(|(.., count)| *count > 0).collect();
+    if counts.is_empty() {
+        return;
+    }
+    let help = "Requests that came before the handshake of their connection was over, by what was done with them.";
+    text.family("outrigger_early_requests_total", Kind::Counter, help);
+    for (listener, name, count) in counts {
+        text.sample(&listener.labels.with("outcome", name), count);
     }
 }
 

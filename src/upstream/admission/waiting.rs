@@ -47,7 +47,7 @@ pub(super) async fn wait(
         line.patience = patience;
         // Nobody waits whose turn it were before.
         if !line.queue.is_before(class) && admission.take_room(class, now).is_ok() {
-            return Ok(Place { cluster: Arc::clone(cluster) });
+            return Ok(Place { cluster: Arc::clone(cluster), since: now });
         }
         admission.limit.was_reached();
         let longest = line.queue.patience(class, patience, now);
@@ -112,7 +112,7 @@ impl Waiting<'_> {
             () = tokio::time::sleep_until(end.into()) => self.leave(),
         };
         match told {
-            Some(Turn::Come) => Ok(Place { cluster: Arc::clone(self.cluster) }),
+            Some(Turn::Come) => Ok(Place { cluster: Arc::clone(self.cluster), since: clock::now() }),
             Some(Turn::PushedOut) => Err(Cause::QueueFull),
             Some(Turn::TooLate) => Err(Cause::QueueTimeout),
             None => Err(cause),
@@ -138,7 +138,7 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if self.leave() == Some(Turn::Come) {
-            drop(Place { cluster: Arc::clone(self.cluster) });
+            drop(Place { cluster: Arc::clone(self.cluster), since: clock::now() });
         }
     }
 }

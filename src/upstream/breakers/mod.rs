@@ -146,9 +146,17 @@ impl CircuitBreaker {
         }
     }
 
-    /// Counts and logs a change, and sees to it that picks know when the next probe is due.
+    /// What is to be done about a change, if there is one: hardly ever.
+    #[inline]
     fn tell(&self, change: Option<Change>, settings: &Breaker, now: Instant) {
-        let Some(Change { from, to }) = change else { return };
+        if let Some(change) = change {
+            self.changed(change, settings, now);
+        }
+    }
+
+    /// Counts and logs a change, and sees to it that picks know when the next probe is due.
+    #[cold]
+    fn changed(&self, Change { from, to }: Change, settings: &Breaker, now: Instant) {
         if matches!(self.owner, Owner::Endpoint(_))
             && let Some(due) = self.state.due(settings)
         {

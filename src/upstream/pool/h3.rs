@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::time::timeout_at;
 
@@ -246,10 +247,20 @@ impl H3Slot {
         };
         let whole = body.is_end() || replay.is_some();
         let sending = slot.send(Cow::Borrowed(head), body, interim);
+        let may_repeat = || whole && replay.as_ref().is_none_or(Replay::is_whole);
         let sent = match repeatable && whole {
-            true => path.unless_doubted(sending, || replay.as_ref().is_none_or(Replay::is_whole)).await,
+            true => path.unless_doubted(sending, may_repeat).await,
             false => sending.await,
         };
+        // Whatever its method: it was not processed (RFC 9110 section 15.5.20).
+        if let Ok(answer) = &sent
+            && answer.head.status == StatusCode::MISDIRECTED_REQUEST
+            && path.misdirected()
+            && may_repeat()
+        {
+            path.falls_back();
+            return Err(SendError::never(SendErrorKind::PathLost));
+        }
         sent.map_err(|error| path.explain(error))
     }
 }

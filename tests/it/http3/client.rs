@@ -4,7 +4,7 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use bytes::Bytes;
-use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt, ZeroRttAccepted};
 use tokio::sync::watch;
 
 use crate::support::{PATIENCE, TlsClient, within};
@@ -35,9 +35,31 @@ pub struct Reply {
 impl H3Client {
     /// Connects, or says why not.
     pub async fn try_connect(client: &TlsClient, addr: SocketAddr) -> Result<Self, ConnectionError> {
+        Self::try_connect_with(client.quic(), addr).await
+    }
+
+    /// The same with settings of its own.
+    pub async fn try_connect_with(config: ClientConfig, addr: SocketAddr) -> Result<Self, ConnectionError> {
+        let endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a port");
+        let connecting = endpoint.connect_with(config, addr, "127.0.0.1").expect("begun");
+        let connection = within(PATIENCE, "a connection over QUIC", connecting).await?;
+        Self::over(endpoint, connection).await
+    }
+
+    /// Begins with early data, and tells whether it was taken; panics without the means that a server gives for it.
+    pub async fn early(client: &TlsClient, addr: SocketAddr) -> (Self, ZeroRttAccepted) {
+        Self::try_early(client, addr).await.expect("the means for early data")
+    }
+
+    /// The same; `None` without the means.
+    pub async fn try_early(client: &TlsClient, addr: SocketAddr) -> Option<(Self, ZeroRttAccepted)> {
         let endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a port");
         let connecting = endpoint.connect_with(client.quic(), addr, "127.0.0.1").expect("begun");
-        let connection = within(PATIENCE, "a connection over QUIC", connecting).await?;
+        let (connection, taken) = connecting.into_0rtt().ok()?;
+        Some((Self::over(endpoint, connection).await.expect("a control stream"), taken))
+    }
+
+    async fn over(endpoint: Endpoint, connection: Connection) -> Result<Self, ConnectionError> {
         let mut control = connection.open_uni().await?;
         // A control stream with empty settings.
         control.write_all(&[0x00, 0x04, 0x00]).await.map_err(|_| ConnectionError::LocallyClosed)?;
@@ -58,14 +80,14 @@ impl H3Client {
 
     /// Begins a request with a body to come.
     pub async fn open(&self, method: &str, path: &str) -> Result<Exchange, ConnectionError> {
+        self.open_with(&head(method, path)).await
+    }
+
+    /// Begins a request with these bytes.
+    pub async fn open_with(&self, head: &[u8]) -> Result<Exchange, ConnectionError> {
         let (mut send, receive) = self.connection.open_bi().await?;
-        let fields = [(":method", method), (":scheme", "https"), (":authority", "a.example"), (":path", path)];
-        let mut block = vec![0, 0];
-        for (name, value) in fields {
-            literal(&mut block, name, value);
-        }
         // A server that has answered or left may not take it.
-        send.write_all(&frame(0x01, &block)).await.ok();
+        send.write_all(head).await.ok();
         Ok(Exchange { send, receive, buffer: Vec::new() })
     }
 
@@ -158,6 +180,26 @@ impl Exchange {
     pub fn stop(&mut self, code: u32) {
         self.receive.stop(VarInt::from_u32(code)).ok();
     }
+}
+
+/// The head of a request, as it stands on its stream.
+pub fn head(method: &str, path: &str) -> Vec<u8> {
+    head_with(method, path, &[])
+}
+
+/// The same with more fields.
+pub fn head_with(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let fields = [(":method", method), (":scheme", "https"), (":authority", "a.example"), (":path", path)];
+    section(&[&fields, more].concat())
+}
+
+/// A HEADERS frame with these fields.
+pub fn section(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = vec![0, 0];
+    for (name, value) in fields {
+        literal(&mut block, name, value);
+    }
+    frame(0x01, &block)
 }
 
 /// Reads the server's control stream, and throws the others away.

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::client::H3Client;
+use super::client::{Exchange, H3Client};
 use super::{Edge, config, echo};
 use crate::support::pki::Leaf;
 use crate::support::{Config, H1Backend, Mesh, PATIENCE, Proxy, TlsClient, eventually, ms, within};
 
 /// Replaces the configuration and waits until it counts.
-async fn reload(proxy: &Proxy, config: &Config) {
+pub(super) async fn reload(proxy: &Proxy, config: &Config) {
     let before = proxy.metric("outrigger_config_reloads_total", &["result=\"applied\""]).await;
     proxy.replace_config(config);
     let start = std::time::Instant::now();
@@ -143,6 +143,51 @@ async fn a_drain_says_goaway_finishes_what_is_under_way_and_ends_the_process() {
     assert!(proxy.exit(Duration::from_secs(10)).await.success());
 }
 
+/// Waits until the proxy says that it ends the connection, which is not left to find out by itself.
+async fn is_told(client: &H3Client) {
+    let closed = within(ms(1000), "the end", client.connection.closed()).await;
+    let quinn::ConnectionError::ApplicationClosed(close) = closed else { panic!("{closed:?}") };
+    assert_eq!(close.error_code.into_inner(), 0x100, "H3_NO_ERROR");
+}
+
+/// A proxy with this drain, and a caller with a request under way.
+async fn busy(drain: &str) -> (H1Backend, Mesh, Proxy, H3Client, Exchange) {
+    let backend = H1Backend::ok().await;
+    let mesh = Mesh::new();
+    let proxy = Proxy::start(&config(&mesh, &backend).top(drain)).await;
+    let client = H3Client::connect(&TlsClient::with(&mesh.svid("shop/caller")), proxy.addr()).await;
+    let mut exchange = client.open("POST", "/").await.expect("a stream");
+    exchange.put(b"begun").await.expect("sent");
+    eventually(PATIENCE, "it arrived", || backend.connections() > 0).await;
+    (backend, mesh, proxy, client, exchange)
+}
+
+#[tokio::test]
+async fn at_the_deadline_of_a_drain_callers_are_told_that_it_is_over() {
+    let (_backend, _mesh, mut proxy, mut client, _exchange) = busy("drain: { acceptFor: 50ms, deadline: 800ms }").await;
+    proxy.signal("TERM");
+    client.goaway().await;
+    tokio::time::sleep(ms(800)).await;
+    is_told(&client).await;
+    assert!(proxy.exit(Duration::from_secs(5)).await.success());
+}
+
+#[tokio::test]
+async fn after_a_second_signal_callers_are_told_that_it_is_over() {
+    for (accept_for, drains) in [("50ms", true), ("1m", false)] {
+        let drain = format!("drain: {{ acceptFor: {accept_for}, deadline: 2m }}");
+        let (_backend, _mesh, mut proxy, mut client, _exchange) = busy(&drain).await;
+        proxy.signal("TERM");
+        match drains {
+            true => drop(client.goaway().await),
+            false => while proxy.try_admin("GET", "/ready").await.is_some_and(|(status, _)| status == 200) {},
+        }
+        proxy.signal("TERM");
+        is_told(&client).await;
+        assert!(!proxy.exit(Duration::from_secs(5)).await.success());
+    }
+}
+
 #[tokio::test]
 async fn at_the_limit_of_connections_callers_are_refused_and_let_in_when_one_ends() {
     let edge = Edge::to(echo().await, "maxConnections: 1").await;
@@ -151,10 +196,80 @@ async fn at_the_limit_of_connections_callers_are_refused_and_let_in_when_one_end
     let refused = H3Client::try_connect(&edge.caller(), edge.proxy.addr()).await;
     assert!(matches!(refused, Err(quinn::ConnectionError::ConnectionClosed(_))), "one is there");
     assert!(edge.proxy.metric("outrigger_connections_held_back_total", &["listener=\"in\""]).await >= 1.0);
+    // A quarter of one: no address is believed before it has answered.
+    assert!(edge.proxy.metric("outrigger_quic_retries_total", &[]).await >= 2.0);
     client.connection.close(0x100_u32.into(), b"");
     let start = std::time::Instant::now();
     while H3Client::try_connect(&edge.caller(), edge.proxy.addr()).await.is_err() {
         assert!(start.elapsed() < PATIENCE, "there is room again");
         tokio::time::sleep(ms(5)).await;
     }
+}
+
+/// They do not know each other's connections. What goes to the wrong one is lost, and nobody is told that a connection is gone
+/// which is not.
+#[tokio::test]
+async fn a_second_process_on_the_port_holds_connections_up_and_kills_none() {
+    let edge = Edge::start().await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(edge.connect().await);
+        assert_eq!(clients.last().expect("one").get("/").await.status, 200);
+    }
+    let second = edge.proxy.start_beside(&config(&edge.mesh, &edge.backend)).await;
+    let mut requests = tokio::task::JoinSet::new();
+    for client in clients {
+        requests.spawn(async move {
+            let reply = client.try_send("GET", "/", b"").await;
+            (client, reply.map(|reply| reply.status))
+        });
+    }
+    let mut answered = Vec::new();
+    while let Ok(Some(done)) = tokio::time::timeout(ms(500), requests.join_next()).await {
+        answered.push(done.expect("it asks"));
+    }
+    println!("{} of 8 are answered beside a second process", answered.len());
+    drop(second);
+    while let Some(done) = within(PATIENCE, "the others", requests.join_next()).await {
+        answered.push(done.expect("it asks"));
+    }
+    for (client, status) in answered {
+        assert_eq!(status, Ok(200));
+        assert_eq!(client.get("/").await.status, 200, "the same connection");
+    }
+}
+
+/// How a port is handed over: HTTP/3 is taken away first, and comes back with the next process. Callers over TCP notice nothing.
+#[tokio::test]
+async fn a_port_is_handed_over_by_taking_http_3_away_first() {
+    let edge = Edge::start().await;
+    let config = config(&edge.mesh, &edge.backend).top("drain: { acceptFor: 100ms, deadline: 8s }");
+    let without = Config::to("http1", &[edge.backend.addr])
+        .top(&edge.mesh.identity("shop/web"))
+        .top("drain: { acceptFor: 100ms, deadline: 8s }")
+        .listener("tls: { mode: strict }");
+    let Edge { mesh, backend: _backend, proxy: mut old } = edge;
+    let caller = TlsClient::with(&mesh.svid("shop/caller"));
+    let mut client = H3Client::connect(&caller, old.addr()).await;
+    assert_eq!(client.get("/").await.status, 200);
+    reload(&old, &without).await;
+    client.goaway().await;
+    within(PATIENCE, "the end", client.connection.closed()).await;
+    let mut over_tcp = caller.h1(old.addr()).await;
+    assert_eq!(over_tcp.get("/").await.status, 200);
+    let gone = std::time::Instant::now();
+    while old.metric("outrigger_quic_connections", &[]).await > 0.0 {
+        assert!(gone.elapsed() < PATIENCE, "none is left");
+        tokio::time::sleep(ms(5)).await;
+    }
+    let new = old.start_beside(&config).await;
+    old.signal("TERM");
+    // From the first moment on, every caller over HTTP/3 meets the new process.
+    let mut served = 0;
+    while !old.has_exited() {
+        assert_eq!(H3Client::connect(&caller, new.addr()).await.get("/").await.status, 200);
+        served += 1;
+    }
+    assert!(served > 0);
+    assert_eq!(caller.h1(new.addr()).await.get("/").await.status, 200);
 }

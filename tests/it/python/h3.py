@@ -240,17 +240,19 @@ def configuration(certificate=None, key=None, trust=None, name=None, client=True
 
 
 @contextlib.asynccontextmanager
-async def connect(host, port, config=None, raw=False, local_port=0):
-    """A connection of a client, closed at the end. (aioquic's own function binds to `::`, which not every host has.)"""
+async def connect(host, port, config=None, raw=False, local_port=0, on_session=None, early=False):
+    """A connection of a client, closed at the end. (aioquic's own function binds to `::`, which not every host has.) With
+    `early` the end of the handshake is not waited for."""
     config = config or configuration()
     config.server_name = config.server_name or "a.example"
     loop = asyncio.get_running_loop()
     transport, connection = await loop.create_datagram_endpoint(
-        lambda: Connection(QuicConnection(configuration=config), raw=raw), local_addr=("0.0.0.0", local_port)
+        lambda: Connection(QuicConnection(configuration=config, session_ticket_handler=on_session), raw=raw), local_addr=("0.0.0.0", local_port)
     )
     try:
         connection.connect((host, port))
-        await asyncio.wait_for(connection.wait_connected(), PATIENCE)
+        if not early:
+            await asyncio.wait_for(connection.wait_connected(), PATIENCE)
         yield connection
     finally:
         connection.close()

@@ -1,6 +1,6 @@
 """A foreign HTTP/3 client against a proxy in front of the backend of `h3_clients.rs`.
 
-    h3_client.py CLAIM... --port PORT [--trust FILE] [--certificate FILE --key FILE] [--size MIB]
+    h3_client.py CLAIM... --port PORT [--relay PORT] [--trust FILE] [--certificate FILE --key FILE] [--size MIB]
 
 Prints `ok CLAIM` for each that held; the first that did not ends it with a traceback."""
 
@@ -210,25 +210,45 @@ class Forward(asyncio.DatagramProtocol):
         self.conn.datagram_received(data, addr)
 
 
+async def early(args):
+    """A caller that comes back sends a request with its first packets; nothing comes back before they were handled."""
+    sessions = asyncio.Queue()
+    async with args.connect(on_session=sessions.put_nowait) as conn:
+        await get_once(conn)
+        session = await asyncio.wait_for(sessions.get(), h3.PATIENCE)
+    config = args.configuration()
+    config.session_ticket = session
+    async with h3.connect("127.0.0.1", args.relay, config, early=True) as conn:
+        stream = conn.request("GET", "/small")
+        assert not conn._quic.tls.session_resumed, "nothing has come back yet"
+        assert value(await stream.fields(), ":status") == "200"
+        assert await stream.body() == b"small"
+        await conn.until(lambda: conn._quic._handshake_complete)
+        assert conn._quic.tls.session_resumed and conn._quic.tls.early_data_accepted
+        await get_once(conn)
+
+
 async def get_once(conn):
     stream = conn.request("GET", "/small")
     assert value(await stream.fields(), ":status") == "200"
     assert await stream.body() == b"small"
 
 
-CLAIMS = [get, upload, download, concurrent, trailers, events, cancel, aborted, drain, refused, rebind]
+CLAIMS = [get, upload, download, concurrent, trailers, events, cancel, aborted, drain, refused, rebind, early]
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("claims", nargs="+")
     parser.add_argument("--port", type=int)
+    parser.add_argument("--relay", type=int)
     parser.add_argument("--trust")
     parser.add_argument("--certificate")
     parser.add_argument("--key")
     parser.add_argument("--size", type=int, default=8)
     args = parser.parse_args()
-    args.connect = lambda: h3.connect("127.0.0.1", args.port, h3.configuration(args.certificate, args.key, args.trust))
+    args.configuration = lambda: h3.configuration(args.certificate, args.key, args.trust)
+    args.connect = lambda **more: h3.connect("127.0.0.1", args.port, args.configuration(), **more)
     claims = {claim.__name__: claim for claim in CLAIMS}
     for name in args.claims:
         asyncio.run(claims[name](args))

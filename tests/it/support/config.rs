@@ -108,7 +108,10 @@ impl Config {
         }
         out += "listeners:\n";
         for (name, settings) in &self.listeners {
-            out += &format!("  - name: {name}\n    bind: \"127.0.0.1:$PORT_{name}\"\n");
+            out += &format!("  - name: {name}\n");
+            if !settings.iter().any(|s| s.starts_with("bind:")) {
+                out += &format!("    bind: \"127.0.0.1:$PORT_{name}\"\n");
+            }
             let raw = |s: &String| s.starts_with("protocol: tcp") || s.starts_with("protocol: udp");
             if !settings.iter().any(|s| s.starts_with("routes:") || raw(s)) {
                 out += "    routes: main\n";

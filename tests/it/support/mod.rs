@@ -1,6 +1,7 @@
 //! What the tests stand on: the proxy as a child process, backends that record and misbehave on
 //! command, clients that can say anything, and ways to wait for an event instead of sleeping.
 
+pub mod abuse;
 pub mod ads;
 pub mod any;
 pub mod config;

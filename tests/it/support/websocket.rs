@@ -436,6 +436,11 @@ impl EchoServer {
         Self::start(|stream, seen| tokio::spawn(serve_h1(stream, seen))).await
     }
 
+    /// The same on a socket that listens.
+    pub fn h1_on(listener: TcpListener) -> Self {
+        Self::on(listener, |stream, seen| tokio::spawn(serve_h1(stream, seen)))
+    }
+
     /// Over HTTP/2 with extended CONNECT.
     pub async fn h2() -> Self {
         Self::start(|stream, seen| tokio::spawn(serve_h2(stream, seen, true))).await
@@ -450,7 +455,13 @@ impl EchoServer {
     where
         F: Fn(TcpStream, Arc<Seen>) -> JoinHandle<()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::on(TcpListener::bind("127.0.0.1:0").await.expect("a port"), serve)
+    }
+
+    fn on<F>(listener: TcpListener, serve: F) -> Self
+    where
+        F: Fn(TcpStream, Arc<Seen>) -> JoinHandle<()> + Send + 'static,
+    {
         let addr = listener.local_addr().expect("an address");
         let seen = Arc::<Seen>::default();
         let shared = Arc::clone(&seen);
@@ -512,6 +523,8 @@ async fn serve_h1(mut stream: TcpStream, seen: Arc<Seen>) {
 async fn serve_h2(stream: TcpStream, seen: Arc<Seen>, extended: bool) {
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(10_000).data_frame_budget(usize::MAX);
+    // What one stream leaves unread must not keep the others waiting.
+    builder.initial_connection_window_size(64 << 20);
     if extended {
         builder.enable_connect_protocol();
     }

@@ -224,3 +224,16 @@ async fn a_handshake_is_tried_again_like_any_request_without_a_body() {
     }
     assert!(!broken.requests().is_empty());
 }
+
+/// A length of nothing is said by clients that say it of every request. It must not become the length of what goes up.
+#[tokio::test]
+async fn a_declared_length_of_nothing_does_not_bind_the_tunnel() {
+    for (protocol, server) in each_server().await {
+        let proxy = Proxy::start(&Config::to(protocol, &[server.addr])).await;
+        let (_, mut socket) = WebSocket::h1_with(proxy.addr(), "/chat", "Content-Length: 0\r\n").await;
+        socket.echoes("hello").await;
+        socket.close().await;
+        let seen = server.seen.handshakes.lock();
+        assert!(seen.iter().all(|seen| !seen.contains_key("content-length")), "{protocol}: {seen:?}");
+    }
+}

@@ -108,7 +108,7 @@ fn router(at: &At<'_>, any: &Any) {
             upstream_log_options, // likewise
             suppress_envoy_headers, // there are none
             suppress_grpc_request_failure_code_stats, // metrics are ours
-            reject_connect_request_early_data, // CONNECT is refused
+            reject_connect_request_early_data, // CONNECT in early data is not taken
         ],
         refuse: [strict_check_headers, respect_expected_rq_timeout, upstream_http_filters],
     });

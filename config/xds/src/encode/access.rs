@@ -222,11 +222,12 @@ fn authenticated(pattern: MatchPattern) -> rbac::Principal {
     }))
 }
 
-fn range(Cidr { network, prefix }: &Cidr) -> rbac::Principal {
-    principal(rbac::principal::Identifier::DirectRemoteIp(core::CidrRange {
-        address_prefix: IpAddr::to_string(network),
-        prefix_len: wire::number(u32::from(*prefix)),
-    }))
+fn range(range: &Cidr) -> rbac::Principal {
+    principal(rbac::principal::Identifier::DirectRemoteIp(cidr(range)))
+}
+
+pub(super) fn cidr(Cidr { network, prefix }: &Cidr) -> core::CidrRange {
+    core::CidrRange { address_prefix: IpAddr::to_string(network), prefix_len: wire::number(u32::from(*prefix)) }
 }
 
 /// A claim, as what the token filter leaves in the metadata of the request. Envoy compares texts and the entries of lists.

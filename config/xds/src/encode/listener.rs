@@ -23,6 +23,7 @@ pub fn listener(config: &Listener, policies: &Policies<'_>, form: Form) -> Resou
 
 fn message(config: &Listener, policies: &Policies<'_>, form: Form) -> listener::Listener {
     let chains = Chains::of(config, policies, form);
+    let chains = if form == Form::Envoy { chains.only_from(config) } else { chains };
     let inspects = !chains.list.is_empty() && config.tls.is_some();
     let (mut listener_filters, after) = opaque::filters(config);
     listener_filters.extend(inspects.then(inspector));
@@ -130,6 +131,29 @@ impl Chains {
             }
             TlsMode::Strict | TlsMode::Permissive => Self { list, default: Some(terminating()) },
         }
+    }
+}
+
+impl Chains {
+    /// Envoy believes PROXY headers of everyone. Where some are named, the others have no chain, and are closed: also those
+    /// that would be taken without a header.
+    fn only_from(self, config: &Listener) -> Self {
+        let Some(headers) = config.proxy_protocol.as_ref().filter(|headers| !headers.from.is_empty()) else {
+            return self;
+        };
+        let Self { mut list, default } = self;
+        if let Some(mut chain) = default {
+            chain.filter_chain_match.get_or_insert_default().transport_protocol = "tls".to_owned();
+            // What has the same condition is before it, and takes all of it.
+            if list.iter().all(|other| other.filter_chain_match != chain.filter_chain_match) {
+                list.push(chain);
+            }
+        }
+        for chain in &mut list {
+            let condition = chain.filter_chain_match.get_or_insert_default();
+            condition.direct_source_prefix_ranges = headers.from.iter().map(access::cidr).collect();
+        }
+        Self { list, default: None }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use outrigger_config::model::{
     BackendRef, Connect, EarlyData, Http3, Intercept, Interception, InterceptionMode, Listener, ListenerProtocol,
-    PortRange, ProxyProtocol, ProxyVersion, TcpForwarding, UdpForwarding, Unknown, Upgrades,
+    PortRange, ProxyHeader, ProxyProtocol, ProxyVersion, TcpForwarding, UdpForwarding, Unknown, Upgrades,
 };
 
 use super::resilience;
@@ -41,13 +41,14 @@ pub(super) fn complete(config: &Listener, out: &mut ListenerExtension) {
         idle_timeout: wire::own_duration(*idle_timeout),
         max_sessions: *max_sessions,
     });
-    out.proxy_protocol = config.proxy_protocol.map(|wanted| {
-        match wanted {
-            ProxyProtocol::Strict => "strict",
-            ProxyProtocol::Optional => "optional",
-        }
-        .to_owned()
-    });
+    if let Some(ProxyProtocol { mode, from }) = &config.proxy_protocol {
+        let mode = match mode {
+            ProxyHeader::Strict => "strict",
+            ProxyHeader::Optional => "optional",
+        };
+        out.proxy_protocol = Some(mode.to_owned());
+        out.proxy_protocol_from = from.iter().map(ToString::to_string).collect();
+    }
     out.interception = config.interception.as_ref().map(interception);
     out.intercepts = config.intercepts.iter().map(intercept).collect();
 }
@@ -147,9 +148,9 @@ pub(super) fn filters(config: &Listener) -> (Vec<listener::ListenerFilter>, Vec<
     if config.interception.is_some() {
         before.push(filter("envoy.filters.listener.original_dst", wire::any(&original_dst::OriginalDst {})));
     }
-    if let Some(wanted) = config.proxy_protocol {
+    if let Some(wanted) = &config.proxy_protocol {
         let message = proxy_protocol::ProxyProtocol {
-            allow_requests_without_proxy_protocol: wanted == ProxyProtocol::Optional,
+            allow_requests_without_proxy_protocol: wanted.mode == ProxyHeader::Optional,
             ..Default::default()
         };
         before.push(filter("envoy.filters.listener.proxy_protocol", wire::any(&message)));

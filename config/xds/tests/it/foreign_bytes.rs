@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use outrigger_config::model::{
-    Cluster, ClusterProtocol, Connect, Interception, InterceptionMode, Listener, ListenerProtocol, ProxyProtocol,
-    ProxyVersion, TlsMode, Unknown,
+    Cluster, ClusterProtocol, Connect, Interception, InterceptionMode, Listener, ListenerProtocol, ProxyHeader,
+    ProxyProtocol, ProxyVersion, TlsMode, Unknown,
 };
 use outrigger_xds::Kind;
 use outrigger_xds::decode::What;
@@ -126,12 +126,12 @@ fn chains_told_apart_by_http_hand_on_the_rest() {
 
 #[test]
 fn the_proxy_protocol_and_original_destinations_are_listener_filters() {
-    for (lenient, wanted) in [(false, ProxyProtocol::Strict), (true, ProxyProtocol::Optional)] {
+    for (lenient, wanted) in [(false, ProxyHeader::Strict), (true, ProxyHeader::Optional)] {
         let message =
             proxy_protocol::ProxyProtocol { allow_requests_without_proxy_protocol: lenient, ..Default::default() };
         let filters = vec![filter(any(&original_dst::OriginalDst {})), filter(any(&message))];
         let found = taken(&listener::Listener { listener_filters: filters, ..raw() });
-        assert_eq!(found.proxy_protocol, Some(wanted));
+        assert_eq!(found.proxy_protocol, Some(ProxyProtocol { mode: wanted, from: Vec::new() }));
         let by = Interception { mode: InterceptionMode::Redirect, unknown: Unknown::Serve };
         assert_eq!(found.interception, Some(by));
     }

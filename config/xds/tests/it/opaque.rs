@@ -29,7 +29,7 @@ pub(crate) fn extra() -> impl Strategy<Value = Extra> {
         of(http3()),
         upgrades(),
         (of(tcp()), tcp(), udp()),
-        of(select(vec![ProxyProtocol::Strict, ProxyProtocol::Optional])),
+        of(proxy_protocol()),
         of(interception()),
         vec(intercept(), 0..3),
     )
@@ -44,6 +44,13 @@ pub(crate) fn extra() -> impl Strategy<Value = Extra> {
             interception,
             intercepts,
         })
+}
+
+fn proxy_protocol() -> impl Strategy<Value = ProxyProtocol> {
+    let ranges =
+        ["10.0.0.0/8", "192.0.2.7/32", "fd00::/8"].map(|text| outrigger_config::grammar::cidr(text).expect("a range"));
+    (select(vec![ProxyHeader::Strict, ProxyHeader::Optional]), subsequence(ranges.to_vec(), 0..=3))
+        .prop_map(|(mode, from)| ProxyProtocol { mode, from })
 }
 
 /// The listener with that: one of HTTP as it is, of TCP, or of UDP.
@@ -198,4 +205,27 @@ fn a_policy_of_connections_travels_and_a_stock_envoy_obeys_it() {
         })
         .collect();
     assert_eq!(types, ["RBAC", "TcpProxy"]);
+}
+
+/// Envoy has no list of proxies whose headers it believes: it takes connections from those alone.
+#[test]
+fn a_stock_envoy_takes_headers_from_the_proxies_that_are_named() {
+    use outrigger_xds::envoy::config::listener::v3::Listener as Message;
+    use outrigger_xds::{Form, Kind, encode};
+    use prost::Message as _;
+    let mut config = guarded();
+    let from = vec![Cidr { network: [10, 0, 0, 0].into(), prefix: 8 }];
+    config.listeners[0].proxy_protocol = Some(ProxyProtocol { mode: ProxyHeader::Strict, from });
+    let read = crate::roundtrip::through(&config, Form::Outrigger).expect("decoded");
+    assert_eq!(read.listeners, config.listeners);
+    for (form, ranges) in [(Form::Envoy, 1), (Form::Outrigger, 0)] {
+        let resources = encode::config(&config, form);
+        let resource = resources.iter().find(|one| one.kind == Kind::Listener).expect("the listener");
+        let message = Message::decode(&*resource.body).expect("a listener");
+        assert!(message.default_filter_chain.is_none() && !message.filter_chains.is_empty());
+        for chain in &message.filter_chains {
+            let condition = chain.filter_chain_match.as_ref().expect("a condition");
+            assert_eq!(condition.direct_source_prefix_ranges.len(), ranges, "{form:?}");
+        }
+    }
 }

@@ -44,16 +44,14 @@ impl StreamSlot {
     ) -> impl Future<Output = Result<Response<Body>, SendError>> + Send + use<'a> {
         let mut sending = match head.upgrade {
             // Whether that may be asked for is in the server's settings.
-            Some(_) => Sending::Waiting(Box::new((self, head.into_owned(), body))),
+            Some(_) => {
+                Sending::Waiting(Box::new(Waiting { request: Some((self, head.into_owned(), body)), place: None }))
+            }
             None => self.begin(head, body).map_or_else(|error| Sending::Failed(Some(error)), Sending::Begun),
         };
         poll_fn(move |cx| {
-            if let Sending::Waiting(request) = &mut sending {
-                ready!(request.0.shared.link.poll_settled(cx));
-                let Sending::Waiting(request) = std::mem::replace(&mut sending, Sending::Failed(None)) else {
-                    return Poll::Pending;
-                };
-                let (slot, head, body) = *request;
+            if let Sending::Waiting(waiting) = &mut sending {
+                let Some((slot, head, body)) = ready!(waiting.poll(cx)) else { return Poll::Pending };
                 sending = match slot.begin(Cow::Owned(head), body) {
                     Ok(exchange) => Sending::Begun(exchange),
                     Err(error) => Sending::Failed(Some(error)),
@@ -96,9 +94,35 @@ impl StreamSlot {
 /// A request on its way.
 enum Sending {
     /// For the server's settings.
-    Waiting(Box<(StreamSlot, RequestHead, Body)>),
+    Waiting(Box<Waiting>),
     Begun(Exchange),
     Failed(Option<SendError>),
+}
+
+/// A request that cannot be sent before something is known.
+struct Waiting {
+    /// `None` once it goes.
+    request: Option<(StreamSlot, RequestHead, Body)>,
+    /// Among those that wait.
+    place: Option<usize>,
+}
+
+impl Waiting {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<(StreamSlot, RequestHead, Body)>> {
+        let Some((slot, ..)) = &self.request else { return Poll::Pending };
+        let link = &slot.shared.link;
+        ready!(link.poll_settled(&mut self.place, cx));
+        link.leave(self.place.take());
+        Poll::Ready(self.request.take())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some((slot, ..)) = &self.request {
+            slot.shared.link.leave(self.place.take());
+        }
+    }
 }
 
 fn message_of(head: Cow<'_, RequestHead>) -> http::Request<()> {
@@ -209,7 +233,13 @@ impl Exchange {
                     head.headers.remove(name);
                 }
                 upload = Some(Pump::new(up, body));
-                let body = H2ClientBody { reader: Reader::new(stream, None), upload, slot, tunnel: Tunnel::Open };
+                let body = H2ClientBody {
+                    unread: None,
+                    reader: Reader::new(stream, None),
+                    upload,
+                    slot,
+                    tunnel: Tunnel::Open,
+                };
                 return Response { head, body: Body::H2Client(Box::new(body)) };
             }
             // There is nothing to be sent to one that does not agree.
@@ -220,7 +250,8 @@ impl Exchange {
         if upload.is_none() && stream.is_end_stream() {
             return Response { head, body: Body::Empty };
         }
-        let body = H2ClientBody { reader: Reader::new(stream, length), upload, slot, tunnel: Tunnel::None };
+        let body =
+            H2ClientBody { unread: None, reader: Reader::new(stream, length), upload, slot, tunnel: Tunnel::None };
         Response { head, body: Body::H2Client(Box::new(body)) }
     }
 
@@ -284,6 +315,8 @@ impl Link {
 /// the stream if it has not ended.
 #[derive(Debug)]
 pub struct H2ClientBody {
+    /// Was read, and is read again.
+    unread: Option<Bytes>,
     reader: Reader,
     upload: Option<Pump<Body>>,
     slot: StreamSlot,
@@ -302,6 +335,12 @@ enum Tunnel {
 }
 
 impl H2ClientBody {
+    /// Takes back what was read of it last; it is read again. The stream's window is open for it already.
+    pub(in crate::codec) fn unread(&mut self, data: Bytes) {
+        debug_assert!(self.unread.is_none(), "one piece at a time");
+        self.unread = Some(data);
+    }
+
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         if self.tunnel == Tunnel::None {
             return poll_upload(&mut self.upload, cx).map_err(|_| BodyError::Abandoned);
@@ -332,6 +371,9 @@ impl PollBody for H2ClientBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
         if let Err(error) = self.poll_upload(cx) {
             return Poll::Ready(Some(Err(error)));
+        }
+        if let Some(data) = self.unread.take() {
+            return Poll::Ready(Some(Ok(Frame::Data(data))));
         }
         match ready!(self.reader.poll_frame(cx)) {
             Some(Ok(Frame::Trailers(trailers))) => {
@@ -366,10 +408,11 @@ impl PollBody for H2ClientBody {
     }
 
     fn is_end(&self) -> bool {
-        self.reader.is_end()
+        self.unread.is_none() && self.reader.is_end()
     }
 
     fn exact_len(&self) -> Option<u64> {
-        self.reader.exact_len()
+        let unread = self.unread.as_ref().map_or(0, |data| data.len() as u64);
+        self.reader.exact_len().map(|rest| rest + unread)
     }
 }

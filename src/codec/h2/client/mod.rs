@@ -21,6 +21,7 @@ pub use exchange::H2ClientBody;
 use super::now;
 use super::wire::{Traffic, Wire};
 use crate::base::limits;
+use crate::codec::waiting::Places;
 
 /// Streams assumed to be allowed before the server has said (RFC 9113 section 6.5.2 asks for no fewer).
 const STREAMS_BEFORE_SETTINGS: usize = 100;
@@ -102,7 +103,7 @@ struct Link {
 struct Greeting {
     /// They are, or will not be.
     settled: bool,
-    waiting: Vec<Waker>,
+    waiting: Places,
 }
 
 impl fmt::Debug for Link {
@@ -192,6 +193,12 @@ impl H2Connection {
             .then(|| link.opened + Duration::from_nanos(link.idle_since.load(Ordering::Relaxed)))
     }
 
+    /// Requests that wait for the server's settings, and the places there are for them.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        self.shared.link.greeting.lock().waiting.counts()
+    }
+
     /// When the connection was opened.
     #[must_use]
     pub fn opened(&self) -> Instant {
@@ -223,22 +230,30 @@ impl Shared {
 }
 
 impl Link {
-    /// Ready when the server's settings are known, or there will be none.
-    fn poll_settled(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the server's settings are known, or there will be none. Whoever waits has a place from the first call
+    /// on, and gives it back with [`Link::leave`].
+    fn poll_settled(&self, place: &mut Option<usize>, cx: &mut Context<'_>) -> Poll<()> {
         let mut greeting = self.greeting.lock();
         if greeting.settled {
             return Poll::Ready(());
         }
-        if !greeting.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            greeting.waiting.push(cx.waker().clone());
+        match *place {
+            Some(place) => greeting.waiting.update(place, cx.waker()),
+            None => *place = Some(greeting.waiting.insert(cx.waker().clone())),
         }
         Poll::Pending
+    }
+
+    fn leave(&self, place: Option<usize>) {
+        if let Some(place) = place {
+            self.greeting.lock().waiting.remove(place);
+        }
     }
 
     fn settle(&self) {
         let mut greeting = self.greeting.lock();
         greeting.settled = true;
-        let waiting = std::mem::take(&mut greeting.waiting);
+        let waiting = greeting.waiting.take();
         drop(greeting);
         waiting.into_iter().for_each(Waker::wake);
     }

@@ -1,8 +1,10 @@
 //! Exchanges on the client side.
 
 use std::borrow::Cow;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 
 use bytes::Bytes;
 use h2::{Reason, server};
@@ -14,6 +16,7 @@ use crate::codec::body::{Body, BodyError, Frame, PollBody};
 use crate::codec::error::{ResetCode, SendError, SendErrorKind, Sent};
 use crate::codec::h2::H2Connection;
 use crate::codec::message::{RequestHead, Response};
+use crate::codec::prefixed::PrefixedBody;
 
 async fn send(connection: &H2Connection, head: RequestHead, body: Body) -> Result<Response<Body>, SendError> {
     let slot = connection.reserve().expect("a free stream");
@@ -216,6 +219,34 @@ async fn the_length_of_a_response_is_known_unless_it_has_no_body() {
     let response = send(&connection, head("HEAD", "/"), Body::Empty).await.expect("a response");
     assert_eq!(response.head.headers["content-length"], "5");
     assert_eq!((response.body.exact_len(), response.body.is_end()), (Some(0), true));
+}
+
+#[tokio::test]
+async fn a_frame_that_was_read_ahead_is_read_again() {
+    for (pieces, length) in [(&["hello"][..], 5), (&["hello", " ", "again"][..], 11)] {
+        let (io, _server) = upstream(server::Builder::new(), move |(_, mut respond)| async move {
+            let response = http::Response::builder().header("content-length", length).body(()).expect("a response");
+            let mut stream = respond.send_response(response, false).expect("sent");
+            for (at, piece) in pieces.iter().enumerate() {
+                stream.send_data(Bytes::from_static(piece.as_bytes()), at + 1 == pieces.len()).expect("sent");
+            }
+        });
+        let (connection, _driver) = connect(io, &client_options()).await;
+        let mut body = send(&connection, head("GET", "/"), Body::Empty).await.expect("a response").body;
+        let first = within(poll_fn(|cx| body.poll_frame(cx))).await.expect("a frame").expect("a good one");
+        assert!(matches!(&first, Frame::Data(data) if data == "hello"), "{first:?}");
+        let mut body = PrefixedBody::before(first, body);
+        assert_eq!((body.exact_len(), body.is_end()), (Some(length), false));
+        // While whoever writes it is blocked, the rest is read; it comes behind.
+        within(poll_fn(|cx| match body.poll_progress(cx) {
+            Ok(()) => Poll::Ready(()),
+            Err(error) => panic!("{error}"),
+        }))
+        .await;
+        let (bytes, _) = within(drain_body(&mut body)).await.expect("a body");
+        assert_eq!(bytes, pieces.concat().as_bytes());
+        assert_eq!((body.exact_len(), body.is_end()), (Some(0), true));
+    }
 }
 
 #[tokio::test]
@@ -530,4 +561,31 @@ async fn small_frames_are_packed_while_the_writer_is_blocked() {
     assert!(bytes == expected.as_bytes(), "the bytes differ");
     // What was still on its way at the end comes frame by frame.
     assert!(frames < FRAMES / 2, "{frames} frames were handed out");
+}
+
+#[tokio::test]
+async fn requests_that_leave_before_the_settings_are_known_leave_nothing() {
+    let (near, far) = pipe();
+    let (connection, _driver) = connect(near, &client_options()).await;
+    let mut asked = head("GET", "/");
+    asked.upgrade = Some(crate::codec::Upgrade::WebSocket);
+    let interims = Interims::default();
+    let ask = || connection.reserve().expect("a stream").send(Cow::Borrowed(&asked), Body::Empty, &interims);
+    let waits = || connection.waiting();
+    for _ in 0..100 {
+        let waiting = tokio::time::timeout(std::time::Duration::from_millis(1), ask());
+        assert!(waiting.await.is_err(), "a server that says nothing");
+    }
+    assert_eq!(waits(), (0, 1));
+    let mut last = std::pin::pin!(ask());
+    tokio::select! {
+        biased;
+        _ = &mut last => panic!("nothing is known yet"),
+        () = tokio::task::yield_now() => {}
+    }
+    assert_eq!(waits(), (1, 1));
+    let _raw = Raw::server(far).await;
+    let error = within(last).await.expect_err("it does not take extended CONNECT");
+    assert!(matches!(error.kind, SendErrorKind::NoExtendedConnect), "{error:?}");
+    assert_eq!(waits(), (0, 1));
 }

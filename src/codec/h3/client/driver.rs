@@ -98,7 +98,10 @@ async fn run(link: Arc<Link>, control: Outbound) {
         {
             opening.set(connection.open_bi());
             if let Ok((out, inbound)) = opened {
-                link.state.lock().spare = Some(Streams { out, inbound });
+                let unused = link.state.lock().spare.replace(Streams { out, inbound });
+                if let Some(unused) = unused {
+                    unused.cancel();
+                }
                 link.full.store(false, Ordering::Relaxed);
                 link.released();
             }
@@ -117,7 +120,10 @@ async fn run(link: Arc<Link>, control: Outbound) {
 impl Link {
     fn hear(&self, event: Event) {
         match event {
-            Event::Settings(settings) => self.state.lock().settings = Some(settings),
+            Event::Settings(settings) => {
+                self.limit.hear(&settings);
+                self.state.lock().settings = Some(settings);
+            }
             Event::GoAway(first_rejected) => {
                 self.rejected_from.store(first_rejected, Ordering::Relaxed);
                 self.close();

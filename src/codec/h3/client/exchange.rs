@@ -12,7 +12,7 @@ use http::uri::Scheme;
 use http::{Method, StatusCode};
 use quinn::{ConnectionError, VarInt};
 
-use super::{Link, StreamSlot};
+use super::StreamSlot;
 use crate::base::limits;
 use crate::codec::body::{Body, BodyError, Frame, PollBody};
 use crate::codec::error::{REFUSED_BY_PEER, ResetCode, SendError, SendErrorKind, Sent, certificate_alert};
@@ -20,7 +20,7 @@ use crate::codec::h3::code::Code;
 use crate::codec::h3::frames::Side;
 use crate::codec::h3::inbound::{Fault, Head, Inbound};
 use crate::codec::h3::lost;
-use crate::codec::h3::outbound::{Gone, Outbound, Pump, Stopped};
+use crate::codec::h3::outbound::{Gone, Outbound, Pump, Stopped, TooLarge};
 use crate::codec::h3::qpack::{Encoder, Pseudo, Section};
 use crate::codec::heads::asked::Asked;
 use crate::codec::heads::fields;
@@ -59,8 +59,9 @@ impl StreamSlot {
         let streams = self.streams.take()?;
         let link = &self.link;
         let id = VarInt::from(streams.inbound.id()).into_inner();
-        let mut out = Outbound::new(streams.out, Code::REQUEST_CANCELLED);
-        let inbound = Inbound::new(link.connection.clone(), streams.inbound, Side::Client, limits::RESPONSE_HEAD_BYTES);
+        let mut out = Outbound::new(streams.out, Code::REQUEST_CANCELLED, &link.limit);
+        let inbound =
+            Inbound::new((link.connection.clone(), None), streams.inbound, Side::Client, limits::RESPONSE_HEAD_BYTES);
         let asked = Asked::of(head);
         let mut headers = Cow::Borrowed(&head.headers);
         if head.upgrade == Some(Upgrade::WebSocket) && !headers.contains_key(SEC_WEBSOCKET_VERSION) {
@@ -69,7 +70,7 @@ impl StreamSlot {
         if fields::needs_cleaning(&headers) {
             fields::make_sendable(headers.to_mut());
         }
-        out.queue_head(|section| {
+        let queued = out.queue_head(|section| {
             write_pseudo(head, section);
             section.fields(&headers);
         });
@@ -91,7 +92,10 @@ impl StreamSlot {
             open: Some(Open { inbound, upload: Some(upload), slot: self }),
         };
         // The head leaves now, with what is there of the body. Whoever is to be woken polls before long.
-        exchange.early = exchange.send(&mut Context::from_waker(Waker::noop())).err();
+        exchange.early = match queued {
+            Ok(()) => exchange.send(&mut Context::from_waker(Waker::noop())).err(),
+            Err(TooLarge) => Some(Failure::TooLarge),
+        };
         Some(exchange)
     }
 }
@@ -151,6 +155,8 @@ enum Failure {
     Gone(ConnectionError),
     Rejected,
     Unsupported,
+    /// The server takes no head of this size.
+    TooLarge,
     Bad(&'static str),
     RequestBody(BodyError),
 }
@@ -193,9 +199,11 @@ impl Exchange {
         if self.stage == Stage::Settings {
             return Poll::Pending;
         }
-        let Some(Open { inbound, .. }) = &mut self.open else { return Poll::Pending };
+        let Some(Open { inbound, slot, .. }) = &mut self.open else { return Poll::Pending };
         loop {
-            let section = match ready!(inbound.poll_head(cx)).map_err(Failure::Fault)? {
+            let head = ready!(inbound.poll_head(cx)).map_err(Failure::Fault)?;
+            slot.link.answered.store(true, Ordering::Relaxed);
+            let section = match head {
                 Head::Section(section) => section,
                 Head::TooLarge => return Poll::Ready(Err(Failure::Bad("its head is too large"))),
                 Head::None => return Poll::Ready(Err(Failure::Bad("it ended before its head"))),
@@ -305,6 +313,7 @@ impl Exchange {
                 (true, SendErrorKind::Refused)
             }
             Failure::Unsupported => (true, SendErrorKind::NoExtendedConnect),
+            Failure::TooLarge => (true, SendErrorKind::HeadTooLarge),
             Failure::Fault(Fault::Reset(code)) => (unsent, SendErrorKind::Reset(ResetCode::Http3(code))),
             Failure::Fault(Fault::Broken(broken)) => (unsent, SendErrorKind::BadResponse(broken.detail)),
             Failure::Fault(Fault::Malformed(problem)) => (unsent, SendErrorKind::BadResponse(problem)),
@@ -314,8 +323,8 @@ impl Exchange {
             }
             Failure::RequestBody(error) => (unsent, SendErrorKind::RequestBody(error)),
             Failure::Gone(error) | Failure::Fault(Fault::Lost(error)) => {
-                let kind = kind_of(&error, &open.slot.link);
-                (unsent || matches!(kind, SendErrorKind::Handshake { .. } | SendErrorKind::Refused), kind)
+                let kind = kind_of(&error, open.slot.link.is_let_in());
+                (unsent || matches!(kind, SendErrorKind::Handshake { .. }), kind)
             }
         };
         SendError { sent: if never { Sent::Never } else { Sent::Maybe }, reused: self.reused, kind }
@@ -344,14 +353,12 @@ impl Drop for Exchange {
     }
 }
 
-/// What the end of the connection says about an exchange without a response.
-fn kind_of(error: &ConnectionError, link: &Link) -> SendErrorKind {
-    // The server has not looked at what it says it did not.
-    if lost::code_of(error) == Some(Code::REQUEST_REJECTED) {
-        return SendErrorKind::Refused;
-    }
+/// What the end of the connection says about an exchange without a response. Once the server has let us in it may have acted
+/// upon any request: only before that does an alert prove that it did not. The code with which it closes proves nothing: the
+/// RFC gives H3_REQUEST_REJECTED a meaning for streams only.
+fn kind_of(error: &ConnectionError, let_in: bool) -> SendErrorKind {
     let Some(error) = lost::of_connection(error) else { return SendErrorKind::Closed };
-    if let Some(alert) = certificate_alert(&error).filter(|_| link.served.load(Ordering::Relaxed) > 0) {
+    if let Some(alert) = certificate_alert(&error).filter(|_| !let_in) {
         let detail = format!("the upstream refused this proxy's certificate ({:?})", alert.0);
         return SendErrorKind::Handshake { code: REFUSED_BY_PEER, detail: detail.into() };
     }
@@ -458,5 +465,38 @@ impl PollBody for H3ClientBody {
 
     fn exact_len(&self) -> Option<u64> {
         self.inbound.exact_len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quinn::{ApplicationClose, ConnectionClose, TransportErrorCode};
+    use rustls::AlertDescription;
+
+    use super::*;
+
+    fn alert(alert: AlertDescription) -> ConnectionError {
+        let error_code = TransportErrorCode::crypto(alert.into());
+        ConnectionError::ConnectionClosed(ConnectionClose { error_code, frame_type: None, reason: "".into() })
+    }
+
+    #[test]
+    fn an_alert_proves_something_only_before_the_server_has_let_us_in() {
+        for refusal in [AlertDescription::CertificateExpired, AlertDescription::CertificateRequired] {
+            assert!(matches!(kind_of(&alert(refusal), false), SendErrorKind::Handshake { .. }));
+            assert!(matches!(kind_of(&alert(refusal), true), SendErrorKind::Io(_)));
+        }
+        assert!(matches!(kind_of(&alert(AlertDescription::InternalError), false), SendErrorKind::Io(_)));
+    }
+
+    #[test]
+    fn the_code_of_a_close_proves_nothing() {
+        for code in [Code::REQUEST_REJECTED, Code::NO_ERROR, Code::INTERNAL_ERROR] {
+            let close = ApplicationClose { error_code: code.var(), reason: "".into() };
+            for let_in in [false, true] {
+                let kind = kind_of(&ConnectionError::ApplicationClosed(close.clone()), let_in);
+                assert!(matches!(kind, SendErrorKind::Closed), "{code}: {kind:?}");
+            }
+        }
     }
 }

@@ -23,10 +23,11 @@ use super::control::{self, Settings};
 use super::frames::Side;
 use super::lost;
 use super::now;
-use super::outbound::Outbound;
+use super::outbound::{Outbound, SectionLimit};
 use super::peer;
 use crate::base::limits;
 use crate::codec::h2::OnRelease;
+use crate::codec::waiting::Places;
 
 /// How a connection to an upstream is used.
 #[derive(Clone)]
@@ -65,6 +66,8 @@ struct Link {
     active: AtomicUsize,
     /// Requests sent so far.
     served: AtomicU64,
+    /// A response has begun, on any stream.
+    answered: AtomicBool,
     /// When the last stream ended, in nanoseconds after `opened`.
     idle_since: AtomicU64,
     /// No new stream may be opened.
@@ -73,6 +76,7 @@ struct Link {
     full: AtomicBool,
     /// The first stream that the server will not look at.
     rejected_from: AtomicU64,
+    limit: SectionLimit,
     state: Mutex<State>,
     on_release: Option<OnRelease>,
 }
@@ -87,40 +91,6 @@ struct State {
     /// Exchanges without a response head, which want to know of GOAWAY and SETTINGS.
     waiting: Places,
     driver: Option<Waker>,
-}
-
-/// Wakers of exchanges, by place.
-#[derive(Default)]
-struct Places {
-    wakers: Vec<Option<Waker>>,
-    free: Vec<usize>,
-}
-
-impl Places {
-    fn insert(&mut self, waker: Waker) -> usize {
-        match self.free.pop() {
-            Some(place) => {
-                self.wakers[place] = Some(waker);
-                place
-            }
-            None => {
-                self.wakers.push(Some(waker));
-                self.wakers.len() - 1
-            }
-        }
-    }
-
-    fn update(&mut self, place: usize, waker: &Waker) {
-        match &mut self.wakers[place] {
-            Some(before) => before.clone_from(waker),
-            empty => *empty = Some(waker.clone()),
-        }
-    }
-
-    fn remove(&mut self, place: usize) {
-        self.wakers[place] = None;
-        self.free.push(place);
-    }
 }
 
 /// Both directions of a stream that nothing was sent on.
@@ -150,7 +120,8 @@ impl H3Connection {
         connection.set_max_concurrent_uni_streams(peer::OPEN_STREAMS.into());
         // Room for it there is in every server that speaks HTTP/3 (RFC 9114 section 6.2).
         let control = connection.open_uni().await?;
-        let mut control = Outbound::new(control, Code::INTERNAL_ERROR);
+        let limit = SectionLimit::default();
+        let mut control = Outbound::new(control, Code::INTERNAL_ERROR, &limit);
         control.queue_raw(control::opening(Side::Client, limits::RESPONSE_HEAD_BYTES));
         let flushed = std::future::poll_fn(|cx| control.poll_flush(cx)).await;
         flushed.map_err(|_| io::Error::from(io::ErrorKind::ConnectionReset))?;
@@ -160,10 +131,12 @@ impl H3Connection {
             opened: now(),
             active: AtomicUsize::new(0),
             served: AtomicU64::new(0),
+            answered: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             full: AtomicBool::new(false),
             rejected_from: AtomicU64::new(u64::MAX),
+            limit,
             state: Mutex::default(),
             on_release: options.on_release.clone(),
         });
@@ -221,22 +194,10 @@ impl H3Connection {
         (self.active() == 0).then(|| link.opened + Duration::from_nanos(link.idle_since.load(Ordering::Relaxed)))
     }
 
-    /// When the connection was opened.
-    #[must_use]
-    pub fn opened(&self) -> Instant {
-        self.handle.link.opened
-    }
-
     /// Whether the server takes extended CONNECT (RFC 9220), which its settings say; `None` until they are here.
-    #[must_use]
-    pub fn takes_extended_connect(&self) -> Option<bool> {
+    #[cfg(test)]
+    pub(super) fn takes_extended_connect(&self) -> Option<bool> {
         self.handle.link.state.lock().settings.map(|settings| settings.enable_connect_protocol)
-    }
-
-    /// The connection of QUIC below.
-    #[must_use]
-    pub fn quic(&self) -> &Connection {
-        &self.handle.link.connection
     }
 }
 
@@ -250,6 +211,12 @@ impl Drop for Handle {
 impl Link {
     fn is_usable(&self) -> bool {
         !self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Whether the server has accepted our certificate, or does without: it has answered something, or confirmed the
+    /// handshake (RFC 9001 section 4.1.2).
+    fn is_let_in(&self) -> bool {
+        self.answered.load(Ordering::Relaxed) || self.connection.stats().frame_rx.handshake_done > 0
     }
 
     /// Opens a stream, if the server allows one.
@@ -312,7 +279,7 @@ impl Link {
 
     /// Wakes every exchange that waits for its response head.
     fn wake_waiting(&self) {
-        let waiting: Vec<Waker> = self.state.lock().waiting.wakers.iter_mut().filter_map(Option::take).collect();
+        let waiting = self.state.lock().waiting.take();
         for waker in waiting {
             waker.wake();
         }

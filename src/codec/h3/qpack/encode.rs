@@ -6,11 +6,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::table::{LINES, lines_of};
 use super::{huffman, integer};
+use crate::codec::heads::fields;
 
 /// Appends the lines of one field section to a buffer.
 #[derive(Debug)]
 pub struct Encoder<'a> {
     buffer: &'a mut BytesMut,
+    size: u64,
 }
 
 impl<'a> Encoder<'a> {
@@ -18,11 +20,18 @@ impl<'a> Encoder<'a> {
     pub fn new(buffer: &'a mut BytesMut) -> Self {
         // Required Insert Count and Base: nothing is referred to but the static table.
         buffer.put_u16(0);
-        Self { buffer }
+        Self { buffer, size: 0 }
+    }
+
+    /// How large the section is so far, as RFC 9114 section 4.2.2 counts.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
     /// `:method`.
     pub fn method(&mut self, method: &Method) {
+        self.count(":method", method.as_str());
         match method.as_str() {
             "CONNECT" => self.indexed(15),
             "DELETE" => self.indexed(16),
@@ -37,6 +46,7 @@ impl<'a> Encoder<'a> {
 
     /// `:scheme`.
     pub fn scheme(&mut self, scheme: &Scheme) {
+        self.count(":scheme", scheme.as_str());
         match scheme.as_str() {
             "http" => self.indexed(22),
             "https" => self.indexed(23),
@@ -46,21 +56,25 @@ impl<'a> Encoder<'a> {
 
     /// `:authority`.
     pub fn authority(&mut self, authority: &str) {
+        self.count(":authority", authority);
         self.named(0, authority.as_bytes(), false);
     }
 
     /// `:path`.
     pub fn path(&mut self, path: &str) {
+        self.count(":path", path);
         if path == "/" { self.indexed(1) } else { self.named(1, path.as_bytes(), false) }
     }
 
     /// `:protocol` (RFC 8441).
     pub fn protocol(&mut self, protocol: &str) {
+        self.count(":protocol", protocol);
         self.literal(b":protocol", protocol.as_bytes(), false);
     }
 
     /// `:status`.
     pub fn status(&mut self, status: StatusCode) {
+        self.count(":status", status.as_str());
         match status.as_u16() {
             103 => self.indexed(24),
             200 => self.indexed(25),
@@ -88,6 +102,7 @@ impl<'a> Encoder<'a> {
     }
 
     fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.size += fields::size(name, value) as u64;
         let lines = lines_of(name.as_str());
         let sensitive = value.is_sensitive();
         if !sensitive && let Some(line) = lines.iter().find(|line| LINES[usize::from(**line)].1 == *value) {
@@ -98,6 +113,10 @@ impl<'a> Encoder<'a> {
             Some(line) => self.named(*line, value.as_bytes(), sensitive),
             None => self.literal(name.as_str().as_bytes(), value.as_bytes(), sensitive),
         }
+    }
+
+    fn count(&mut self, name: &str, value: &str) {
+        self.size += (name.len() + value.len() + fields::OVERHEAD) as u64;
     }
 
     /// A line of the static table.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quinn::RecvStream;
+use quinn::{IdleTimeout, RecvStream, TransportConfig};
 use tokio::sync::Notify;
 
 use super::support::*;
@@ -123,4 +123,25 @@ async fn a_server_that_is_dropped_closes() {
     let _listening = Listening::on(&down).await;
     down.server.abort();
     assert_eq!(down.closed().await, Code::NO_ERROR);
+}
+
+#[tokio::test]
+async fn a_request_that_is_held_for_long_keeps_its_connection() {
+    // Both ends take a connection for dead after this much silence.
+    let mut transport = TransportConfig::default();
+    transport.max_idle_timeout(Some(IdleTimeout::try_from(SOON * 5).expect("short")));
+    let ends = ends_with(transport).await;
+    let drain = crate::base::drain::Drain::default();
+    let mut options = options(&drain);
+    options.idle_timeout = SOON * 5;
+    let answers = handler(|_, _| {
+        Box::pin(async {
+            tokio::time::sleep(SOON * 15).await;
+            ok(Body::Empty)
+        })
+    });
+    tokio::spawn(crate::codec::h3::serve(ends.server.clone(), answers, options));
+    let mut stream = Stream::open(&ends.client, &get("/")).await;
+    stream.out.finish().expect("open");
+    assert_eq!(stream.status().await, Ok(200));
 }

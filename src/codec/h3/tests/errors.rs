@@ -148,6 +148,23 @@ async fn malformed_requests_cost_only_their_stream() {
         ("no authority", lines(&[(":method", "GET"), (":scheme", "https"), (":path", "/")])),
         ("two lengths", request("POST", "/", &[("content-length", "1"), ("content-length", "1")])),
         ("a target that is no path", request("GET", "*", &[])),
+        ("a target without a path", request("GET", "?a", &[])),
+        ("a fragment", request("GET", "/a#b", &[])),
+        ("user information", lines(&[METHOD, SCHEME, (":authority", "u@a.test"), PATH])),
+        ("an empty authority", lines(&[METHOD, SCHEME, (":authority", ""), PATH])),
+        ("an empty host", lines(&[METHOD, SCHEME, PATH, ("host", "")])),
+        ("two hosts", lines(&[METHOD, SCHEME, AUTHORITY, PATH, ("host", "a.test"), ("host", "a.test")])),
+        ("an empty name", with(("", "b"))),
+        ("a name with a blank", with(("a b", "c"))),
+        ("a NUL in a value", with(("a", "b\0c"))),
+        ("Keep-Alive", with(("keep-alive", "5"))),
+        ("Proxy-Connection", with(("proxy-connection", "close"))),
+        ("Upgrade", with(("upgrade", "websocket"))),
+        ("TE: trailers, deflate", with(("te", "trailers, deflate"))),
+        ("two paths", with(PATH)),
+        ("a protocol without a scheme", lines(&[(":method", "CONNECT"), (":protocol", "websocket"), AUTHORITY, PATH])),
+        ("a protocol without a path", lines(&[(":method", "CONNECT"), (":protocol", "websocket"), SCHEME, AUTHORITY])),
+        ("CONNECT with a scheme", lines(&[(":method", "CONNECT"), SCHEME, AUTHORITY])),
         ("a Content-Length that is no number", with(("content-length", "+1"))),
     ] {
         let mut stream = down.ask(&bytes).await;
@@ -214,4 +231,50 @@ async fn a_request_that_ends_before_its_head_is_incomplete() {
         let mut stream = down.ask(&bytes).await;
         assert_eq!(stream.next().await, Err(Code::REQUEST_INCOMPLETE));
     }
+}
+
+#[tokio::test]
+async fn what_nobody_reads_is_looked_at_all_the_same() {
+    let cut = |bytes: Vec<u8>| bytes[..bytes.len() - 1].to_vec();
+    let settings = frame(SETTINGS, &[]);
+    for (name, rest, code) in [
+        ("SETTINGS", settings.clone(), Code::FRAME_UNEXPECTED),
+        ("SETTINGS behind a body", [data(b"x"), settings].concat(), Code::FRAME_UNEXPECTED),
+        ("a body that is cut off", cut(data(b"xyz")), Code::FRAME_ERROR),
+        ("a body that is cut off later", [data(b"x"), cut(data(b"xyz"))].concat(), Code::FRAME_ERROR),
+        ("DATA behind trailers", [lines(&[("a", "b")]), data(b"x")].concat(), Code::FRAME_UNEXPECTED),
+        ("trailers of the dynamic table", frame(HEADERS, &[0, 0, 0x80]), Code::QPACK_DECOMPRESSION_FAILED),
+    ] {
+        let down = downstream(handler(|_, _| Box::pin(async { ok(Body::Empty) }))).await;
+        let _stream = down.ask(&[request("POST", "/", &[]), rest].concat()).await;
+        assert_eq!(down.closed().await, code, "{name}");
+    }
+    let down = downstream(handler(|_, _| Box::pin(async { ok(Body::Empty) }))).await;
+    for (name, bytes) in [
+        ("short", [request("POST", "/", &[("content-length", "3")]), data(b"ab")].concat()),
+        ("long", [request("POST", "/", &[("content-length", "3")]), data(b"ab"), data(b"cd")].concat()),
+        ("trailers", [request("POST", "/", &[]), data(b"ab"), lines(&[(":path", "/")])].concat()),
+    ] {
+        let mut stream = down.ask(&bytes).await;
+        assert_eq!(stream.next().await, Err(Code::MESSAGE_ERROR), "{name}");
+    }
+    // More than is looked at costs nothing.
+    let mut stream = down.open(&[request("POST", "/", &[]), data(&vec![0; 100_000])].concat()).await;
+    assert_eq!(stream.status().await, Ok(200));
+    assert_eq!(stream.stopped().await, Some(Code::NO_ERROR));
+}
+
+#[tokio::test]
+async fn too_many_malformed_requests_end_the_connection() {
+    let down = echo().await;
+    let bytes = [request("POST", "/", &[("content-length", "3")]), data(b"ab")].concat();
+    for _ in 0..1024 {
+        let mut stream = down.ask(&bytes).await;
+        while matches!(stream.next().await, Ok(Some(_))) {}
+    }
+    // So many are borne.
+    let mut stream = down.ask(&get("/")).await;
+    assert_eq!(stream.status().await, Ok(200));
+    let _stream = down.ask(&bytes).await;
+    assert_eq!(down.closed().await, Code::EXCESSIVE_LOAD);
 }

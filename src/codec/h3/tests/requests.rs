@@ -152,6 +152,13 @@ async fn nothing_but_data_goes_through_a_tunnel() {
     assert_eq!(stream.status().await, Ok(200));
     stream.out.write_all(&lines(&[("a", "b")])).await.expect("written");
     assert_eq!(down.closed().await, Code::FRAME_UNEXPECTED);
+    // Nor before it is one.
+    let down = downstream(handler(|request, _| {
+        Box::pin(async move { response(StatusCode::SWITCHING_PROTOCOLS, request.body.into()) })
+    }))
+    .await;
+    let _stream = down.open(&[lines(&head), lines(&[("a", "b")])].concat()).await;
+    assert_eq!(down.closed().await, Code::FRAME_UNEXPECTED);
 }
 
 #[tokio::test]

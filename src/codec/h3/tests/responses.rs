@@ -11,6 +11,7 @@ use super::support::*;
 use crate::codec::body::{Body, BodyError, Frame};
 use crate::codec::error::ResetCode;
 use crate::codec::h3::code::Code;
+use crate::codec::h3::frames::Side;
 
 #[tokio::test]
 async fn a_body_and_trailers_are_streamed() {
@@ -244,4 +245,47 @@ async fn an_upload_that_nobody_reads_is_held_back() {
         sent += chunk.len();
     }
     assert!(sent < 32 * 1024 * 1024, "{sent} bytes");
+}
+
+/// A response with a field and a trailer of this many bytes.
+async fn wordy(head: usize, trailer: usize) -> Downstream {
+    downstream(handler(move |_, _| {
+        let value = |length| HeaderValue::from_str(&"x".repeat(length)).expect("a value");
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-b", value(trailer));
+        let body = crate::codec::prefixed::PrefixedBody::of([Bytes::from("body")], Some(trailers));
+        let mut answer = response(StatusCode::OK, body.into());
+        answer.head.headers.insert("x-a", value(head));
+        Box::pin(async move { answer })
+    }))
+    .await
+}
+
+/// What comes of a request once the server has heard what the caller takes.
+async fn asked(down: &Downstream) -> Result<(u16, Vec<u8>), Code> {
+    let mut stream = down.ask(&get("/")).await;
+    let status = stream.status().await?;
+    Ok((status, stream.rest().await?.0))
+}
+
+#[tokio::test]
+async fn what_the_caller_does_not_take_is_not_sent() {
+    for (max, head, trailer, expected) in [
+        (200, 200, 10, Ok((502, Vec::new()))),
+        (200, 10, 200, Err(Code::INTERNAL_ERROR)),
+        // Not even that there is no answer.
+        (41, 10, 10, Err(Code::INTERNAL_ERROR)),
+    ] {
+        let down = wordy(head, trailer).await;
+        let _control = uni(&down.client, &crate::codec::h3::control::opening(Side::Client, max)).await;
+        let heard = async {
+            loop {
+                let told = asked(&down).await;
+                if told != Ok((200, b"body".to_vec())) {
+                    return told;
+                }
+            }
+        };
+        assert_eq!(within(heard).await, expected, "{max}");
+    }
 }

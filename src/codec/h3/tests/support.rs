@@ -277,8 +277,12 @@ pub(super) async fn upstream() -> Upstream {
 }
 
 pub(super) async fn upstream_with(transport: TransportConfig, options: H3ClientOptions) -> Upstream {
-    let ends = ends_with(transport).await;
-    let control = uni(&ends.server, &control::opening(Side::Server, 1 << 20)).await;
+    upstream_of(ends_with(transport).await, options, 1 << 20).await
+}
+
+/// `max_section`: the largest field section that the upstream takes.
+pub(super) async fn upstream_of(ends: Ends, options: H3ClientOptions, max_section: usize) -> Upstream {
+    let control = uni(&ends.server, &control::opening(Side::Server, max_section)).await;
     let (connection, mut driver) =
         H3Connection::handshake(ends.client.clone(), &options).await.expect("the handshake succeeds");
     within(driver.greeted()).await.expect("settings");

@@ -252,6 +252,46 @@ async fn the_end_of_a_connection_leaves_the_question_open() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_closed_as_rejected_leaves_it_open_too() {
+    let up = upstream().await;
+    let answer = async {
+        let mut stream = Stream::accept(&up.server).await;
+        stream.head().await.expect("a head");
+        up.server.close(Code::REQUEST_REJECTED.var(), b"");
+    };
+    let (error, ()) = tokio::join!(send(&up, head("GET", "/"), Body::Empty), answer);
+    let error = error.expect_err("an error");
+    assert!(error.sent == Sent::Maybe && matches!(error.kind, SendErrorKind::Closed), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_becomes_free_replaces_one_that_was_not_used() {
+    let mut transport = TransportConfig::default();
+    transport.max_concurrent_bidi_streams(1_u32.into());
+    let up = upstream_with(transport, client_options()).await;
+    let unused = up.connection.reserve().expect("a stream");
+    assert!(up.connection.reserve().is_none());
+    drop(unused);
+    up.server.set_max_concurrent_bi_streams(2_u32.into());
+    until(|| up.connection.capacity() > 1).await;
+    let slot = up.connection.reserve().expect("a stream");
+    let answer = async {
+        // The first is not there for a request, and must not look like one that was cut off.
+        let mut first = Stream::accept(&up.server).await;
+        assert_eq!(first.next().await, Err(Code::REQUEST_CANCELLED));
+        let mut stream = Stream::accept(&up.server).await;
+        stream.head().await.expect("a head");
+        stream.out.write_all(&status(204)).await.expect("written");
+        stream.out.finish().expect("open");
+        stream
+    };
+    let interims = Interims::default();
+    let (response, _stream) =
+        tokio::join!(within(slot.send(Cow::Owned(head("GET", "/")), Body::Empty, &interims)), answer);
+    assert_eq!(response.expect("a response").head.status, 204);
+}
+
+#[tokio::test]
 async fn malformed_responses_cost_only_their_stream() {
     let up = upstream().await;
     for (name, bytes) in [
@@ -484,4 +524,33 @@ async fn a_large_exchange_passes_whole_in_both_directions() {
         within(slot.send(Cow::Owned(head("POST", "/")), body, &Interims::default())).await.expect("a response");
     let (bytes, _) = within(drain_body(&mut response.body)).await.expect("whole");
     assert!(bytes.len() == 10_000_000 && bytes.iter().all(|byte| *byte == 7));
+}
+
+#[tokio::test]
+async fn a_head_that_the_server_does_not_take_is_not_sent() {
+    let up = upstream_of(ends().await, client_options(), 300).await;
+    let mut large = head("GET", "/");
+    large.headers.insert("x-a", HeaderValue::from_str(&"x".repeat(200)).expect("a value"));
+    let error = send(&up, large, Body::Empty).await.expect_err("an error");
+    assert!(error.sent == Sent::Never && matches!(error.kind, SendErrorKind::HeadTooLarge), "{error:?}");
+    let mut stream = Stream::accept(&up.server).await;
+    assert_eq!(stream.next().await, Err(Code::REQUEST_CANCELLED));
+    // The connection is good for others.
+    assert_eq!(answered(&up, &status(200)).await.expect("a response").head.status, 200);
+}
+
+#[tokio::test]
+async fn trailers_that_the_server_does_not_take_end_the_request() {
+    let up = upstream_of(ends().await, client_options(), 300).await;
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("x-sum", HeaderValue::from_str(&"x".repeat(300)).expect("a value"));
+    let body = PrefixedBody::of([Bytes::from("up")], Some(trailers));
+    let (error, mut stream) = tokio::join!(send(&up, head("POST", "/"), body), Stream::accept(&up.server));
+    let error = error.expect_err("an error");
+    assert!(matches!(error.kind, SendErrorKind::RequestBody(BodyError::Malformed(_))), "{error:?}");
+    let end = async {
+        while stream.next().await?.is_some() {}
+        Ok::<(), Code>(())
+    };
+    assert_eq!(end.await, Err(Code::REQUEST_CANCELLED));
 }

@@ -97,8 +97,14 @@ fn whoever_waits_is_woken() {
 fn an_endpoint_that_is_behind_loses_datagrams_and_nobody_waits_for_it() {
     let steering = steering();
     let desks = desks(&steering, PORT, 2);
-    let one = packet(&desks[1], 1000, 0);
-    let fit = limits::QUIC_INBOX_BYTES / one.len();
+    for length in [1000, LENGTH + 2] {
+        loses_what_does_not_fit(&desks, length);
+    }
+}
+
+fn loses_what_does_not_fit(desks: &[Desk], length: usize) {
+    let one = packet(&desks[1], length, 0);
+    let fit = limits::QUIC_INBOX_BYTES / (one.len() + size_of::<Parcel>());
     for _ in 0..fit + 3 {
         let mut bytes = one.clone();
         let mut meta = received(&bytes, bytes.len());

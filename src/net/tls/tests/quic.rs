@@ -7,7 +7,7 @@ use quinn::{Connection as Quic, ConnectionError};
 
 use super::pki::HOUR;
 use super::*;
-use crate::net::quic::{self, ClientTransport, Server, ServerTransport, Station, Steering};
+use crate::net::quic::{self, ClientTransport, Established, Server, ServerTransport, Station, Steering};
 
 type Met = Result<(Quic, TlsInfo), HandshakeError>;
 
@@ -33,6 +33,14 @@ fn doors() -> Doors {
 
 impl Doors {
     async fn accept(&self, server: &TlsSet) -> Met {
+        let Established { connection, tls, rest } = self.begin(server).await?;
+        if let Some(rest) = rest {
+            rest.finish().await?;
+        }
+        Ok((connection, tls))
+    }
+
+    async fn begin(&self, server: &TlsSet) -> Result<Established, HandshakeError> {
         let caller = tokio::select! {
             caller = self.servers[0].arrival() => caller,
             caller = self.servers[1].arrival() => caller,
@@ -147,6 +155,63 @@ async fn a_resumed_session_is_measured_by_the_trust_of_today() {
     assert_eq!(theirs.expect_err("refused").code(), "expired");
 }
 
+/// A client that follows no rules, keeps its sessions and comes back with early data.
+fn eager(shown: &Issued) -> quinn::ClientConfig {
+    let mut config = (*lenient_client(Some(shown))).clone();
+    config.alpn_protocols = vec![b"h3".to_vec()];
+    config.enable_early_data = true;
+    let config = quinn::crypto::rustls::QuicClientConfig::try_from(config).expect("a suite");
+    quinn::ClientConfig::new(Arc::new(config))
+}
+
+/// A client with early data, and what the server makes of it before it hears more.
+async fn come_early(
+    doors: &Doors,
+    server: &TlsSet,
+    client: &quinn::ClientConfig,
+) -> (Quic, Result<Established, HandshakeError>) {
+    let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a port");
+    let connect = endpoint.connect_with(client.clone(), doors.address, "inbound.example").expect("begun");
+    let Ok((ours, _)) = connect.into_0rtt() else { panic!("the client has no session") };
+    let mut stream = ours.open_uni().await.expect("a stream");
+    stream.write_all(b"early").await.expect("sent");
+    (ours, doors.begin(server).await)
+}
+
+#[tokio::test]
+async fn who_sends_early_data_is_verified_before_that_is_read_by_the_trust_of_today() {
+    let clock = Arc::new(TestClock::default());
+    let (root, old) = (Authority::root("Mesh CA"), Authority::root("Old CA"));
+    let mut side = Side::server(&clock, &root);
+    side.change("tls: { mode: strict }", "tls: { mode: strict }\n    http3: { earlyData: safeMethods }");
+    let server = side.put("bundle.pem", &format!("{}{}", root.pem, old.pem)).build();
+    let client = eager(&old.issue(&Leaf::svid(CLIENT_ID)));
+    let doors = doors();
+    let under_way = || server.server("inbound").expect("a listener").handshakes();
+    let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a port");
+    let connect = endpoint.connect_with(client.clone(), doors.address, "inbound.example").expect("begun");
+    let (theirs, ours) = tokio::join!(doors.accept(&server), connect);
+    // With what it hears it has got its session.
+    say(&theirs.expect("agreed").0, &ours.expect("agreed")).await;
+
+    let (ours, established) = come_early(&doors, &server, &client).await;
+    let Established { connection, tls, rest } = established.expect("taken");
+    assert_eq!((id(&tls), tls.resumed, under_way()), (CLIENT_ID, true, 1));
+    let mut stream = connection.accept_uni().await.expect("a stream");
+    let mut early = [0; 5];
+    stream.read_exact(&mut early).await.expect("received");
+    assert_eq!(&early, b"early");
+    rest.expect("it is not over").finish().await.expect("it ends well");
+    assert_eq!(under_way(), 0);
+    say(&connection, &ours).await;
+
+    // The handshake begins under the trust of before, whose sessions there still are.
+    let trusting = side.put("bundle.pem", &root.pem.clone()).rebuild(&server);
+    let (_ours, refused) = come_early(&doors, &server, &client).await;
+    assert_eq!((refused.expect_err("refused").code(), under_way()), ("unknown-issuer", 0));
+    drop(trusting);
+}
+
 #[tokio::test]
 async fn more_handshakes_than_allowed_are_refused_at_once() {
     let (_, _, mut server, client) = sides();
@@ -202,6 +267,31 @@ async fn while_many_addresses_are_unproved_others_have_to_prove_theirs_first() {
     let proved = arrivals.pop().expect("there are some");
     let tls = server.server("inbound").expect("a listener");
     proved.accept(tls, &ServerTransport { idle: IDLE, max_streams: 1 }).await.expect("it is served");
+}
+
+#[tokio::test]
+async fn those_that_may_be_unproved_are_counted_for_all_endpoints_of_an_address() {
+    let (_, _, _, client) = sides();
+    let client = Arc::new(client.build());
+    let doors = Arc::new(doors());
+    let [first, second] = &doors.servers;
+    for most in [3, 0] {
+        first.limit_unproved(most);
+        let before = doors.metrics.counts()[2];
+        let mut waiting = tokio::task::JoinSet::new();
+        let mut unproved = Vec::new();
+        while doors.metrics.counts()[2] == before {
+            let (doors, client) = (Arc::clone(&doors), Arc::clone(&client));
+            waiting.spawn(async move { drop(doors.connect(&client).await) });
+            let arrival = tokio::select! {
+                arrival = first.arrival() => arrival,
+                arrival = second.arrival() => arrival,
+            };
+            unproved.push(arrival.expect("somebody"));
+            assert!(unproved.len() <= most as usize + 1, "nobody is asked");
+        }
+        assert_eq!(unproved.len(), most as usize + 1, "the last one was asked");
+    }
 }
 
 #[tokio::test]

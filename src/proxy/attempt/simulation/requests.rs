@@ -100,6 +100,7 @@ impl Request {
             caller: self.caller,
             hedging: None,
             hint: PickHint::default(),
+            early: false,
         }
     }
 

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use quinn::{ConnectionError, TransportErrorCode, VarInt};
+use quinn::{ConnectionError, TransportErrorCode};
 use tokio::sync::Notify;
 use tokio::time::sleep_until;
 
 use crate::base::limits;
 use crate::codec::h3::Code;
 use crate::codec::{SendError, SendErrorKind, Sent};
+use crate::net::quic;
 use crate::policy::silence::{Bounds, Silence, Step};
 use crate::telemetry::metrics::Http3Failure;
 use crate::upstream::alternative::Attempt;
@@ -89,7 +90,7 @@ impl Path {
             match silence.look(heard, is_busy(), self.quic.rtt(), Instant::now()) {
                 Step::Rest => self.wanted.notified().await,
                 Step::Wait(until) => sleep_until(until.into()).await,
-                Step::Ask => self.ask(),
+                Step::Ask => quic::ask(&self.quic, limits::QUIC_CLIENT_CONNECTION_WINDOW),
                 Step::Doubt => {
                     tracing::debug!(endpoint = %self.endpoint.address, "an HTTP/3 connection is silent");
                     self.failed(Http3Failure::Silent);
@@ -98,19 +99,11 @@ impl Path {
                 }
                 Step::GiveUp => {
                     self.doubted.store(true, Ordering::Release);
-                    self.quic.close(NO_ERROR, b"no sign of life");
+                    self.quic.close(Code::NO_ERROR.into(), b"no sign of life");
                     return;
                 }
             }
         }
-    }
-
-    /// The library sends no PING on demand. Taking a byte of the window back and giving it again has it say how much may
-    /// be sent, which has to be acknowledged like a PING.
-    fn ask(&self) {
-        let window = limits::QUIC_CLIENT_CONNECTION_WINDOW;
-        self.quic.set_receive_window(VarInt::from_u32(window - 1));
-        self.quic.set_receive_window(VarInt::from_u32(window));
     }
 
     /// The connection has ended.
@@ -118,6 +111,17 @@ impl Path {
         if self.quic.close_reason().is_some_and(|reason| is_failure(&reason)) {
             self.failed(Http3Failure::Lost);
         }
+    }
+
+    /// A request was answered with 421: over HTTP/3 nobody answers for its host. Whether it may go over TCP.
+    pub(super) fn misdirected(&self) -> bool {
+        self.failed(Http3Failure::Misdirected);
+        self.has_another_way()
+    }
+
+    /// A request is given up here, to be repeated over TCP if it may be.
+    pub(super) fn falls_back(&self) {
+        self.cluster.metrics.fell_back();
     }
 
     fn failed(&self, how: Http3Failure) {
@@ -161,7 +165,7 @@ impl Path {
             SendErrorKind::Closed | SendErrorKind::Io(_)
                 if self.has_another_way() && error.sent == Sent::Maybe && lost() =>
             {
-                self.cluster.metrics.fell_back();
+                self.falls_back();
                 SendError { kind: SendErrorKind::PathLost, ..error }
             }
             _ => error,
@@ -194,6 +198,3 @@ fn is_failure(reason: &ConnectionError) -> bool {
         ConnectionError::Reset | ConnectionError::LocallyClosed | ConnectionError::TimedOut => false,
     }
 }
-
-/// `H3_NO_ERROR` (RFC 9114 section 8.1).
-const NO_ERROR: VarInt = VarInt::from_u32(0x100);

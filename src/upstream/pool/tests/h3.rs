@@ -22,7 +22,7 @@ use crate::net::quic::{self, Server, ServerTransport, Station, Steering};
 use crate::net::tls::ClientTls;
 use crate::policy::alternative::Standing;
 
-/// Answers everything but `/wait`.
+/// Answers everything but `/wait`, and for nobody at `/elsewhere`.
 struct Answers;
 
 impl Handler for Answers {
@@ -32,8 +32,11 @@ impl Handler for Answers {
         if request.head.path == "/wait" {
             std::future::pending::<()>().await;
         }
-        let head = ResponseHead { status: StatusCode::OK, headers: HeaderMap::new() };
-        Response { head, body: Body::Empty }
+        let status = match request.head.path.path() {
+            "/elsewhere" => StatusCode::MISDIRECTED_REQUEST,
+            _ => StatusCode::OK,
+        };
+        Response { head: ResponseHead { status, headers: HeaderMap::new() }, body: Body::Empty }
     }
 
     fn refuse(&self, refusal: Refusal) -> Response<Body> {
@@ -85,8 +88,8 @@ async fn accept(server: Server, end: End, options: ServerOptions) {
         let accepted = arrival.accept(&end.server(), &transport);
         let options = options.clone();
         connections.spawn(async move {
-            if let Ok((connection, _)) = accepted.await {
-                serve(connection, Arc::new(Answers), options).await;
+            if let Ok(established) = accepted.await {
+                serve(established.connection, Arc::new(Answers), options).await;
             }
         });
     }
@@ -120,8 +123,12 @@ impl Line {
 
     /// The endpoint says where it speaks HTTP/3.
     fn learn(&self, port: u16) {
+        self.learn_of(&format!("h3=\":{port}\""));
+    }
+
+    fn learn_of(&self, alternative: &str) {
         let mut headers = HeaderMap::new();
-        headers.insert(ALT_SVC, HeaderValue::try_from(format!("h3=\":{port}\"")).expect("a value"));
+        headers.insert(ALT_SVC, HeaderValue::try_from(alternative).expect("a value"));
         self.setup.endpoint.http3.learn(&headers, None, Instant::now());
     }
 
@@ -303,7 +310,7 @@ async fn what_offers_http3_is_asked_over_tcp_until_a_connection_over_quic_is_mad
         assert_eq!(send(line.over_quic().await, &get("/")).await.expect("an answer"), StatusCode::OK);
     }
     assert_eq!(line.connections(), 2);
-    line.setup.endpoint.http3.forget(Instant::now());
+    line.learn_of("clear");
     let lease = line.lease(Wire::Negotiated).await.expect("a stream");
     assert!(matches!(lease, Lease::H2(_)), "nothing is offered any more: {lease:?}");
 }
@@ -370,6 +377,33 @@ async fn when_the_way_is_lost_what_may_be_repeated_ends_within_a_second_and_the_
     assert!(at.duration_since(blocked) < Duration::from_secs(5), "{:?}", at.duration_since(blocked));
     until(|| line.connections() == 1).await;
     assert_eq!(line.setup.endpoint.consecutive_failures.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn what_is_answered_for_nobody_over_http3_goes_over_tcp_and_http3_is_left_alone_for_a_while() {
+    let Both { line, relay, .. } = &both().await;
+    line.learn(relay.address.port());
+    let (first, second) = (line.over_quic().await, line.over_quic().await);
+    let elsewhere = RequestHead { path: "/elsewhere".parse().expect("a path"), ..post() };
+    let error = send(first, &elsewhere).await.expect_err("there is another way");
+    assert!(matches!(error, SendError { sent: Sent::Never, kind: SendErrorKind::PathLost, .. }), "{error:?}");
+    let broken = line.standing();
+    assert!(matches!(broken, Standing::Broken { .. }), "{broken:?}");
+    // That it is said once more, or that HTTP/3 is offered again over TCP, changes nothing.
+    send(second, &elsewhere).await.expect_err("there is another way");
+    line.learn(relay.address.port());
+    assert_eq!(line.standing(), broken);
+    let lease = line.lease(Wire::Negotiated).await.expect("a stream");
+    assert!(matches!(lease, Lease::H2(_)), "{lease:?}");
+}
+
+#[tokio::test]
+async fn where_there_is_no_other_way_an_answer_for_nobody_is_an_answer() {
+    let (server, client) = ends();
+    let endpoint = Endpoint::start(server, 100);
+    let line = Line::to(endpoint.address, &client, 100);
+    let lease = line.lease(Wire::Http3).await.expect("a stream");
+    assert_eq!(send(lease, &get("/elsewhere")).await.expect("an answer"), StatusCode::MISDIRECTED_REQUEST);
 }
 
 #[tokio::test]

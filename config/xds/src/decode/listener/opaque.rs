@@ -6,7 +6,7 @@ use std::time::Duration;
 use outrigger_config::grammar;
 use outrigger_config::model::{
     BackendRef, Cidr, Connect, EarlyData, Http3, Intercept, Interception, InterceptionMode, Labels, ListenerProtocol,
-    PortRange, ProxyProtocol, TcpForwarding, UdpForwarding, Unknown, Upgrades,
+    PortRange, ProxyHeader, ProxyProtocol, TcpForwarding, UdpForwarding, Unknown, Upgrades,
 };
 
 use super::super::cluster::positive;
@@ -56,10 +56,14 @@ impl Bytes {
                 max_sessions: message.max_sessions,
                 place: at.place_of(message.place.as_ref()),
             }),
-            proxy_protocol: own.proxy_protocol.as_deref().and_then(|word| match word {
-                "strict" => Some(ProxyProtocol::Strict),
-                "optional" => Some(ProxyProtocol::Optional),
-                _ => unknown(at, "proxy_protocol", word),
+            proxy_protocol: own.proxy_protocol.as_deref().and_then(|word| {
+                let mode = match word {
+                    "strict" => ProxyHeader::Strict,
+                    "optional" => ProxyHeader::Optional,
+                    _ => return unknown(at, "proxy_protocol", word),
+                };
+                let from = own.proxy_protocol_from.iter().filter_map(|text| at.held(grammar::cidr(text)));
+                Some(ProxyProtocol { mode, from: from.collect() })
             }),
             interception: own.interception.as_ref().and_then(|message| interception(at, message)),
             intercepts: own.intercepts.iter().map(|message| intercept(at, message)).collect(),
@@ -151,8 +155,8 @@ impl Filters {
             ],
             refuse: [rules, pass_through_tlvs, disallowed_versions],
         });
-        self.proxy_protocol =
-            Some(if *allow_requests_without_proxy_protocol { ProxyProtocol::Optional } else { ProxyProtocol::Strict });
+        let mode = if *allow_requests_without_proxy_protocol { ProxyHeader::Optional } else { ProxyHeader::Strict };
+        self.proxy_protocol = Some(ProxyProtocol { mode, from: Vec::new() });
     }
 
     pub(super) fn datagrams(&mut self, at: &At<'_>, any: &crate::pb::Any) {
