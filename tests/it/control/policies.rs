@@ -94,8 +94,8 @@ async fn rate_limits_hold_at_the_server_and_faults_and_copies_at_the_caller() {
     }
     assert!(copies.requests().iter().all(|copy| copy.head.get("x-outrigger-mirror").is_some()));
 
-    // Another limit takes effect for the same connections.
-    let more = limits.replace("requests: 5,", "requests: 50,");
+    // Another limit takes effect for the same connections; one of the same name would go on with its counts.
+    let more = limits.replace("per-caller, ", "per-someone, ");
     let generation = town.plane.apply(&policy("api", &more)).await;
     town.plane.synced(API, generation).await;
     assert_eq!(get(&town, "api", "").await.status, 200);
