@@ -3,9 +3,8 @@
 //! Each is a short text: what it is of, and what is missing. Settings that stand at their default are not named.
 
 use outrigger_config::model::{
-    Action, AdaptiveConcurrency, Admission, BackendRef, Balance, BalancePolicy, Breakers, Cluster, Connect,
-    EndpointCeilings, Filter, Interception, Listener, ListenerTls, Locality, RouteTable, Rule, SubsetFallback,
-    UdpForwarding, Unknown, Upgrades,
+    Action, Admission, BackendRef, Balance, BalancePolicy, Breakers, Cluster, Connect, EndpointCeilings, Filter,
+    Interception, Listener, ListenerTls, Locality, RouteTable, Rule, SubsetFallback, UdpForwarding, Unknown, Upgrades,
 };
 
 use super::Form;
@@ -90,7 +89,6 @@ pub fn of_cluster(config: &Cluster, form: Form) -> Vec<String> {
     }
     let Cluster { name, balance, endpoint_ceilings, breakers, health_check, admission, .. } = config;
     let Admission { queue, concurrency } = admission;
-    let adaptive = concurrency.as_ref().is_some_and(|AdaptiveConcurrency { .. }| true);
     let EndpointCeilings { max_requests, max_pending, max_retries, max_connections: _ } = endpoint_ceilings;
     let ceilings = [max_requests, max_pending, max_retries].iter().any(|ceiling| ceiling.is_some());
     let Balance { policy, locality, subset_fallback, .. } = balance;
@@ -100,7 +98,7 @@ pub fn of_cluster(config: &Cluster, form: Form) -> Vec<String> {
         [
             (*breakers != Breakers::default(), "circuit breakers with states"),
             (queue.is_some(), "the queue"),
-            (adaptive, "the limit that follows the latency"),
+            (concurrency.is_some(), "the limit that follows the latency"),
             (ceilings, "ceilings of each endpoint beside connections"),
             (*policy == BalancePolicy::PeakEwma, "balancing by latency: it takes the less loaded of two"),
             (*subset_fallback == SubsetFallback::Any, "what becomes of subsets without endpoints"),

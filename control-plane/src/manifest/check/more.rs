@@ -55,7 +55,7 @@ fn share(context: &Context<'_, '_>, percent: &Field<u64>, fraction: &Field<raw::
         (Some(_), None) => millionths(context.check.number(percent, Bounds { min: 0, max: 100 })?, 100),
         (None, Some((raw::Fraction { numerator, denominator }, at))) => {
             context.check.required(numerator, at, ("this fraction has no `numerator`", "add it"));
-            let most = Bounds { min: 1, max: i32::MAX as u64 };
+            let most = Bounds { min: 1, max: 2_147_483_647 };
             let denominator = if denominator.is_absent() { 100 } else { context.check.number(denominator, most)? };
             millionths(context.check.number(numerator, Bounds { min: 0, max: denominator })?, denominator)
         }
@@ -91,9 +91,7 @@ pub(super) fn session(context: &Context<'_, '_>, field: &Field<raw::RouteSession
             out.cookie = Field::Here(cookie, span);
         }
     }
-    if session_name.get().is_none() {
-        return None;
-    }
+    session_name.get()?;
     let checked = context.check.session(&Field::Here(out, span))?;
     Some(Set { value: SessionPersistence { key_file: PathBuf::new(), ..checked }, place: context.place(span) })
 }

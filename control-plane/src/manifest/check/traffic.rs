@@ -75,7 +75,8 @@ pub(in crate::manifest) fn traffic_policy(
     requests(
         context,
         (hash, session_persistence),
-        (rate_limits, global_rate_limits, criticality, faults),
+        (rate_limits, global_rate_limits),
+        (criticality, faults),
         &mut traffic,
     );
     let (service, section) = target?;
@@ -111,7 +112,8 @@ pub(super) fn defaults(context: &Context<'_, '_>, spec: &raw::TrafficSpec) -> Tr
     requests(
         context,
         (hash, session_persistence),
-        (rate_limits, global_rate_limits, criticality, faults),
+        (rate_limits, global_rate_limits),
+        (criticality, faults),
         &mut traffic,
     );
     traffic
@@ -121,12 +123,8 @@ pub(super) fn defaults(context: &Context<'_, '_>, spec: &raw::TrafficSpec) -> Tr
 fn requests(
     context: &Context<'_, '_>,
     (hash, session): (&Field<List<HashKey>>, &Field<SessionPersistence>),
-    (rates, global, criticality, faults): (
-        &Field<List<RateLimit>>,
-        &Field<List<GlobalRateLimit>>,
-        &Field<Criticality>,
-        &Field<List<Fault>>,
-    ),
+    (rates, global): (&Field<List<RateLimit>>, &Field<List<GlobalRateLimit>>),
+    (criticality, faults): (&Field<Criticality>, &Field<List<Fault>>),
     out: &mut Traffic,
 ) {
     let at = |span: Option<Span>| span.map(|span| context.place(span));
