@@ -81,7 +81,7 @@ impl Backends {
     /// All ports, by Service and number.
     pub(super) fn sorted(&self) -> Vec<(&PortKey, &Arc<PortBackends>)> {
         let mut ports: Vec<_> = self.ports.iter().collect();
-        ports.sort_by(|(a, _), (b, _)| a.cmp(b));
+        ports.sort_by_key(|(key, _)| *key);
         ports
     }
 
