@@ -34,7 +34,7 @@ use crate::snapshot::{Authorization, Backend, Listener};
 use crate::telemetry::StreamMetrics;
 use crate::telemetry::metrics::AttemptOutcome;
 use crate::upstream::pool::Tunnel;
-use crate::upstream::{Cluster, LeaseError, Load, Outcome, Permit, PickError, PickHint};
+use crate::upstream::{Cluster, LeaseError, Outcome, Permit, PickError, PickHint};
 
 /// Where a connection is handed on to.
 #[derive(Debug)]
@@ -51,6 +51,16 @@ enum Target {
     Cluster { cluster: Arc<Cluster>, subset: Option<model::Labels>, load: Load },
     /// Where it was going.
     Address(SocketAddr),
+}
+
+/// What is handed on. It is sent as the cluster says either way: between proxies, TLS of others goes inside that of the
+/// mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Load {
+    /// Bytes of whoever connected.
+    Open,
+    /// TLS between others, chosen by its server name.
+    Sealed,
 }
 
 impl Proxy {
@@ -170,8 +180,8 @@ impl Passage {
 
     async fn open(&self, caller: &ConnInfo, record: &mut Record) -> Result<Opened, Reason> {
         match &self.to {
-            Target::Cluster { cluster, subset, load } => {
-                let choice = Choice { cluster, subset: subset.as_ref(), load: *load };
+            Target::Cluster { cluster, subset, load: _ } => {
+                let choice = Choice { cluster, subset: subset.as_ref() };
                 choice.open(caller, record).await.map(|(permit, tunnel)| Opened::Endpoint(permit, tunnel))
             }
             Target::Address(address) => {
@@ -201,7 +211,6 @@ enum Opened {
 struct Choice<'a> {
     cluster: &'a Cluster,
     subset: Option<&'a model::Labels>,
-    load: Load,
 }
 
 impl Choice<'_> {
@@ -228,7 +237,7 @@ impl Choice<'_> {
                 return Err(Reason::ConnectFailure);
             }
             record.tried(address);
-            match self.cluster.tunnel(permit.member(), self.load, addresses).await {
+            match self.cluster.tunnel(permit.member(), addresses).await {
                 Ok(tunnel) => {
                     let now = Instant::now();
                     permit.report(Outcome::Success(now.saturating_duration_since(permit.started())), now);

@@ -78,15 +78,6 @@ pub struct PickHint<'a> {
     pub other_zone: bool,
 }
 
-/// Whether bytes that are handed on need the cluster's TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Load {
-    /// They are sent as the cluster says.
-    Open,
-    /// They are TLS between others: sent as they are.
-    Sealed,
-}
-
 /// Why no endpoint was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PickError {
@@ -266,11 +257,10 @@ impl Cluster {
     ///
     /// # Errors
     /// See [`LeaseError`]; none of the bytes was sent.
-    pub async fn tunnel(&self, member: &Member, load: Load, caller: Addresses) -> Result<Tunnel, LeaseError> {
+    pub async fn tunnel(&self, member: &Member, caller: Addresses) -> Result<Tunnel, LeaseError> {
         let version = self.config.connection.proxy_protocol;
         let header = version.map(|version| proxy_protocol::encode(version, Some(caller))).unwrap_or_default();
-        let tls = self.tls.as_ref().filter(|_| load == Load::Open);
-        let terms = Terms { ceilings: self.ceilings(), tls };
+        let terms = Terms { ceilings: self.ceilings(), tls: self.tls.as_ref() };
         match member.pool.tunnel(&header, terms).await {
             Err(LeaseError::Retired) => {
                 let (pool, newest) = self.newest(member)?;

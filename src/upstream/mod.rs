@@ -25,7 +25,7 @@ mod world;
 
 pub use admission::{Applicant, Place, Shed};
 pub use breakers::{Passage, RuleBreaker};
-pub use cluster::{Cluster, Load, Member, PickError, PickHint};
+pub use cluster::{Cluster, Member, PickError, PickHint};
 pub use endpoints::{EndpointSet, Placement};
 pub use fitness::{Closed, Fit};
 pub use keys::{KeySlot, KeyStore};

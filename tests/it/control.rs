@@ -9,6 +9,7 @@ mod intruders;
 mod kills;
 mod load;
 mod plane;
+mod policies;
 mod pushes;
 mod refusals;
 mod town;

@@ -17,14 +17,14 @@ use crate::support::http1::Response;
 use crate::support::{Config, H1Backend, H1Client, H2Backend, H2Client, PATIENCE, Proxy, h1_client, process, within};
 
 /// A rate limit service; gone when dropped.
-struct Service {
-    addr: SocketAddr,
+pub struct Service {
+    pub addr: SocketAddr,
     lines: Lines<BufReader<ChildStdout>>,
     _child: Child,
 }
 
 impl Service {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/python/ratelimit.py");
         let mut child = Command::new(process::python())
             .arg(script)
@@ -39,7 +39,7 @@ impl Service {
         Self { addr: SocketAddr::from(([127, 0, 0, 1], port)), lines, _child: child }
     }
 
-    async fn question(&mut self) -> Value {
+    pub async fn question(&mut self) -> Value {
         let line = within(PATIENCE, "a question", self.lines.next_line()).await;
         serde_json::from_str(&line.expect("readable").expect("a line")).expect("JSON")
     }

@@ -1,6 +1,8 @@
 //! `deploy/iptables/outrigger-iptables` in network namespaces: what it catches, what it leaves alone, and that it leaves nothing
 //! behind.
 
+#[cfg(feature = "dev")]
+mod meshed;
 pub mod proxied;
 
 use std::path::{Path, PathBuf};

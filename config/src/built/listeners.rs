@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use super::{Subject, opaque, overload};
 use crate::limits;
 use crate::model::{
-    Admin, ClientCertHeader, ClientCertificate, ClientTrust, HostPattern, Identity, Listener, ListenerJwt,
-    ListenerLimits, ListenerProtocol, ListenerTls, Passthrough, TlsMode, Trust,
+    Admin, ClientCertHeader, ClientCertificate, ClientTrust, Cluster, ClusterProtocol, ClusterTls, ClusterTlsMode,
+    HostPattern, Identity, Listener, ListenerJwt, ListenerLimits, ListenerProtocol, ListenerTls, Passthrough, TlsMode,
+    Trust,
 };
 use crate::validate;
 use crate::validate::binds::Binds;
@@ -254,9 +255,14 @@ fn handed_on(subject: &Subject<'_>, list: &[Passthrough]) {
             if !backend.filters.is_empty() {
                 subject.say(&field, "filters cannot change what is not decrypted", "leave them out");
             }
-            if subject.config.clusters.get(&backend.cluster).is_some_and(|cluster| cluster.tls.is_some()) {
+            let inside = |cluster: &&Cluster| {
+                let mutual = |tls: &ClusterTls| matches!(tls.mode, ClusterTlsMode::Mutual { .. });
+                cluster.protocol == ClusterProtocol::Tcp && cluster.tls.as_ref().is_some_and(mutual)
+            };
+            let cluster = subject.config.clusters.get(&backend.cluster).filter(|cluster| !inside(cluster));
+            if cluster.is_some_and(|cluster| cluster.tls.is_some()) {
                 let message = format!("the cluster `{}` speaks TLS itself", backend.cluster);
-                subject.say(field, message, "refer to a cluster without TLS");
+                subject.say(field, message, "refer to a cluster without TLS, or to one of TCP with mutual TLS");
             }
         }
     }

@@ -109,7 +109,7 @@ pub enum TlsVersion {
 pub struct Passthrough {
     /// Server names; [`HostPattern::Any`] also takes connections without one. The most specific wins.
     pub hostnames: Vec<HostPattern>,
-    /// Where they go, by weight. Clusters without TLS of their own.
+    /// Where they go, by weight. Clusters without TLS of their own, or of TCP with mutual TLS, inside which it goes.
     pub backends: Vec<BackendRef>,
     /// Where it is written.
     pub place: Place,

@@ -143,7 +143,7 @@ pub struct Passthrough {
     /// specific one wins.
     #[schemars(extend("x-required" = true), length(min = 1))]
     pub hostnames: Field<List<String>>,
-    /// Where they go, by weight. Clusters without `tls`.
+    /// Where they go, by weight. Clusters without `tls`, or between proxies with `protocol: tcp` and mutual TLS.
     #[schemars(extend("x-required" = true), length(min = 1))]
     pub backend_refs: Field<List<BackendRef>>,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Check, References, matches, names, small};
+use super::{Check, Names, References, matches, names, small};
 use crate::limits::{self, MAX_RATE_HOURS};
 use crate::model::{
     AdaptiveConcurrency, Admission, Criticality, DescriptorEntry, DescriptorValue, GlobalRateLimit, Overload, Queue,
@@ -121,7 +121,7 @@ pub(crate) const PERIODS: (Duration, Duration) = (Duration::from_millis(1), Dura
 pub(super) fn global(
     check: &Check<'_, '_>,
     field: &Field<List<raw::GlobalRateLimit>>,
-    references: &References<'_>,
+    services: &Names<'_>,
 ) -> Vec<GlobalRateLimit> {
     let list = check.filled(field, "globalRateLimits", limits::MAX_RATE_LIMITS);
     let mut out: Vec<GlobalRateLimit> = Vec::new();
@@ -129,7 +129,7 @@ pub(super) fn global(
         let lack = ("this rate limit has no `service`", "add the name of a rate limit service: `service: NAME`");
         let service = check.required(service, span, lack);
         if let Some((name, at)) = service {
-            references.rate_limits.refer(check, name, at);
+            services.refer(check, name, at);
         }
         let lack = ("this rate limit has no `descriptor`", "add `descriptor: [{ key: tenant, header: x-tenant }]`");
         let entries = check.required_list(descriptor, (span, lack), ("descriptor", limits::MAX_DESCRIPTOR_ENTRIES));
@@ -211,14 +211,25 @@ fn service(
             check.error(at, message, "add `protocol: http2` to the cluster");
         }
     }
+    let asked = asked(check, (&who, key.span), (domain, timeout, on_failure));
+    let cluster = Arc::from(cluster?.0.as_str());
+    asked.map(|service| RateLimitService { cluster, ..service })
+}
+
+/// How a service is asked, wherever it is: its cluster has no name here.
+pub(super) fn asked(
+    check: &Check<'_, '_>,
+    (who, span): (&str, Span),
+    (domain, timeout, on_failure): (&Field<String>, &Field<raw::DurationText>, &Field<raw::OnFailure>),
+) -> Option<RateLimitService> {
     let lack = format!("{who} has no `domain`");
     let domain = check
-        .required(domain, key.span, (&lack, "add the domain that its limits are configured under: `domain: mesh`"))
+        .required(domain, span, (&lack, "add the domain that its limits are configured under: `domain: mesh`"))
         .and_then(|(text, at)| check.parsed(names::word(text), at));
     let lack = format!("{who} does not say what happens when it cannot be asked");
-    let on_failure = check.required(on_failure, key.span, (&lack, "add `onFailure: allow` or `onFailure: deny`"));
+    let on_failure = check.required(on_failure, span, (&lack, "add `onFailure: allow` or `onFailure: deny`"));
     Some(RateLimitService {
-        cluster: Arc::from(cluster?.0.as_str()),
+        cluster: "".into(),
         domain: domain?,
         timeout: check.duration(timeout, Duration::from_millis(20)),
         allow_on_failure: *on_failure?.0 == raw::OnFailure::Allow,

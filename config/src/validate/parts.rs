@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Check, MAX_GUESSES, Names, access, balance, breakers, filters, health, identity, matches, names, opaque, overload,
-    policies, tokens, tunnels, units,
+    Check, MAX_GUESSES, Names, access, balance, breakers, faults, filters, health, identity, matches, names, opaque,
+    overload, policies, sessions, tls, tokens, tunnels, units,
 };
 use crate::limits::Bounds;
 use crate::model::{
-    Action, Admission, Authorization, Balance, Breakers, EndpointCeilings, Filter, HealthCheck, Hedge, Interception,
-    JwtProvider, Match, OutlierDetection, Retry, RetryOn, Upgrades,
+    Action, Admission, Authorization, Balance, Breakers, Criticality, EndpointCeilings, Fault, Filter, GlobalRateLimit,
+    HashKey, HealthCheck, Hedge, HostPattern, Interception, JwtProvider, Match, OutlierDetection, RateLimit,
+    RateLimitService, Retry, RetryOn, SessionPersistence, Upgrades,
 };
 use crate::raw::{self, DurationText};
 use crate::read::{Field, Key, List};
@@ -95,6 +96,11 @@ impl<'a, 't> Checker<'a, 't> {
         self.check.parsed(names::host(text), span)
     }
 
+    /// A server name as TLS clients send it: exact, by suffix, or `*`.
+    pub fn server_pattern(&self, text: &str, span: Span) -> Option<HostPattern> {
+        self.check.parsed(tls::server_pattern(text), span)
+    }
+
     /// The path of a file of the proxy's host.
     pub fn file(&self, text: &str, span: Span) -> Option<PathBuf> {
         self.check.parsed(identity::file(text), span)
@@ -157,6 +163,57 @@ impl<'a, 't> Checker<'a, 't> {
     /// Hedged attempts. `retry` is that of the same rule.
     pub fn hedge(&self, field: &Field<raw::Hedge>, retry: &Retry) -> Option<Hedge> {
         policies::hedge(&self.check, field, (retry, &[]))
+    }
+
+    /// What consistent hashing goes by.
+    pub fn hash(&self, field: &Field<List<raw::HashKey>>) -> Vec<HashKey> {
+        sessions::hash(&self.check, field)
+    }
+
+    /// Sessions that stay with one endpoint.
+    pub fn session(&self, field: &Field<raw::SessionPersistence>) -> Option<SessionPersistence> {
+        sessions::session(&self.check, field)
+    }
+
+    /// Rate limits that a proxy keeps by itself. Names are unique among all that this checks.
+    pub fn rate_limits(&self, field: &Field<List<raw::RateLimit>>) -> Vec<RateLimit> {
+        overload::rate_limits(&self.check, field)
+    }
+
+    /// Questions to rate limit services. Whether there are such services is not looked at.
+    pub fn global_rate_limits(&self, field: &Field<List<raw::GlobalRateLimit>>) -> Vec<GlobalRateLimit> {
+        overload::global(&self.check, field, &nothing_known("rate limit service"))
+    }
+
+    /// How a rate limit service is asked: `who` is how it is called, and where it is written. Its cluster has no name.
+    pub fn rate_limit_service(
+        &self,
+        who: (&str, Span),
+        domain: &Field<String>,
+        (timeout, on_failure): (&Field<DurationText>, &Field<raw::OnFailure>),
+    ) -> Option<RateLimitService> {
+        overload::asked(&self.check, who, (domain, timeout, on_failure))
+    }
+
+    /// How much requests matter.
+    #[must_use]
+    pub fn criticality(&self, field: &Field<raw::Criticality>) -> Option<Criticality> {
+        overload::criticality(field)
+    }
+
+    /// Faults that are injected.
+    pub fn fault(&self, field: &Field<raw::Fault>) -> Option<Arc<Fault>> {
+        faults::fault(&self.check, field)
+    }
+
+    /// The name of a header that is read.
+    pub fn header(&self, field: &Field<String>) -> Option<http::HeaderName> {
+        self.check.header(field)
+    }
+
+    /// The name of a cookie.
+    pub fn cookie(&self, text: &str, span: Span) -> Option<Arc<str>> {
+        self.check.parsed(names::cookie(text), span)
     }
 
     /// Upgrades and CONNECT.

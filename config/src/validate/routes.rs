@@ -224,7 +224,7 @@ impl Table<'_, '_, '_> {
             hash: sessions::hash(check, hash),
             session: sessions::session(check, session_persistence),
             rate_limits: overload::rate_limits(check, rate_limits),
-            global_rate_limits: overload::global(check, global_rate_limits, self.references),
+            global_rate_limits: overload::global(check, global_rate_limits, &self.references.rate_limits),
             criticality: overload::criticality(criticality),
             name,
             matches,

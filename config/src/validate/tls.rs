@@ -226,11 +226,13 @@ fn handed_on(
         opaque::unfiltered(check, backend_refs, "filters cannot change what is not decrypted");
         for (backend, at) in super::good(backend_refs) {
             let tls = backend.cluster.get().and_then(|name| references.groups.get(name.as_str()));
-            if let Some(own) = tls.and_then(|cluster| cluster.tls.span()) {
+            if let Some(own) = tls.filter(|cluster| !hands_on_inside(cluster)).and_then(|cluster| cluster.tls.span()) {
                 let name = backend.cluster.get().map(String::as_str).unwrap_or_default();
                 let message =
                     format!("the cluster `{}` speaks TLS itself, so TLS would be wrapped in TLS", quoted(name));
-                let fix = "refer to a cluster without `tls`".to_owned();
+                let fix =
+                    "refer to a cluster without `tls`; between proxies, to one with `protocol: tcp` and mutual TLS"
+                        .to_owned();
                 let span = backend.cluster.span().unwrap_or(at);
                 check.sink.error_with(span, (own, "its `tls` is here"), (message, fix));
             }
@@ -239,6 +241,15 @@ fn handed_on(
         out.push(Passthrough { hostnames: patterns, backends, place: check.place(span) });
     }
     out
+}
+
+/// Whether TLS of others may go inside that of a cluster: to a proxy of the mesh, which takes bytes as they are.
+fn hands_on_inside(cluster: &raw::Cluster) -> bool {
+    let mutual = |tls: &raw::ClusterTls| match tls.mode.get() {
+        Some(mode) => *mode == raw::ClusterTlsMode::Mutual,
+        None => !tls.mode.is_bad() && !tls.peer_identities.is_absent(),
+    };
+    matches!(cluster.protocol.get(), Some(raw::ClusterProtocol::Tcp)) && cluster.tls.get().is_some_and(mutual)
 }
 
 /// A server name as in a ClientHello: never an address (RFC 6066 section 3).

@@ -9,6 +9,7 @@ mod endpoint;
 mod fitness;
 mod filters;
 mod grpc;
+pub mod left_out;
 mod listener;
 pub(crate) mod matching;
 mod merged;

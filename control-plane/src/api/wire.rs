@@ -280,6 +280,9 @@ pub struct ProxyBody {
     pub address: Option<String>,
     /// What it refused.
     pub refusals: Vec<RefusalBody>,
+    /// What it is not told, because it is no proxy of ours and its messages have no word for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }
 
 /// A resource that a proxy refused.

@@ -109,6 +109,19 @@ fn rows(proxies: &[ProxyBody]) -> String {
                 plain(&refusal.reason)
             ));
         }
+        if !proxy.left_out.is_empty() {
+            out.push_str(&format!("\n{} is no proxy of ours, and is not told of\n", proxy.proxy));
+            for what in proxy.left_out.iter().take(MOST_LEFT_OUT) {
+                out.push_str(&format!("  {}\n", plain(what)));
+            }
+            let more = proxy.left_out.len().saturating_sub(MOST_LEFT_OUT);
+            if more > 0 {
+                out.push_str(&format!("  and {more} more: `get` it with `-o json`\n"));
+            }
+        }
     }
     out
 }
+
+/// How much of what a proxy is not told is shown.
+const MOST_LEFT_OUT: usize = 20;

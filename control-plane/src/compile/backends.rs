@@ -10,6 +10,7 @@ use outrigger_config::model::{
 };
 use outrigger_config::spiffe::IdentityPattern;
 
+use super::limits::Limiters;
 use super::parts::{EndpointList, Inputs, Part, same_or_new};
 use super::{defaults, settings};
 use crate::manifest::object::{EndpointSlice, Service, ServicePort, Spec, TargetPort, Traffic, Workload};
@@ -19,7 +20,7 @@ use crate::manifest::{Kind, Mesh, Name, Object};
 pub(crate) type PortKey = (Name, u16);
 
 /// A cluster and its endpoints.
-type ClusterParts = (Arc<Part<Cluster>>, Arc<Part<EndpointList>>);
+pub(super) type ClusterParts = (Arc<Part<Cluster>>, Arc<Part<EndpointList>>);
 /// Where parts are put.
 type Into<'a> = (&'a mut Vec<Arc<Part<Cluster>>>, &'a mut Vec<Arc<Part<EndpointList>>>);
 
@@ -40,6 +41,7 @@ pub struct Share {
 pub(super) struct Backends {
     ports: HashMap<PortKey, Arc<PortBackends>>,
     invalid: Option<ClusterParts>,
+    pub(super) limiters: Limiters,
 }
 
 /// The clusters of one port.
@@ -49,7 +51,7 @@ pub(super) struct PortBackends {
     /// The Service's port with what policies say of it.
     pub(super) traffic: Traffic,
     /// At least one: a port without endpoints has an empty cluster.
-    clusters: Vec<ClusterParts>,
+    pub(super) clusters: Vec<ClusterParts>,
     pub(super) shares: Vec<Share>,
 }
 
@@ -66,12 +68,21 @@ impl Backends {
             }
         }
         self.ports = ports;
+        let limiters = std::mem::take(&mut self.limiters);
+        self.limiters = limiters.renewed(mesh, |key| self.ports.get(key).map(|port| &port.clusters[0]));
         if self.invalid.is_none() {
             let place = outrigger_config::model::Place { file: "built-in".into(), line: 1, column: 1 };
             let cluster = cluster((INVALID_BACKEND, ClusterProtocol::Http1, None), &Traffic::default(), place);
             let list = EndpointList { cluster: INVALID_BACKEND.into(), endpoints: Vec::new() };
             self.invalid = Some((Part::new(cluster), Part::new(list)));
         }
+    }
+
+    /// All ports, by Service and number.
+    pub(super) fn sorted(&self) -> Vec<(&PortKey, &Arc<PortBackends>)> {
+        let mut ports: Vec<_> = self.ports.iter().collect();
+        ports.sort_by_key(|(key, _)| *key);
+        ports
     }
 
     pub(super) fn port(&self, key: &PortKey) -> Option<&Arc<PortBackends>> {
@@ -87,12 +98,17 @@ impl Backends {
             (None, _) => self.invalid.as_slice(),
         };
         for (cluster, list) in list {
-            clusters.push(Arc::clone(cluster));
-            // Names are in the cluster itself.
-            if cluster.value.endpoints.is_empty() {
-                endpoints.push(Arc::clone(list));
-            }
+            put((cluster, list), (&mut *clusters, &mut *endpoints));
         }
+    }
+}
+
+/// Adds a cluster.
+pub(super) fn put((cluster, list): (&Arc<Part<Cluster>>, &Arc<Part<EndpointList>>), (clusters, endpoints): Into<'_>) {
+    clusters.push(Arc::clone(cluster));
+    // Names are in the cluster itself.
+    if cluster.value.endpoints.is_empty() {
+        endpoints.push(Arc::clone(list));
     }
 }
 

@@ -129,7 +129,8 @@ fn sources(mesh: &Mesh, backends: &Backends, (service, caller): (&Name, &str)) -
         for route in mesh.routes_of(service, port.port, caller).map_or(&[][..], |attached| attached.routes) {
             from.objects.push(Arc::clone(route));
             let Spec::Route(route_spec) = &route.spec else { continue };
-            for backend in route_spec.rules.iter().flat_map(|rule| &rule.backends) {
+            let mirrors = route_spec.rules.iter().flat_map(|rule| &rule.mirrors).map(|mirror| &mirror.backend);
+            for backend in route_spec.rules.iter().flat_map(|rule| &rule.backends).chain(mirrors) {
                 let key = mesh.backend(&route.id, service, backend).ok();
                 from.backends.push(key.and_then(|key| backends.port(&key).cloned()));
             }

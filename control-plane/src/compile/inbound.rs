@@ -10,21 +10,23 @@ use std::time::Duration;
 use outrigger_config::model::{
     Access, AccessAction, AccessRule, Action, Authorization, BackendRef, ClientCertHeader, ClientCertificate,
     ClientTrust, Cluster, ClusterProtocol, Endpoint, HostPattern, Http3, JwtProvider, Labels, Listener, ListenerJwt,
-    ListenerProtocol, ListenerTls, Place, RouteTable, Rule, Target, TcpForwarding, TlsMode, TlsVersion, Trust,
-    Upgrades, VirtualHost,
+    ListenerProtocol, ListenerTls, Place, RouteTable, Target, TcpForwarding, TlsMode, TlsVersion, Trust, Upgrades,
+    VirtualHost,
 };
 
 use super::backends::cluster;
+use super::defaults;
+use super::limits::{Limits, PortLimits};
 use super::parts::{EndpointList, Inputs, ListenerPart, Part, same_or_new};
-use super::rules::bounded;
-use super::{defaults, settings};
+use super::rules::{bounded, made};
 use crate::manifest::object::{MeshPolicy, Spec, Traffic, Workload, WorkloadPort};
 use crate::manifest::{Closed, Kind, Mesh, Name, Object, Scope};
 
 /// What one Workload's ports came to.
 #[derive(Debug)]
 struct Ports {
-    from: (Inputs, Vec<Closed>),
+    /// The last are rate limits, by port.
+    from: (Inputs, Vec<Closed>, Vec<PortLimits>),
     parts: Vec<PortParts>,
 }
 
@@ -42,6 +44,7 @@ struct PortParts {
 pub(super) struct Inbound {
     ports: HashMap<Name, Ports>,
     before: HashMap<Name, Ports>,
+    limits: Limits,
 }
 
 /// Where parts are put.
@@ -53,12 +56,15 @@ pub(super) type Into<'a> = (
 );
 
 impl Inbound {
-    pub(super) fn begin(&mut self) {
+    /// `limits` are the rate limits of Services, by the address and port of a proxy.
+    pub(super) fn begin(&mut self, limits: Limits) {
         self.before = std::mem::take(&mut self.ports);
+        self.limits = limits;
     }
 
     pub(super) fn end(&mut self) {
         self.before = HashMap::new();
+        self.limits = Limits::default();
     }
 
     pub(super) fn compile(&mut self, mesh: &Mesh, (object, workload): (&Arc<Object>, &Workload), out: Into<'_>) {
@@ -66,7 +72,13 @@ impl Inbound {
         let mut inputs = Inputs::default();
         inputs.add(object);
         inputs.extend(guards.objects.iter());
-        let from = (inputs, guards.closed.clone());
+        let limits_of = |port: &WorkloadPort| match port.protocol {
+            // It has no requests.
+            ClusterProtocol::Tcp => PortLimits::default(),
+            _ => self.limits.at(SocketAddr::new(workload.address, port.inbound)),
+        };
+        let limits = workload.ports.iter().map(limits_of).collect();
+        let from = (inputs, guards.closed.clone(), limits);
         let before = self.before.remove(&object.id.name);
         let ports = match before {
             Some(ports) if ports.from == from => ports,
@@ -75,7 +87,7 @@ impl Inbound {
                 let make = |port: &WorkloadPort| {
                     let name = listener_name(port);
                     let earlier = earlier.iter().find(|parts| parts.listener.value.listener.name == name);
-                    guards.port(workload, port, earlier.cloned())
+                    guards.port(workload, (port, limits_of(port)), earlier.cloned())
                 };
                 Ports { from, parts: workload.ports.iter().map(make).collect() }
             }
@@ -130,7 +142,12 @@ impl Guards {
         Self { objects, closed, tls, authorization, providers, tokens_required, http3, upgrades }
     }
 
-    fn port(&self, workload: &Workload, port: &WorkloadPort, earlier: Option<PortParts>) -> PortParts {
+    fn port(
+        &self,
+        workload: &Workload,
+        (port, limits): (&WorkloadPort, PortLimits),
+        earlier: Option<PortParts>,
+    ) -> PortParts {
         let name = listener_name(port);
         let place = port.place.clone();
         if port.protocol == ClusterProtocol::Tcp {
@@ -153,30 +170,16 @@ impl Guards {
             required: self.tokens_required,
         });
         let authorization = self.authorization.iter().map(|policy| (Arc::clone(&policy.name), policy.clone()));
-        let listener =
-            ListenerPart { listener, authorization: authorization.collect(), jwt_providers: self.providers.clone() };
+        let (authorization, jwt_providers) = (authorization.collect(), self.providers.clone());
 
         let target: Arc<str> = format!("application:{}", port.port).into();
         let backend =
             BackendRef { cluster: Arc::clone(&target), weight: 1, subset: Labels::new(), filters: Vec::new() };
-        let rule = Rule {
-            hedge: None,
-            breaker: None,
-            hash: Vec::new(),
-            session: None,
-            rate_limits: Vec::new(),
-            global_rate_limits: Vec::new(),
-            criticality: None,
-            name: Arc::clone(&name),
-            matches: Vec::new(),
-            filters: Vec::new(),
-            action: Action::Forward(vec![backend]),
-            // The caller's proxy has the time limits of the mesh.
-            timeouts: settings::timeouts(&unlimited(&place)),
-            retry: settings::retry(&Traffic::default()),
-            external_authorization: true,
-            place: place.clone(),
-        };
+        // The caller's proxy has the time limits of the mesh.
+        let mut rule = made(&unlimited(&place), (Arc::clone(&name), Action::Forward(vec![backend]), &place));
+        let PortLimits { local, global, services } = limits;
+        (rule.rate_limits, rule.global_rate_limits) = (local, global);
+        let listener = ListenerPart { listener, authorization, jwt_providers, rate_limit_services: services };
         let host = VirtualHost { hostnames: vec![HostPattern::Any], rules: vec![rule], place: place.clone() };
         let routes = RouteTable { name, hosts: vec![host] };
         let cluster = cluster((&target, port.protocol, None), &Traffic::default(), place);
@@ -217,7 +220,7 @@ impl Guards {
             ..defaults::inbound(&name, bind(workload.address, port.inbound), place.clone())
         };
         let authorization = policy.into_iter().map(|policy| (Arc::clone(&policy.name), policy)).collect();
-        let listener = ListenerPart { listener, authorization, jwt_providers: BTreeMap::new() };
+        let listener = ListenerPart { authorization, ..ListenerPart::plain(listener) };
         let cluster = cluster((&target, port.protocol, None), &Traffic::default(), place);
         let application = Endpoint::at(Target::Address(port.application));
         let endpoints = EndpointList { cluster: target, endpoints: vec![application] };

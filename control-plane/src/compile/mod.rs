@@ -10,6 +10,7 @@
 //! settings    layers of policies to effective values
 //! rules       routes to rules, in the order in which they are tried
 //! hosts       Services to virtual hosts, and those to outbound route tables
+//! limits      rate limits to the proxies that keep them
 //! inbound     a Workload's ports to listeners with mutual TLS, authorization and tokens
 //! resources   parts to encoded resources
 //! ```
@@ -21,6 +22,7 @@ mod bytes;
 mod defaults;
 mod hosts;
 mod inbound;
+mod limits;
 mod model;
 mod parts;
 mod resources;
@@ -29,7 +31,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use outrigger_config::model::{Listener, ListenerProtocol, Upgrades};
@@ -41,6 +43,7 @@ use backends::Backends;
 pub use backends::{INVALID_BACKEND, Share};
 use hosts::Hosts;
 use inbound::Inbound;
+use limits::Limits;
 use parts::Kept;
 pub use parts::{EndpointList, ListenerPart, Part};
 
@@ -131,7 +134,7 @@ impl Compiler {
     pub fn compile(&mut self, mesh: &Mesh) -> Arc<Compiled> {
         self.backends.renew(mesh);
         self.hosts.begin();
-        self.inbound.begin();
+        self.inbound.begin(Limits::of(&self.backends));
         let mut by_namespace: HashMap<Arc<str>, Vec<Name>> = HashMap::new();
         for (object, _) in mesh.services() {
             by_namespace.entry(Arc::clone(&object.id.name.namespace)).or_default().push(object.id.name.clone());
@@ -163,6 +166,13 @@ impl Compiler {
                 (object, workload),
                 (&mut listeners, &mut routes, &mut clusters, &mut endpoints),
             );
+            let asked: BTreeSet<&Arc<str>> =
+                listeners.iter().flat_map(|part| part.value.rate_limit_services.keys()).collect();
+            for (cluster, list) in
+                asked.into_iter().filter_map(|name| Some(&self.backends.limiters.services.get(name)?.1))
+            {
+                backends::put((cluster, list), (&mut clusters, &mut endpoints));
+            }
             listeners.sort_by(|a, b| a.value.listener.name.cmp(&b.value.listener.name));
             routes.sort_by(|a, b| a.value.name.cmp(&b.value.name));
             clusters.sort_by(|a, b| a.value.name.cmp(&b.value.name));
@@ -211,5 +221,5 @@ fn outbound_listener(object: &Object, workload: &Workload, upgrades: Upgrades) -
         routes: Some(OUTBOUND.into()),
         ..defaults::outbound(OUTBOUND, workload.outbound, ListenerProtocol::Auto, object.place.clone())
     };
-    ListenerPart { listener, authorization: BTreeMap::new(), jwt_providers: BTreeMap::new() }
+    ListenerPart::plain(listener)
 }

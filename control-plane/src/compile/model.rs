@@ -22,14 +22,17 @@ impl ProxyConfig {
         }
         let mut authorization = BTreeMap::new();
         let mut jwt_providers = BTreeMap::new();
+        let mut rate_limit_services = BTreeMap::new();
         for part in listeners {
             authorization.extend(part.value.authorization.iter().map(|(name, policy)| (name.clone(), policy.clone())));
             jwt_providers
                 .extend(part.value.jwt_providers.iter().map(|(name, provider)| (name.clone(), provider.clone())));
+            rate_limit_services
+                .extend(part.value.rate_limit_services.iter().map(|(name, service)| (name.clone(), service.clone())));
         }
         let service = Some(workload.name.clone());
         Config {
-            rate_limit_services: BTreeMap::new(),
+            rate_limit_services,
             overload: Overload::default(),
             node: Node { id: workload.to_string().into(), service, zone: zone.clone() },
             admin: Admin { address: None },

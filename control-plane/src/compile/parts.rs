@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::{Arc, OnceLock};
 
-use outrigger_config::model::{Authorization, Endpoint, JwtProvider, Listener};
+use outrigger_config::model::{Authorization, Endpoint, JwtProvider, Listener, RateLimitService};
 use outrigger_xds::Resource;
 use outrigger_xds::encode::Form;
 
@@ -53,6 +53,16 @@ pub struct ListenerPart {
     pub authorization: BTreeMap<Arc<str>, Authorization>,
     /// Its token providers, by name.
     pub jwt_providers: BTreeMap<Arc<str>, JwtProvider>,
+    /// The rate limit services that rules of its table ask, by name.
+    pub rate_limit_services: BTreeMap<Arc<str>, RateLimitService>,
+}
+
+impl ListenerPart {
+    /// One that refers to nothing.
+    pub(super) fn plain(listener: Listener) -> Self {
+        let (authorization, jwt_providers, rate_limit_services) = Default::default();
+        Self { listener, authorization, jwt_providers, rate_limit_services }
+    }
 }
 
 /// Parts by what they are of.

@@ -4,11 +4,20 @@ use std::sync::Arc;
 
 use outrigger_config::model::HostPattern;
 use outrigger_xds::Resource;
-use outrigger_xds::encode::{self, Form, Policies};
+use outrigger_xds::encode::{self, Form, Policies, left_out};
 
 use super::ProxyConfig;
 
 impl ProxyConfig {
+    /// What a proxy that reads this form is not told.
+    #[must_use]
+    pub fn left_out(&self, form: Form) -> Vec<String> {
+        let listeners = self.listeners.iter().flat_map(|part| left_out::of_listener(&part.value.listener, form));
+        let routes = self.routes.iter().flat_map(|part| left_out::of_routes(&part.value, form));
+        let clusters = self.clusters.iter().flat_map(|part| left_out::of_cluster(&part.value, form));
+        listeners.chain(routes).chain(clusters).collect()
+    }
+
     /// Everything that the proxy gets but its secrets, in the form that it reads. What is the same as another proxy's is
     /// the same `Arc`. Two may have one name where they are equal.
     #[must_use]
@@ -26,7 +35,7 @@ impl ProxyConfig {
         for part in listeners {
             out.extend_from_slice(part.encoded(form, |part| {
                 let policies = Policies {
-                    rate_limit_services: &std::collections::BTreeMap::new(),
+                    rate_limit_services: &part.rate_limit_services,
                     authorization: &part.authorization,
                     jwt_providers: &part.jwt_providers,
                     external_authorizers: &std::collections::BTreeMap::new(),

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 use outrigger_config::limits::{MAX_MATCHES, MAX_NAME_BYTES};
-use outrigger_config::model::{Action, BackendRef, DirectResponse, Labels, Match, Place, Rule};
+use outrigger_config::model::{
+    Action, BackendRef, DirectResponse, Filter, Labels, Match, Mirror, Place, Rule, SessionPersistence,
+};
 use sha2::{Digest as _, Sha256};
 
 use super::backends::{Backends, INVALID_BACKEND, PortKey, Share};
 use super::settings;
-use crate::manifest::object::{RouteRule, Spec, Traffic};
+use crate::manifest::object::{MirrorTo, RouteRule, Spec, Traffic};
 use crate::manifest::{Attached, Kind, Mesh, Name, Object};
 
 /// The rules of one port, and the ports that they lead to; `None` is what leads nowhere.
@@ -37,23 +39,7 @@ impl Maker<'_> {
             return PortRules { rules: Vec::new(), needs: BTreeSet::new() };
         };
         let backends = weighted(&[Resolved { shares: &port.shares, weight: 1, filters: Vec::new() }]);
-        let rule = Rule {
-            hedge: settings::hedge(&port.traffic),
-            breaker: None,
-            hash: Vec::new(),
-            session: None,
-            rate_limits: Vec::new(),
-            global_rate_limits: Vec::new(),
-            criticality: None,
-            name: bounded(self.at()),
-            matches: Vec::new(),
-            filters: Vec::new(),
-            action: Action::Forward(backends),
-            timeouts: settings::timeouts(&port.traffic),
-            retry: settings::retry(&port.traffic),
-            external_authorization: true,
-            place: place.clone(),
-        };
+        let rule = made(&port.traffic, (bounded(self.at()), Action::Forward(backends), place));
         PortRules { rules: vec![rule], needs: BTreeSet::from([Some(key)]) }
     }
 
@@ -87,7 +73,9 @@ impl Maker<'_> {
             let part = parts.entry(which).and_modify(|part| *part += 1).or_insert(1);
             let name = self.rule_name(object, (rule, number), *part);
             let action = actions.entry(which).or_insert_with(|| self.action(object, rule, &mut out.needs)).clone();
-            out.rules.push(self.rule(rule, (name, condition.clone(), action)));
+            let mut made = self.rule(rule, (name, condition.clone(), action));
+            made.filters.extend(self.mirrors(object, rule, &mut out.needs));
+            out.rules.push(made);
         }
         out
     }
@@ -100,23 +88,27 @@ impl Maker<'_> {
             retry_on: rule.traffic.retry_on.clone().or(traffic.retry_on.clone()),
             ..traffic
         };
-        Rule {
-            hedge: settings::hedge(&traffic),
-            breaker: None,
-            hash: Vec::new(),
-            session: None,
-            rate_limits: Vec::new(),
-            global_rate_limits: Vec::new(),
-            criticality: None,
-            name,
-            matches: vec![condition],
-            filters: rule.filters.clone(),
-            action,
-            timeouts: settings::timeouts(&traffic),
-            retry: settings::retry(&traffic),
-            external_authorization: true,
-            place: rule.place.clone(),
+        let mut out = made(&traffic, (name, action, &rule.place));
+        out.matches = vec![condition];
+        out.filters.extend(rule.filters.iter().cloned());
+        if let (Some(own), Some(said)) = (&rule.session, &mut out.session) {
+            // The route says what sessions are, and the policy how they are signed and kept.
+            let SessionPersistence { key_file, strict, .. } = said.clone();
+            *said = SessionPersistence { key_file, strict, ..own.value.clone() };
         }
+        out
+    }
+
+    /// Copies, to those that lead somewhere. Of a Service with endpoints in the mesh and outside, those in the mesh get them.
+    fn mirrors(&self, object: &Object, rule: &RouteRule, needs: &mut BTreeSet<Option<PortKey>>) -> Vec<Filter> {
+        let mut out = Vec::with_capacity(rule.mirrors.len());
+        for MirrorTo { backend, share } in &rule.mirrors {
+            let Ok(key) = self.mesh.backend(&object.id, self.service, backend) else { continue };
+            let Some(first) = self.backends.port(&key).and_then(|port| port.shares.first()) else { continue };
+            out.push(Filter::Mirror(Mirror { cluster: Arc::clone(&first.cluster), share: *share }));
+            needs.insert(Some(key));
+        }
+        out
     }
 
     fn action(&self, object: &Object, rule: &RouteRule, needs: &mut BTreeSet<Option<PortKey>>) -> Action {
@@ -159,6 +151,29 @@ impl Maker<'_> {
     fn at(&self) -> String {
         format!("{}:{}", self.service, self.port)
     }
+}
+
+/// A rule of these settings that takes everything.
+pub(super) fn made(traffic: &Traffic, (name, action, place): (Arc<str>, Action, &Place)) -> Rule {
+    let mut rule = Rule {
+        name,
+        matches: Vec::new(),
+        filters: Vec::new(),
+        action,
+        timeouts: settings::timeouts(traffic),
+        retry: settings::retry(traffic),
+        hedge: None,
+        breaker: None,
+        hash: Vec::new(),
+        session: None,
+        rate_limits: Vec::new(),
+        global_rate_limits: Vec::new(),
+        criticality: None,
+        external_authorization: true,
+        place: place.clone(),
+    };
+    settings::put_into(&mut rule, traffic);
+    rule
 }
 
 /// A backend with the clusters that it is.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use outrigger_config::model::{
     Admission, Balance, BalancePolicy, Breakers, Ceilings, ClusterProtocol, ConnectionOptions, EndpointCeilings,
-    HealthCheck, Hedge, OutlierDetection, Probe, Retry, RetryBudget, Setting, Timeouts,
+    Filter, HealthCheck, Hedge, OutlierDetection, Probe, Retry, RetryBudget, Rule, Setting, Timeouts,
 };
 
 use crate::manifest::object::{Set, Traffic};
@@ -73,8 +73,19 @@ pub(super) fn admission(traffic: &Traffic) -> Admission {
     Admission { queue: traffic.queue.as_ref().map(|set| set.value), concurrency: or(&traffic.concurrency, None) }
 }
 
-pub(super) fn hedge(traffic: &Traffic) -> Option<Hedge> {
+fn hedge(traffic: &Traffic) -> Option<Hedge> {
     traffic.hedge.as_ref().map(|set| set.value)
+}
+
+/// What a rule says of requests, of all that is not in another setting.
+pub(super) fn put_into(rule: &mut Rule, traffic: &Traffic) {
+    rule.hedge = hedge(traffic);
+    rule.hash = or(&traffic.hash, Vec::new());
+    rule.session = traffic.session.as_ref().map(|set| set.value.clone());
+    rule.criticality = traffic.criticality.as_ref().map(|set| set.value);
+    let faults = traffic.faults.iter().flat_map(|set| &set.value).map(|fault| Filter::Fault(Arc::clone(fault)));
+    // Before anything else is done with a request.
+    rule.filters.splice(0..0, faults);
 }
 
 pub(super) fn ceilings(traffic: &Traffic) -> Ceilings {

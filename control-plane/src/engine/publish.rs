@@ -188,6 +188,13 @@ impl Publisher {
         Some(self.0.current.load().workloads.get(workload)?.set(form, None))
     }
 
+    /// What a workload's proxy is not told in a form.
+    #[must_use]
+    pub fn left_out(&self, workload: &WorkloadKey, form: Form) -> Vec<String> {
+        let current = self.0.current.load();
+        current.workloads.get(workload).map_or_else(Vec::new, |compiled| compiled.config.left_out(form))
+    }
+
     /// Explains a request.
     ///
     /// # Errors

@@ -18,6 +18,8 @@ pub enum Kind {
     GrpcRoute,
     /// `gateway.networking.k8s.io/v1alpha2` `TCPRoute`, attached to Services.
     TcpRoute,
+    /// `gateway.networking.k8s.io/v1` `TLSRoute`, attached to Services.
+    TlsRoute,
     /// `gateway.networking.k8s.io/v1beta1` `ReferenceGrant`.
     ReferenceGrant,
     /// `gateway.networking.k8s.io/v1` `BackendTLSPolicy`.
@@ -36,12 +38,13 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Service,
         Self::EndpointSlice,
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::TcpRoute,
+        Self::TlsRoute,
         Self::ReferenceGrant,
         Self::BackendTlsPolicy,
         Self::Workload,
@@ -60,6 +63,7 @@ impl Kind {
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
             Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::BackendTlsPolicy => "BackendTLSPolicy",
             Self::Workload => "Workload",
@@ -85,12 +89,23 @@ impl Kind {
             Self::HttpRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"],
             Self::GrpcRoute => &["gateway.networking.k8s.io/v1"],
             Self::TcpRoute => &["gateway.networking.k8s.io/v1alpha2", "gateway.networking.k8s.io/v1"],
+            Self::TlsRoute => &[
+                "gateway.networking.k8s.io/v1",
+                "gateway.networking.k8s.io/v1alpha3",
+                "gateway.networking.k8s.io/v1alpha2",
+            ],
             Self::ReferenceGrant => &["gateway.networking.k8s.io/v1beta1", "gateway.networking.k8s.io/v1"],
             Self::BackendTlsPolicy => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3"],
             Self::Workload | Self::MeshPolicy | Self::TrafficPolicy | Self::AuthorizationPolicy | Self::JwtPolicy => {
                 &["outrigger.dev/v1"]
             }
         }
+    }
+
+    /// Whether it is a route that hands on connections of ports of TCP; the other routes are for requests.
+    #[must_use]
+    pub fn is_of_bytes(self) -> bool {
+        matches!(self, Self::TcpRoute | Self::TlsRoute)
     }
 
     /// The group of its `apiVersion`; empty for the core kinds.

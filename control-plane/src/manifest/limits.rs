@@ -25,3 +25,5 @@ pub const MAX_USES: usize = 1_000;
 pub const MAX_GRANT_ENTRIES: usize = 16;
 /// Services that a BackendTLSPolicy may name, as in the Gateway API.
 pub const MAX_TARGETS: usize = 16;
+/// Server names of one TLSRoute, as in the Gateway API.
+pub const MAX_SERVER_NAMES: usize = 16;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use outrigger_config::model::Place;
 use outrigger_config::spiffe::{SpiffeId, TrustDomain};
 
-use super::object::{MeshPolicy, Selector, Service, Spec, Workload};
+use super::object::{MeshPolicy, RateLimiter, Selector, Service, Spec, Workload};
 use super::read::Item;
 use super::resolve::Resolved;
 use super::{Change, Changed, DEFAULT_TRUST_DOMAIN, Document, Kind, MESH_NAMESPACE, Name, Object, ObjectId};
@@ -197,6 +197,17 @@ impl Mesh {
             })
             .collect();
         out.sort_by(|(a, _), (b, _)| a.seniority().cmp(&b.seniority()));
+        out
+    }
+
+    /// Services that keep rate limits, by their names. Of two with one name the senior policy's counts.
+    pub(crate) fn rate_limiters(&self) -> BTreeMap<&Arc<str>, (&Arc<Object>, &RateLimiter)> {
+        let mut out = BTreeMap::new();
+        for (object, policy) in self.mesh_policies() {
+            for limiter in &policy.rate_limit_services {
+                out.entry(&limiter.name).or_insert((object, limiter));
+            }
+        }
         out
     }
 

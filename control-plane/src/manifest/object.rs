@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::model::{
-    Action, AdaptiveConcurrency, Authorization, Balance, BalancePolicy, Breakers, ClusterProtocol, EndpointCeilings,
-    Filter, HealthCheck, Hedge, Interception, JwtProvider, Match, OutlierDetection, Place, Queue, Retry, RetryOn,
-    Target, TlsMode, TlsVersion, Upgrades,
+    Action, AdaptiveConcurrency, Authorization, Balance, BalancePolicy, Breakers, ClusterProtocol, Criticality,
+    EndpointCeilings, Fault, Filter, GlobalRateLimit, HashKey, HealthCheck, Hedge, HostPattern, Interception,
+    JwtProvider, Match, OutlierDetection, Place, Queue, RateLimit, RateLimitService, Retry, RetryOn,
+    SessionPersistence, Share, Target, TlsMode, TlsVersion, Upgrades,
 };
 use outrigger_config::spiffe::TrustDomain;
 
@@ -48,7 +49,7 @@ pub enum Spec {
     Service(Service),
     /// An EndpointSlice.
     EndpointSlice(EndpointSlice),
-    /// An HTTPRoute, a GRPCRoute or a TCPRoute.
+    /// An HTTPRoute, a GRPCRoute, a TCPRoute or a TLSRoute.
     Route(Route),
     /// A ReferenceGrant.
     ReferenceGrant(ReferenceGrant),
@@ -169,11 +170,13 @@ impl SliceAddress {
     }
 }
 
-/// An HTTPRoute, a GRPCRoute or a TCPRoute.
+/// An HTTPRoute, a GRPCRoute, a TCPRoute or a TLSRoute.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// The Services that it is attached to.
     pub parents: Vec<Parent>,
+    /// The server names that a TLSRoute is for, at least one and each once, and where it is written; empty for the others.
+    pub server_names: Vec<Set<HostPattern>>,
     /// Its rules.
     pub rules: Vec<RouteRule>,
 }
@@ -217,10 +220,23 @@ pub struct RouteRule {
     pub answer: Option<Action>,
     /// Where requests go.
     pub backends: Vec<Backend>,
+    /// Where copies of requests go.
+    pub mirrors: Vec<MirrorTo>,
+    /// Its sessions. Which key they are signed with, policies say: the file here is none.
+    pub session: Option<Set<SessionPersistence>>,
     /// What it sets itself.
     pub traffic: Traffic,
     /// Where it is written.
     pub place: Place,
+}
+
+/// A backend that gets copies of requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MirrorTo {
+    /// The backend; its weight means nothing.
+    pub backend: Backend,
+    /// Of which requests.
+    pub share: Share,
 }
 
 /// A match with its rank: of all matches of all routes of a Service, the one with the lowest rank is tried first.
@@ -330,6 +346,19 @@ pub struct MeshPolicy {
     pub upgrades: Option<Upgrades>,
     /// Defaults for calls to the Services of its namespace, or of the mesh.
     pub defaults: Traffic,
+    /// Services that keep rate limits.
+    pub rate_limit_services: Vec<RateLimiter>,
+}
+
+/// A Service that keeps rate limits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RateLimiter {
+    /// What policies call it.
+    pub name: Arc<str>,
+    /// Where it is.
+    pub backend: Backend,
+    /// How it is asked; its cluster has no name here.
+    pub asked: RateLimitService,
 }
 
 /// What inbound listeners accept.
@@ -437,6 +466,18 @@ pub struct Traffic {
     pub retry_more: Option<Set<Retry>>,
     /// Hedged attempts.
     pub hedge: Option<Set<Hedge>>,
+    /// What consistent hashing goes by.
+    pub hash: Option<Set<Vec<HashKey>>>,
+    /// Sessions that stay with one endpoint.
+    pub session: Option<Set<SessionPersistence>>,
+    /// Rate limits, which the proxies of the Service's own Workloads keep.
+    pub rate_limits: Option<Set<Vec<RateLimit>>>,
+    /// Rate limits that services keep, which the same proxies ask.
+    pub global_rate_limits: Option<Set<Vec<GlobalRateLimit>>>,
+    /// How much requests matter.
+    pub criticality: Option<Set<Criticality>>,
+    /// Faults that are injected at the callers.
+    pub faults: Option<Set<Vec<Arc<Fault>>>>,
 }
 
 impl Traffic {
@@ -450,7 +491,8 @@ impl Traffic {
             protocol balance max_requests max_pending max_retries max_connections budget_percent budget_min_per_second
             connect_timeout idle_timeout keepalive_interval keepalive_timeout max_streams max_age request
             backend_request idle attempts retry_on non_idempotent backoff_base backoff_max spread breakers
-            endpoint_ceilings health_check outlier_detection queue concurrency retry_more hedge
+            endpoint_ceilings health_check outlier_detection queue concurrency retry_more hedge hash session
+            rate_limits global_rate_limits criticality faults
         }
     }
 }

@@ -182,11 +182,6 @@ fn unsupported(kind: &str) -> (String, String) {
     let message = format!("the kind `{}` is not supported", quoted(kind));
     let fix = match kind {
         "Gateway" | "GatewayClass" => "leave it out: routes are attached to Services".to_owned(),
-        "TLSRoute" => {
-            "write a TCPRoute for a port with `appProtocol: tcp`: TLS passes inside the mesh's own, and nothing \
-                       reads its server name"
-                .to_owned()
-        }
         "UDPRoute" => "leave it out: the mesh carries TCP; a file of a proxy has `protocol: udp`".to_owned(),
         "Endpoints" => "write an EndpointSlice".to_owned(),
         "PeerAuthentication" => "write a MeshPolicy with `mtls`".to_owned(),
@@ -229,6 +224,7 @@ fn read_kind(sink: &Sink<'_>, node: Node<'_, '_>, kind: Kind) -> Option<Checked>
         Kind::HttpRoute => with_spec!(raw::HttpRouteSpec, check::http_route),
         Kind::GrpcRoute => with_spec!(raw::GrpcRouteSpec, check::grpc_route),
         Kind::TcpRoute => with_spec!(raw::TcpRouteSpec, check::tcp_route),
+        Kind::TlsRoute => with_spec!(raw::TlsRouteSpec, check::tls_route),
         Kind::ReferenceGrant => with_spec!(raw::ReferenceGrantSpec, check::reference_grant),
         Kind::BackendTlsPolicy => with_spec!(raw::BackendTlsSpec, check::backend_tls),
         Kind::Workload => with_spec!(raw::WorkloadSpec, check::workload),

@@ -1,12 +1,14 @@
 //! What refers to what: routes and their parents, backends, policies and their targets; and the status of each object.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+mod routes;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use outrigger_config::Severity;
 use outrigger_config::model::Place;
 
-use super::object::{Backend, BackendTls, Parent, Route, Service, Spec, TrafficPolicy};
+use super::object::{Backend, BackendTls, Service, Spec, TrafficPolicy};
 use super::{Condition, Kind, MESH_NAMESPACE, Mesh, Name, Object, ObjectId, ObjectStatus, ParentStatus};
 
 /// What refers to what.
@@ -70,6 +72,15 @@ impl Mesh {
     /// # Errors
     /// Why it leads nowhere.
     pub fn backend(&self, route: &ObjectId, parent: &Name, backend: &Backend) -> Result<(Name, u16), Unresolved> {
+        self.backend_by(&self.resolved, (route, parent), backend)
+    }
+
+    fn backend_by(
+        &self,
+        resolved: &Resolved,
+        (route, parent): (&ObjectId, &Name),
+        backend: &Backend,
+    ) -> Result<(Name, u16), Unresolved> {
         let unresolved = |reason, message: String| Err(Unresolved { reason, message });
         if let Some(foreign) = &backend.foreign {
             return unresolved("InvalidKind", format!("backends of the kind {foreign} are not supported"));
@@ -85,11 +96,20 @@ impl Mesh {
         };
         let port = backend.port.and_then(|port| service.ports.iter().find(|other| other.port == port));
         match port {
-            Some(port) if port.is_tcp() != (route.kind == Kind::TcpRoute) => {
+            Some(port) if port.is_tcp() != route.kind.is_of_bytes() => {
                 let what = if port.is_tcp() { "is one of TCP, and takes no requests" } else { "takes requests" };
                 unresolved("UnsupportedProtocol", format!("the port {} of the Service {name} {what}", port.port))
             }
-            Some(port) => Ok((name.clone(), port.port)),
+            Some(port) => match resolved.backend_tls_of(name, &port.name) {
+                Some((policy, _)) if route.kind == Kind::TlsRoute => {
+                    let message = format!(
+                        "{} has the port {} of the Service {name} called with TLS, and a TLSRoute hands on that of the callers",
+                        policy.id, port.port
+                    );
+                    unresolved("UnsupportedProtocol", message)
+                }
+                _ => Ok((name.clone(), port.port)),
+            },
             None => {
                 let port = backend.port.map_or_else(|| "none".to_owned(), |port| port.to_string());
                 unresolved("BackendNotFound", format!("the Service {name} has no port {port}"))
@@ -123,12 +143,7 @@ impl Mesh {
 
     /// The BackendTLSPolicy of a port of a Service. One for the port goes before one for all ports.
     pub(crate) fn backend_tls_of(&self, service: &Name, port: &str) -> Option<(&Arc<Object>, &BackendTls)> {
-        let policies = self.resolved.tls.get(service)?;
-        let object = policies.get(port).filter(|_| !port.is_empty()).or_else(|| policies.get(""))?;
-        match &object.spec {
-            Spec::BackendTls(policy) => Some((object, policy)),
-            _ => None,
-        }
+        self.resolved.backend_tls_of(service, port)
     }
 }
 
@@ -149,12 +164,22 @@ pub(super) struct Found {
 }
 
 impl Resolved {
+    fn backend_tls_of(&self, service: &Name, port: &str) -> Option<(&Arc<Object>, &BackendTls)> {
+        let policies = self.tls.get(service)?;
+        let object = policies.get(port).filter(|_| !port.is_empty()).or_else(|| policies.get(""))?;
+        match &object.spec {
+            Spec::BackendTls(policy) => Some((object, policy)),
+            _ => None,
+        }
+    }
+
     pub(super) fn new(mesh: &Mesh, reading: &Reading<'_>) -> (Self, Found) {
         let mut work = Work { mesh, out: Self::default(), found: Found::default(), conditions: BTreeMap::new() };
-        let parents = work.routes();
-        work.traffic();
         work.backend_tls();
+        work.traffic();
+        let parents = work.routes();
         work.mesh_policies();
+        work.rate_limiters();
         work.workloads();
         work.slices();
         work.providers();
@@ -162,9 +187,6 @@ impl Resolved {
         (work.out, work.found)
     }
 }
-
-/// Everything of one namespace's routes at one port, before it is said which kind decides.
-type Group = (Name, u16, Option<Arc<str>>);
 
 struct Work<'a> {
     mesh: &'a Mesh,
@@ -177,132 +199,6 @@ struct Work<'a> {
 impl Work<'_> {
     fn warn(&mut self, object: &Object, place: &Place, message: String, fix: &str) {
         self.found.problems.push((object.id.clone(), Severity::Warning, place.clone(), message, fix.to_owned()));
-    }
-
-    /// Attaches routes to their parents.
-    fn routes(&mut self) -> BTreeMap<ObjectId, Vec<ParentStatus>> {
-        let mesh = self.mesh;
-        let mut routes: Vec<(&Arc<Object>, &Route)> = [Kind::HttpRoute, Kind::GrpcRoute, Kind::TcpRoute]
-            .into_iter()
-            .flat_map(|kind| mesh.of(kind))
-            .filter_map(|object| match &object.spec {
-                Spec::Route(route) => Some((object, route)),
-                _ => None,
-            })
-            .collect();
-        routes.sort_by(|(a, _), (b, _)| (a.seniority(), a.id.kind).cmp(&(b.seniority(), b.id.kind)));
-        let mut groups: BTreeMap<Group, Vec<&Arc<Object>>> = BTreeMap::new();
-        let mut ports: HashMap<(&ObjectId, usize), Vec<Group>> = HashMap::new();
-        for (object, route) in &routes {
-            for (number, parent) in route.parents.iter().enumerate() {
-                let Ok(found) = self.ports(object, parent) else { continue };
-                let consumer = (*parent.service.namespace != *object.id.namespace())
-                    .then(|| Arc::clone(&object.id.name.namespace));
-                for port in found {
-                    let group = (parent.service.clone(), port, consumer.clone());
-                    let attached = groups.entry(group.clone()).or_default();
-                    if !attached.iter().any(|other| other.id == object.id) {
-                        attached.push(object);
-                    }
-                    ports.entry((&object.id, number)).or_default().push(group);
-                }
-            }
-        }
-        // At one port, one kind of routes decides: GRPCRoute before HTTPRoute (GEP-1294).
-        let grpc: BTreeSet<&Group> = groups
-            .iter()
-            .filter(|(_, routes)| routes.iter().any(|route| route.id.kind == Kind::GrpcRoute))
-            .map(|(group, _)| group)
-            .collect();
-        let conflicted = |object: &Object, group: &Group| object.id.kind == Kind::HttpRoute && grpc.contains(group);
-        let mut statuses: BTreeMap<ObjectId, Vec<ParentStatus>> = BTreeMap::new();
-        for (object, route) in &routes {
-            for (number, parent) in route.parents.iter().enumerate() {
-                let groups = ports.get(&(&object.id, number)).map_or(&[][..], Vec::as_slice);
-                let lost: Vec<&Group> = groups.iter().filter(|group| conflicted(object, group)).collect();
-                let accepted = match self.ports(object, parent) {
-                    Err(message) => {
-                        self.warn(object, &parent.place, message.clone(), "name a Service and port that there is");
-                        Condition::no("Accepted", "NoMatchingParent", message)
-                    }
-                    Ok(_) if !lost.is_empty() => {
-                        let message = format!("a GRPCRoute decides at {}", label(&lost));
-                        let fix = "attach the two to different ports, or write all rules in one kind";
-                        self.warn(object, &parent.place, format!("this route is passed over: {message}"), fix);
-                        if lost.len() == groups.len() {
-                            Condition::no("Accepted", "Conflicted", message)
-                        } else {
-                            Condition { message, ..Condition::yes("Accepted", "Accepted") }
-                        }
-                    }
-                    Ok(_) => Condition::yes("Accepted", "Accepted"),
-                };
-                let resolved = self.refs(object, (route, parent));
-                let status = ParentStatus { parent: parent.label(), conditions: vec![accepted, resolved] };
-                statuses.entry(object.id.clone()).or_default().push(status);
-            }
-        }
-        for ((service, port, consumer), routes) in &groups {
-            let group = (service.clone(), *port, consumer.clone());
-            let routes = routes.iter().filter(|route| !conflicted(route, &group)).map(|route| Arc::clone(route));
-            let port = self.out.routes.entry(service.clone()).or_default().entry(*port).or_default();
-            match consumer {
-                Some(namespace) => port.consumers.entry(Arc::clone(namespace)).or_default().extend(routes),
-                None => port.producer.extend(routes),
-            }
-        }
-        statuses
-    }
-
-    /// The ports of a parent that a route is for, or why there are none: TCPRoutes are for ports of TCP, and others for
-    /// the rest.
-    fn ports(&self, route: &Object, parent: &Parent) -> Result<Vec<u16>, String> {
-        let Some((_, service)) = self.mesh.service(&parent.service) else {
-            return Err(format!("there is no Service {}", parent.service));
-        };
-        if service.headless {
-            return Err(format!(
-                "the Service {} is headless, and routes are for Services with a name of their own",
-                parent.service
-            ));
-        }
-        let fits = |port: &&super::object::ServicePort| {
-            parent.port.is_none_or(|number| number == port.port)
-                && parent.section.as_ref().is_none_or(|section| *section == port.name)
-        };
-        let tcp = route.id.kind == Kind::TcpRoute;
-        let named: Vec<_> = service.ports.iter().filter(fits).collect();
-        let ports: Vec<u16> = named.iter().filter(|port| port.is_tcp() == tcp).map(|port| port.port).collect();
-        match (ports.is_empty(), named.is_empty()) {
-            (false, _) => Ok(ports),
-            (true, true) => Err(format!("the Service {} has no such port", parent.service)),
-            (true, false) if tcp => {
-                Err(format!("the Service {} has no port of TCP there, with `appProtocol: tcp`", parent.service))
-            }
-            (true, false) => Err(format!("the Service {} has only ports of TCP there", parent.service)),
-        }
-    }
-
-    /// Whether the backends of a route lead somewhere.
-    fn refs(&mut self, object: &Object, (route, parent): (&Route, &Parent)) -> Condition {
-        let mut first: Option<Unresolved> = None;
-        for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
-            if let Err(unresolved) = self.mesh.backend(&object.id, &parent.service, backend) {
-                let message = format!("{}: its share is answered with an error", unresolved.message);
-                let fix = match unresolved.reason {
-                    "RefNotPermitted" => "add a ReferenceGrant in the namespace of the Service",
-                    "InvalidKind" => "write `kind: Service`",
-                    "UnsupportedProtocol" => "name a port that speaks what the route is of",
-                    _ => "name a Service and port that there is",
-                };
-                self.warn(object, &backend.place, message, fix);
-                first.get_or_insert(unresolved);
-            }
-        }
-        match first {
-            None => Condition::yes("ResolvedRefs", "ResolvedRefs"),
-            Some(Unresolved { reason, message }) => Condition::no("ResolvedRefs", reason, message),
-        }
     }
 
     fn traffic(&mut self) {
@@ -383,6 +279,41 @@ impl Work<'_> {
                     self.warn(object, &object.place, message, "put both into one");
                 }
                 None => drop(seen.insert(key, Arc::clone(object))),
+            }
+        }
+    }
+
+    /// Services that keep rate limits, and who asks them.
+    fn rate_limiters(&mut self) {
+        let mesh = self.mesh;
+        let known = mesh.rate_limiters();
+        for (name, (object, limiter)) in &known {
+            let at = &limiter.backend;
+            let ports = mesh.service(&at.service).map(|(_, service)| &service.ports);
+            if !ports.is_some_and(|ports| ports.iter().any(|port| Some(port.port) == at.port && !port.is_tcp())) {
+                let port = at.port.unwrap_or_default();
+                let message = format!(
+                    "nobody asks the rate limit service `{name}`: there is no port {port} of requests at a \
+                                       Service {}",
+                    at.service
+                );
+                self.warn(object, &at.place, message, "name a Service and port that there is");
+            }
+        }
+        let policies = mesh.of(Kind::TrafficPolicy).chain(mesh.of(Kind::MeshPolicy));
+        for object in policies {
+            let said = match &object.spec {
+                Spec::Traffic(policy) => &policy.traffic.global_rate_limits,
+                Spec::Mesh(policy) => &policy.defaults.global_rate_limits,
+                _ => continue,
+            };
+            let Some(said) = said else { continue };
+            for limit in said.value.iter().filter(|limit| !known.contains_key(&limit.service)) {
+                let message = format!("nobody is asked: no MeshPolicy has the rate limit service `{}`", limit.service);
+                let fix = "name one of `rateLimitServices` of a MeshPolicy of the mesh";
+                self.warn(object, &said.place, message.clone(), fix);
+                let condition = Condition::no("ResolvedRefs", "BackendNotFound", message);
+                self.conditions.entry(object.id.clone()).or_insert(condition);
             }
         }
     }
@@ -490,10 +421,4 @@ impl Work<'_> {
         }
         self.found.statuses.sort_by(|a, b| a.object.cmp(&b.object));
     }
-}
-
-fn label(groups: &[&Group]) -> String {
-    let mut names: Vec<String> = groups.iter().map(|(service, port, _)| format!("{service}:{port}")).collect();
-    names.dedup();
-    names.join(", ")
 }

@@ -19,6 +19,7 @@ pub fn json_schema(kind: Kind) -> Value {
         Kind::HttpRoute => schema_of::<Manifest<raw::HttpRouteSpec>>(title),
         Kind::GrpcRoute => schema_of::<Manifest<raw::GrpcRouteSpec>>(title),
         Kind::TcpRoute => schema_of::<Manifest<raw::TcpRouteSpec>>(title),
+        Kind::TlsRoute => schema_of::<Manifest<raw::TlsRouteSpec>>(title),
         Kind::ReferenceGrant => schema_of::<Manifest<raw::ReferenceGrantSpec>>(title),
         Kind::BackendTlsPolicy => schema_of::<Manifest<raw::BackendTlsSpec>>(title),
         Kind::Workload => schema_of::<Manifest<raw::WorkloadSpec>>(title),

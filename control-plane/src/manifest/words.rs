@@ -18,6 +18,7 @@ impl Vocabulary for Words {
             "HttpRouteSpec" => "`spec` of an HTTPRoute",
             "GrpcRouteSpec" => "`spec` of a GRPCRoute",
             "TcpRouteSpec" => "`spec` of a TCPRoute",
+            "TlsRouteSpec" => "`spec` of a TLSRoute",
             "ParentReference" => "a parent",
             "HttpRouteRule" | "GrpcRouteRule" | "TcpRouteRule" => "a rule",
             "HttpRouteMatch" | "GrpcRouteMatch" => "a match",
@@ -31,6 +32,10 @@ impl Vocabulary for Words {
             "PathModifier" => "a path of a filter",
             "CorsFilter" => "`cors`",
             "RouteBackendRef" => "a backend",
+            "RequestMirror" => "`requestMirror`",
+            "Fraction" => "`fraction`",
+            "RouteSession" => "`sessionPersistence`",
+            "SessionCookieConfig" => "`cookieConfig`",
             "RouteTimeouts" => "`timeouts`",
             "RouteRetry" => "`retry`",
             "ReferenceGrantSpec" => "`spec` of a ReferenceGrant",
@@ -45,6 +50,7 @@ impl Vocabulary for Words {
             "MeshPolicySpec" => "`spec` of a MeshPolicy",
             "LabelSelector" => "a selector",
             "MtlsSpec" => "`mtls`",
+            "RateLimitServiceSpec" => "a rate limit service",
             "MtlsMode" => "a mode of mutual TLS",
             "TrafficSpec" => "`defaults`",
             "TrafficPolicySpec" => "`spec` of a TrafficPolicy",
@@ -65,13 +71,20 @@ impl Vocabulary for Words {
         Some(match (owner, word) {
             ("HttpRouteMatch", "query" | "queryParameters") => "queryParams",
             ("HttpRouteRule" | "GrpcRouteRule" | "TcpRouteRule", "backends" | "backendRef") => "backendRefs",
-            ("HttpRouteSpec" | "GrpcRouteSpec" | "TcpRouteSpec", "parentRef") => "parentRefs",
+            ("HttpRouteSpec" | "GrpcRouteSpec" | "TcpRouteSpec" | "TlsRouteSpec", "parentRef") => "parentRefs",
+            ("TlsRouteSpec", "hosts" | "sniHosts" | "hostname" | "snis") => "hostnames",
             ("WorkloadSpec", "ip" | "host") => "address",
             ("WorkloadSpec", "serviceAccountName" | "account") => "serviceAccount",
             ("WorkloadSpec", "services" | "upstreams" | "dependencies") => "uses",
             ("WorkloadPortSpec", "app" | "target") => "application",
             ("LabelSelector", "labels") => "matchLabels",
+            ("MeshPolicySpec", "rateLimitService") => "rateLimitServices",
+            ("RateLimitServiceSpec", "service" | "backend" | "cluster") => "backendRef",
             ("MeshPolicySpec", "tls" | "mTLS") => "mtls",
+            ("TrafficPolicySpec" | "TrafficSpec", "rateLimit") => "rateLimits",
+            ("TrafficPolicySpec" | "TrafficSpec", "fault") => "faults",
+            ("TrafficPolicySpec" | "TrafficSpec", "session") => "sessionPersistence",
+            ("TrafficPolicySpec" | "TrafficSpec", "hashKeys" | "hashOn") => "hash",
             ("TrafficPolicySpec", "target" | "targetRefs") => "targetRef",
             ("MtlsMode", "STRICT") => "strict",
             ("MtlsMode", "PERMISSIVE") => "permissive",
@@ -87,16 +100,15 @@ impl Vocabulary for Words {
                 "`hostnames` means nothing in a mesh, where a route is for the names of its parent Service",
                 "remove it; to tell hosts apart, match the header `Host`",
             ),
+            ("TcpRouteSpec", "hostnames") => {
+                ("a TCPRoute takes every connection of its ports", "remove it, or write a TLSRoute")
+            }
             ("TcpRouteRule", "matches" | "filters" | "timeouts" | "retry") => {
                 ("connections are handed on as they are: nothing in them is looked at or changed", "remove it")
             }
-            ("HttpRouteSpec" | "GrpcRouteSpec" | "TcpRouteSpec", "useDefaultGateways") => {
+            ("HttpRouteSpec" | "GrpcRouteSpec" | "TcpRouteSpec" | "TlsRouteSpec", "useDefaultGateways") => {
                 ("gateways are not supported", "remove it, and name Services in `parentRefs`")
             }
-            ("HttpRouteRule" | "GrpcRouteRule", "sessionPersistence") => {
-                ("`sessionPersistence` is not supported", "remove it: every request is balanced")
-            }
-            ("RouteFilter", "requestMirror") => ("mirroring is not supported", "remove the filter"),
             ("RouteFilter", "extensionRef") => ("filters of other kinds are not supported", "remove the filter"),
             ("RouteFilter", "externalAuth") => (
                 "external authorization is not supported in routes",

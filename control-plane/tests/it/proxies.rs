@@ -35,9 +35,14 @@ struct Proxy {
 
 impl Proxy {
     async fn connect(control: &Control, folder: Option<&str>) -> Result<Self, Status> {
+        Self::connect_as("outrigger", control, folder).await
+    }
+
+    /// The same as another program.
+    async fn connect_as(program: &str, control: &Control, folder: Option<&str>) -> Result<Self, Status> {
         let channel = channel(control, folder).await;
         let (requests, outgoing) = mpsc::channel(16);
-        let node = Node { id: "proxy-1".to_owned(), user_agent_name: "outrigger".to_owned(), ..Node::default() };
+        let node = Node { id: "proxy-1".to_owned(), user_agent_name: program.to_owned(), ..Node::default() };
         let first = DeltaDiscoveryRequest {
             node: Some(node),
             type_url: Kind::Secret.type_url().to_owned(),
@@ -282,4 +287,34 @@ async fn a_push_sends_a_proxy_what_changed_for_it_and_nothing_else() {
     let config = stdout(&control.command(&["get", "config", "shop/web-1"]));
     let version = &response.resources[0].version;
     assert!(config.lines().any(|line| line.starts_with("Route") && line.contains(&**version)), "{config}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_proxy_is_not_told_is_shown() {
+    let control = joined().await;
+    let policy = "apiVersion: outrigger.dev/v1\nkind: TrafficPolicy\nmetadata: { name: p, namespace: shop }\nspec:\n  \
+                  targetRef: { group: \"\", kind: Service, name: payments }\n  criticality: critical\n  queue: {}\n";
+    control.apply(&[("policy.yaml", policy)]).await;
+    let output = control.command(&["status"]);
+    assert!(!stdout(&output).contains("not told"), "{}", stdout(&output));
+    let stream = Proxy::connect_as("envoy", &control, Some("svid")).await.expect("it is let in");
+    let shown = until("it is shown", async || {
+        let shown = proxy(&control).await;
+        (shown["leftOut"].as_array().is_some_and(|list| !list.is_empty())).then_some(shown)
+    })
+    .await;
+    let wanted = json!(["the rule shop/payments:80: criticality", "the cluster shop/payments:80: the queue"]);
+    assert_eq!(shown["leftOut"], wanted, "{shown:#}");
+    let output = stdout(&control.command(&["status", "shop/web-1"]));
+    assert!(output.contains("shop/web-1 is no proxy of ours, and is not told of\n  the rule"), "{output}");
+    drop(stream);
+    // Our own is told everything.
+    let _stream = Proxy::connect(&control, Some("svid")).await.expect("it is let in");
+    let row = until("it is connected", async || {
+        let (_, rows) = control.ask(&control.admin, "GET", "/v1/proxies/shop/web-1", &Value::Null).await;
+        let rows = rows.as_array()?.clone();
+        rows.into_iter().find(|row| row["program"].as_str().is_some_and(|program| program.starts_with("outrigger")))
+    })
+    .await;
+    assert_eq!(row["leftOut"], Value::Null, "{row:#}");
 }

@@ -15,7 +15,7 @@ use crate::proxy::reason::Reason;
 use crate::proxy::record::Record;
 use crate::proxy::with_random;
 use crate::telemetry::metrics::AttemptOutcome;
-use crate::upstream::{LeaseError, Load, Outcome, Permit, PickError, PickHint};
+use crate::upstream::{LeaseError, Outcome, Permit, PickError, PickHint};
 
 /// Endpoints that are tried. Nothing was sent to the ones before the last.
 const ATTEMPTS: usize = 2;
@@ -43,7 +43,7 @@ pub(in crate::proxy) async fn connect(
         record.attempts += 1;
         record.upstream_host = Some(address);
         // The bytes are the caller's own, and go as the cluster says.
-        match cluster.tunnel(permit.member(), Load::Open, caller).await {
+        match cluster.tunnel(permit.member(), caller).await {
             Ok(tunnel) => {
                 let now = Instant::now();
                 let took = now.saturating_duration_since(permit.started());

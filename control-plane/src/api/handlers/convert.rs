@@ -8,8 +8,9 @@ use crate::api::wire::{
     Problem, ProxyBody, RefusalBody,
 };
 use crate::engine::{Altered, Applied, DirectoryState, FileState};
-use crate::fleet::ProxyStatus;
+use crate::fleet::{Form, ProxyStatus};
 use crate::manifest::{self, ObjectId};
+use crate::peer::WorkloadKey;
 use crate::store::{Answer, AuditRecord, Change, ChangeKind, Generation, ObjectKey, Verdict};
 
 pub(super) fn applied(applied: Applied) -> ChangeResponse {
@@ -126,7 +127,10 @@ pub(super) fn answer(answer: Answer) -> AnswerBody {
     AnswerBody { proxy, generation, at: at.to_string(), refusal }
 }
 
-pub(super) fn proxy(status: ProxyStatus) -> ProxyBody {
+/// `left_out` says what a workload's proxy is not told in a form.
+pub(super) fn proxy(status: ProxyStatus, left_out: impl Fn(&WorkloadKey, Form) -> Vec<String>) -> ProxyBody {
+    let key = status.workload.split_once('/').and_then(|(namespace, name)| WorkloadKey::new(namespace, name));
+    let left_out = key.filter(|_| status.form != Form::Outrigger).map(|key| left_out(&key, status.form));
     let refusals = status.kinds.iter().flat_map(|kind| {
         let word = outrigger_xds::Kind::from_type_url(&kind.type_url)
             .map_or_else(|| kind.type_url.clone(), |kind| format!("{kind:?}"));
@@ -139,6 +143,7 @@ pub(super) fn proxy(status: ProxyStatus) -> ProxyBody {
     });
     ProxyBody {
         refusals: refusals.collect(),
+        left_out: left_out.unwrap_or_default(),
         state: format!("{:?}", status.state).to_lowercase(),
         proxy: status.workload,
         node: status.node,

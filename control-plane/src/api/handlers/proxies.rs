@@ -14,7 +14,7 @@ use crate::api::error::{ApiError, Code};
 use crate::api::limits::MAX_WAIT;
 use crate::api::wire::{AnswerBody, ConfigBody, ErrorBody, ProxyBody, ResourceBody, StatusBody, SyncBody};
 use crate::api::{Api, blocking};
-use crate::fleet::Form;
+use crate::fleet::{Form, ProxyStatus};
 use crate::peer::WorkloadKey;
 
 /// How everything stands.
@@ -27,14 +27,19 @@ pub(in crate::api) async fn overview(State(api): State<Api>) -> Json<StatusBody>
         published: api.engine().publisher().generation(),
         objects: view.objects().len(),
         directory: api.engine().directory().map(convert::directory),
-        proxies: api.fleet().status().into_iter().map(convert::proxy).collect(),
+        proxies: rows(&api, api.fleet().status()),
     })
+}
+
+fn rows(api: &Api, rows: Vec<ProxyStatus>) -> Vec<ProxyBody> {
+    let publisher = api.engine().publisher();
+    rows.into_iter().map(|row| convert::proxy(row, |key, form| publisher.left_out(key, form))).collect()
 }
 
 /// Every proxy, connected or lately seen.
 #[utoipa::path(get, path = "/v1/proxies", tag = "proxies", responses((status = 200, body = Vec<ProxyBody>)))]
 pub(in crate::api) async fn list(State(api): State<Api>) -> Json<Vec<ProxyBody>> {
-    Json(api.fleet().status().into_iter().map(convert::proxy).collect())
+    Json(rows(&api, api.fleet().status()))
 }
 
 /// The streams of one workload.
@@ -50,7 +55,7 @@ pub(in crate::api) async fn one(
     if rows.is_empty() && !api.engine().publisher().is_registered(&workload) {
         return Err(unknown(&workload));
     }
-    Ok(Json(rows.into_iter().map(convert::proxy).collect()))
+    Ok(Json(self::rows(&api, rows)))
 }
 
 /// Which form of a configuration.
@@ -149,8 +154,8 @@ pub(in crate::api) async fn sync(
     Ok(Json(SyncBody {
         generation: until.generation,
         synced: synced.synced,
-        refused: synced.refused.into_iter().map(convert::proxy).collect(),
-        waiting: synced.waiting.into_iter().map(convert::proxy).collect(),
+        refused: rows(&api, synced.refused),
+        waiting: rows(&api, synced.waiting),
     }))
 }
 

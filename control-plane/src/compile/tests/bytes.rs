@@ -1,7 +1,8 @@
 //! Ports of TCP, HTTP/3 between proxies, and upgrades.
 
 use outrigger_config::model::{
-    Access, BackendRef, ClusterProtocol, ClusterTlsMode, Connect, Http3, ListenerProtocol, Unknown, Upgrades,
+    Access, BackendRef, ClusterProtocol, ClusterTlsMode, Connect, HostPattern, Http3, ListenerProtocol, TlsMode,
+    Unknown, Upgrades,
 };
 
 use super::{checked, compile, listener, weights, with};
@@ -104,6 +105,42 @@ spec:
     let found = backends(listener(&config, "outbound:shop/db:5432"));
     // What takes requests takes no bytes: its share is refused.
     assert_eq!(found, [("shop/db:5432", 9), ("invalid-backend", 1)]);
+}
+
+/// A TLSRoute of `shop/db` in a namespace.
+fn tls_route(name: &str, hostnames: &str, backends: &str) -> String {
+    format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {{ name: {name}, namespace: shop }}\n\
+         spec:\n  parentRefs: [{{ group: \"\", kind: Service, name: db, sectionName: sql }}]\n  hostnames: [{hostnames}]\n  \
+         rules: [{{ backendRefs: [{backends}] }}]\n"
+    )
+}
+
+#[test]
+fn a_tls_route_hands_on_by_server_name() {
+    let two = "---\napiVersion: v1\nkind: Service\nmetadata: { name: db2, namespace: shop }\n\
+               spec: { selector: { app: db }, ports: [{ port: 5432, appProtocol: tcp }] }\n";
+    let routes = tls_route(
+        "one",
+        "a.example, \"*.b.example\"",
+        "{ name: db, port: 5432, weight: 3 }, { name: db2, port: 5432 }",
+    ) + &tls_route("two", "a.example, c.example", "{ name: b, port: 80 }");
+    let config = checked(&compile(&with(&format!("{DATABASE}{two}{routes}"))), "shop/caller");
+    let caught = listener(&config, "outbound:shop/db:5432");
+    assert_eq!((caught.protocol, caught.tcp.as_ref()), (ListenerProtocol::Tcp, None));
+    assert!(caught.intercepts[0].takes("10.96.0.7:5432".parse().expect("an address")));
+    let tls = caught.tls.as_ref().expect("it looks at server names");
+    assert_eq!(tls.mode, TlsMode::Passthrough);
+    let [one, two] = &tls.passthrough[..] else { panic!("{:?}", tls.passthrough) };
+    assert_eq!(one.hostnames, [HostPattern::Exact("a.example".into()), HostPattern::Wildcard("b.example".into())]);
+    assert_eq!(weights(&one.backends), [("shop/db:5432", 3), ("shop/db2:5432", 1)]);
+    // The other name is the older route's; and what takes requests takes no bytes.
+    assert_eq!(two.hostnames, [HostPattern::Exact("c.example".into())]);
+    assert_eq!(weights(&two.backends), [("invalid-backend", 1)]);
+    assert!(config.clusters["shop/db2:5432"].tls.is_some(), "inside the mesh's own TLS");
+    // Where the proxy of the database listens, nothing changes.
+    let config = checked(&compile(&with(&format!("{DATABASE}{routes}"))), "shop/db-1");
+    assert_eq!(backends(listener(&config, "inbound:5432")), [("application:5432", 1)]);
 }
 
 #[test]

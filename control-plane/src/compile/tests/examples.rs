@@ -46,6 +46,9 @@ fn the_examples_are_good_and_make_good_configurations() {
     let tls = inbound.tls.as_ref().expect("TLS");
     assert_eq!((tls.mode, tls.proposed_mode), (TlsMode::Permissive, Some(TlsMode::Strict)));
     assert_eq!(&*tls.place.file, "mesh.yaml");
+    let limits = &payments.routes["inbound:8081"].hosts[0].rules[0].rate_limits;
+    let limits: Vec<&str> = limits.iter().map(|limit| &*limit.name).collect();
+    assert_eq!(limits, ["shop/payments:80/per-caller", "shop/payments:80/per-tenant"]);
     let policy = &payments.authorization["inbound"];
     assert_eq!((policy.default, policy.rules.len()), (Access::Deny, 2));
     assert_eq!(&*policy.rules[0].name, "shop/payments/shop-charges");

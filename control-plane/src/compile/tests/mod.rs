@@ -6,6 +6,7 @@ mod bytes;
 mod determinism;
 mod examples;
 mod precedence;
+mod requests;
 mod scale;
 
 use std::path::PathBuf;

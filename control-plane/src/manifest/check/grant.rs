@@ -30,9 +30,10 @@ pub(in crate::manifest) fn reference_grant(
         context.check.required(group, span, ("this entry has no `group`", "add `group: gateway.networking.k8s.io`"));
         context.check.required(kind, span, ("this entry has no `kind`", "add `kind: HTTPRoute`"));
         context.word(group, &["gateway.networking.k8s.io"]);
-        let kind = match context.word(kind, &["HTTPRoute", "GRPCRoute", "TCPRoute"]) {
+        let kind = match context.word(kind, &["HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"]) {
             Some("GRPCRoute") => Kind::GrpcRoute,
             Some("TCPRoute") => Kind::TcpRoute,
+            Some("TLSRoute") => Kind::TlsRoute,
             Some(_) => Kind::HttpRoute,
             None => continue,
         };

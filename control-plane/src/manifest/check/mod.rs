@@ -1,15 +1,18 @@
 //! As written to what is good by itself. What needs other objects is looked at by `resolve`.
 
+mod bytes;
 mod core;
 mod grant;
+mod more;
 mod own;
 mod route;
 mod traffic;
 
 pub(super) use self::core::{endpoint_slice, service};
+pub(super) use bytes::{tcp_route, tls_route};
 pub(super) use grant::{backend_tls, reference_grant};
 pub(super) use own::{authorization_policy, jwt_policy, mesh_policy, workload};
-pub(super) use route::{grpc_route, http_route, tcp_route};
+pub(super) use route::{grpc_route, http_route};
 pub(super) use traffic::traffic_policy;
 
 use std::any::Any;

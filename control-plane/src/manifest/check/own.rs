@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use outrigger_config::language::raw::ClusterProtocol as RawProtocol;
-use outrigger_config::language::{Field, List, Span, quoted};
+use outrigger_config::language::{Entries, Field, List, Span, quoted};
 use outrigger_config::model::TlsMode;
 
 use super::traffic::{defaults, protocol};
 use super::{Context, label, named, subdomain};
 use crate::manifest::object::{
-    AuthorizationPolicy, JwtPolicy, MeshPolicy, Mtls, Set, Spec, Traffic, Workload, WorkloadPort,
+    AuthorizationPolicy, JwtPolicy, MeshPolicy, Mtls, RateLimiter, Set, Spec, Traffic, Workload, WorkloadPort,
 };
 use crate::manifest::{CONTROL_PLANE, MESH_NAMESPACE, Name, limits, raw};
 
@@ -153,12 +153,16 @@ pub(in crate::manifest) fn mesh_policy(
     spec: &raw::MeshPolicySpec,
     span: Span,
 ) -> Option<Spec> {
-    let raw::MeshPolicySpec { selector, trust_domain, mtls, http3, upgrades, defaults: written } = spec;
-    let silent = [trust_domain.span(), mtls.span(), http3.span(), upgrades.span(), written.span()];
+    let raw::MeshPolicySpec { selector, trust_domain, mtls, http3, upgrades, defaults: written, rate_limit_services } =
+        spec;
+    let services = rate_limit_services;
+    let silent = [trust_domain.span(), mtls.span(), http3.span(), upgrades.span(), written.span(), services.span()];
     if silent.iter().all(Option::is_none) {
         context.error(span, "this policy says nothing", "add `mtls`, `http3`, `upgrades`, `defaults` or `trustDomain`");
     }
-    for (name, at) in [("trustDomain", trust_domain.span()), ("defaults", written.span())] {
+    let general =
+        [("trustDomain", trust_domain.span()), ("defaults", written.span()), ("rateLimitServices", services.span())];
+    for (name, at) in general {
         if let (Some(at), false) = (at, selector.is_absent()) {
             let message = format!("`{name}` is not for single workloads");
             context.error(at, message, "write a policy without `selector`");
@@ -167,6 +171,10 @@ pub(in crate::manifest) fn mesh_policy(
     if let (Some(at), true) = (trust_domain.span(), context.id.namespace() != MESH_NAMESPACE) {
         let message = "the trust domain is the whole mesh's";
         context.error(at, message, format!("write it in the namespace {MESH_NAMESPACE}"));
+    }
+    if let (Some(at), true) = (services.span(), context.id.namespace() != MESH_NAMESPACE) {
+        let message = "rate limit services are the whole mesh's";
+        context.error(at, message, format!("write them in the namespace {MESH_NAMESPACE}"));
     }
     let trust_domain = trust_domain.here().and_then(|(text, at)| {
         let value = context.check.trust_domain(text, at)?;
@@ -181,7 +189,40 @@ pub(in crate::manifest) fn mesh_policy(
         http3: http3.get().copied(),
         upgrades: upgrades.get().map(|_| context.check.upgrades(upgrades)),
         defaults,
+        rate_limit_services: rate_limiters(context, services),
     }))
+}
+
+fn rate_limiters(context: &Context<'_, '_>, field: &Field<Entries<raw::RateLimitServiceSpec>>) -> Vec<RateLimiter> {
+    let Some((entries, span)) = field.here() else { return Vec::new() };
+    let max = outrigger_config::limits::MAX_RATE_LIMIT_SERVICES;
+    let mut out = Vec::new();
+    for (key, raw) in context.check.within(&entries.pairs, max, (Some(span), "rate limit services")) {
+        let Some((raw::RateLimitServiceSpec { backend_ref, domain, timeout, on_failure }, _)) = raw.here() else {
+            continue;
+        };
+        let name = context.check.name(&key.text, key.span);
+        let who = format!("the rate limit service `{}`", quoted(&key.text));
+        let asked = context.check.rate_limit_service((&who, key.span), domain, (timeout, on_failure));
+        let lack = format!("{who} has no `backendRef`");
+        let fix = "add the Service that answers: `backendRef: { name: …, port: … }`";
+        let backend = context.check.required(backend_ref, key.span, (&lack, fix));
+        if let Some((to, _)) = backend
+            && let Some(at) = to.weight.span().or(to.filters.span())
+        {
+            context.error(at, "a rate limit service has no weight and no filters", "remove it");
+        }
+        let backend = backend.and_then(|(to, at)| super::route::backend(context, (to, at)));
+        if let Some(backend) = &backend
+            && backend.foreign.is_some()
+        {
+            context.error(key.span, format!("{who} is no Service"), "write `kind: Service`, or leave it out");
+        }
+        if let (Some(name), Some(backend), Some(asked)) = (name, backend, asked) {
+            out.push(RateLimiter { name, backend, asked });
+        }
+    }
+    out
 }
 
 fn mtls(context: &Context<'_, '_>, raw: &raw::MtlsSpec, span: Span) -> Option<Mtls> {

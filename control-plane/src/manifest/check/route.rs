@@ -7,7 +7,7 @@ use outrigger_config::language::raw::{self as config, DurationText};
 use outrigger_config::language::{CheckedRule, Field, List, Span, quoted};
 use outrigger_config::model::{Action, Match, PathMatch, RetryOn};
 
-use super::{Context, named, subdomain};
+use super::{Context, more, named, subdomain};
 use crate::manifest::object::{Backend, Parent, Rank, RankedMatch, Route, RouteRule, Set, Spec, Traffic};
 use crate::manifest::{Name, limits, raw};
 
@@ -24,7 +24,7 @@ pub(in crate::manifest) fn http_route(
     } else {
         list.iter().filter_map(Field::here).map(|rule| http_rule(context, rule)).collect()
     };
-    Some(Spec::Route(Route { parents, rules }))
+    Some(Spec::Route(Route { parents, server_names: Vec::new(), rules }))
 }
 
 pub(in crate::manifest) fn grpc_route(
@@ -40,47 +40,14 @@ pub(in crate::manifest) fn grpc_route(
     } else {
         list.iter().filter_map(Field::here).map(|rule| grpc_rule(context, rule)).collect()
     };
-    Some(Spec::Route(Route { parents, rules }))
+    Some(Spec::Route(Route { parents, server_names: Vec::new(), rules }))
 }
 
-/// Everything that connects goes by one rule.
-pub(in crate::manifest) fn tcp_route(context: &Context<'_, '_>, spec: &raw::TcpRouteSpec, span: Span) -> Option<Spec> {
-    let raw::TcpRouteSpec { parent_refs, rules } = spec;
-    let parents = parents(context, parent_refs, span)?;
-    let lack = ("this route has no `rules`", "add `rules: [{ backendRefs: [{ name: …, port: … }] }]`");
-    let (list, at) = context.check.required(rules, span, lack)?;
-    let [rule] = &list[..] else {
-        let fix = "keep one, with all backends by weight: connections cannot be told apart";
-        context.error(at, format!("a TCPRoute has one rule, and this one has {}", list.len()), fix);
-        return None;
-    };
-    let (raw::TcpRouteRule { name, backend_refs }, span) = rule.here()?;
-    let lack = ("this rule leads nowhere", "add `backendRefs: [{ name: …, port: … }]`");
-    context.check.required(backend_refs, span, lack);
-    for (backend, _) in backend_refs.entries().iter().filter_map(Field::here) {
-        if let Some(at) = backend.filters.span() {
-            context.error(at, "filters cannot change what is not read as HTTP", "remove them");
-        }
-    }
-    let matches = vec![RankedMatch {
-        condition: Match { path: PathMatch::Any, method: None, headers: Vec::new(), query: Vec::new(), grpc: false },
-        rank: Rank::default(),
-    }];
-    let rule = RouteRule {
-        name: name.here().and_then(|(text, at)| {
-            named(&context.check, (text, at), ("name of a rule", subdomain)).then(|| text.as_str().into())
-        }),
-        matches,
-        filters: Vec::new(),
-        answer: None,
-        backends: backends(context, backend_refs),
-        traffic: Traffic::default(),
-        place: context.place(span),
-    };
-    Some(Spec::Route(Route { parents, rules: vec![rule] }))
-}
-
-fn parents(context: &Context<'_, '_>, field: &Field<List<raw::ParentReference>>, owner: Span) -> Option<Vec<Parent>> {
+pub(super) fn parents(
+    context: &Context<'_, '_>,
+    field: &Field<List<raw::ParentReference>>,
+    owner: Span,
+) -> Option<Vec<Parent>> {
     let lack = (
         "this route has no `parentRefs`",
         "add the Service that it is for: `parentRefs: [{ kind: Service, name: … }]`",
@@ -129,7 +96,7 @@ fn parents(context: &Context<'_, '_>, field: &Field<List<raw::ParentReference>>,
 }
 
 fn http_rule(context: &Context<'_, '_>, (raw, span): (&raw::HttpRouteRule, Span)) -> RouteRule {
-    let raw::HttpRouteRule { name, matches, filters, backend_refs, timeouts, retry } = raw;
+    let raw::HttpRouteRule { name, matches, filters, backend_refs, timeouts, retry, session_persistence } = raw;
     let mut list: List<config::Match> =
         matches.entries().iter().filter_map(Field::here).map(|one| http_match(context, one)).collect();
     if list.is_empty() {
@@ -141,11 +108,12 @@ fn http_rule(context: &Context<'_, '_>, (raw, span): (&raw::HttpRouteRule, Span)
     }
     rule.traffic = self::timeouts(context, timeouts);
     self::retry(context, retry, &mut rule.traffic);
+    rule.session = more::session(context, session_persistence);
     rule
 }
 
 fn grpc_rule(context: &Context<'_, '_>, (raw, span): (&raw::GrpcRouteRule, Span)) -> RouteRule {
-    let raw::GrpcRouteRule { name, matches, filters, backend_refs } = raw;
+    let raw::GrpcRouteRule { name, matches, filters, backend_refs, session_persistence } = raw;
     let written: Vec<_> = matches.entries().iter().filter_map(Field::here).collect();
     let mut list = List::with_capacity(written.len());
     let mut ranks = Vec::with_capacity(written.len());
@@ -171,6 +139,7 @@ fn grpc_rule(context: &Context<'_, '_>, (raw, span): (&raw::GrpcRouteRule, Span)
         let regex = u32::from(matches!(one.condition.path, PathMatch::Regex(_)));
         one.rank = Rank([most(service), most(method), most(one.condition.headers.len()), regex, 0, 0]);
     }
+    rule.session = more::session(context, session_persistence);
     rule
 }
 
@@ -201,6 +170,7 @@ fn rule(
     (name, filters, backend_refs): Parts<'_>,
     matches: List<config::Match>,
 ) -> RouteRule {
+    let (mirrors, copies) = (more::mirrors(context, filters), more::mirror_span(filters));
     let filters = self::filters(context, filters);
     let in_config = config::Rule { matches: Field::Here(matches, span), filters, ..config::Rule::default() };
     let CheckedRule { matches, filters, answer } = context.check.rule(&in_config);
@@ -208,6 +178,9 @@ fn rule(
     if let (Some(Action::Redirect(_)), Some(at)) = (&answer, backend_refs.span()) {
         let fix = "remove `backendRefs`, or the filter RequestRedirect";
         context.error(at, "a rule that redirects has no backends", fix);
+    }
+    if let (Some(_), Some(at)) = (&answer, copies) {
+        context.error(at, "a rule that redirects sends no copies", "remove one of the two filters");
     }
     let matches = matches.into_iter().map(|condition| RankedMatch { condition, rank: Rank::default() }).collect();
     RouteRule {
@@ -218,6 +191,8 @@ fn rule(
         filters,
         answer,
         backends,
+        mirrors,
+        session: None,
         traffic: Traffic::default(),
         place: context.place(span),
     }
@@ -355,7 +330,8 @@ fn filters(context: &Context<'_, '_>, field: &Field<List<raw::RouteFilter>>) -> 
     }
 }
 
-const FILTERS: [&str; 5] = ["RequestHeaderModifier", "ResponseHeaderModifier", "RequestRedirect", "URLRewrite", "CORS"];
+const FILTERS: [&str; 6] =
+    ["RequestHeaderModifier", "ResponseHeaderModifier", "RequestRedirect", "URLRewrite", "CORS", more::MIRROR];
 
 fn filter<'w>(context: &Context<'_, '_>, raw: &raw::RouteFilter, span: Span) -> Option<(&'w str, config::Filter)> {
     let raw::RouteFilter {
@@ -365,6 +341,7 @@ fn filter<'w>(context: &Context<'_, '_>, raw: &raw::RouteFilter, span: Span) -> 
         request_redirect,
         url_rewrite,
         cors,
+        request_mirror,
     } = raw;
     context.check.required(kind, span, ("this filter has no `type`", "add its `type`, such as `type: CORS`"))?;
     let kind = context.word(kind, &FILTERS)?;
@@ -374,6 +351,7 @@ fn filter<'w>(context: &Context<'_, '_>, raw: &raw::RouteFilter, span: Span) -> 
         ("RequestRedirect", "requestRedirect", request_redirect.span()),
         ("URLRewrite", "urlRewrite", url_rewrite.span()),
         ("CORS", "cors", cors.span()),
+        (more::MIRROR, "requestMirror", request_mirror.span()),
     ];
     for (of, name, at) in fields {
         match at {
@@ -397,6 +375,8 @@ fn filter<'w>(context: &Context<'_, '_>, raw: &raw::RouteFilter, span: Span) -> 
             let rewrite = config::UrlRewrite { hostname: hostname.clone(), path: modifier(context, path) };
             config::Filter::UrlRewrite(Field::Here(rewrite, at))
         }
+        // Not a filter of a rule before its backend is known.
+        more::MIRROR => return None,
         _ => config::Filter::Cors(self::cors(context, cors)),
     };
     Some((kind, filter))
@@ -486,32 +466,19 @@ fn cors(context: &Context<'_, '_>, field: &Field<raw::CorsFilter>) -> Field<conf
     Field::Here(cors, span)
 }
 
-fn backends(context: &Context<'_, '_>, field: &Field<List<raw::RouteBackendRef>>) -> Vec<Backend> {
+pub(super) fn backends(context: &Context<'_, '_>, field: &Field<List<raw::RouteBackendRef>>) -> Vec<Backend> {
     let max = outrigger_config::limits::MAX_BACKENDS;
     let list = context.check.within(field.entries(), max, (field.span(), "backends"));
     let mut out: Vec<Backend> = Vec::with_capacity(list.len());
     for (raw, span) in list.iter().filter_map(Field::here) {
-        let raw::RouteBackendRef { group, kind, name, namespace, port, weight, filters } = raw;
+        let raw::RouteBackendRef { weight, filters, .. } = raw;
+        if let Some(at) = more::mirror_span(filters) {
+            context.error(at, "a backend has no filter of type RequestMirror", "move it to the filters of the rule");
+        }
         let filters = context.check.backend_filters(&self::filters(context, filters));
         let weight = context.check.number(weight, outrigger_config::limits::BACKEND_WEIGHT).unwrap_or(1);
-        let foreign = match (group.get().map_or("", String::as_str), kind.get().map_or("Service", String::as_str)) {
-            ("", "Service") => None,
-            (group, kind) => Some(format!("{}/{}", quoted(group), quoted(kind)).into()),
-        };
-        if port.is_absent() && foreign.is_none() {
-            context.error(span, "this backend has no `port`", "add the number of the Service's port: `port: 8080`");
-        }
-        let (Some(name), Some(namespace)) = (context.reference(name, span), context.namespace(namespace)) else {
-            continue;
-        };
-        let backend = Backend {
-            foreign,
-            service: Name { namespace, name },
-            port: context.port(port),
-            weight: u32::try_from(weight).unwrap_or(u32::MAX),
-            filters,
-            place: context.place(span),
-        };
+        let Some(backend) = backend(context, (raw, span)) else { continue };
+        let backend = Backend { weight: u32::try_from(weight).unwrap_or(u32::MAX), filters, ..backend };
         let same = |other: &&mut Backend| {
             (&other.foreign, &other.service, other.port) == (&backend.foreign, &backend.service, backend.port)
         };
@@ -527,6 +494,28 @@ fn backends(context: &Context<'_, '_>, field: &Field<List<raw::RouteBackendRef>>
         }
     }
     out
+}
+
+/// A backend without its weight and filters.
+pub(super) fn backend(context: &Context<'_, '_>, (raw, span): (&raw::RouteBackendRef, Span)) -> Option<Backend> {
+    let raw::RouteBackendRef { group, kind, name, namespace, port, weight: _, filters: _ } = raw;
+    let foreign = match (group.get().map_or("", String::as_str), kind.get().map_or("Service", String::as_str)) {
+        ("", "Service") => None,
+        (group, kind) => Some(format!("{}/{}", quoted(group), quoted(kind)).into()),
+    };
+    if port.is_absent() && foreign.is_none() {
+        context.error(span, "this backend has no `port`", "add the number of the Service's port: `port: 8080`");
+    }
+    let (name, namespace) = (context.reference(name, span), context.namespace(namespace));
+    let service = Name { name: name?, namespace: namespace? };
+    Some(Backend {
+        foreign,
+        service,
+        port: context.port(port),
+        weight: 1,
+        filters: Vec::new(),
+        place: context.place(span),
+    })
 }
 
 /// The largest weight of a backend.

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use outrigger_config::language::raw::{
-    Backoff, CircuitBreaker, ClusterProtocol as RawProtocol, Concurrency, Connection, DurationText, HealthCheck, Hedge,
-    LoadBalancing, OutlierDetection, Policy, Queue, Retry, RetryBudget, Timeouts,
+    Backoff, CircuitBreaker, ClusterProtocol as RawProtocol, Concurrency, Connection, Criticality, DurationText, Fault,
+    GlobalRateLimit, HashKey, HealthCheck, Hedge, LoadBalancing, OutlierDetection, Policy, Queue, RateLimit, Retry,
+    RetryBudget, SessionPersistence, Timeouts,
 };
-use outrigger_config::language::{Field, Span};
+use outrigger_config::language::{Field, List, Span};
 use outrigger_config::limits::{self, Bounds};
 use outrigger_config::model::{BalancePolicy, ClusterProtocol};
 
@@ -33,6 +34,12 @@ pub(in crate::manifest) fn traffic_policy(
         timeouts,
         retry,
         hedge,
+        hash,
+        session_persistence,
+        rate_limits,
+        global_rate_limits,
+        criticality,
+        faults,
     } = spec;
     let lack =
         ("this policy has no `targetRef`", "add the Service: `targetRef: { group: \"\", kind: Service, name: … }`");
@@ -51,6 +58,12 @@ pub(in crate::manifest) fn traffic_policy(
         queue.span(),
         concurrency.span(),
         hedge.span(),
+        hash.span(),
+        session_persistence.span(),
+        rate_limits.span(),
+        global_rate_limits.span(),
+        criticality.span(),
+        faults.span(),
     ];
     if written.iter().all(Option::is_none) {
         context.error(span, "this policy sets nothing", "add `circuitBreaker`, `retry` or another of its fields");
@@ -59,6 +72,13 @@ pub(in crate::manifest) fn traffic_policy(
         traffic(context, (protocol, load_balancing), (circuit_breaker, retry_budget, connection), (timeouts, retry));
     fitness(context, (health_check, outlier_detection), (queue, concurrency), &mut traffic);
     self::hedge(context, (hedge, retry), &mut traffic);
+    requests(
+        context,
+        (hash, session_persistence),
+        (rate_limits, global_rate_limits),
+        (criticality, faults),
+        &mut traffic,
+    );
     let (service, section) = target?;
     Some(Spec::Traffic(TrafficPolicy { service, section, traffic }))
 }
@@ -78,12 +98,50 @@ pub(super) fn defaults(context: &Context<'_, '_>, spec: &raw::TrafficSpec) -> Tr
         timeouts,
         retry,
         hedge,
+        hash,
+        session_persistence,
+        rate_limits,
+        global_rate_limits,
+        criticality,
+        faults,
     } = spec;
     let mut traffic =
         traffic(context, (protocol, load_balancing), (circuit_breaker, retry_budget, connection), (timeouts, retry));
     fitness(context, (health_check, outlier_detection), (queue, concurrency), &mut traffic);
     self::hedge(context, (hedge, retry), &mut traffic);
+    requests(
+        context,
+        (hash, session_persistence),
+        (rate_limits, global_rate_limits),
+        (criticality, faults),
+        &mut traffic,
+    );
     traffic
+}
+
+/// What is done with requests, each block one setting.
+fn requests(
+    context: &Context<'_, '_>,
+    (hash, session): (&Field<List<HashKey>>, &Field<SessionPersistence>),
+    (rates, global): (&Field<List<RateLimit>>, &Field<List<GlobalRateLimit>>),
+    (criticality, faults): (&Field<Criticality>, &Field<List<Fault>>),
+    out: &mut Traffic,
+) {
+    let at = |span: Option<Span>| span.map(|span| context.place(span));
+    out.hash = at(hash.span()).map(|place| Set { value: context.check.hash(hash), place });
+    let checked = context.check.session(session).zip(at(session.span()));
+    out.session = checked.map(|(value, place)| Set { value, place });
+    out.rate_limits = at(rates.span()).map(|place| Set { value: context.check.rate_limits(rates), place });
+    let asked = at(global.span()).map(|place| Set { value: context.check.global_rate_limits(global), place });
+    out.global_rate_limits = asked;
+    let class = context.check.criticality(criticality).zip(at(criticality.span()));
+    out.criticality = class.map(|(value, place)| Set { value, place });
+    let list = context.check.within(faults.entries(), limits::MAX_FILTERS, (faults.span(), "faults"));
+    if let (Some(span), Some(true)) = (faults.span(), faults.get().map(Vec::is_empty)) {
+        context.error(span, "`faults` has no entries", "add one, or remove it");
+    }
+    let list: Vec<_> = list.iter().filter_map(|fault| context.check.fault(fault)).collect();
+    out.faults = at(faults.span()).map(|place| Set { value: list, place });
 }
 
 /// How endpoints are judged and what is let in. Each block is one setting: the nearer one counts as a whole.

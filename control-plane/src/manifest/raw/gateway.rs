@@ -1,9 +1,11 @@
 //! Kinds of the Gateway API as written.
 
-use outrigger_config::language::raw::{DurationText, HeaderPair};
+use outrigger_config::language::raw::DurationText;
 use outrigger_config::language::{Entries, Field, List};
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+use super::{RouteFilter, RouteSession};
 
 /// An HTTPRoute.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -28,7 +30,22 @@ pub(crate) struct TcpRouteSpec {
     pub(crate) rules: Field<List<TcpRouteRule>>,
 }
 
-/// The rule of a TCPRoute.
+/// A TLSRoute.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct TlsRouteSpec {
+    /// The Services that it is attached to: their ports with `appProtocol: tcp`.
+    #[schemars(extend("x-required" = true), length(min = 1))]
+    pub(crate) parent_refs: Field<List<ParentReference>>,
+    /// Server names that callers ask for, exact or by suffix (`*.example.com`). The most specific one decides.
+    #[schemars(extend("x-required" = true), length(min = 1, max = 16))]
+    pub(crate) hostnames: Field<List<String>>,
+    /// One rule.
+    #[schemars(extend("x-required" = true), length(min = 1, max = 1))]
+    pub(crate) rules: Field<List<TcpRouteRule>>,
+}
+
+/// The rule of a TCPRoute or a TLSRoute.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct TcpRouteRule {
@@ -76,6 +93,8 @@ pub(crate) struct HttpRouteRule {
     pub(crate) timeouts: Field<RouteTimeouts>,
     /// What is tried again.
     pub(crate) retry: Field<RouteRetry>,
+    /// Requests of one session go to one endpoint.
+    pub(crate) session_persistence: Field<RouteSession>,
 }
 
 /// Conditions that must all hold.
@@ -119,104 +138,6 @@ pub(crate) struct NamedMatch {
     /// The value or regular expression.
     #[schemars(extend("x-required" = true))]
     pub(crate) value: Field<String>,
-}
-
-/// A filter: `type`, and the field that belongs to it.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct RouteFilter {
-    /// Which filter it is.
-    #[serde(rename = "type")]
-    #[schemars(extend("x-required" = true, "enum" = [
-        "RequestHeaderModifier", "ResponseHeaderModifier", "RequestRedirect", "URLRewrite", "CORS"
-    ]))]
-    pub(crate) kind: Field<String>,
-    /// Change request headers.
-    pub(crate) request_header_modifier: Field<HeaderModifier>,
-    /// Change response headers.
-    pub(crate) response_header_modifier: Field<HeaderModifier>,
-    /// Answer with a redirect.
-    pub(crate) request_redirect: Field<RequestRedirect>,
-    /// Rewrite host or path.
-    pub(crate) url_rewrite: Field<UrlRewriteFilter>,
-    /// Cross-origin resource sharing.
-    pub(crate) cors: Field<CorsFilter>,
-}
-
-/// Header changes.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct HeaderModifier {
-    /// Replaced, or inserted where absent.
-    pub(crate) set: Field<List<HeaderPair>>,
-    /// Appended beside values that are there.
-    pub(crate) add: Field<List<HeaderPair>>,
-    /// Removed.
-    pub(crate) remove: Field<List<String>>,
-}
-
-/// A redirect.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct RequestRedirect {
-    /// The new scheme.
-    #[schemars(extend("enum" = ["http", "https"]))]
-    pub(crate) scheme: Field<String>,
-    /// The new host.
-    pub(crate) hostname: Field<String>,
-    /// The new path.
-    pub(crate) path: Field<PathModifier>,
-    /// The new port.
-    #[schemars(range(min = 1, max = 65535))]
-    pub(crate) port: Field<u64>,
-    /// The status.
-    #[schemars(extend("enum" = [301, 302, 303, 307, 308], "default" = 302))]
-    pub(crate) status_code: Field<u64>,
-}
-
-/// Host and path rewriting.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct UrlRewriteFilter {
-    /// The host that the backend sees.
-    pub(crate) hostname: Field<String>,
-    /// The path that the backend sees.
-    pub(crate) path: Field<PathModifier>,
-}
-
-/// A new path: `type`, and the field that belongs to it.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct PathModifier {
-    /// How it is changed.
-    #[serde(rename = "type")]
-    #[schemars(extend("x-required" = true, "enum" = ["ReplaceFullPath", "ReplacePrefixMatch"]))]
-    pub(crate) kind: Field<String>,
-    /// The whole new path.
-    pub(crate) replace_full_path: Field<String>,
-    /// What the matched prefix becomes.
-    pub(crate) replace_prefix_match: Field<String>,
-}
-
-/// Cross-origin resource sharing.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct CorsFilter {
-    /// Origins.
-    #[schemars(extend("x-required" = true), length(min = 1))]
-    pub(crate) allow_origins: Field<List<String>>,
-    /// Whether credentials may be sent.
-    #[schemars(extend("default" = false))]
-    pub(crate) allow_credentials: Field<bool>,
-    /// Methods, or `*` alone.
-    pub(crate) allow_methods: Field<List<String>>,
-    /// Request headers, or `*` alone.
-    pub(crate) allow_headers: Field<List<String>>,
-    /// Response headers that a script may read.
-    pub(crate) expose_headers: Field<List<String>>,
-    /// Seconds for which the answer to a preflight may be remembered.
-    #[schemars(range(min = 1, max = 86400), extend("default" = 5))]
-    pub(crate) max_age: Field<u64>,
 }
 
 /// A Service, its port and its share.
@@ -305,6 +226,8 @@ pub(crate) struct GrpcRouteRule {
     pub(crate) filters: Field<List<RouteFilter>>,
     /// Where calls go, by weight.
     pub(crate) backend_refs: Field<List<RouteBackendRef>>,
+    /// Calls of one session go to one endpoint.
+    pub(crate) session_persistence: Field<RouteSession>,
 }
 
 /// Conditions that must all hold.
@@ -350,7 +273,7 @@ pub(crate) struct GrantFrom {
     /// `gateway.networking.k8s.io`.
     #[schemars(extend("x-required" = true))]
     pub(crate) group: Field<String>,
-    /// `HTTPRoute` or `GRPCRoute`.
+    /// `HTTPRoute`, `GRPCRoute`, `TCPRoute` or `TLSRoute`.
     #[schemars(extend("x-required" = true))]
     pub(crate) kind: Field<String>,
     /// The namespace of the routes.

@@ -2,10 +2,12 @@
 //! Schemas and the CRDs.
 
 mod core;
+mod filters;
 mod gateway;
 mod own;
 
 pub(crate) use self::core::*;
+pub(crate) use filters::*;
 pub(crate) use gateway::*;
 pub(crate) use own::*;
 

@@ -1,14 +1,15 @@
 //! Our own kinds as written. What a proxy's configuration has as well is written as there.
 
 use outrigger_config::language::raw::{
-    Access, AccessRule, CircuitBreaker, ClusterProtocol, Concurrency, Connection, HealthCheck, Hedge, Interception,
-    JwtProvider, LoadBalancing, OutlierDetection, Queue, Retry, RetryBudget, Timeouts, Upgrades,
+    Access, AccessRule, CircuitBreaker, ClusterProtocol, Concurrency, Connection, Criticality, DurationText, Fault,
+    GlobalRateLimit, HashKey, HealthCheck, Hedge, Interception, JwtProvider, LoadBalancing, OnFailure,
+    OutlierDetection, Queue, RateLimit, Retry, RetryBudget, SessionPersistence, Timeouts, Upgrades,
 };
 use outrigger_config::language::{Entries, Field, List};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::TargetReference;
+use super::{RouteBackendRef, TargetReference};
 
 /// The registration of one proxy: who it is, where it is, what it serves and what it calls.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -73,6 +74,26 @@ pub(crate) struct MeshPolicySpec {
     pub(crate) upgrades: Field<Upgrades>,
     /// Defaults for calls to the Services of its namespace, or of the mesh.
     pub(crate) defaults: Field<TrafficSpec>,
+    /// Services that keep rate limits, by the names that `globalRateLimits` have for them. Only in `outrigger-system`.
+    pub(crate) rate_limit_services: Field<Entries<RateLimitServiceSpec>>,
+}
+
+/// A rate limit service, asked over Envoy's gRPC rate limit service v3.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct RateLimitServiceSpec {
+    /// The Service that answers.
+    #[schemars(extend("x-required" = true))]
+    pub(crate) backend_ref: Field<RouteBackendRef>,
+    /// The domain that its limits are configured under.
+    #[schemars(extend("x-required" = true))]
+    pub(crate) domain: Field<String>,
+    /// An answer must come within.
+    #[schemars(extend("default" = "20ms"))]
+    pub(crate) timeout: Field<DurationText>,
+    /// What happens to a request when none comes: `allow` or `deny`.
+    #[schemars(extend("x-required" = true))]
+    pub(crate) on_failure: Field<OnFailure>,
 }
 
 /// Labels that must be there.
@@ -133,6 +154,22 @@ pub(crate) struct TrafficSpec {
     pub(crate) retry: Field<Retry>,
     /// A second attempt is started while the first is under way.
     pub(crate) hedge: Field<Hedge>,
+    /// What consistent hashing goes by: for `loadBalancing` with `policy: ringHash` or `maglev`.
+    #[schemars(length(min = 1))]
+    pub(crate) hash: Field<List<HashKey>>,
+    /// Requests of one session go to one endpoint.
+    pub(crate) session_persistence: Field<SessionPersistence>,
+    /// Rate limits, kept by the proxy of each Workload of the Service, for all callers together or each.
+    #[schemars(length(min = 1))]
+    pub(crate) rate_limits: Field<List<RateLimit>>,
+    /// Rate limits that a service keeps, which the same proxies ask: one of the MeshPolicy's `rateLimitServices`.
+    #[schemars(length(min = 1))]
+    pub(crate) global_rate_limits: Field<List<GlobalRateLimit>>,
+    /// How much requests matter when not all can be served, whatever they say themselves.
+    pub(crate) criticality: Field<Criticality>,
+    /// Faults that the proxies of callers inject, until a moment.
+    #[schemars(length(min = 1))]
+    pub(crate) faults: Field<List<Fault>>,
 }
 
 /// How one Service is called.
@@ -166,6 +203,22 @@ pub(crate) struct TrafficPolicySpec {
     pub(crate) retry: Field<Retry>,
     /// A second attempt is started while the first is under way.
     pub(crate) hedge: Field<Hedge>,
+    /// What consistent hashing goes by: for `loadBalancing` with `policy: ringHash` or `maglev`.
+    #[schemars(length(min = 1))]
+    pub(crate) hash: Field<List<HashKey>>,
+    /// Requests of one session go to one endpoint.
+    pub(crate) session_persistence: Field<SessionPersistence>,
+    /// Rate limits, kept by the proxy of each Workload of the Service, for all callers together or each.
+    #[schemars(length(min = 1))]
+    pub(crate) rate_limits: Field<List<RateLimit>>,
+    /// Rate limits that a service keeps, which the same proxies ask: one of the MeshPolicy's `rateLimitServices`.
+    #[schemars(length(min = 1))]
+    pub(crate) global_rate_limits: Field<List<GlobalRateLimit>>,
+    /// How much requests matter when not all can be served, whatever they say themselves.
+    pub(crate) criticality: Field<Criticality>,
+    /// Faults that the proxies of callers inject, until a moment.
+    #[schemars(length(min = 1))]
+    pub(crate) faults: Field<List<Fault>>,
 }
 
 /// Who may do what on workloads. Policies add up: what any of them denies is refused, then what any of them allows

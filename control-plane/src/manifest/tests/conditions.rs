@@ -63,6 +63,39 @@ fn an_http_route_beside_a_grpc_route_is_conflicted() {
 }
 
 #[test]
+fn of_two_tls_routes_the_older_has_a_name_and_beside_one_a_tcp_route_is_conflicted() {
+    let service =
+        SERVICE.replace("port: 80", "port: 80, appProtocol: tcp").replace("ports:", "clusterIP: 10.0.0.1, ports:");
+    let route = |kind: &str, name: &str, rest: &str| {
+        route(name, &format!("{rest}  rules: [{{ backendRefs: [{{ name: b, port: 80 }}] }}]\n"))
+            .replace("HTTPRoute", kind)
+    };
+    let outcome = read(
+        &(service
+            + &route("TLSRoute", "a", "  hostnames: [one.example, two.example]\n")
+            + &route("TLSRoute", "b", "  hostnames: [two.example, three.example]\n")
+            + &route("TLSRoute", "c", "  hostnames: [one.example]\n")
+            + &route("TCPRoute", "d", "")),
+    );
+    let of = |kind, name| {
+        let (_, _, holds, reason) = conditions(&outcome, kind, name).into_iter().next().expect("it is there");
+        (holds, reason)
+    };
+    assert_eq!(of(Kind::TlsRoute, "a"), (true, "Accepted"));
+    assert_eq!(of(Kind::TlsRoute, "b"), (true, "Accepted"), "one of its names is left");
+    assert_eq!(of(Kind::TlsRoute, "c"), (false, "Conflicted"));
+    assert_eq!(of(Kind::TcpRoute, "d"), (false, "Conflicted"));
+    let said = super::said(&outcome);
+    for (line, message) in [
+        ("19:15", "TLSRoute shop/a has the server name `two.example` at shop/b:80"),
+        ("27:15", "TLSRoute shop/a has the server name `one.example` at shop/b:80"),
+        ("34:", "a TLSRoute decides at shop/b:80"),
+    ] {
+        assert!(said.iter().any(|one| one.starts_with(line) && one.contains(message)), "{message}: {said:#?}");
+    }
+}
+
+#[test]
 fn what_is_broken_falls_back_to_its_earlier_version_or_is_not_accepted() {
     let good = SERVICE.to_owned() + &route("r", "  rules: [{ backendRefs: [{ name: b, port: 80 }] }]\n");
     let bad = good.replace("backendRefs: [{ name: b", "filters: [{ type: RequestMirror }], backendRefs: [{ name: b");
