@@ -197,7 +197,7 @@ impl Engine {
         if push.dry_run {
             // Others go on meanwhile.
             drop(inputs);
-            let impact = self.publisher.impact(&planned.outcome.mesh);
+            let impact = self.publisher.impact(&view.mesh, &planned.outcome.mesh);
             return Ok(Applied { impact, ..applied });
         }
         if applied.altered.is_empty() {
@@ -234,7 +234,7 @@ impl Engine {
             Applied { generation: None, base: view.number(), altered, warnings: Vec::new(), impact: Impact::default() };
         if dry_run {
             drop(inputs);
-            let impact = self.publisher.impact(&outcome.mesh);
+            let impact = self.publisher.impact(&view.mesh, &outcome.mesh);
             return Ok(Applied { impact, ..applied });
         }
         let message = if message.is_empty() { format!("back to generation {number}") } else { message.to_owned() };

@@ -209,13 +209,12 @@ impl Publisher {
             .map_err(Unexplained::Question)
     }
 
-    /// What proxies would be given otherwise with another mesh. Compiles for all of them: blocks for a while.
+    /// What proxies would be given otherwise with one mesh instead of another. Compiles for all of them: blocks for a while.
     #[must_use]
-    pub fn impact(&self, mesh: &Mesh) -> Impact {
-        let current = Arc::clone(&self.0.current.load().mesh);
+    pub fn impact(&self, before: &Mesh, after: &Mesh) -> Impact {
         let mut compiler = self.0.rehearsing.lock();
-        let before = compiler.compile(&current);
-        let after = compiler.compile(mesh);
+        let before = compiler.compile(before);
+        let after = compiler.compile(after);
         drop(compiler);
         impact::impact(before.workloads(), after.workloads())
     }

@@ -304,6 +304,24 @@ fn what_proxies_are_given_is_in_the_view_already() {
     });
 }
 
+#[test]
+fn a_dry_run_is_compared_with_the_latest_generation_also_before_proxies_are_given_that() {
+    let case = Case::new();
+    let text = |account: usize| {
+        format!(
+            "{SERVICE}---\napiVersion: outrigger.dev/v1\nkind: Workload\nmetadata: {{ name: w, namespace: shop }}\n\
+             spec: {{ serviceAccount: a{account}, address: 127.0.0.1 }}\n"
+        )
+    };
+    for account in 0..50 {
+        case.push(&text(account)).expect("taken");
+        let documents = vec![Document::new("push.yaml", &text(account))];
+        let again = Push { documents, dry_run: true, ..Push::default() };
+        let impact = case.engine.apply(&admin(), &again).expect("looked at").impact;
+        assert_eq!((impact.proxies, impact.routes), (0, 0), "after push {account}: {}", impact.summary);
+    }
+}
+
 #[tokio::test]
 async fn endpoints_alone_are_told_apart_from_all_other_changes() {
     let case = Case::new();
