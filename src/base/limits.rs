@@ -225,6 +225,9 @@ pub const QUIC_FIRST_STREAMS: u32 = 128;
 /// QUIC: handshakes on one address, for each of its workers, from addresses that may not be the callers', and no more of them
 /// than [`QUIC_UNPROVED_SHARE`] allows. Further callers are asked first to show that theirs is.
 pub const QUIC_UNPROVED: u32 = 64;
+/// How long the transport keeps what it has of a connection that ended in its handshake: three times its probe timeout (RFC 9000
+/// section 10.2), which is a second before anything was measured (RFC 9002 section 6.2.2).
+pub const QUIC_DRAINING: Duration = Duration::from_secs(3);
 /// Which part of a listener's handshakes and connections they may be: one in so many, so that forged addresses leave the
 /// others to callers that are there.
 pub const QUIC_UNPROVED_SHARE: u32 = 4;

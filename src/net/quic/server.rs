@@ -12,12 +12,13 @@ use quinn::{
     Connecting, Connection, Endpoint, EndpointConfig, Runtime as _, ServerConfig, TokioRuntime, TransportConfig,
     VarInt, ZeroRttAccepted,
 };
+use tokio::runtime::Handle;
 
 use super::ids::Ids;
 use super::socket::Steered;
 use super::steering::{Desk, Steering};
 use super::{failure, transport};
-use crate::base::limits;
+use crate::base::{limits, task};
 use crate::net::tls::{ForeignPackets, HandshakeError, Outcome, QUIC_VERSION, ServerTls, TlsInfo, UnderWay, take_turn};
 
 /// A socket on its way to its worker.
@@ -69,7 +70,8 @@ pub struct Unfinished {
     accepted: ZeroRttAccepted,
     outcome: Outcome,
     until: Instant,
-    _places: (UnderWay, Option<Unproved>),
+    unproved: Option<Unproved>,
+    _place: UnderWay,
 }
 
 /// How connections of a listener behave.
@@ -81,9 +83,14 @@ pub struct ServerTransport {
     pub max_streams: u32,
 }
 
-/// A handshake from an address that may not be the caller's; counted until dropped.
+/// A handshake from an address that may not be the caller's. Counted until the caller has shown that it is, or is refused;
+/// otherwise for as long as something is kept of its connection.
 #[derive(Debug)]
-struct Unproved(Arc<Porch>);
+struct Unproved {
+    porch: Arc<Porch>,
+    /// There is a connection, of which the transport keeps everything for a while after its end.
+    lingers: bool,
+}
 
 impl Station {
     /// Makes the sockets of one address known to each other. `None` when the process has too many.
@@ -182,11 +189,14 @@ impl Arrival {
         let until = Instant::now() + tls.config().handshake_timeout;
         let transport = Arc::new(settings.transport());
         async move {
-            let Self { incoming, steering, unproved } = self;
+            let Self { incoming, steering, mut unproved } = self;
             let (session, place) = begun?;
             let (outcome, early) = (session.outcome(), session.early());
             let mut config = ServerConfig::new(Arc::new(session), Arc::clone(&steering.token_key) as _);
             config.transport_config(transport);
+            if let Some(unproved) = &mut unproved {
+                unproved.lingers = true;
+            }
             let handshake = async {
                 // The first flight is answered in here, which is the longest step of all.
                 let mut connecting = take_turn(|| incoming.accept_with(Arc::new(config))).await?;
@@ -208,7 +218,8 @@ impl Arrival {
                         accepted,
                         outcome,
                         until,
-                        _places: (place, unproved),
+                        unproved,
+                        _place: place,
                     };
                     return Ok(Established { connection, tls, rest: Some(rest) });
                 }
@@ -216,7 +227,10 @@ impl Arrival {
                 Ok(Err(error)) => Ok(Err(error)),
                 Err(elapsed) => Err(elapsed),
             };
-            drop((place, unproved));
+            drop(place);
+            if let (Ok(Ok(_)), Some(unproved)) = (&connected, unproved) {
+                unproved.is_there();
+            }
             match (connected, outcome.take()) {
                 (Ok(Ok(connection)), Some(Ok(tls))) => Ok(Established { connection, tls, rest: None }),
                 (Err(_), _) => Err(HandshakeError::Timeout),
@@ -241,12 +255,19 @@ impl Unfinished {
     /// # Errors
     /// See [`HandshakeError`]; the connection is closed.
     pub async fn finish(self) -> Result<(), HandshakeError> {
-        if tokio::time::timeout_at(self.until.into(), self.accepted).await.is_err() {
-            self.connection.close(VarInt::from_u32(0), b"");
+        let Self { connection, accepted, outcome, until, unproved, _place } = self;
+        if tokio::time::timeout_at(until.into(), accepted).await.is_err() {
+            connection.close(VarInt::from_u32(0), b"");
             return Err(HandshakeError::Timeout);
         }
-        match (self.outcome.take(), self.connection.close_reason()) {
-            (Some(outcome), _) => outcome.map(drop),
+        match (outcome.take(), connection.close_reason()) {
+            (Some(Ok(_)), _) => {
+                if let Some(unproved) = unproved {
+                    unproved.is_there();
+                }
+                Ok(())
+            }
+            (Some(Err(error)), _) => Err(error),
             (None, Some(error)) => Err(failure::of_handshake(error)),
             (None, None) => Err(HandshakeError::Protocol("the handshake ended without a result".into())),
         }
@@ -275,12 +296,29 @@ impl Unproved {
         let most = porch.most.load(Ordering::Relaxed);
         let one_more = |inside| (inside < most).then_some(inside + 1);
         let entered = porch.inside.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        entered.ok().map(|_| Self(Arc::clone(porch)))
+        entered.ok().map(|_| Self { porch: Arc::clone(porch), lingers: false })
+    }
+
+    /// The caller has answered from its address.
+    fn is_there(mut self) {
+        self.lingers = false;
     }
 }
 
 impl Drop for Unproved {
     fn drop(&mut self) {
-        self.0.inside.fetch_sub(1, Ordering::Relaxed);
+        let porch = Arc::clone(&self.porch);
+        let leave = move || {
+            porch.inside.fetch_sub(1, Ordering::Relaxed);
+        };
+        // Without a runtime the endpoint is gone, and with it what it keeps.
+        if self.lingers && Handle::try_current().is_ok() {
+            drop(task::spawn("quic-unproved", async move {
+                tokio::time::sleep(limits::QUIC_DRAINING).await;
+                leave();
+            }));
+        } else {
+            leave();
+        }
     }
 }

@@ -76,6 +76,7 @@ pub(crate) fn shaped(listener: Listener, extra: Extra) -> Listener {
         rate_limits: Vec::new(),
         ..listener
     };
+    let http3 = http3.filter(|_| mode.is_some() && !handed_on);
     match kind {
         0 => Listener {
             protocol: ListenerProtocol::Tcp,
@@ -88,10 +89,11 @@ pub(crate) fn shaped(listener: Listener, extra: Extra) -> Listener {
         },
         1 => Listener { protocol: ListenerProtocol::Udp, tls: None, upgrades, udp: Some(udp), ..bare(listener) },
         _ => Listener {
-            http3: http3.filter(|_| mode.is_some() && !handed_on),
+            http3,
             upgrades,
             tcp: tcp.filter(|_| listener.protocol == ListenerProtocol::Auto && !handed_on && unguarded),
-            proxy_protocol,
+            // Callers over HTTP/3 have no header.
+            proxy_protocol: proxy_protocol.filter(|it| http3.is_none() || it.mode == ProxyHeader::Optional),
             interception,
             intercepts,
             ..listener
