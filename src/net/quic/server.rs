@@ -229,7 +229,7 @@ impl Arrival {
             };
             drop(place);
             if let (Ok(Ok(_)), Some(unproved)) = (&connected, unproved) {
-                unproved.is_there();
+                unproved.proved();
             }
             match (connected, outcome.take()) {
                 (Ok(Ok(connection)), Some(Ok(tls))) => Ok(Established { connection, tls, rest: None }),
@@ -263,7 +263,7 @@ impl Unfinished {
         match (outcome.take(), connection.close_reason()) {
             (Some(Ok(_)), _) => {
                 if let Some(unproved) = unproved {
-                    unproved.is_there();
+                    unproved.proved();
                 }
                 Ok(())
             }
@@ -300,7 +300,7 @@ impl Unproved {
     }
 
     /// The caller has answered from its address.
-    fn is_there(mut self) {
+    fn proved(mut self) {
         self.lingers = false;
     }
 }
