@@ -200,6 +200,13 @@ pub const CONTROL_QUEUE: usize = 64;
 pub const CONTROL_RESOURCES: usize = 200_000;
 /// Bytes of an answer to a request for a certificate.
 pub const CONTROL_CERTIFICATE: usize = 1024 * 1024;
+/// HTTP/2 and HTTP/3: a request that its caller cancels sooner than this, without an answer, was cancelled in haste. Shorter than
+/// deadlines are, and so long that as many requests as may be open in it are no more than an honest caller sends.
+pub const HASTY_CANCEL: Duration = Duration::from_millis(20);
+/// So many of them on one connection, beyond the requests that were waited for, retire it ...
+pub const HASTY_CANCELS: u32 = 256;
+/// ... and so many end it: more than callers behind a proxy can cancel in one moment.
+pub const HASTY_CANCELS_AT_MOST: u32 = 2048;
 /// Kernel buffers of a UDP socket that carries QUIC, each way; the system may allow less.
 pub const QUIC_SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// QUIC: bytes of one connection that were sent and not acknowledged, or wait to be sent.

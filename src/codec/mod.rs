@@ -9,6 +9,7 @@ pub mod error;
 pub mod h1;
 pub mod h2;
 pub mod h3;
+mod haste;
 pub mod headers;
 mod heads;
 pub mod lasting;

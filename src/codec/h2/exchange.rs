@@ -18,6 +18,7 @@ use super::request;
 use crate::base::drain::Watch;
 use crate::base::task;
 use crate::codec::body::PollBody;
+use crate::codec::haste::Haste;
 use crate::codec::heads::asked::Asked;
 use crate::codec::heads::fields;
 use crate::codec::heads::request::{HeadLimits, Rejected};
@@ -30,7 +31,7 @@ pub(super) fn start<H: Handler>(
     request: http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     limits: &HeadLimits,
-    drain: &Watch,
+    (drain, haste): (&Watch, &Arc<Haste>),
 ) {
     match request::accept(request, limits, now()) {
         Ok(request) => {
@@ -38,7 +39,7 @@ pub(super) fn start<H: Handler>(
                 handler.drained_by(drain);
             }
             // In a place of its own: the runtime moves what it is given several times, and this is large.
-            task::spawn("h2_exchange", Box::pin(answer(Arc::clone(handler), request, respond)));
+            task::spawn("h2_exchange", Box::pin(answer(Arc::clone(handler), Arc::clone(haste), request, respond)));
         }
         Err(Rejected::Refused(refusal) | Rejected::Unsound(refusal)) => {
             if let Some(pump) = begin(&mut respond, handler.refuse(refusal), Asked::Anything) {
@@ -53,20 +54,26 @@ pub(super) fn start<H: Handler>(
 #[expect(clippy::manual_async_fn, reason = "an async function keeps its arguments twice: 800 bytes more")]
 pub(super) fn answer<H: Handler>(
     handler: Arc<H>,
+    haste: Arc<Haste>,
     request: Request,
     respond: SendResponse<Bytes>,
 ) -> impl Future<Output = ()> + Send {
     async move {
         let asked = Asked::of(&request.head);
+        let started = request.started;
         let caller = Caller { stream: Mutex::new(respond) };
         let pump = {
             let mut handling = pin!(handler.handle(request, &caller));
             poll_fn(|cx| {
                 if let Poll::Ready(response) = handling.as_mut().poll(cx) {
+                    haste.note_request();
                     return Poll::Ready(begin(&mut caller.stream.lock(), response, asked));
                 }
                 // After the handler: sending a 1xx replaces the waker that was registered here.
-                caller.stream.lock().poll_reset(cx).map(|_| None)
+                caller.stream.lock().poll_reset(cx).map(|_| {
+                    haste.note_cancel(now() - started);
+                    None
+                })
             })
             .await
         };

@@ -22,6 +22,7 @@ use crate::base::limits;
 use crate::base::pressure::PressureWatch;
 use crate::base::timer::Deadline;
 use crate::codec::body::{BodyError, Frame, PollBody};
+use crate::codec::haste::{Haste, Verdict};
 use crate::codec::heads::fields;
 use crate::codec::heads::request::HeadLimits;
 use crate::codec::message::{Handler, ServerOptions};
@@ -71,6 +72,7 @@ where
         connection,
         wire: wire.clone(),
         handler,
+        haste: Arc::default(),
         head_limits: HeadLimits { max_bytes: max_head_bytes, max_fields: max_headers, scheme },
         idle_timeout,
         pressure: pressure.clone(),
@@ -130,6 +132,7 @@ struct Connection<IO, H> {
     connection: server::Connection<Wire<IO>, Bytes>,
     wire: Wire<IO>,
     handler: Arc<H>,
+    haste: Arc<Haste>,
     head_limits: HeadLimits,
     idle_timeout: Duration,
     pressure: PressureWatch,
@@ -193,7 +196,8 @@ where
         loop {
             match ready!(self.connection.poll_accept(cx)) {
                 Some(Ok((request, respond))) => {
-                    exchange::start(&self.handler, request, respond, &self.head_limits, &self.draining);
+                    exchange::start(&self.handler, request, respond, &self.head_limits, (&self.draining, &self.haste));
+                    self.judge();
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "an HTTP/2 downstream connection failed");
@@ -204,6 +208,18 @@ where
                 }
                 None => return Poll::Ready(()),
             }
+        }
+    }
+
+    /// A caller that cancels what it has just asked for is sent away.
+    fn judge(&mut self) {
+        match (self.haste.verdict(), self.phase) {
+            (Verdict::Retires, Phase::Open) => self.retire_at = Some(now()),
+            (Verdict::Ends, Phase::Open | Phase::Closing { .. }) => {
+                self.phase = Phase::Aborting { since: now() };
+                self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            }
+            _ => {}
         }
     }
 

@@ -19,6 +19,7 @@ use crate::base::drain::Watch;
 use crate::base::timer::Deadline;
 use crate::codec::body::{Body, BodyError, PollBody};
 use crate::codec::error::{Refusal, ResetCode};
+use crate::codec::haste::Haste;
 use crate::codec::heads::asked::Asked;
 use crate::codec::heads::fields;
 use crate::codec::heads::request::{Accepted, HeadLimits, Rejected, TOO_LARGE};
@@ -66,7 +67,7 @@ pub(super) fn run<H: Handler>(
         }
         let refusal = match head {
             Some(Ok(Ok(accepted))) => {
-                answer(&service, accepted, out, inbound, started).await;
+                answer(&service, accepted, (out, inbound), started, guard.haste()).await;
                 return;
             }
             Some(Ok(Err(refusal))) => refusal,
@@ -131,9 +132,9 @@ fn judge(head: Result<Head, Fault>, limits: &HeadLimits) -> Result<Result<Accept
 async fn answer<H: Handler>(
     service: &Service<H>,
     accepted: Accepted,
-    mut out: Outbound,
-    mut inbound: Inbound,
+    (mut out, mut inbound): (Outbound, Inbound),
     started: Instant,
+    haste: &Haste,
 ) {
     let Accepted { head, length } = accepted;
     let asked = Asked::of(&head);
@@ -166,12 +167,15 @@ async fn answer<H: Handler>(
                 return Poll::Ready(None);
             }
             if let Poll::Ready(response) = answered {
+                haste.note_request();
                 return Poll::Ready(Some(response));
             }
             if gone.as_mut().poll(cx).is_ready() {
+                haste.note_cancel(now() - started);
                 return Poll::Ready(None);
             }
             if let Poll::Ready(fault) = inbound.lock().poll_fault(cx) {
+                haste.note_cancel(now() - started);
                 caller.out.lock().reset(code_of(&fault));
                 return Poll::Ready(None);
             }

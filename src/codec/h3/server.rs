@@ -29,6 +29,7 @@ use crate::base::pressure::PressureWatch;
 use crate::base::task;
 use crate::base::timer::Deadline;
 use crate::codec::body::{BodyError, Frame, PollBody};
+use crate::codec::haste::{Haste, Verdict};
 use crate::codec::heads::request::HeadLimits;
 use crate::codec::message::{Handler, ServerOptions};
 use crate::net::quic;
@@ -36,6 +37,7 @@ use crate::net::quic;
 /// Streams that the caller reset before their requests were there, beyond those that it did not. More end the connection
 /// (CVE-2023-44487).
 const EARLY_RESETS: u32 = 256;
+const HASTY: Broken = Broken::new(Code::EXCESSIVE_LOAD, "too many requests are cancelled at once");
 /// How long callers are given to see the first GOAWAY before the second says which requests are too late: at least this, and
 /// at most [`CLOSE_GRACE`]; in between two round trips.
 const NOTICE: Duration = Duration::from_millis(50);
@@ -219,9 +221,19 @@ impl<H: Handler> Server<'_, H> {
             inbound.stop(Code::REQUEST_REJECTED);
             return;
         }
+        self.judge();
         let guard = self.live.enter();
         self.make_room();
         task::spawn("h3_exchange", exchange::run(Arc::clone(&self.service), out, inbound, guard));
+    }
+
+    /// A caller that cancels what it has just asked for is sent away.
+    fn judge(&mut self) {
+        match (self.live.haste.verdict(), self.phase) {
+            (Verdict::Retires, Phase::Open) => self.retire_at = Some(now()),
+            (Verdict::Ends, _) => lost::close(&self.live.connection, HASTY),
+            _ => {}
+        }
     }
 
     /// A caller that uses half of its places is given twice as many.
@@ -321,6 +333,7 @@ pub(super) struct Live {
     /// When the last one ended, in nanoseconds after `opened`.
     idle_since: AtomicU64,
     early_resets: AtomicU32,
+    haste: Haste,
     /// The connection waits for the last one to end.
     closing: AtomicBool,
     waiter: Mutex<Option<Waker>>,
@@ -338,6 +351,7 @@ impl Live {
             opened: now(),
             idle_since: AtomicU64::new(0),
             early_resets: AtomicU32::new(0),
+            haste: Haste::default(),
             closing: AtomicBool::new(false),
             waiter: Mutex::default(),
         }
@@ -369,13 +383,14 @@ impl Live {
 }
 
 impl Guard {
+    pub(super) fn haste(&self) -> &Haste {
+        &self.0.haste
+    }
+
     /// The caller reset a stream before its request was there.
     pub(super) fn note_early_reset(&self) {
         if self.0.early_resets.fetch_add(1, Ordering::Relaxed) >= EARLY_RESETS {
-            lost::close(
-                &self.0.connection,
-                Broken::new(Code::EXCESSIVE_LOAD, "too many requests are cancelled at once"),
-            );
+            lost::close(&self.0.connection, HASTY);
         }
     }
 

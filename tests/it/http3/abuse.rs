@@ -87,6 +87,8 @@ async fn ten_thousand_requests_that_are_cancelled_when_they_are_under_way_cost_t
                 let ConnectionError::ApplicationClosed(close) = closed else { panic!("round {round}: {closed:?}") };
                 return (100 * round, Some(close.error_code.into_inner()));
             }
+            // Callers that cancel sooner are sent away.
+            tokio::time::sleep(ms(25)).await;
             for exchange in &mut streams {
                 exchange.send.reset(CANCELLED.into()).ok();
                 exchange.stop(CANCELLED);
@@ -96,7 +98,7 @@ async fn ten_thousand_requests_that_are_cancelled_when_they_are_under_way_cost_t
     })
     .await;
     println!("{cancelled} cancelled, {code:?}, {} connections to the backend", edge.backend.connections());
-    assert!(code.is_none_or(|code| code == EXCESSIVE_LOAD), "{code:?} after {cancelled}");
+    assert_eq!(code, None, "after {cancelled}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,13 +1,16 @@
 //! How downstream connections end. Time is simulated.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
 use http::StatusCode;
+use tokio::sync::{Notify, mpsc};
 
 use super::support::*;
 use crate::base::drain::Drain;
+use crate::base::limits;
 use crate::codec::body::{Body, Frame};
 use crate::codec::h2::{now, serve};
 
@@ -142,4 +145,97 @@ async fn a_caller_that_stops_reading_is_dropped() {
     tokio::io::AsyncWriteExt::write_all(&mut far, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("written");
     server.await.expect("runs");
     assert_eq!(start.elapsed().as_secs(), 70, "idle, then a grace for GOAWAY, then one for the last bytes");
+}
+
+/// A handler that says what has come, answers `/slow` when it is told to, and nothing else ever.
+fn held() -> (Arc<TestHandler>, mpsc::UnboundedReceiver<()>, Arc<Notify>) {
+    let (comes, came) = mpsc::unbounded_channel();
+    let go = Arc::new(Notify::new());
+    let goes = Arc::clone(&go);
+    let answer = handler(move |request, _| {
+        let _ = comes.send(());
+        let goes = Arc::clone(&goes);
+        Box::pin(async move {
+            match request.head.path == "/slow" {
+                true => goes.notified().await,
+                false => std::future::pending().await,
+            }
+            ok(Body::Empty)
+        })
+    });
+    (answer, came, go)
+}
+
+async fn cancel_one(
+    down: &Downstream,
+    came: &mut mpsc::UnboundedReceiver<()>,
+    after: Duration,
+) -> Result<(), h2::Error> {
+    let mut client = down.client.clone().ready().await?;
+    let (response, mut stream) = client.send_request(get("/"), true)?;
+    came.recv().await.expect("it comes");
+    tokio::time::sleep(after).await;
+    stream.send_reset(Reason::CANCEL);
+    drop(response);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_cancels_what_it_has_just_asked_for_is_sent_away_and_nobodys_request_is_lost() {
+    let (answer, mut came, go) = held();
+    let mut down = downstream(answer).await;
+    let (slow, _) = down.client.send_request(get("/slow"), true).expect("sent");
+    came.recv().await.expect("it comes");
+    let mut cancelled = 0;
+    let end = loop {
+        match cancel_one(&down, &mut came, Duration::ZERO).await {
+            Ok(()) => cancelled += 1,
+            Err(error) => break error,
+        }
+        assert!(cancelled < 2 * limits::HASTY_CANCELS, "it goes on");
+    };
+    assert!(cancelled >= limits::HASTY_CANCELS, "{cancelled}");
+    assert!(end.is_go_away() && end.reason() == Some(Reason::NO_ERROR), "{end:?}");
+    go.notify_one();
+    assert_eq!(slow.await.expect("a response").status(), StatusCode::OK);
+    within(down.driver).await.expect("runs").expect("clean");
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_whose_deadlines_are_short_are_not_sent_away() {
+    let (answer, mut came, _go) = held();
+    let down = downstream(answer).await;
+    for _ in 0..2 * limits::HASTY_CANCELS {
+        cancel_one(&down, &mut came, limits::HASTY_CANCEL).await.expect("it stays");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_does_not_stop_cancelling_is_cut_off() {
+    let (answer, mut came, _go) = held();
+    let (near, far) = pipe();
+    let drain = Drain::default();
+    let server = tokio::spawn(serve(near, answer, options(&drain)));
+    let mut raw = Raw::client(far).await;
+    // It hears nothing of our GOAWAY: the PING that asks whether it has is not answered.
+    for n in 0..limits::HASTY_CANCELS_AT_MOST {
+        let flags = RawFrame::END_HEADERS | RawFrame::END_STREAM;
+        raw.send(&[RawFrame::new(RawFrame::HEADERS, flags, 2 * n + 1, &[0x82, 0x86, 0x84, 0x41, 1, b'a'])]).await;
+        came.recv().await.expect("it comes");
+        raw.send(&[RawFrame::new(RawFrame::RST_STREAM, 0, 2 * n + 1, &8u32.to_be_bytes())]).await;
+    }
+    // Until the last one is noticed.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let n = limits::HASTY_CANCELS_AT_MOST;
+    let flags = RawFrame::END_HEADERS | RawFrame::END_STREAM;
+    raw.send(&[RawFrame::new(RawFrame::HEADERS, flags, 2 * n + 1, &[0x82, 0x86, 0x84, 0x41, 1, b'a'])]).await;
+    loop {
+        let frame = raw.next_of(RawFrame::GOAWAY).await;
+        if frame.reason() == Reason::ENHANCE_YOUR_CALM {
+            break;
+        }
+        assert_eq!(frame.reason(), Reason::NO_ERROR);
+    }
+    drop(raw);
+    within(server).await.expect("runs");
 }

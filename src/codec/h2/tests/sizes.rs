@@ -6,7 +6,7 @@ use super::support::{Interims, TestHandler, client_options, connect, head, pipe}
 use crate::codec::body::Body;
 use crate::codec::h2::{H2ClientBody, exchange};
 
-fn size_of_future<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+fn size_of_future<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
     size_of::<F>()
 }
 

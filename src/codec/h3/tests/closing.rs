@@ -8,6 +8,7 @@ use quinn::{IdleTimeout, RecvStream, TransportConfig};
 use tokio::sync::Notify;
 
 use super::support::*;
+use crate::base::limits;
 use crate::codec::body::Body;
 use crate::codec::h3::code::Code;
 use crate::codec::h3::control::{Control, Event};
@@ -114,6 +115,35 @@ async fn a_connection_retires_by_age() {
     .await;
     let mut listening = Listening::on(&down).await;
     assert_eq!(listening.next().await, Event::GoAway(varint::MAX - 3));
+    assert_eq!(down.closed().await, Code::NO_ERROR);
+}
+
+#[tokio::test]
+async fn a_caller_that_cancels_what_it_has_just_asked_for_is_sent_away() {
+    let (comes, mut came) = tokio::sync::mpsc::unbounded_channel();
+    let down = downstream(handler(move |_, _| {
+        let _ = comes.send(());
+        Box::pin(std::future::pending())
+    }))
+    .await;
+    let mut listening = Listening::on(&down).await;
+    let ask = get("/");
+    let mut cancelled = 0;
+    let told = loop {
+        tokio::select! {
+            biased;
+            told = listening.next() => break told,
+            stream = down.ask(&ask) => {
+                within(came.recv()).await.expect("it comes");
+                drop(stream);
+                cancelled += 1;
+            }
+        }
+        // Those that a busy machine took long for do not count.
+        assert!(cancelled < 20 * limits::HASTY_CANCELS, "it goes on");
+    };
+    assert_eq!(told, Event::GoAway(varint::MAX - 3));
+    assert!(cancelled >= limits::HASTY_CANCELS, "{cancelled}");
     assert_eq!(down.closed().await, Code::NO_ERROR);
 }
 
