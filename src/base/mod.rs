@@ -6,4 +6,5 @@ pub mod limits;
 pub mod pressure;
 pub mod task;
 pub mod timer;
+pub mod wake;
 pub mod worker;

@@ -2,6 +2,7 @@
 //! whoever answers for the tunnel may end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -13,12 +14,18 @@ use super::websocket::Frames;
 /// The way up of one tunnel. Several attempts at opening it may each be given it, because none reads before it has the
 /// answer.
 #[derive(Debug, Clone)]
-pub struct WayUp(Arc<Mutex<State>>);
+pub struct WayUp(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// Bytes so far. Written by whoever holds the lock.
+    received: AtomicU64,
+    state: Mutex<State>,
+}
 
 #[derive(Debug)]
 struct State {
     source: Body,
-    received: u64,
     /// Of a WebSocket.
     frames: Option<Frames>,
     end: End,
@@ -36,7 +43,7 @@ enum End {
 /// The same, as the body of a request.
 #[derive(Debug)]
 pub struct WayUpBody {
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
     ended: bool,
 }
 
@@ -44,25 +51,26 @@ impl WayUp {
     /// The way up of a tunnel whose request has this body. With `frames` it carries WebSocket.
     #[must_use]
     pub fn new(source: Body, frames: Option<Frames>) -> Self {
-        Self(Arc::new(Mutex::new(State { source, received: 0, frames, end: End::Open })))
+        let state = Mutex::new(State { source, frames, end: End::Open });
+        Self(Arc::new(Shared { received: AtomicU64::new(0), state }))
     }
 
     /// The body of an attempt at opening the tunnel.
     #[must_use]
     pub fn attempt(&self) -> Body {
-        Body::WayUp(Box::new(WayUpBody { state: Arc::clone(&self.0), ended: false }))
+        Body::WayUp(Box::new(WayUpBody { shared: Arc::clone(&self.0), ended: false }))
     }
 
     /// Bytes that the caller has sent so far.
     #[must_use]
     pub fn received(&self) -> u64 {
-        self.0.lock().received
+        self.0.received.load(Ordering::Relaxed)
     }
 
     /// Ends it: what the caller sends goes no further. A WebSocket between two frames says `last` before. Its body must be
     /// polled after this.
     pub fn close(&self, last: Option<Bytes>) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         if matches!(state.end, End::Open) {
             state.end = End::Closing(last);
         }
@@ -71,7 +79,7 @@ impl WayUp {
     /// There is no tunnel: the caller's body is given back.
     pub fn give_up(&self) {
         let source = {
-            let mut state = self.0.lock();
+            let mut state = self.0.state.lock();
             state.end = End::Ended;
             std::mem::replace(&mut state.source, Body::Empty)
         };
@@ -80,7 +88,7 @@ impl WayUp {
 }
 
 impl State {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+    fn poll(&mut self, received: &AtomicU64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
         match &mut self.end {
             End::Open => {}
             End::Closing(last) => {
@@ -92,7 +100,7 @@ impl State {
         }
         let polled = self.source.poll_frame(cx);
         if let Poll::Ready(Some(Ok(Frame::Data(data)))) = &polled {
-            self.received += data.len() as u64;
+            received.store(received.load(Ordering::Relaxed) + data.len() as u64, Ordering::Relaxed);
             if let Some(frames) = &mut self.frames {
                 frames.pass(data);
             }
@@ -106,13 +114,13 @@ impl PollBody for WayUpBody {
         if self.ended {
             return Poll::Ready(None);
         }
-        let polled = self.state.lock().poll(cx);
+        let polled = self.shared.state.lock().poll(&self.shared.received, cx);
         self.ended = matches!(polled, Poll::Ready(None | Some(Err(_))));
         polled
     }
 
     fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
-        self.state.lock().source.poll_progress(cx)
+        self.shared.state.lock().source.poll_progress(cx)
     }
 
     fn is_end(&self) -> bool {

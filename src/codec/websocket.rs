@@ -108,6 +108,17 @@ impl Frames {
                 bytes = &bytes[n..];
                 continue;
             }
+            // Nearly always a head comes whole.
+            if self.held == 0
+                && let Some(length) = bytes.get(1).map(|second| head_length(*second))
+                && let Some((head, rest)) = bytes.split_at_checked(length)
+                && let Some((kind, length)) = head_of(head)
+            {
+                bytes = rest;
+                self.left = length;
+                self.closed |= kind == CLOSE;
+                continue;
+            }
             self.head[usize::from(self.held)] = bytes[0];
             self.held += 1;
             bytes = &bytes[1..];
@@ -148,6 +159,15 @@ impl Frames {
     #[must_use]
     pub fn may_close(&self) -> bool {
         self.at_boundary() && !self.closed
+    }
+}
+
+/// The length of a head with this second byte.
+fn head_length(second: u8) -> usize {
+    match second & 0x7f {
+        126 => 4,
+        127 => MAX_HEAD,
+        _ => 2,
     }
 }
 

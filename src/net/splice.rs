@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use super::io::Io;
 use crate::base::limits;
 use crate::base::timer::Deadline;
+use crate::base::wake::WakeFlag;
 use crate::telemetry::metrics::{Direction, StreamMetrics};
 
 thread_local! {
@@ -98,10 +99,13 @@ pub async fn splice<T>(
     let mut cut = pin!(cut);
     let mut splice = Splice { downstream, upstream, up: Way::default(), down: Way::default() };
     let mut timer = Deadline::default();
+    let (mut cuts, mut fires) = (WakeFlag::default(), WakeFlag::default());
     let mut moved = (0, Instant::from(tokio::time::Instant::now()));
     let result = poll_fn(|cx| {
         // First: a busy connection leaves nothing of what the runtime grants a task in one turn.
-        if let Poll::Ready(why) = cut.as_mut().poll(cx) {
+        if let Some(waker) = cuts.take(cx)
+            && let Poll::Ready(why) = cut.as_mut().poll(&mut Context::from_waker(&waker))
+        {
             return Poll::Ready(Err(SpliceError::Cut(why)));
         }
         if let Poll::Ready(result) = splice.poll(cx, traffic) {
@@ -114,7 +118,9 @@ pub async fn splice<T>(
         if total != moved.0 {
             moved = (total, tokio::time::Instant::now().into());
         }
-        timer.poll(cx, moved.1 + idle).map(|()| Err(SpliceError::Idle))
+        // The moment only moves later: until the timer fires it is asked nothing.
+        let Some(waker) = fires.take(cx) else { return Poll::Pending };
+        timer.poll(&mut Context::from_waker(&waker), moved.1 + idle).map(|()| Err(SpliceError::Idle))
     })
     .await;
     if result.is_err() {
@@ -376,6 +382,22 @@ mod tests {
         let result = splice(downstream, upstream, (Duration::ZERO, cut), &traffic).await;
         assert!(matches!(result, Err(SpliceError::Cut(Ok(())))), "{result:?}");
         assert_eq!((traffic.upstream(), traffic.downstream()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_cuts_it_later_is_heard_after_bytes_have_moved() {
+        let ((mut caller, downstream), (mut endpoint, upstream)) = (pair().await, pair().await);
+        let (tell, mut told) = tokio::sync::watch::channel(false);
+        let task = tokio::spawn(async move {
+            let cut = async move { told.wait_for(|told| *told).await.map(|_| ()) };
+            splice(downstream, upstream, (Duration::from_secs(60), cut), &Traffic::default()).await
+        });
+        for _ in 0..3 {
+            caller.write_all(b"x").await.expect("sent");
+            endpoint.read_exact(&mut [0]).await.expect("received");
+        }
+        tell.send(true).expect("somebody listens");
+        assert!(matches!(task.await.expect("no panic"), Err(SpliceError::Cut(Ok(())))));
     }
 
     #[tokio::test]

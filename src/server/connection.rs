@@ -1,7 +1,10 @@
 //! One downstream connection, from the accepted socket to its end.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::uri::Scheme;
@@ -16,6 +19,7 @@ use super::directory::Directory;
 use crate::base::drain::{Notice, Watch};
 use crate::base::pressure::PressureWatch;
 use crate::base::task;
+use crate::base::wake::WakeFlag;
 use crate::codec::{Handler as _, ServerOptions, h1, h2, h3};
 use crate::net::ConnInfo;
 use crate::net::io::Io;
@@ -126,10 +130,13 @@ pub(super) async fn serve<F: ConnectionFactory>(
     if let Some(tunnel) = tunnel {
         // A task of its own, and a smaller one: this one is as large as all that a connection of requests may need.
         drop(task::spawn("tunnel", async move {
-            tokio::select! {
-                () = tunnel => {}
-                _ = closed.wait_for(|closed| *closed) => {}
-            }
+            let (mut tunnel, mut cut) = (pin!(tunnel), pin!(closed.wait_for(|closed| *closed)));
+            let mut cuts = WakeFlag::default();
+            poll_fn(|cx| match cuts.take(cx) {
+                Some(waker) if cut.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() => Poll::Ready(()),
+                _ => tunnel.as_mut().poll(cx),
+            })
+            .await;
             drop((open, presence));
         }));
         return;

@@ -1,5 +1,6 @@
 //! Read and write buffers of a connection. Both give their memory back when the connection is idle.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -7,10 +8,15 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead as _, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::base::limits;
 use crate::net::io::Io;
+
+thread_local! {
+    /// Where little is read to. Nothing stays in it between two calls.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; limits::H1_READ_BUFFER].into_boxed_slice());
+}
 
 /// Bytes read and not yet understood. Reads grow from 8 KiB to 64 KiB while the peer fills them.
 #[derive(Debug)]
@@ -45,6 +51,26 @@ impl ReadBuffer {
         Poll::Ready(Ok(n))
     }
 
+    /// Whether the peer fills more than the smallest read.
+    pub(super) fn is_filled(&self) -> bool {
+        self.next > limits::H1_READ_BUFFER
+    }
+
+    /// Reads once, from a peer that sends little at a time and of which nothing is held: the bytes, in memory of just
+    /// their size, so that what waits for them needs none. Empty at the end of the stream.
+    pub(super) fn poll_little(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        debug_assert!(self.bytes.is_empty(), "what was read before comes first");
+        self.rest();
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(io).poll_read(cx, &mut buffer))?;
+            if buffer.remaining() == 0 {
+                self.next = limits::H1_READ_BUFFER * 2;
+            }
+            Poll::Ready(Ok(Bytes::copy_from_slice(buffer.filled())))
+        })
+    }
+
     /// Whether it holds memory.
     pub(super) fn is_held(&self) -> bool {
         self.bytes.capacity() > 0
@@ -76,6 +102,8 @@ impl ReadBuffer {
 /// vectored.
 #[derive(Debug, Default)]
 pub(super) struct WriteBuffer {
+    /// What comes alone needs no queue.
+    first: Bytes,
     queue: VecDeque<Bytes>,
     queued: usize,
     tail: BytesMut,
@@ -103,7 +131,11 @@ impl WriteBuffer {
             self.queue.push_back(self.tail.split().freeze());
         }
         self.queued += data.len();
-        self.queue.push_back(data);
+        if self.queued == data.len() {
+            self.first = data;
+        } else {
+            self.queue.push_back(data);
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -117,14 +149,15 @@ impl WriteBuffer {
     /// Writes once. `Ok(0)` never comes: it is an error here.
     pub(super) fn poll_write(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         const SLICES: usize = 16;
-        let n = if self.queue.is_empty() {
+        let n = if self.queued == 0 {
             ready!(Pin::new(io).poll_write(cx, &self.tail))?
-        } else if self.queue.len() == 1 && self.tail.is_empty() {
-            ready!(Pin::new(io).poll_write(cx, &self.queue[0]))?
+        } else if self.len() == self.first.len() {
+            ready!(Pin::new(io).poll_write(cx, &self.first))?
         } else {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let mut used = 0;
-            for (slice, bytes) in slices.iter_mut().zip(&self.queue) {
+            let queued = Some(&self.first).filter(|first| !first.is_empty()).into_iter().chain(&self.queue);
+            for (slice, bytes) in slices.iter_mut().zip(queued) {
                 *slice = IoSlice::new(bytes);
                 used += 1;
             }
@@ -156,12 +189,20 @@ impl WriteBuffer {
 
     /// Gives the memory back if nothing is in it.
     pub(super) fn release(&mut self) {
-        if self.is_empty() {
+        if self.is_held() && self.is_empty() {
             *self = Self::default();
         }
     }
 
     fn consume(&mut self, mut n: usize) {
+        if n < self.first.len() {
+            self.first.advance(n);
+            self.queued -= n;
+            return;
+        }
+        n -= self.first.len();
+        self.queued -= self.first.len();
+        self.first = Bytes::new();
         while let Some(front) = self.queue.front_mut() {
             if n < front.len() {
                 front.advance(n);
@@ -176,5 +217,120 @@ impl WriteBuffer {
         if self.tail.is_empty() {
             self.tail.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, Io) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let peer = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+        let (stream, _) = listener.accept().await.expect("a connection");
+        (peer, Io::tcp(stream))
+    }
+
+    #[tokio::test]
+    async fn little_is_read_into_memory_of_its_size() {
+        let (mut peer, mut io) = pair().await;
+        let mut read = ReadBuffer::default();
+        for message in [&b"one"[..], b"and another"] {
+            peer.write_all(message).await.expect("sent");
+            assert_eq!(poll_fn(|cx| read.poll_little(&mut io, cx)).await.expect("read"), message);
+            assert!(!read.is_held() && !read.is_filled());
+        }
+        drop(peer);
+        assert!(poll_fn(|cx| read.poll_little(&mut io, cx)).await.expect("the end").is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_fills_the_smallest_read_is_given_more_until_it_does_not() {
+        let (_peer, mut io) = pair().await;
+        let mut read = ReadBuffer::default();
+        io.unread(Bytes::from(vec![7; limits::H1_READ_BUFFER]));
+        let piece = poll_fn(|cx| read.poll_little(&mut io, cx)).await.expect("read");
+        assert_eq!((piece.len(), read.is_filled()), (limits::H1_READ_BUFFER, true));
+        read.adapt(100);
+        assert!(!read.is_filled());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Head(usize),
+        Shared(usize),
+        Consume(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (1usize..40).prop_map(Step::Head),
+            (1usize..40).prop_map(Step::Shared),
+            (1usize..100).prop_map(Step::Consume),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_queued_leaves_in_order(steps in proptest::collection::vec(step(), 1..60)) {
+            let mut next = 0u8;
+            let mut some = |n: usize| -> Vec<u8> {
+                (0..n).map(|_| { next = next.wrapping_add(1); next }).collect()
+            };
+            let (mut buffer, mut expected) = (WriteBuffer::default(), VecDeque::new());
+            for step in steps {
+                match step {
+                    Step::Head(n) => {
+                        let bytes = some(n);
+                        buffer.head_mut().extend_from_slice(&bytes);
+                        expected.extend(bytes);
+                    }
+                    Step::Shared(n) => {
+                        let bytes = some(n);
+                        buffer.push_shared(bytes.clone().into());
+                        expected.extend(bytes);
+                    }
+                    Step::Consume(n) => {
+                        let n = n.min(expected.len());
+                        buffer.consume(n);
+                        expected.drain(..n);
+                    }
+                }
+                prop_assert_eq!(buffer.len(), expected.len());
+                let slices = std::iter::once(&buffer.first[..])
+                    .chain(buffer.queue.iter().map(|bytes| &bytes[..]))
+                    .chain([&buffer.tail[..]]);
+                prop_assert_eq!(slices.flatten().copied().collect::<VecDeque<u8>>(), expected.clone());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn one_piece_and_several_are_written_alike() {
+        use tokio::io::AsyncReadExt as _;
+        let (mut peer, mut io) = pair().await;
+        let mut buffer = WriteBuffer::default();
+        let mut written = Vec::new();
+        for pieces in [&["alone"][..], &["first", "second", "third"], &["again"]] {
+            for piece in pieces {
+                buffer.push_shared(Bytes::from_static(piece.as_bytes()));
+                written.extend_from_slice(piece.as_bytes());
+            }
+            buffer.head_mut().extend_from_slice(b"|");
+            written.push(b'|');
+            poll_fn(|cx| buffer.poll_flush(&mut io, cx)).await.expect("written");
+            buffer.release();
+            assert!(buffer.is_empty() && !buffer.is_held());
+        }
+        drop(io);
+        let mut heard = Vec::new();
+        peer.read_to_end(&mut heard).await.expect("to the end");
+        assert_eq!(heard, written);
     }
 }

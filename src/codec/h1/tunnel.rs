@@ -72,6 +72,7 @@ fn poll_down<B: PollBody>(
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), BodyError>> {
     loop {
+        // Whether there is no more: whoever has it will wake us.
         let mut waits = false;
         while *down == Down::Open && shared.connection.lock().write.len() < limits::H1_WRITE_HIGH_WATER {
             match body.poll_frame(cx) {
@@ -86,7 +87,7 @@ fn poll_down<B: PollBody>(
             }
         }
         // Not within the match: the body takes the lock as well.
-        let wrote = poll_write(&mut shared.connection.lock(), down, cx);
+        let wrote = poll_write(&mut shared.connection.lock(), (down, waits), cx);
         match wrote {
             Poll::Ready(Ok(Wrote::Some)) => {}
             Poll::Ready(Ok(Wrote::All)) => return Poll::Pending,
@@ -110,11 +111,17 @@ enum Wrote {
     End,
 }
 
-fn poll_write(connection: &mut Connection, down: &mut Down, cx: &mut Context<'_>) -> Poll<Result<Wrote, BodyError>> {
+fn poll_write(
+    connection: &mut Connection,
+    (down, waits): (&mut Down, bool),
+    cx: &mut Context<'_>,
+) -> Poll<Result<Wrote, BodyError>> {
     let Connection { io, write, .. } = connection;
     if !write.is_empty() {
         ready!(write.poll_write(io, cx))?;
-        return Poll::Ready(Ok(Wrote::Some));
+        if !waits || !write.is_empty() {
+            return Poll::Ready(Ok(Wrote::Some));
+        }
     }
     write.release();
     Poll::Ready(Ok(match down {
@@ -185,6 +192,8 @@ pub struct ClientTunnel {
     write: WriteBuffer,
     upload: Body,
     up: Up,
+    /// Pieces that came down since the way up had its turn.
+    since_up: u32,
     down_ended: bool,
     _guard: Box<dyn Send + Sync>,
 }
@@ -212,18 +221,19 @@ impl ClientTunnel {
     /// Of a connection that has answered so.
     pub(super) fn of(connection: ClientConn, upload: Body) -> Self {
         let ClientConn { io, read, write, guard, .. } = connection;
-        Self { io, read, write, upload, up: Up::Open, down_ended: false, _guard: guard }
+        Self { io, read, write, upload, up: Up::Open, since_up: 0, down_ended: false, _guard: guard }
     }
 
     /// A connection that was never anything else. `guard` lives as long as it does.
     #[must_use]
     pub fn over(io: Io, guard: Box<dyn Send + Sync>, upload: Body) -> Self {
         let (read, write) = (ReadBuffer::default(), WriteBuffer::default());
-        Self { io, read, write, upload, up: Up::Open, down_ended: false, _guard: guard }
+        Self { io, read, write, upload, up: Up::Open, since_up: 0, down_ended: false, _guard: guard }
     }
 
     /// Moves the way up as far as it goes in one turn. An error is the caller's.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        self.since_up = 0;
         let Self { io, write, .. } = self;
         let mut moves = 0;
         loop {
@@ -245,7 +255,14 @@ impl ClientTunnel {
             }
             let polled = if !write.is_empty() {
                 moves += 1;
-                write.poll_write(io, cx).map_ok(|_| ())
+                let polled = write.poll_write(io, cx).map_ok(|_| ());
+                if waits && write.is_empty() && matches!(polled, Poll::Ready(Ok(()))) {
+                    // Whoever has more will wake us.
+                    write.release();
+                    let _ = Pin::new(&mut *io).poll_flush(cx);
+                    return Ok(());
+                }
+                polled
             } else if self.up == Up::Ending {
                 Pin::new(&mut *io).poll_shutdown(cx).map_ok(|()| self.up = Up::Ended)
             } else {
@@ -278,20 +295,31 @@ impl PollBody for ClientTunnel {
         if self.down_ended {
             return Poll::Ready(None);
         }
+        // Whoever is given a piece asks for the next one, or for progress: the way up has its turn then, and while one
+        // follows the other here.
+        if self.since_up >= limits::MOVES
+            && let Err(error) = self.poll_up(cx)
+        {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let polled = poll_bytes(&mut self.read, &mut self.io, cx);
+        match polled {
+            Poll::Ready(Some(Ok(data))) => {
+                self.since_up += 1;
+                return Poll::Ready(Some(Ok(Frame::Data(data))));
+            }
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+            Poll::Ready(None) | Poll::Pending => {}
+        }
         if let Err(error) = self.poll_up(cx) {
             return Poll::Ready(Some(Err(error)));
         }
-        match ready!(poll_bytes(&mut self.read, &mut self.io, cx)) {
-            Some(Ok(data)) => Poll::Ready(Some(Ok(Frame::Data(data)))),
-            Some(Err(error)) => Poll::Ready(Some(Err(error))),
-            None => {
-                self.down_ended = true;
-                Poll::Ready(match self.up {
-                    Up::Failed(kind) => Some(Err(BodyError::Io(kind))),
-                    Up::Open | Up::Ending | Up::Ended => None,
-                })
-            }
-        }
+        ready!(polled);
+        self.down_ended = true;
+        Poll::Ready(match self.up {
+            Up::Failed(kind) => Some(Err(BodyError::Io(kind))),
+            Up::Open | Up::Ending | Up::Ended => None,
+        })
     }
 
     fn poll_progress(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
@@ -332,6 +360,13 @@ fn poll_bytes(read: &mut ReadBuffer, io: &mut Io, cx: &mut Context<'_>) -> Poll<
         if !read.bytes.is_empty() {
             return Poll::Ready(Some(Ok(read.bytes.split().freeze())));
         }
+        if !read.is_filled() {
+            return read.poll_little(io, cx).map(|result| match result {
+                Ok(bytes) if bytes.is_empty() => None,
+                Ok(bytes) => Some(Ok(bytes)),
+                Err(error) => Some(Err(BodyError::Io(error.kind()))),
+            });
+        }
         if io.poll_read_ready(cx).is_pending() {
             read.rest();
             return Poll::Pending;
@@ -345,5 +380,32 @@ fn poll_bytes(read: &mut ReadBuffer, io: &mut Io, cx: &mut Context<'_>) -> Poll<
                 return Poll::Pending;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_way_up_has_its_turn_while_pieces_come_down_without_a_pause() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let mut server = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let mut io = Io::tcp(stream);
+        io.unread(Bytes::from(vec![7; 4 << 20]));
+        let upload = Body::Full(Bytes::from_static(b"heard"));
+        let mut tunnel = ClientTunnel::over(io, Box::new(()), upload);
+        for _ in 0..=limits::MOVES {
+            let piece = poll_fn(|cx| Poll::Ready(tunnel.poll_frame(cx))).await;
+            assert!(matches!(piece, Poll::Ready(Some(Ok(Frame::Data(_))))), "{piece:?}");
+        }
+        assert_eq!(tunnel.up, Up::Ended);
+        let mut heard = [0; 5];
+        server.read_exact(&mut heard).await.expect("received");
+        assert_eq!(&heard, b"heard");
     }
 }

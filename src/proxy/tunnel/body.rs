@@ -17,6 +17,7 @@ use super::{Asked, Kind, Place};
 use crate::base::drain::{Notice, Watch};
 use crate::base::limits;
 use crate::base::timer::Deadline;
+use crate::base::wake::WakeFlag;
 use crate::codec::tunnel::WayUp;
 use crate::codec::websocket::{self, Frames, From, close_frame};
 use crate::codec::{Body, BodyError, Frame, PollBody};
@@ -39,6 +40,8 @@ pub struct TunnelBody {
     over_at: Option<Instant>,
     drain: Option<Drain>,
     timer: Deadline,
+    /// Raised, while the tunnel is open, by whatever may have to end it.
+    ends: WakeFlag,
     /// Something moved since the clock was last read.
     moved: bool,
     /// Pieces that came since it was last looked whether the time is over.
@@ -135,6 +138,7 @@ impl TunnelBody {
             over_at: age.and_then(|age| now.checked_add(age)),
             drain,
             timer: Deadline::default(),
+            ends: WakeFlag::default(),
             moved: false,
             unwatched: 0,
             last_moved: now,
@@ -206,6 +210,19 @@ impl TunnelBody {
             self.received = received;
             self.last_moved = Instant::now();
         }
+        if self.phase != Phase::Open {
+            return self.poll_ends(cx);
+        }
+        // While it is open its ends only move later, and each of them wakes us: whoever is woken by bytes need not ask.
+        let Some(waker) = self.ends.take(cx) else { return Poll::Pending };
+        let polled = self.poll_ends(&mut Context::from_waker(&waker));
+        if polled.is_ready() {
+            self.ends.reset();
+        }
+        polled
+    }
+
+    fn poll_ends(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
         loop {
             let (at, due) = match self.phase {
                 Phase::Open | Phase::Down { until: None } => {

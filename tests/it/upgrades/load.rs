@@ -60,6 +60,49 @@ async fn flood(addr: SocketAddr) -> (Duration, u64) {
     (began.elapsed(), received)
 }
 
+/// A server that floods whoever connects until it hears a byte from it.
+fn flooding_until_told() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            thread::spawn(move || {
+                let mut sending = stream.try_clone().expect("another handle");
+                let writer = thread::spawn(move || {
+                    let block = vec![0; 256 * 1024];
+                    while sending.write_all(&block).is_ok() {}
+                });
+                let told = stream.read_exact(&mut [0]);
+                stream.shutdown(Shutdown::Both).ok();
+                writer.join().expect("no panic");
+                told
+            });
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn a_caller_is_heard_while_its_server_floods_it() {
+    let config = Config::to("http1", &[flooding_until_told()]).listener("upgrades: { connect: tunnel }");
+    let proxy = Proxy::start(&config).await;
+    let mut stream = tokio::net::TcpStream::connect(proxy.addr()).await.expect("a connection");
+    tokio::io::AsyncWriteExt::write_all(&mut stream, b"CONNECT a.example:443 HTTP/1.1\r\nhost: a.example:443\r\n\r\n")
+        .await
+        .expect("sent");
+    within(PATIENCE, "an answer", websocket::read_head(&mut stream)).await.expect("an answer");
+    let mut stream = stream.into_std().expect("a socket");
+    stream.set_nonblocking(false).expect("set");
+    let received = tokio::task::spawn_blocking(move || {
+        // In the middle of the flood.
+        stream.read_exact(&mut vec![0; 8 << 20]).expect("a flood");
+        stream.write_all(b"x").expect("sent");
+        drain(stream)
+    });
+    // It ends, because the server was told.
+    within(PATIENCE, "the end of the flood", received).await.expect("no panic");
+}
+
 #[tokio::test]
 async fn a_tunnel_under_full_load_ends_at_its_age() {
     let last = Config::to("http1", &[flooding()]).listener("upgrades: { connect: tunnel, maxDuration: 1s }");
