@@ -42,7 +42,7 @@ pub(super) fn start<H: Handler>(
             task::spawn("h2_exchange", Box::pin(answer(Arc::clone(handler), Arc::clone(haste), request, respond)));
         }
         Err(Rejected::Refused(refusal) | Rejected::Unsound(refusal)) => {
-            if let Some(pump) = begin(&mut respond, handler.refuse(refusal), Asked::Anything) {
+            if let Ok(Some(pump)) = begin(&mut respond, handler.refuse(refusal), Asked::Anything) {
                 task::spawn("h2_refusal", finish(pump, Asked::Anything));
             }
         }
@@ -66,8 +66,13 @@ pub(super) fn answer<H: Handler>(
             let mut handling = pin!(handler.handle(request, &caller));
             poll_fn(|cx| {
                 if let Poll::Ready(response) = handling.as_mut().poll(cx) {
-                    haste.note_request();
-                    return Poll::Ready(begin(&mut caller.stream.lock(), response, asked));
+                    let begun = begin(&mut caller.stream.lock(), response, asked);
+                    match begun {
+                        Ok(_) => haste.note_request(),
+                        // The handler noticed first, by the body.
+                        Err(Gone) => haste.note_cancel(now() - started),
+                    }
+                    return Poll::Ready(begun.ok().flatten());
                 }
                 // After the handler: sending a 1xx replaces the waker that was registered here.
                 caller.stream.lock().poll_reset(cx).map(|_| {
@@ -83,8 +88,15 @@ pub(super) fn answer<H: Handler>(
     }
 }
 
+/// The caller has left before there was an answer.
+struct Gone;
+
 /// Sends the head of a response. What is left to do, if anything is.
-fn begin<B: PollBody>(respond: &mut SendResponse<Bytes>, response: Response<B>, asked: Asked) -> Option<Pump<B>> {
+fn begin<B: PollBody>(
+    respond: &mut SendResponse<Bytes>,
+    response: Response<B>,
+    asked: Asked,
+) -> Result<Option<Pump<B>>, Gone> {
     let Response { mut head, body } = response;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         // RFC 8441 section 5: this is how HTTP/2 agrees.
@@ -97,9 +109,8 @@ fn begin<B: PollBody>(respond: &mut SendResponse<Bytes>, response: Response<B>, 
     *message.headers_mut() = head.headers;
     fields::make_sendable(message.headers_mut());
     match respond.send_response(message, end) {
-        Ok(stream) if !end => Some(Pump::new(stream, body)),
-        // Complete, or the caller has left.
-        Ok(_) | Err(_) => None,
+        Ok(stream) => Ok((!end).then(|| Pump::new(stream, body))),
+        Err(_) => Err(Gone),
     }
 }
 

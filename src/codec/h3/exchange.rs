@@ -163,6 +163,7 @@ async fn answer<H: Handler>(
             let answered = handling.as_mut().poll(cx);
             // Whatever the handler made of it: a malformed request is no request (RFC 9114 section 4.1.2).
             if let Some(fault) = inbound.lock().fault() {
+                haste.note_cancel(now() - started);
                 caller.out.lock().reset(code_of(fault));
                 return Poll::Ready(None);
             }

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc};
 use super::support::*;
 use crate::base::drain::Drain;
 use crate::base::limits;
-use crate::codec::body::{Body, Frame};
+use crate::codec::body::{Body, Frame, PollBody};
 use crate::codec::h2::{now, serve};
 
 #[tokio::test(start_paused = true)]
@@ -199,6 +199,39 @@ async fn a_caller_that_cancels_what_it_has_just_asked_for_is_sent_away_and_nobod
     go.notify_one();
     assert_eq!(slow.await.expect("a response").status(), StatusCode::OK);
     within(down.driver).await.expect("runs").expect("clean");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_cancels_uploads_is_sent_away_though_they_are_answered_at_once() {
+    let (comes, mut came) = mpsc::unbounded_channel();
+    let down = downstream(handler(move |mut request, _| {
+        let _ = comes.send(());
+        Box::pin(async move {
+            // As where an upload to an upstream fails.
+            let failed = std::future::poll_fn(|cx| request.body.poll_frame(cx)).await;
+            assert!(matches!(failed, Some(Err(_))), "{failed:?}");
+            ok(Body::Empty)
+        })
+    }))
+    .await;
+    let mut cancelled = 0;
+    let end = loop {
+        let mut client = match down.client.clone().ready().await {
+            Ok(client) => client,
+            Err(error) => break error,
+        };
+        let (response, mut stream) = match client.send_request(post("/"), false) {
+            Ok(sent) => sent,
+            Err(error) => break error,
+        };
+        came.recv().await.expect("it comes");
+        stream.send_reset(Reason::CANCEL);
+        drop(response);
+        cancelled += 1;
+        assert!(cancelled < 2 * limits::HASTY_CANCELS, "it goes on");
+    };
+    assert!(cancelled >= limits::HASTY_CANCELS, "{cancelled}");
+    assert!(end.is_go_away() && end.reason() == Some(Reason::NO_ERROR), "{end:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::support::*;
 use crate::base::limits;
-use crate::codec::body::Body;
+use crate::codec::body::{Body, PollBody};
 use crate::codec::h3::code::Code;
 use crate::codec::h3::control::{Control, Event};
 use crate::codec::h3::frames::Side;
@@ -120,21 +120,42 @@ async fn a_connection_retires_by_age() {
 
 #[tokio::test]
 async fn a_caller_that_cancels_what_it_has_just_asked_for_is_sent_away() {
+    cancels(true).await;
+}
+
+#[tokio::test]
+async fn a_caller_that_cancels_uploads_is_sent_away_though_they_are_answered_at_once() {
+    cancels(false).await;
+}
+
+/// Cancels requests that are never answered, or uploads that are answered when they fail.
+async fn cancels(whole: bool) {
     let (comes, mut came) = tokio::sync::mpsc::unbounded_channel();
-    let down = downstream(handler(move |_, _| {
+    let down = downstream(handler(move |mut request, _| {
         let _ = comes.send(());
-        Box::pin(std::future::pending())
+        Box::pin(async move {
+            if whole {
+                std::future::pending::<()>().await;
+            }
+            let failed = std::future::poll_fn(|cx| request.body.poll_frame(cx)).await;
+            assert!(matches!(failed, Some(Err(_))), "{failed:?}");
+            ok(Body::Empty)
+        })
     }))
     .await;
     let mut listening = Listening::on(&down).await;
-    let ask = get("/");
+    let ask = if whole { get("/") } else { request("POST", "/", &[]) };
+    let open = async || if whole { down.ask(&ask).await } else { down.open(&ask).await };
     let mut cancelled = 0;
     let told = loop {
         tokio::select! {
             biased;
             told = listening.next() => break told,
-            stream = down.ask(&ask) => {
+            mut stream = open() => {
                 within(came.recv()).await.expect("it comes");
+                if !whole {
+                    stream.out.reset(0x10c_u32.into()).expect("it is open");
+                }
                 drop(stream);
                 cancelled += 1;
             }
