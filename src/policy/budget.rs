@@ -9,10 +9,12 @@ use std::time::Instant;
 
 use outrigger_config::model::RetryBudget;
 
+use crate::base::clock;
+
 /// What a cluster has used, shared by all workers. Lock-free; a deposit is one atomic operation.
 #[derive(Debug)]
 pub struct BudgetUsage {
-    epoch: Instant,
+    epoch: u64,
     buckets: [Bucket; WINDOW as usize],
 }
 
@@ -29,7 +31,7 @@ impl BudgetUsage {
     /// Nothing used yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { epoch: now, buckets: Default::default() }
+        Self { epoch: clock::nanos(now), buckets: Default::default() }
     }
 
     /// Counts a request (once, not its retries).
@@ -95,7 +97,7 @@ impl BudgetUsage {
 
     /// Seconds since the start, wrapping after 136 years.
     fn second(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.epoch).as_secs() & COUNT
+        (clock::nanos(now).saturating_sub(self.epoch) / 1_000_000_000) & COUNT
     }
 
     fn bucket(&self, second: u64) -> &Bucket {

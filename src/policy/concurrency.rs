@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use outrigger_config::model::AdaptiveConcurrency;
 
+use crate::base::clock;
+
 /// The limit of one cluster and what it was learned from.
 #[derive(Debug, Clone)]
 pub struct Concurrency {
@@ -80,10 +82,11 @@ struct Fall {
 /// What was seen since the limit was last looked at.
 #[derive(Debug, Clone, Default)]
 struct Window {
-    began: Option<Instant>,
+    /// See [`clock::nanos`].
+    began: Option<u64>,
     /// Seconds. Every `stride`-th.
     latencies: Vec<f32>,
-    stride: u32,
+    stride: Stride,
     answered: u32,
     overloaded: u32,
     pressed: bool,
@@ -196,17 +199,16 @@ impl Concurrency {
     pub fn observe(&mut self, settings: &AdaptiveConcurrency, sample: Sample, pressed: bool, now: Instant) -> bool {
         self.window.pressed |= pressed;
         let (Sample::Answered(took) | Sample::Unanswered(took) | Sample::Overloaded(took)) = sample;
-        let since = *self.since.get_or_insert(now + WINDOW + took * 3);
+        let since = *self.since.get_or_insert_with(|| now + WINDOW + took * 3);
         if now < since {
             return false;
         }
-        let seconds = took.as_secs_f64();
         match sample {
-            Sample::Answered(_) => self.window.add(seconds, now),
+            Sample::Answered(_) => self.window.add(took, now),
             Sample::Unanswered(_) => {
                 // Only one that is late already says something.
-                if self.baseline.is_some_and(|baseline| seconds > baseline * tolerated(settings)) {
-                    self.window.add(seconds, now);
+                if self.baseline.is_some_and(|baseline| took.as_secs_f64() > baseline * tolerated(settings)) {
+                    self.window.add(took, now);
                 }
             }
             Sample::Overloaded(_) => self.window.fail(now),
@@ -361,6 +363,20 @@ impl Concurrency {
     }
 }
 
+/// One of so many, which are a power of two.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stride(u32);
+
+impl Stride {
+    fn takes(self, nth: u32) -> bool {
+        nth & self.0 == 0
+    }
+
+    fn double(&mut self) {
+        self.0 = self.0 << 1 | 1;
+    }
+}
+
 impl Fall {
     /// A window of the fall, newer ones weighing more.
     fn add(&mut self, x: f64, y: f64) {
@@ -379,38 +395,42 @@ impl Fall {
     }
 }
 
+const fn nanos(duration: Duration) -> u64 {
+    duration.as_nanos() as u64
+}
+
 fn tolerated(settings: &AdaptiveConcurrency) -> f64 {
     1.0 + f64::from(settings.tolerance) / 100.0
 }
 
 impl Window {
-    fn add(&mut self, seconds: f64, now: Instant) {
-        self.began.get_or_insert(now);
+    fn add(&mut self, took: Duration, now: Instant) {
+        self.began.get_or_insert_with(|| clock::nanos(now));
         self.answered += 1;
-        self.stride = self.stride.max(1);
-        if !self.answered.is_multiple_of(self.stride) {
+        if !self.stride.takes(self.answered) {
             return;
         }
-        self.latencies.push(seconds.max(SHORTEST) as f32);
+        self.latencies.push(took.as_secs_f64().max(SHORTEST) as f32);
         if self.latencies.len() == KEPT {
             let mut at = 0;
             self.latencies.retain(|_| {
                 at += 1;
                 at % 2 == 0
             });
-            self.stride *= 2;
+            self.stride.double();
         }
     }
 
     fn fail(&mut self, now: Instant) {
-        self.began.get_or_insert(now);
+        self.began.get_or_insert_with(|| clock::nanos(now));
         self.overloaded += 1;
     }
 
     fn is_complete(&self, enough: usize, now: Instant) -> bool {
         let Some(began) = self.began else { return false };
-        let (age, samples) = (now.saturating_duration_since(began), self.latencies.len() + self.overloaded as usize);
-        age >= WINDOW && samples >= enough || age >= LONG_WINDOW && samples >= SAMPLES / 2
+        let age = clock::nanos(now).saturating_sub(began);
+        let samples = self.latencies.len() + self.overloaded as usize;
+        age >= nanos(WINDOW) && samples >= enough || age >= nanos(LONG_WINDOW) && samples >= SAMPLES / 2
     }
 
     fn failed(&self) -> f64 {

@@ -11,6 +11,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::base::clock;
+
 /// The expectation of one endpoint, shared by all workers.
 ///
 /// Value and time stand in one word, so that readers never see one without the other. Updates of several workers
@@ -20,14 +22,14 @@ pub struct AtomicEwma {
     /// Upper half: the expectation in seconds, as `f32`. Lower half: when, in milliseconds after `epoch`, wrapping
     /// after 49 days; a value exactly that old would read as fresh.
     state: AtomicU64,
-    epoch: Instant,
+    epoch: u64,
 }
 
 impl AtomicEwma {
     /// Starts with an expectation: that of its peers ([`median_cost`]), or [`INITIAL_COST`] without any.
     #[must_use]
     pub fn new(seconds: f64, now: Instant) -> Self {
-        Self { state: AtomicU64::new(State { seconds: seconds as f32, millis: 0 }.pack()), epoch: now }
+        Self { state: AtomicU64::new(State { seconds: seconds as f32, millis: 0 }.pack()), epoch: clock::nanos(now) }
     }
 
     /// An answer took this long.
@@ -84,7 +86,7 @@ impl AtomicEwma {
 
     fn millis(&self, now: Instant) -> u32 {
         // Wrapping is meant.
-        now.saturating_duration_since(self.epoch).as_millis() as u32
+        (clock::nanos(now).saturating_sub(self.epoch) / 1_000_000) as u32
     }
 }
 

@@ -30,7 +30,7 @@ pub fn share(limit: u32, class: Criticality, others: bool) -> u32 {
 #[derive(Debug)]
 pub struct Demand {
     since: Instant,
-    admitted_before: u64,
+    admitted_before: u32,
     refused: u64,
     /// Asked for to let in, of the second before.
     times: f64,
@@ -45,12 +45,13 @@ impl Demand {
         Self { since: now, admitted_before: 0, refused: 0, times: 1.0, rate: 0.0 }
     }
 
-    /// A request is refused, of which `waiting` others are in a queue and `admitted` were let in since the beginning.
+    /// A request is refused, of which `waiting` others are in a queue and `admitted` were let in since the beginning
+    /// (wrapping).
     /// When it is worth asking again: if all who were refused came back within this time, there would be room for them.
-    pub fn refuse(&mut self, waiting: usize, admitted: u64, now: Instant) -> Duration {
+    pub fn refuse(&mut self, waiting: usize, admitted: u32, now: Instant) -> Duration {
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed >= SECOND {
-            let let_in = admitted.saturating_sub(self.admitted_before) as f64;
+            let let_in = f64::from(admitted.wrapping_sub(self.admitted_before));
             self.times = 1.0 + self.refused as f64 / let_in.max(1.0);
             self.rate = let_in / elapsed.as_secs_f64();
             (self.since, self.admitted_before, self.refused) = (now, admitted, 0);

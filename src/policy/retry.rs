@@ -226,13 +226,23 @@ pub struct Repeatable {
 /// connection or stream that failed, `deadline-exceeded` a timeout.
 #[must_use]
 pub fn decide(policy: &Retry, attempts: &Attempts, request: Repeatable, outcome: Outcome) -> Verdict {
+    decide_where(policy, attempts, request, (outcome, || is_covered(policy, outcome)))
+}
+
+/// The same, where it is known whether the rule counts the outcome.
+fn decide_where(
+    policy: &Retry,
+    attempts: &Attempts,
+    request: Repeatable,
+    (outcome, is_covered): (Outcome, impl FnOnce() -> bool),
+) -> Verdict {
     let free = attempts.free == Free::Left && is_free(outcome, request.idempotency);
     let unsafe_to_repeat = outcome.reached() && request.idempotency == Idempotency::NotIdempotent;
     if outcome == Outcome::Forbidden {
         Verdict::Done(Why::Forbidden)
     } else if outcome == Outcome::RetriedBelow {
         Verdict::Done(Why::RetriedBelow)
-    } else if !free && !is_covered(policy, outcome) {
+    } else if !free && !is_covered() {
         Verdict::Done(Why::NotCovered)
     } else if !free && unsafe_to_repeat && !policy.non_idempotent {
         Verdict::Done(Why::NotIdempotent)
@@ -252,20 +262,31 @@ pub fn decide(policy: &Retry, attempts: &Attempts, request: Repeatable, outcome:
 /// Whether the rule counts an outcome as a reason to try again.
 #[must_use]
 pub fn is_covered(policy: &Retry, outcome: Outcome) -> bool {
-    policy.attempts.value > 0 && (outcome == Outcome::Header || policy.on.iter().any(|on| covers(*on, outcome)))
+    if policy.attempts.value == 0 {
+        return false;
+    }
+    match outcome {
+        Outcome::Header => true,
+        // Of nearly all requests, and so without what is asked of other outcomes. No rule names one that is no error.
+        Outcome::Status(status) => status >= 400 && policy.on.iter().any(|on| covers_status(*on, status)),
+        _ => policy.on.iter().any(|on| covers(*on, outcome)),
+    }
 }
 
 /// Whether it is worth holding the head of an answer back until its first frame shows how it goes on: a status in
 /// trailers before any message could be tried again now, or it must be said that it was.
 #[must_use]
 pub fn is_worth_holding(policy: &Retry, attempts: &Attempts, request: Repeatable) -> bool {
-    policy.on.iter().any(|on| match on {
-        RetryOn::Grpc(code) => matches!(
-            decide(policy, attempts, request, Outcome::Grpc(*code)),
-            Verdict::RetryCharged { .. } | Verdict::Done(Why::Exhausted)
-        ),
-        _ => false,
-    })
+    // A code is as good as another: none is free, and a rule that has one counts it.
+    let Some(code) = policy.on.iter().find_map(|on| match on {
+        RetryOn::Grpc(code) => Some(*code),
+        _ => None,
+    }) else {
+        return false;
+    };
+    let counts = policy.attempts.value > 0;
+    let verdict = decide_where(policy, attempts, request, (Outcome::Grpc(code), || counts));
+    matches!(verdict, Verdict::RetryCharged { .. } | Verdict::Done(Why::Exhausted))
 }
 
 /// Whether a response has a header that the rule names as a reason to try again.
@@ -319,14 +340,19 @@ pub(super) fn covers(on: RetryOn, outcome: Outcome) -> bool {
             },
             RetryOn::ConnectFailure | RetryOn::RefusedStream | RetryOn::Status(_) => false,
         },
-        Outcome::Status(status) => match on {
-            RetryOn::GatewayError => matches!(status, 502..=504),
-            RetryOn::ServerError => matches!(status, 500..=599),
-            RetryOn::Status(wanted) => status == wanted,
-            RetryOn::ConnectFailure | RetryOn::RefusedStream | RetryOn::Reset | RetryOn::Grpc(_) => false,
-        },
+        Outcome::Status(status) => covers_status(on, status),
         Outcome::Grpc(code) => on == RetryOn::Grpc(code),
         Outcome::Header | Outcome::Forbidden | Outcome::RetriedBelow => false,
+    }
+}
+
+#[inline]
+fn covers_status(on: RetryOn, status: u16) -> bool {
+    match on {
+        RetryOn::GatewayError => matches!(status, 502..=504),
+        RetryOn::ServerError => matches!(status, 500..=599),
+        RetryOn::Status(wanted) => status == wanted,
+        RetryOn::ConnectFailure | RetryOn::RefusedStream | RetryOn::Reset | RetryOn::Grpc(_) => false,
     }
 }
 

@@ -64,8 +64,8 @@ pub struct Shed {
 /// The places of a cluster: part of its state, which outlives configurations.
 #[derive(Debug)]
 pub struct Admission {
-    taken: AtomicU32,
-    admitted: AtomicU64,
+    /// In the upper half requests that were let in (wrapping), in the lower places taken.
+    places: AtomicU64,
     limit: Limit,
     /// Requests in the queue.
     waiting: AtomicU32,
@@ -76,7 +76,7 @@ pub struct Admission {
     queues: AtomicBool,
     /// In which second a class last asked, from 1; 0: never.
     asked: [AtomicU32; queue::CLASSES],
-    epoch: Instant,
+    epoch: u64,
     line: Mutex<Line>,
     metrics: Arc<ClusterMetrics>,
 }
@@ -130,7 +130,7 @@ impl Cluster {
         let Settings { queue, concurrency } = &self.config().admission;
         let admission = &self.state().admission;
         (queue.is_some() || concurrency.is_some()).then(|| Occupation {
-            taken: admission.taken.load(Ordering::Relaxed),
+            taken: admission.taken(),
             limit: admission.limit.get(),
             waiting: admission.waiting.load(Ordering::Relaxed),
             baseline: admission.limit.baseline(),
@@ -196,14 +196,13 @@ impl Admission {
             rng: Rng::new(RandomState::new().build_hasher().finish()),
         };
         Self {
-            taken: AtomicU32::new(0),
-            admitted: AtomicU64::new(0),
+            places: AtomicU64::new(0),
             limit: Limit::default(),
             waiting: AtomicU32::new(0),
             ceiling: AtomicU32::new(0),
             queues: AtomicBool::new(false),
             asked: Default::default(),
-            epoch: now,
+            epoch: clock::nanos(now),
             line: Mutex::new(line),
             metrics,
         }
@@ -217,7 +216,7 @@ impl Admission {
     /// Places taken, and requests in the queue.
     #[cfg(test)]
     pub(crate) fn usage(&self) -> (u32, u32) {
-        (self.taken.load(Ordering::SeqCst), self.waiting.load(Ordering::SeqCst))
+        (self.taken(), self.waiting.load(Ordering::SeqCst))
     }
 
     /// Takes a place, unless there is none or somebody waits for it.
@@ -232,21 +231,22 @@ impl Admission {
     /// Takes a place, unless there is none.
     fn take_room(&self, class: Criticality, now: Instant) -> Result<(), Cause> {
         let room = self.room(class, now);
-        let take = |taken| (taken < room).then(|| taken + 1);
-        match self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
-            Ok(_) => {
-                self.admitted.fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(taken) => {
+        let take = |places| (taken(places) < room).then(|| places.wrapping_add(LET_IN));
+        match self.places.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+            Ok(_) => Ok(()),
+            Err(places) => {
                 self.limit.was_reached();
-                Err(if taken < self.limit.for_critical() { Cause::Class } else { Cause::Limit })
+                Err(if taken(places) < self.limit.for_critical() { Cause::Class } else { Cause::Limit })
             }
         }
     }
 
+    fn taken(&self) -> u32 {
+        taken(self.places.load(Ordering::SeqCst))
+    }
+
     fn has_room(&self, class: Criticality, now: Instant) -> bool {
-        self.taken.load(Ordering::SeqCst) < self.room(class, now)
+        self.taken() < self.room(class, now)
     }
 
     /// Places that a class may use.
@@ -275,7 +275,9 @@ impl Admission {
     }
 
     fn second(&self, now: Instant) -> u32 {
-        u32::try_from(now.saturating_duration_since(self.epoch).as_secs()).unwrap_or(u32::MAX).saturating_add(1)
+        u32::try_from(clock::nanos(now).saturating_sub(self.epoch) / 1_000_000_000)
+            .unwrap_or(u32::MAX)
+            .saturating_add(1)
     }
 
     /// The queue has changed.
@@ -286,16 +288,23 @@ impl Admission {
     }
 
     fn give_back(&self) {
-        let before = self.taken.fetch_sub(1, Ordering::SeqCst);
-        debug_assert!(before > 0, "more places were given back than taken");
+        let before = self.places.fetch_sub(1, Ordering::SeqCst);
+        debug_assert!(taken(before) > 0, "more places were given back than taken");
     }
 
     fn shed(&self, line: &mut Line, (cause, class): (Cause, Criticality), now: Instant) -> Shed {
         self.metrics.shed(cause, class);
-        let after = line.demand.refuse(line.queue.len(), self.admitted.load(Ordering::Relaxed), now);
+        let after = line.demand.refuse(line.queue.len(), (self.places.load(Ordering::Relaxed) >> 32) as u32, now);
         Shed { cause, retry_after: overload::spread(after, line.rng.next_u64()) }
     }
 }
+
+const fn taken(places: u64) -> u32 {
+    places as u32
+}
+
+/// One more was let in, and has taken a place.
+const LET_IN: u64 = 1 << 32 | 1;
 
 /// Room is kept for a class that asked within so many seconds.
 const ASKED_LATELY: u32 = 10;

@@ -8,7 +8,8 @@ use outrigger_config::model::{Breaker, FailureRatio, LatencyTrip};
 
 use super::share::Share;
 use super::word::{generation, is_plainly_closed, pack, unpack};
-use super::{Force, Machine, Pass, Role, State, Told, Verdict, When, is_on, millis};
+use super::{Force, Machine, Pass, Role, State, Told, Verdict, When, is_on};
+use crate::base::clock;
 use crate::policy::rng::Rng;
 
 /// The state of a breaker and what it counts. Its settings are an argument, so that they may change while it stays.
@@ -20,7 +21,8 @@ pub struct AtomicBreaker {
     /// Failures in a row of one generation: in the highest bits the generation (16), in the lowest how many (32).
     failures: AtomicU64,
     shares: OnceLock<Box<Shares>>,
-    epoch: Instant,
+    /// See [`clock::nanos`].
+    epoch: u64,
     /// When it took its state, in milliseconds; for people.
     since: AtomicU64,
     opens: AtomicU32,
@@ -96,7 +98,7 @@ impl AtomicBreaker {
             word: AtomicU64::new(pack(Machine::NEW)),
             failures: AtomicU64::new(0),
             shares: OnceLock::new(),
-            epoch: now,
+            epoch: clock::nanos(now),
             since: AtomicU64::new(0),
             opens: AtomicU32::new(0),
             cause: AtomicU8::new(Cause::None as u8),
@@ -150,11 +152,21 @@ impl AtomicBreaker {
         if is_plainly_closed(word) || !is_on(settings) {
             return None;
         }
-        unpack(word).due(settings).map(|due| self.epoch + Duration::from_millis(due))
+        let due = unpack(word).due(settings)?;
+        Some(clock::at(self.epoch.saturating_add(due.saturating_mul(NANOS_PER_MILLI))))
     }
 
     /// How a request went.
+    #[inline]
     pub fn report(&self, pass: Pass, evidence: Evidence, settings: &Breaker, now: Instant) -> Option<Change> {
+        // Most breakers count nothing of what goes well.
+        if pass.role == Role::Regular && !self.counts(evidence, settings) {
+            return None;
+        }
+        self.heed(pass, evidence, settings, now)
+    }
+
+    fn heed(&self, pass: Pass, evidence: Evidence, settings: &Breaker, now: Instant) -> Option<Change> {
         match pass.role {
             Role::Free => None,
             Role::Regular => self.count(pass, evidence, settings, now),
@@ -212,26 +224,31 @@ impl AtomicBreaker {
         machine.force == Force::Auto && !is_on(settings)
     }
 
+    /// Whether there is something to count, while it is closed.
+    #[inline]
+    fn counts(&self, evidence: Evidence, settings: &Breaker) -> bool {
+        let Breaker { failure_ratio, latency, .. } = settings;
+        match evidence {
+            Evidence::Bad => true,
+            Evidence::Good { took } => {
+                failure_ratio.is_some()
+                    || latency.is_some() && took.is_some()
+                    || self.failures.load(Relaxed) & FAILURE_COUNT != 0
+            }
+            Evidence::Took(_) => latency.is_some(),
+        }
+    }
+
     /// Counts what opens a breaker that is closed.
     fn count(&self, pass: Pass, evidence: Evidence, settings: &Breaker, now: Instant) -> Option<Change> {
         let Breaker { failure_ratio, latency, .. } = settings;
-        let failures = self.failures.load(Relaxed);
-        let counts = match evidence {
-            Evidence::Bad => true,
-            Evidence::Good { took } => {
-                failures & FAILURE_COUNT != 0 || failure_ratio.is_some() || latency.is_some() && took.is_some()
-            }
-            Evidence::Took(_) => latency.is_some(),
-        };
-        if !counts {
-            return None;
-        }
         if generation(self.word.load(Relaxed)) != pass.generation {
             return None;
         }
         let millis = self.millis(now);
         let (failed, took) = match evidence {
             Evidence::Good { took } => {
+                let failures = self.failures.load(Relaxed);
                 if failures & FAILURE_COUNT != 0 {
                     // Another that fails meanwhile has come after this one, and counts.
                     let _ = self.failures.compare_exchange(failures, 0, Relaxed, Relaxed);
@@ -319,7 +336,7 @@ impl AtomicBreaker {
     /// Different in each proxy and each time, because clocks are read in nanoseconds, and the same when a run is repeated
     /// under simulated time.
     fn jitter(&self, pass: Pass, now: Instant) -> u64 {
-        let nanos = now.saturating_duration_since(self.epoch).as_nanos() as u64;
+        let nanos = clock::nanos(now).saturating_sub(self.epoch);
         Rng::new(nanos ^ u64::from(pass.generation) << 48).next_u64()
     }
 
@@ -328,7 +345,7 @@ impl AtomicBreaker {
     }
 
     fn millis(&self, now: Instant) -> u64 {
-        millis(now.saturating_duration_since(self.epoch))
+        clock::nanos(now).saturating_sub(self.epoch) / NANOS_PER_MILLI
     }
 }
 
@@ -379,3 +396,4 @@ impl Cause {
 }
 
 const FAILURE_COUNT: u64 = u32::MAX as u64;
+const NANOS_PER_MILLI: u64 = 1_000_000;

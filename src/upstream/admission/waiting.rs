@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use outrigger_config::model;
 use tokio::sync::oneshot;
 
-use super::{Admission, Applicant, Cause, Place, Shed};
+use super::{Admission, Applicant, Cause, LET_IN, Place, Shed};
 use crate::base::clock;
 use crate::policy::queue::{Joined, Patience, Taken, Ticket};
 use crate::upstream::state::ClusterState;
@@ -85,8 +85,7 @@ pub(super) fn serve(admission: &Admission, now: Instant) {
                 Some(Taken::Turn(waiter)) => {
                     // Whoever comes without the lock may just have taken the last one; then there is one too many for
                     // a moment, which is better than to forget whose turn it is.
-                    admission.taken.fetch_add(1, Ordering::SeqCst);
-                    admission.admitted.fetch_add(1, Ordering::Relaxed);
+                    admission.places.fetch_add(LET_IN, Ordering::SeqCst);
                     (waiter, Turn::Come)
                 }
             }

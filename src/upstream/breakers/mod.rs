@@ -84,6 +84,7 @@ impl CircuitBreaker {
     }
 
     /// What came of a request.
+    #[inline]
     pub(super) fn report(&self, pass: Pass, outcome: Outcome, settings: &Breaker, now: Instant) {
         self.tell(self.state.report(pass, evidence(outcome), settings, now), settings, now);
     }
@@ -192,6 +193,7 @@ fn stand(machine: Machine) -> BreakerStand {
 }
 
 /// What the end of an attempt is to a breaker. A server that answers 500 or 429 is there and answers.
+#[inline]
 fn evidence(outcome: Outcome) -> Evidence {
     match outcome {
         Outcome::Success(took) => Evidence::Good { took: Some(took) },

@@ -20,7 +20,7 @@ pub(super) struct Tally {
     epoch: AtomicU64,
     /// In which second after `from` it was counted.
     second: AtomicU64,
-    from: Instant,
+    from: u64,
     counting: Mutex<()>,
 }
 
@@ -52,7 +52,7 @@ impl Default for Tally {
             plain: AtomicBool::new(false),
             epoch: AtomicU64::new(NEVER),
             second: AtomicU64::new(0),
-            from: clock::now(),
+            from: clock::nanos(clock::now()),
             counting: Mutex::new(()),
         }
     }
@@ -74,7 +74,7 @@ impl Tally {
     pub(super) fn refresh(&self, epoch: u64, now: Instant, count: impl FnOnce() -> (Spread, bool)) {
         let known = self.epoch.load(Ordering::Acquire);
         // Whole seconds, because they cost nothing to know.
-        let second = now.saturating_duration_since(self.from).as_secs();
+        let second = clock::nanos(now).saturating_sub(self.from) / 1_000_000_000;
         if known == epoch && second <= self.second.load(Ordering::Relaxed) {
             return;
         }

@@ -3,18 +3,20 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::base::clock;
+
 /// When there was a request. To the grain of a few milliseconds, so that busy workers do not write to one word with
 /// every request.
 #[derive(Debug)]
 pub struct Traffic {
-    epoch: Instant,
+    epoch: u64,
     /// Grains since the epoch, and one; 0: never.
     last: AtomicU64,
 }
 
 impl Traffic {
     pub(in crate::upstream) fn new(now: Instant) -> Self {
-        Self { epoch: now, last: AtomicU64::new(0) }
+        Self { epoch: clock::nanos(now), last: AtomicU64::new(0) }
     }
 
     /// There is a request.
@@ -35,7 +37,7 @@ impl Traffic {
     }
 
     fn grain(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.epoch).as_millis() as u64 / GRAIN.as_millis() as u64 + 1
+        clock::nanos(now).saturating_sub(self.epoch) / GRAIN.as_nanos() as u64 + 1
     }
 }
 
