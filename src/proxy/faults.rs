@@ -105,7 +105,7 @@ impl ConnectionHandler {
         let Arrival { listener, rule, caller, .. } = arrival;
         record.details = DELAYED;
         let now = Instant::now();
-        let (limits, _) = time_limits(listener, rule, head, caller, record.started());
+        let (limits, ..) = time_limits(listener, rule, head, caller, record.started());
         // The file allows no time that would not fit.
         let until = now.checked_add(by).unwrap_or(now);
         let until = limits.deadline.map_or(until, |deadline| until.min(deadline));

@@ -48,7 +48,7 @@ impl ConnectionHandler {
             return Err(Box::new(self.local(arrival.listener, &Local::over_limit(over), arrival.caller, record)));
         }
         for limits in global {
-            if let Err(answer) = Box::pin(self.ask_service(limits, arrival, head, record)).await {
+            if let Err(answer) = Box::pin(self.ask_service(limits, arrival, head, rates, record)).await {
                 rates.give_back();
                 return Err(answer);
             }
@@ -67,7 +67,7 @@ impl ConnectionHandler {
         now: Instant,
     ) -> Result<(), OverLimit> {
         let asking = Asking { head, origin: &self.origin, trust: listener.config.trust };
-        let limited = rates.take(limits, asking, now, &mut record.rate_fields);
+        let limited = rates.take(limits, asking, now);
         if limited.is_err() {
             record.details = LOCAL;
         }
@@ -79,6 +79,7 @@ impl ConnectionHandler {
         limits: &GlobalLimits,
         arrival: Arrival<'_>,
         head: &mut RequestHead,
+        rates: &mut Rates<'_>,
         record: &mut Record,
     ) -> Result<(), Box<Answer>> {
         let Arrival { listener, rule: _, cluster, caller } = arrival;
@@ -89,7 +90,7 @@ impl ConnectionHandler {
                     record.watch.before_edit(&name, &head.headers);
                     head.headers.append(name, value);
                 }
-                response.into_iter().for_each(|(name, value)| record.rate_fields.push(name, value));
+                response.into_iter().for_each(|(name, value)| rates.push(name, value));
                 Ok(())
             }
             Err(Refused::OverLimit { after, response, body }) => {

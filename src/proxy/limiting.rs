@@ -6,8 +6,9 @@
 //! like) are not sent: with several limits on the way they cannot say whose they are, and servers disagree on what they
 //! mean.
 
-use std::hash::{Hash as _, Hasher as _};
+use std::hash::{Hash as _, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -21,20 +22,24 @@ use crate::policy::rate::{Standing, Verdict};
 use crate::policy::rng::Rng;
 use crate::snapshot::LocalLimit;
 use crate::telemetry::metrics::Limited;
-use crate::upstream::RateKey;
+use crate::upstream::{LimitId, RateKey, RateState};
 
 /// What limits say about one request: what it took of them, and what its caller is told.
 #[derive(Debug, Default)]
 pub(super) struct Rates<'a> {
-    taken: SmallVec<[(&'a LocalLimit, Option<RateKey>); 2]>,
+    met: SmallVec<[Met<'a>; 1]>,
+    /// Fields of somebody else's rate limits.
+    others: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// Fields about rate limits that an answer carries.
-#[derive(Debug, Default)]
-pub(super) struct RateFields {
-    /// Of limits that are kept here: policy and what is left.
-    own: Vec<(HeaderValue, HeaderValue)>,
-    others: Vec<(HeaderName, HeaderValue)>,
+/// A limit that a request met.
+#[derive(Debug)]
+struct Met<'a> {
+    limit: &'a LocalLimit,
+    key: Option<RateKey>,
+    /// A request was taken of it, and was not given back.
+    taken: bool,
+    standing: Standing,
 }
 
 /// A request is over a limit.
@@ -57,97 +62,101 @@ impl<'a> Rates<'a> {
     ///
     /// # Errors
     /// When one of them refuses it. What it took of others, now or before, is given back.
-    pub(super) fn take(
-        &mut self,
-        limits: &'a [LocalLimit],
-        asking: Asking<'_>,
-        now: Instant,
-        fields: &mut RateFields,
-    ) -> Result<(), OverLimit> {
+    pub(super) fn take(&mut self, limits: &'a [LocalLimit], asking: Asking<'_>, now: Instant) -> Result<(), OverLimit> {
         match limits {
-            [limit] if !limit.config.shadow => self.take_one(limit, asking, now, fields),
-            _ => self.take_all(limits, asking, now, fields),
+            [limit] if !limit.config.shadow => self.take_one(limit, asking, now),
+            _ => self.take_all(limits, asking, now),
         }
     }
 
     /// Most rules have one, which needs to be asked once.
-    fn take_one(
-        &mut self,
-        limit: &'a LocalLimit,
-        asking: Asking<'_>,
-        now: Instant,
-        fields: &mut RateFields,
-    ) -> Result<(), OverLimit> {
+    fn take_one(&mut self, limit: &'a LocalLimit, asking: Asking<'_>, now: Instant) -> Result<(), OverLimit> {
         let Some(key) = key(limit, asking) else { return Ok(()) };
         match limit.state.take(key, &limit.rate, now) {
             Verdict::Admitted(standing) => {
-                fields.own.reserve_exact(1);
-                fields.tell(limit, standing);
                 limit.state.metrics.limited(Limited::Admitted);
-                self.taken.push((limit, key));
+                self.met.push(Met { limit, key, taken: true, standing });
                 Ok(())
             }
             Verdict::Refused { after, standing } => {
                 self.give_back();
-                Err(refused(limit, after, standing, fields))
+                Err(self.refused((limit, key), after, standing))
             }
         }
     }
 
-    fn take_all(
-        &mut self,
-        limits: &'a [LocalLimit],
-        asking: Asking<'_>,
-        now: Instant,
-        fields: &mut RateFields,
-    ) -> Result<(), OverLimit> {
-        let met =
-            limits.iter().filter(|limit| !limit.config.shadow).filter_map(|limit| Some((limit, key(limit, asking)?)));
-        let first = self.taken.len();
-        self.taken.extend(met);
-        fields.own.reserve_exact(self.taken.len() - first);
-        let met = &self.taken[first..];
+    fn take_all(&mut self, limits: &'a [LocalLimit], asking: Asking<'_>, now: Instant) -> Result<(), OverLimit> {
+        let asked: SmallVec<[(&LocalLimit, Option<RateKey>); 4]> = limits
+            .iter()
+            .filter(|limit| !limit.config.shadow)
+            .filter_map(|limit| Some((limit, key(limit, asking)?)))
+            .collect();
+        let first = self.met.len();
+        let mut over: Option<OverLimit> = None;
         // One alone is asked once.
-        let mut refusals = met.iter().filter(|_| met.len() > 1).filter_map(|(limit, key)| {
-            match limit.state.look(*key, &limit.rate, now) {
-                Verdict::Admitted(_) => None,
-                Verdict::Refused { after, standing } => Some(refused(limit, after, standing, fields)),
+        for &(limit, key) in asked.iter().filter(|_| asked.len() > 1) {
+            if let Verdict::Refused { after, standing } = limit.state.look(key, &limit.rate, now) {
+                let refused = self.refused((limit, key), after, standing);
+                over = Some(over.map_or(refused, |over| over.max(refused)));
             }
-        });
-        let mut over = refusals.next().map(|first| refusals.fold(first, OverLimit::max));
-        if over.is_none() {
-            for at in first..self.taken.len() {
-                let (limit, key) = self.taken[at];
-                match limit.state.take(key, &limit.rate, now) {
-                    Verdict::Admitted(standing) => fields.tell(limit, standing),
-                    // Somebody else was faster.
-                    Verdict::Refused { after, standing } => {
-                        self.taken.truncate(at);
-                        over = Some(refused(limit, after, standing, fields));
-                        break;
-                    }
+        }
+        for &(limit, key) in asked.iter().take_while(|_| over.is_none()) {
+            match limit.state.take(key, &limit.rate, now) {
+                Verdict::Admitted(standing) => self.met.push(Met { limit, key, taken: true, standing }),
+                // Somebody else was faster.
+                Verdict::Refused { after, standing } => {
+                    over = Some(self.refused((limit, key), after, standing));
+                    break;
                 }
             }
-        } else {
-            self.taken.truncate(first);
         }
-        match over {
-            Some(over) => {
-                self.give_back();
-                Err(over)
-            }
-            None => {
-                self.taken[first..].iter().for_each(|(limit, _)| limit.state.metrics.limited(Limited::Admitted));
-                count_shadows(limits, asking, now);
-                Ok(())
-            }
+        if let Some(over) = over {
+            self.give_back();
+            return Err(over);
         }
+        self.met[first..].iter().for_each(|met| met.limit.state.metrics.limited(Limited::Admitted));
+        count_shadows(limits, asking, now);
+        Ok(())
+    }
+
+    /// Counts a refusal and tells of it.
+    fn refused(
+        &mut self,
+        (limit, key): (&'a LocalLimit, Option<RateKey>),
+        after: Duration,
+        standing: Standing,
+    ) -> OverLimit {
+        limit.state.metrics.limited(Limited::Refused);
+        self.met.push(Met { limit, key, taken: false, standing });
+        OverLimit { after }
     }
 
     /// Gives back what was taken for a request that something else refused.
     pub(super) fn give_back(&mut self) {
-        for (limit, key) in self.taken.drain(..) {
-            limit.state.give_back(key, &limit.rate);
+        for met in self.met.iter_mut().filter(|met| met.taken) {
+            met.taken = false;
+            met.limit.state.give_back(met.key, &met.limit.rate);
+        }
+    }
+
+    /// A field of somebody else's rate limit.
+    pub(super) fn push(&mut self, name: HeaderName, value: HeaderValue) {
+        self.others.push((name, value));
+    }
+
+    /// Whether the caller is told anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.met.is_empty() && self.others.is_empty()
+    }
+
+    /// Adds what the caller is told to an answer, beside what that has.
+    pub(super) fn tell(&mut self, headers: &mut HeaderMap) {
+        for Met { limit, standing, .. } in &self.met {
+            headers.append(POLICY, limit.policy.clone());
+            headers.append(RATE_LIMIT, limit.tell(*standing));
+        }
+        for (name, value) in self.others.drain(..) {
+            headers.append(name, value);
         }
     }
 }
@@ -158,29 +167,16 @@ impl OverLimit {
     }
 }
 
-impl RateFields {
-    pub(super) fn is_empty(&self) -> bool {
-        self.own.is_empty() && self.others.is_empty()
-    }
+/// The key that the first request of a connection had at a limit by address. Nearly all connections are of one client
+/// whose requests meet one such limit, and a hash that nobody outside can foresee is slow.
+#[derive(Debug, Default)]
+pub(super) struct KnownKey(OnceLock<(LimitId, IpAddr, RateKey)>);
 
-    /// A field of somebody else's rate limit.
-    pub(super) fn push(&mut self, name: HeaderName, value: HeaderValue) {
-        self.others.push((name, value));
-    }
-
-    /// Adds them to an answer, beside those that it has.
-    pub(super) fn apply(self, headers: &mut HeaderMap) {
-        for (policy, standing) in self.own {
-            headers.append(POLICY, policy);
-            headers.append(RATE_LIMIT, standing);
-        }
-        for (name, value) in self.others {
-            headers.append(name, value);
-        }
-    }
-
-    fn tell(&mut self, limit: &LocalLimit, standing: Standing) {
-        self.own.push((limit.policy.clone(), limit.tell(standing)));
+impl KnownKey {
+    fn get(&self, limit: &RateState, client: IpAddr) -> RateKey {
+        let id = limit.id();
+        let &(known, of, key) = self.0.get_or_init(|| (id, client, by_address(limit, client)));
+        if known == id && of == client { key } else { by_address(limit, client) }
     }
 }
 
@@ -198,13 +194,6 @@ pub(super) fn spread(time: Duration, random: &mut Rng) -> Duration {
     time.saturating_add(Duration::from_nanos(random.below(nanos / 4)))
 }
 
-/// Counts a refusal and tells of it.
-fn refused(limit: &LocalLimit, after: Duration, standing: Standing, fields: &mut RateFields) -> OverLimit {
-    limit.state.metrics.limited(Limited::Refused);
-    fields.tell(limit, standing);
-    OverLimit { after }
-}
-
 /// Limits that refuse nothing are met by what passes.
 fn count_shadows(limits: &[LocalLimit], asking: Asking<'_>, now: Instant) {
     for limit in limits.iter().filter(|limit| limit.config.shadow) {
@@ -220,8 +209,10 @@ fn count_shadows(limits: &[LocalLimit], asking: Asking<'_>, now: Instant) {
 /// The key of a request; `None` outside: it lacks a part of it and is not limited. `None` inside: all share one rate.
 #[expect(clippy::option_option, reason = "both are answers")]
 fn key(limit: &LocalLimit, asking: Asking<'_>) -> Option<Option<RateKey>> {
-    if limit.config.by.is_empty() {
-        return Some(None);
+    match limit.config.by[..] {
+        [] => return Some(None),
+        [By::Address] => return Some(Some(asking.origin.rate_key.get(&limit.state, client(asking)))),
+        _ => {}
     }
     let mut whole = true;
     let key = limit.state.key(|hasher| {
@@ -244,16 +235,22 @@ fn key(limit: &LocalLimit, asking: Asking<'_>) -> Option<Option<RateKey>> {
                         None => whole = false,
                     }
                 }
-                By::Address => {
-                    // In one piece, which costs a third.
-                    let mut part = [2; 17];
-                    part[1..].copy_from_slice(&in_ipv6(client(asking)).octets());
-                    hasher.write(&part);
-                }
+                By::Address => write_address(client(asking), hasher),
             }
         }
     });
     whole.then_some(Some(key))
+}
+
+fn by_address(limit: &RateState, client: IpAddr) -> RateKey {
+    limit.key(|hasher| write_address(client, hasher))
+}
+
+fn write_address(client: IpAddr, hasher: &mut impl Hasher) {
+    // In one piece, which costs a third.
+    let mut part = [2; 17];
+    part[1..].copy_from_slice(&in_ipv6(client).octets());
+    hasher.write(&part);
 }
 
 fn in_ipv6(address: IpAddr) -> Ipv6Addr {
@@ -266,3 +263,24 @@ fn in_ipv6(address: IpAddr) -> Ipv6Addr {
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::telemetry::Metrics;
+
+    #[test]
+    fn a_key_that_is_known_is_that_of_its_limit_and_its_client_and_of_no_other() {
+        let metrics = Metrics::new();
+        let limits = ["one", "other"].map(|name| RateState::new(metrics.rate_limit(&Arc::from(name)), Instant::now()));
+        let clients = ["10.0.0.1", "::ffff:10.0.0.2", "2001:db8::1"].map(|client| client.parse().expect("an address"));
+        let known = KnownKey::default();
+        for _ in 0..2 {
+            for (limit, client) in limits.iter().flat_map(|limit| clients.map(|client| (limit, client))) {
+                assert_eq!(known.get(limit, client), by_address(limit, client), "{client}");
+            }
+        }
+    }
+}

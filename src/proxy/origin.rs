@@ -10,6 +10,7 @@ use outrigger_config::spiffe::SpiffeId;
 
 use super::Proxy;
 use super::client_cert::{self, Certificate};
+use super::limiting::KnownKey;
 use crate::base::drain::Watch;
 use crate::net::ConnInfo;
 use crate::net::tls::{Peer, TlsInfo};
@@ -29,6 +30,8 @@ pub(super) struct Origin {
     pub(super) caller: u64,
     /// Its verified certificate, as an element of `x-forwarded-client-cert`.
     pub(super) certificate: Option<HeaderValue>,
+    /// Its key at a rate limit.
+    pub(super) rate_key: KnownKey,
     /// Tells tunnels on its connection when to finish.
     pub(super) drain: OnceLock<Watch>,
 }
@@ -42,6 +45,7 @@ impl Origin {
             peer_value: HeaderValue::try_from(peer.to_string()).unwrap_or(HeaderValue::from_static("unknown")),
             caller: caller(peer, info.tls.as_deref()),
             certificate: info.tls.as_deref().and_then(certificate),
+            rate_key: KnownKey::default(),
             drain: OnceLock::new(),
             info,
         }

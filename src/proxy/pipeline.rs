@@ -12,7 +12,7 @@ use super::affinity::Affinity;
 use super::answer::AnswerBody;
 use super::attempt::hedge::Hedging;
 use super::attempt::marks::Spent;
-use super::attempt::{self, Answered, Exchange, Failure, TimeField};
+use super::attempt::{self, Answered, Carried, CarriedField, Exchange, Failure, TimeField};
 use super::authorize::{authorize, authorize_preflight, claims};
 use super::early::Early;
 use super::external::{Denied, Passed, Refused, Surroundings};
@@ -178,10 +178,11 @@ impl Handler for ConnectionHandler {
         let caller = if tunnel.is_some() { Caller::Http } else { Caller::of(&head.headers) };
         let asked_head = head.method == Method::HEAD;
         let mut record = Record::new(Arc::clone(&listener), &self.origin.proxy.log, Some(&head), started, &self.origin);
+        let mut rates = Rates::default();
         let answered = match early {
             Ok(early) => {
                 record.early = early;
-                self.answer(&listener, &mut head, body, interim, &mut record, caller).await
+                self.answer(&listener, &mut head, body, interim, (&mut record, &mut rates), caller).await
             }
             Err(refusal) => Err(refusal.into()),
         };
@@ -196,6 +197,9 @@ impl Handler for ConnectionHandler {
             answer = self.local(&listener, &Local::not_switched(), caller, &mut record);
         }
         advertise::http3(&listener, &self.origin, &mut answer.response.head.headers);
+        if !rates.is_empty() {
+            rates.tell(&mut answer.response.head.headers);
+        }
         if answer.permit.is_some() {
             record.watch.keep(head);
         }
@@ -215,13 +219,13 @@ impl Handler for ConnectionHandler {
 }
 
 impl ConnectionHandler {
-    async fn answer(
+    async fn answer<'a>(
         &self,
-        listener: &Arc<Listener>,
+        listener: &'a Arc<Listener>,
         head: &mut RequestHead,
         body: Body,
         interim: &dyn Interim,
-        record: &mut Record,
+        (record, rates): (&mut Record, &mut Rates<'a>),
         caller: Caller,
     ) -> Result<Answer, Local> {
         let tunnel = tunnel::Kind::of(head);
@@ -235,10 +239,9 @@ impl ConnectionHandler {
         with_random(|random| prepare::set_forwarding(head, listener, &self.origin, random))?;
         authn::remove_forged(listener, &mut head.headers);
         record.note_head(head);
-        let mut rates = Rates::default();
         if !listener.rate_limits.is_empty() {
             let limits = &listener.rate_limits;
-            self.limit(limits, listener, head, &mut rates, record, Instant::now()).map_err(Local::over_limit)?;
+            self.limit(limits, listener, head, rates, record, Instant::now()).map_err(Local::over_limit)?;
         }
         let token = authn::authenticate(listener, head).map_err(|refusal| Local::unauthenticated(refusal, head))?;
         let (hit, cors) = {
@@ -300,7 +303,7 @@ impl ConnectionHandler {
         let passed = match &rule.gates {
             Some(gates) => {
                 let arrival = Arrival { listener, rule, cluster: cluster.map(|name| &**name), caller };
-                self.pass(gates, arrival, head, &mut rates, record).await
+                self.pass(gates, arrival, head, rates, record).await
             }
             None => Ok(None),
         };
@@ -371,7 +374,7 @@ impl ConnectionHandler {
         caller: Caller,
         now: Instant,
     ) -> Result<Answer, Local> {
-        let (whole, attempt_limit) = time_limits(listener, rule, head, caller, record.started());
+        let (whole, attempt_limit, carried) = time_limits(listener, rule, head, caller, record.started());
         let (limits, asked, body) = match tunnel::Kind::of(head) {
             None => (whole, None, body),
             Some(kind) => {
@@ -390,8 +393,8 @@ impl ConnectionHandler {
         let cluster = &backend.cluster;
         let tunnel = asked.as_ref().map(|asked| &asked.up);
         let early = record.early == Early::Marked;
-        let exchange =
-            Exchange { cluster, rule: &rule.config, limits, attempt_limit, caller, hedging, hint, tunnel, early };
+        let rule = &rule.config;
+        let exchange = Exchange { cluster, rule, limits, attempt_limit, carried, caller, hedging, hint, tunnel, early };
         let answered = match &asked {
             Some(asked) if asked.ends_here(listener) => tunnel::connect(&exchange, asked, record).await,
             _ => attempt::run(&exchange, head, body, interim, record, now).await,
@@ -456,11 +459,8 @@ impl ConnectionHandler {
 }
 
 fn finish(answer: Answer, asked_head: bool, caller: Caller, mut record: Record) -> Response<AnswerBody> {
-    let Answer { response: Response { mut head, body }, permit, limits, tunnel } = answer;
+    let Answer { response: Response { head, body }, permit, limits, tunnel } = answer;
     record.status = head.status.as_u16();
-    if !record.rate_fields.is_empty() {
-        std::mem::take(&mut record.rate_fields).apply(&mut head.headers);
-    }
     let bodiless = asked_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let body = match tunnel {
         Some(asked) => AnswerBody::Tunnel(TunnelBody::new(body, permit, record, *asked)),
@@ -537,15 +537,15 @@ fn refused_externally(refused: Refused, caller: Caller, record: &mut Record) -> 
     Ok(Answer::plain(response))
 }
 
-/// The time limits of a request, and of one attempt.
+/// The time limits of a request, and of one attempt, and what its head has of the fields about them.
 pub(super) fn time_limits(
     listener: &Listener,
     rule: &Rule,
     head: &RequestHead,
     caller: Caller,
     started: Instant,
-) -> (Limits, Option<Duration>) {
-    let (exchange, says) = exchange_of(caller, &head.headers);
+) -> (Limits, Option<Duration>, Carried) {
+    let (exchange, says, carried) = exchange_of(caller, &head.headers);
     let limits = deadline::limits(&rule.config.timeouts, exchange, says, listener.config.limits.stream_idle_timeout);
     // A caller may name a time so long that it is none.
     let at = |limit: Option<Duration>| limit.and_then(|limit| started.checked_add(limit));
@@ -555,19 +555,21 @@ pub(super) fn time_limits(
         answer: limits.default_answer(),
         idle: limits.idle.value,
     };
-    (whole, limits.attempt.value)
+    (whole, limits.attempt.value, carried)
 }
 
 /// What its time limits depend on, and what the caller says of them. What cannot be read is ignored, as gRPC servers
 /// do.
-pub(super) fn exchange_of(caller: Caller, headers: &HeaderMap) -> (deadline::Exchange, deadline::Patience) {
+pub(super) fn exchange_of(caller: Caller, headers: &HeaderMap) -> (deadline::Exchange, deadline::Patience, Carried) {
     let exchange = match caller {
         Caller::Grpc => deadline::Exchange::Grpc,
         Caller::Http if accepts_events(headers) => deadline::Exchange::EventStream,
         Caller::Http => deadline::Exchange::Plain,
     };
-    let mut says = deadline::Patience::default();
-    for (name, field) in headers.keys().filter_map(|name| Some((name, TimeField::of(name)?))) {
+    let (mut says, mut carried) = (deadline::Patience::default(), Carried::NONE);
+    for (name, field) in headers.keys().filter_map(|name| Some((name, CarriedField::of(name)?))) {
+        carried.add(field);
+        let CarriedField::Time(field) = field else { continue };
         let Some(value) = headers.get(name).map(HeaderValue::as_bytes) else { continue };
         match field {
             TimeField::GrpcTimeout if caller == Caller::Grpc => says.grpc = parse_grpc_timeout(value).ok(),
@@ -577,7 +579,7 @@ pub(super) fn exchange_of(caller: Caller, headers: &HeaderMap) -> (deadline::Exc
             TimeField::Expected => says.answer = deadline::parse_millis(value).filter(|limit| !limit.is_zero()),
         }
     }
-    (exchange, says)
+    (exchange, says, carried)
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {

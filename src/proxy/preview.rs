@@ -20,7 +20,7 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 /// The time limits of a request with these headers, and where each comes from.
 #[must_use]
 pub fn limits<'a>(timeouts: &'a Timeouts, headers: &HeaderMap, listener_idle: Duration) -> Limits<'a> {
-    let (exchange, says) = exchange_of(Caller::of(headers), headers);
+    let (exchange, says, _) = exchange_of(Caller::of(headers), headers);
     deadline::limits(timeouts, exchange, says, listener_idle)
 }
 

@@ -10,7 +10,6 @@ use http::{Method, Version};
 use outrigger_config::spiffe::SpiffeId;
 
 use super::early::Early;
-use super::limiting::RateFields;
 use super::origin::Origin;
 use super::reason::Reason;
 use super::watch::Watch;
@@ -36,8 +35,6 @@ pub(super) struct Record {
     pub(super) grpc_status: Option<u8>,
     pub(super) reason: Option<Reason>,
     pub(super) details: &'static str,
-    /// What the caller is told of rate limits.
-    pub(super) rate_fields: RateFields,
     pub(super) bytes_sent: u64,
     /// How it stands to the handshake of its connection.
     pub(super) early: Early,
@@ -117,7 +114,6 @@ impl Record {
             grpc_status: None,
             reason: None,
             details: "",
-            rate_fields: RateFields::default(),
             bytes_sent: 0,
             early: Early::No,
             attempts: 0,

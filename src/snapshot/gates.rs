@@ -79,8 +79,8 @@ pub struct LocalLimit {
     pub policy: HeaderValue,
     /// Its name as callers are told it: a string with its quotes (RFC 9651 section 3.3.3).
     quoted: Box<str>,
-    /// What those are told that find it untouched.
-    untouched: HeaderValue,
+    /// How it stands for those that find it untouched, and what they are told.
+    untouched: (Standing, HeaderValue),
 }
 
 impl Gates {
@@ -119,8 +119,9 @@ impl LocalLimit {
     pub fn tell(&self, standing: Standing) -> HeaderValue {
         // Those that are far from a limit are told the same again and again, which HPACK's table makes short. Any other
         // value is new, and a new one in the table costs several times what a field beside it does.
-        if standing == self.rate.untouched() {
-            return self.untouched.clone();
+        let (untouched, value) = &self.untouched;
+        if standing == *untouched {
+            return value.clone();
         }
         let mut value = item(&self.quoted, standing);
         value.set_sensitive(true);
@@ -137,7 +138,7 @@ impl LocalLimit {
             0 if window.subsec_nanos() > 0 => format!("{quoted};q={}", rate.burst()),
             _ => format!("{quoted};q={};w={seconds}", rate.burst()),
         };
-        let untouched = lasting(item(&quoted, rate.untouched()));
+        let untouched = (rate.untouched(), lasting(item(&quoted, rate.untouched())));
         Self {
             config: limit.clone(),
             untouched,

@@ -31,6 +31,6 @@ pub use fitness::{Closed, Fit};
 pub use keys::{KeySlot, KeyStore};
 pub use lease::{Lease, LeaseError, Overflow};
 pub use permit::{Outcome, Permit};
-pub use rates::{RateKey, RateState};
+pub use rates::{LimitId, RateKey, RateState};
 pub use registry::Registry;
 pub use state::{ClusterState, EndpointState};

@@ -7,12 +7,13 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::RwLock;
 
-use crate::base::limits;
+use crate::base::{clock, limits};
 use crate::policy::rate::{Bucket, Rate, Verdict};
 use crate::telemetry::metrics::RateLimitMetrics;
 
@@ -21,8 +22,9 @@ use crate::telemetry::metrics::RateLimitMetrics;
 pub struct RateState {
     /// Its numbers.
     pub metrics: Arc<RateLimitMetrics>,
+    id: LimitId,
     /// The buckets count from here.
-    epoch: Instant,
+    epoch: u64,
     /// Of requests that have no key.
     all: Bucket,
     /// Of those that have one. Most limits of a large configuration never see any.
@@ -39,11 +41,29 @@ type Shard = HashMap<u64, Bucket, foldhash::fast::RandomState>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateKey(u64);
 
+/// Tells what is remembered of one limit from all others that there are and were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitId(u64);
+
+impl LimitId {
+    fn next() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 impl RateState {
     /// A limit nobody has met yet.
     #[must_use]
     pub fn new(metrics: Arc<RateLimitMetrics>, now: Instant) -> Self {
-        Self { metrics, epoch: now, all: Bucket::default(), shards: OnceLock::new(), hashing: RandomState::new() }
+        let (all, hashing) = (Bucket::default(), RandomState::new());
+        Self { metrics, id: LimitId::next(), epoch: clock::nanos(now), all, shards: OnceLock::new(), hashing }
+    }
+
+    /// Which one it is: keys of another mean something else.
+    #[must_use]
+    pub fn id(&self) -> LimitId {
+        self.id
     }
 
     /// The key of what is fed to the hasher.
@@ -117,7 +137,7 @@ impl RateState {
     }
 
     fn since_epoch(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
+        clock::nanos(now).saturating_sub(self.epoch)
     }
 }
 

@@ -44,7 +44,7 @@ impl<'a> Again<'a> {
             attempts: Attempts::first(),
             idempotency: Idempotency::of_request(policy, &head.method, &head.headers),
             incoming: (policy.attempts.value > 0 || exchange.hedging.is_some())
-                .then(|| Incoming::of(&head.headers, exchange.caller)),
+                .then(|| Incoming::of(&head.headers, exchange.caller, exchange.carried)),
             retrying: None,
             reached: 0,
             failed: false,
@@ -139,7 +139,8 @@ impl<'a> Again<'a> {
         if made == 0 {
             return;
         }
-        let incoming = *self.incoming.get_or_insert_with(|| Incoming::of(&head.headers, exchange.caller));
+        let incoming =
+            *self.incoming.get_or_insert_with(|| Incoming::of(&head.headers, exchange.caller, exchange.carried));
         incoming.stamp(&mut head.headers, exchange.caller, made, record);
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{Entry, HeaderMap, HeaderName, HeaderValue};
 
-use super::Exchange;
+use super::{Carried, Exchange};
 use crate::codec::lasting::lasting;
 use crate::policy::deadline;
 use crate::proxy::local::Caller;
@@ -24,8 +24,8 @@ pub(super) fn forward_deadline(
     watch: Option<&mut Watch>,
     now: Instant,
 ) -> bool {
-    let &Exchange { limits, attempt_limit, caller, rule, .. } = exchange;
-    Bounds { limits, attempt_limit, caller, written: rule.timeouts.request.value }.tell(headers, watch, now)
+    let &Exchange { limits, attempt_limit, carried, caller, rule, .. } = exchange;
+    Bounds { limits, attempt_limit, carried, caller, written: rule.timeouts.request.value }.tell(headers, watch, now)
 }
 
 /// A field that says how much time is left.
@@ -38,15 +38,6 @@ pub(in crate::proxy) enum TimeField {
 
 impl TimeField {
     pub(in crate::proxy) const ALL: [Self; 3] = [Self::GrpcTimeout, Self::Deadline, Self::Expected];
-
-    pub(in crate::proxy) fn of(name: &HeaderName) -> Option<Self> {
-        match name.as_str() {
-            "grpc-timeout" => Some(Self::GrpcTimeout),
-            "x-outrigger-deadline" => Some(Self::Deadline),
-            "x-envoy-expected-rq-timeout-ms" => Some(Self::Expected),
-            _ => None,
-        }
-    }
 
     fn format(self, left: Duration) -> Option<HeaderValue> {
         match self {
@@ -64,33 +55,11 @@ impl TimeField {
     }
 }
 
-/// What the head of a gRPC call has of the fields that are not gRPC's own; of others it does not matter.
-#[derive(Debug, Clone, Copy, Default)]
-struct Carried {
-    deadline: bool,
-    expected: bool,
-}
-
-impl Carried {
-    fn of(headers: &HeaderMap, caller: Caller) -> Self {
-        let mut carried = Self::default();
-        if caller == Caller::Grpc {
-            for field in headers.keys().filter_map(TimeField::of) {
-                match field {
-                    TimeField::GrpcTimeout => {}
-                    TimeField::Deadline => carried.deadline = true,
-                    TimeField::Expected => carried.expected = true,
-                }
-            }
-        }
-        carried
-    }
-}
-
 /// What bounds an attempt.
 struct Bounds {
     limits: Limits,
     attempt_limit: Option<Duration>,
+    carried: Carried,
     caller: Caller,
     /// What the rule allows for the whole request.
     written: Option<Duration>,
@@ -101,18 +70,17 @@ impl Bounds {
         if self.limits.is_late(now) {
             return false;
         }
-        let mut carried = Carried::default();
-        if let Some(deadline) = self.limits.deadline {
-            carried = Carried::of(headers, self.caller);
-            if !self.tell_deadline(deadline, carried, headers, watch.as_deref_mut(), now) {
-                return false;
-            }
+        let left = self.limits.deadline.map(|deadline| deadline.saturating_duration_since(now));
+        if let Some(left) = left
+            && !self.tell_deadline(left, headers, watch.as_deref_mut())
+        {
+            return false;
         }
-        if self.tells_answer(carried) {
-            let until = self.limits.answer_until().map(|until| until.saturating_duration_since(now));
-            let left = until.into_iter().chain(self.attempt_limit).min().unwrap_or_default();
+        if self.tells_answer() {
+            let wait = self.limits.answer_by.map(|until| until.saturating_duration_since(now));
+            let left = shorter(shorter(left, wait), self.attempt_limit).unwrap_or_default();
             match self.value(TimeField::Expected, left) {
-                Some(value) => set(headers, TimeField::Expected, value, watch),
+                Some(value) => self.set(headers, TimeField::Expected, value, watch),
                 // Less than a millisecond; zero would mean that there is no limit.
                 None => {
                     if let Some(watch) = watch {
@@ -125,26 +93,18 @@ impl Bounds {
         true
     }
 
-    fn tell_deadline(
-        &self,
-        deadline: Instant,
-        carried: Carried,
-        headers: &mut HeaderMap,
-        mut watch: Option<&mut Watch>,
-        now: Instant,
-    ) -> bool {
-        let left = deadline.saturating_duration_since(now);
+    fn tell_deadline(&self, left: Duration, headers: &mut HeaderMap, mut watch: Option<&mut Watch>) -> bool {
         let field = match self.caller {
             Caller::Grpc => TimeField::GrpcTimeout,
             Caller::Http => TimeField::Deadline,
         };
         // Otherwise nothing worth a request is left.
         let Some(value) = self.value(field, left) else { return false };
-        set(headers, field, value, watch.as_deref_mut());
+        self.set(headers, field, value, watch.as_deref_mut());
         // gRPC has a field of its own; the other is kept true where the caller sent it.
-        if carried.deadline {
+        if self.caller == Caller::Grpc && self.carried.has(TimeField::Deadline) {
             let millis = self.value(TimeField::Deadline, left).unwrap_or(HeaderValue::from_static("0"));
-            set(headers, TimeField::Deadline, millis, watch);
+            self.set(headers, TimeField::Deadline, millis, watch);
         }
         true
     }
@@ -152,9 +112,35 @@ impl Bounds {
     /// Whether the upstream is told how long its response head is waited for: when the caller said so, or the rule
     /// limits an attempt. A gRPC call that has a deadline says that in the field that gRPC reads, and when its attempt is
     /// given up sooner, its stream is reset: it is told only what its caller had said.
-    fn tells_answer(&self, carried: Carried) -> bool {
-        let told_by_grpc = self.caller == Caller::Grpc && self.limits.deadline.is_some() && !carried.expected;
+    fn tells_answer(&self) -> bool {
+        let told_by_grpc =
+            self.caller == Caller::Grpc && self.limits.deadline.is_some() && !self.carried.has(TimeField::Expected);
         self.limits.answer_by.is_some() || (self.attempt_limit.is_some() && !told_by_grpc)
+    }
+
+    fn set(&self, headers: &mut HeaderMap, field: TimeField, value: HeaderValue, watch: Option<&mut Watch>) {
+        if !self.carried.has(field) {
+            // What it replaces is ours, of an attempt before.
+            let added = headers.insert(field.name(), value).is_none();
+            if let Some(watch) = watch.filter(|_| added) {
+                watch.before_adding(field);
+            }
+            return;
+        }
+        match headers.entry(field.name()) {
+            Entry::Vacant(vacant) => {
+                if let Some(watch) = watch {
+                    watch.before_adding(field);
+                }
+                vacant.insert(value);
+            }
+            Entry::Occupied(mut occupied) => {
+                if let Some(watch) = watch {
+                    watch.before_replacing(field, occupied.iter());
+                }
+                occupied.insert(value);
+            }
+        }
     }
 
     /// What a field says; `None` for nothing.
@@ -172,28 +158,16 @@ impl Bounds {
     /// what is left after a wait, are new values again and again. Each would push out what is oldest in the table, and
     /// be compared with all of its name that are there: several times the cost of a field that stays outside.
     fn is_usual(&self, field: TimeField, left: Duration) -> bool {
+        let is_near = |limit: Option<Duration>| limit.is_some_and(|limit| left <= limit && limit - left < HARDLY_ANY);
         (field != TimeField::GrpcTimeout || left >= deadline::IN_MILLIS)
-            && [self.written, self.attempt_limit]
-                .into_iter()
-                .flatten()
-                .any(|limit| limit.checked_sub(left).is_some_and(|passed| passed < HARDLY_ANY))
+            && (is_near(self.attempt_limit) || is_near(self.written))
     }
 }
 
-fn set(headers: &mut HeaderMap, field: TimeField, value: HeaderValue, watch: Option<&mut Watch>) {
-    match headers.entry(field.name()) {
-        Entry::Vacant(vacant) => {
-            if let Some(watch) = watch {
-                watch.before_adding(field);
-            }
-            vacant.insert(value);
-        }
-        Entry::Occupied(mut occupied) => {
-            if let Some(watch) = watch {
-                watch.before_replacing(field, occupied.iter());
-            }
-            occupied.insert(value);
-        }
+fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 
@@ -203,7 +177,7 @@ fn usual(field: TimeField, left: Duration) -> Option<HeaderValue> {
     thread_local! {
         static LATELY: RefCell<[Option<Written>; REMEMBERED]> = const { RefCell::new([const { None }; REMEMBERED]) };
     }
-    let millis = u64::try_from(left.as_millis()).ok()?;
+    let millis = left.as_secs().checked_mul(1_000)?.checked_add(u64::from(left.subsec_millis()))?;
     LATELY.with_borrow_mut(|lately| {
         let place = &mut lately[(millis as usize * TimeField::ALL.len() + field as usize) % REMEMBERED];
         match place {
@@ -232,11 +206,13 @@ const HARDLY_ANY: Duration = Duration::from_millis(4);
 
 #[cfg(test)]
 mod tests {
+    use super::super::CarriedField;
     use super::*;
 
     const NOTHING: Bounds = Bounds {
         limits: Limits { deadline: None, answer_by: None, answer: None, idle: None },
         attempt_limit: None,
+        carried: Carried::NONE,
         caller: Caller::Http,
         written: None,
     };
@@ -245,7 +221,8 @@ mod tests {
     fn told(bounds: &Bounds, sent: &[(HeaderName, &'static str)], now: Instant) -> Option<Vec<(String, String)>> {
         let mut headers: HeaderMap =
             sent.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
-        bounds.tell(&mut headers, None, now).then(|| {
+        let carried = headers.keys().filter_map(CarriedField::of).collect();
+        Bounds { carried, ..*bounds }.tell(&mut headers, None, now).then(|| {
             let text = |value: &HeaderValue| value.to_str().expect("text").to_owned();
             let mut told: Vec<_> = headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
             told.sort();
@@ -255,12 +232,6 @@ mod tests {
 
     fn fields(fields: &[(HeaderName, &str)]) -> Option<Vec<(String, String)>> {
         Some(fields.iter().map(|(name, value)| (name.to_string(), (*value).to_owned())).collect())
-    }
-
-    #[test]
-    fn the_fields_are_known_by_their_names() {
-        assert_eq!(TimeField::ALL.map(|field| TimeField::of(&field.name())), TimeField::ALL.map(Some));
-        assert_eq!(TimeField::of(&http::header::ACCEPT), None);
     }
 
     #[test]

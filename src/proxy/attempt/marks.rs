@@ -3,16 +3,16 @@
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Failure;
+use super::{Carried, Failure};
 use crate::codec::headers::has;
 use crate::codec::{Body, Response};
 use crate::proxy::local::Caller;
 use crate::proxy::record::Record;
 
 /// On requests: which attempt it is, counted over all hops. Only on those of which one before may have been executed.
-const ATTEMPT: HeaderName = HeaderName::from_static("x-outrigger-attempt");
+pub(super) const ATTEMPT: HeaderName = HeaderName::from_static("x-outrigger-attempt");
 /// The same for gRPC (gRFC A6): how many attempts came before.
-const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+pub(super) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 /// On failed answers: the proxy that sends it has retried, or was not allowed to. All that it can do is to keep
 /// proxies before that one from trying again, so it is taken from anyone.
 pub(in crate::proxy) const RETRIED: HeaderName = HeaderName::from_static("x-outrigger-retried");
@@ -75,21 +75,20 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) fn of(headers: &HeaderMap, caller: Caller) -> Self {
+    /// `carried` is what is known of the head.
+    pub(super) fn of(headers: &HeaderMap, caller: Caller, carried: Carried) -> Self {
+        if !carried.counts_attempts() {
+            return Self { attempt: 1, previous: 0 };
+        }
         let number = |name: &HeaderName| -> Option<u32> {
             let number: u32 = headers.get(name)?.to_str().ok()?.trim().parse().ok()?;
             Some(number.min(MOST))
         };
-        let (mut attempt, mut previous) = (None, None);
-        // In one pass: hardly any request has them.
-        for name in headers.keys() {
-            match name.as_str() {
-                "x-outrigger-attempt" => attempt = number(name),
-                "grpc-previous-rpc-attempts" if caller == Caller::Grpc => previous = number(name),
-                _ => {}
-            }
-        }
-        Self { attempt: attempt.unwrap_or(1).max(1), previous: previous.unwrap_or(0) }
+        let previous = match caller {
+            Caller::Grpc => number(&PREVIOUS_ATTEMPTS),
+            Caller::Http => None,
+        };
+        Self { attempt: number(&ATTEMPT).unwrap_or(1).max(1), previous: previous.unwrap_or(0) }
     }
 
     /// Says in the head of a further attempt which one it is; `made` before it.
@@ -108,14 +107,16 @@ const MOST: u32 = 1000;
 
 #[cfg(test)]
 mod tests {
+    use super::super::CarriedField;
     use super::*;
 
     fn incoming(caller: Caller, fields: &[(&'static str, &'static str)]) -> (u32, u32) {
-        let headers = fields
+        let headers: HeaderMap = fields
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect();
-        let Incoming { attempt, previous } = Incoming::of(&headers, caller);
+        let carried = headers.keys().filter_map(CarriedField::of).collect();
+        let Incoming { attempt, previous } = Incoming::of(&headers, caller, carried);
         (attempt, previous)
     }
 

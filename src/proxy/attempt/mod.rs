@@ -4,6 +4,7 @@
 //! comes to is said in `conclude`, and to other proxies in `marks`.
 
 mod again;
+mod carried;
 mod classify;
 mod conclude;
 mod forward;
@@ -27,6 +28,7 @@ use outrigger_config::model;
 use smallvec::SmallVec;
 
 use self::again::Again;
+pub(super) use self::carried::{Carried, CarriedField};
 use self::conclude::conclude;
 use self::forward::forward_deadline;
 pub(super) use self::forward::{DEADLINE, EXPECTED, TimeField};
@@ -50,6 +52,8 @@ pub(super) struct Exchange<'a> {
     pub(super) limits: Limits,
     /// Of one attempt, to its response head.
     pub(super) attempt_limit: Option<Duration>,
+    /// What the request had of the fields about these limits, and about attempts.
+    pub(super) carried: Carried,
     pub(super) caller: Caller,
     /// How attempts are made beside each other, if at all.
     pub(super) hedging: Option<Hedging<'a>>,

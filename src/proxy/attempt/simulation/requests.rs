@@ -15,7 +15,7 @@ use outrigger_config::model::{Criticality, Labels};
 
 use super::super::forward::GRPC_TIMEOUT;
 use super::super::slot::RetrySlot;
-use super::super::{DEADLINE, Exchange};
+use super::super::{Carried, DEADLINE, Exchange};
 use super::attempts::{Running, Streaming};
 use super::fleet::exponential;
 use super::invariants::{self, Admitted, Step, TIMER};
@@ -45,6 +45,7 @@ pub(super) struct Request {
     pub(super) caller: Caller,
     pub(super) limits: Limits,
     attempt_limit: Option<Duration>,
+    carried: Carried,
     pub(super) began: Instant,
     pub(super) lineage: Lineage,
     pub(super) replay: retry::Replay,
@@ -97,6 +98,7 @@ impl Request {
             rule: &self.rule.config,
             limits: self.limits,
             attempt_limit: self.attempt_limit,
+            carried: self.carried,
             caller: self.caller,
             hedging: None,
             hint: PickHint::default(),
@@ -158,7 +160,7 @@ impl World<'_> {
             (Arc::clone(&backend.cluster), backend.hedge_times.clone(), backend.subset.clone());
         let configured = &self.plan.rules[&wanted].backends;
         assert!(configured.contains_key(&*cluster.config().name), "a configured backend is chosen");
-        let (limits, attempt_limit) = time_limits(&listener, &rule, &head, caller, now);
+        let (limits, attempt_limit, carried) = time_limits(&listener, &rule, &head, caller, now);
         let lineage = if self.rng.below(10) == 0 { Lineage::RetriedAbove } else { Lineage::First };
         let ties = self.ties(&cluster, subset);
         self.sequence += 1;
@@ -182,6 +184,7 @@ impl World<'_> {
             caller,
             limits,
             attempt_limit,
+            carried,
             began: now,
             lineage,
             replay: if self.rng.below(8) == 0 { retry::Replay::Lost } else { retry::Replay::Whole },
