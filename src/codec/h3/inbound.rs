@@ -30,6 +30,8 @@ const LOOKED_THROUGH: usize = 64 * 1024;
 /// made work that came to nothing (CVE-2025-8671).
 const MALFORMED: u32 = 1024;
 
+const TRAILERS_TOO_LARGE: Fault = Fault::Malformed("the trailer section is too large");
+
 /// How many there were; shared by the streams of a connection. Upstreams are not counted: a connection to one is shared by
 /// callers who cannot help it.
 pub(super) type Malformed = Option<Arc<AtomicU32>>;
@@ -49,7 +51,7 @@ pub(super) struct Inbound {
     /// Looked at, and not handed out.
     ahead: Option<Event>,
     phase: Phase,
-    /// Bytes of the body to come, where declared.
+    /// Bytes of the body that were not looked at, where declared.
     remaining: Option<u64>,
     trailers: Option<HeaderMap>,
     /// What the sender is told when this is dropped early.
@@ -164,6 +166,30 @@ impl Inbound {
         }
     }
 
+    /// Ready once the piece of the body that was looked at is here as its sender wrote it: with the rest of its frame, and
+    /// with the end of the stream behind all that was declared. So it is when nothing is here, or what is to come is more
+    /// than `most` bytes. An error comes again where it is expected.
+    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>, most: u64) -> Poll<()> {
+        while let Some(Event::Data(data)) = &self.ahead {
+            let missing = self.frames.data_missing();
+            let is_piece = missing == 0 && self.remaining != Some(0);
+            if is_piece || self.phase != Phase::Open || missing.saturating_add(data.len() as u64) > most {
+                break;
+            }
+            match ready!(self.poll_next(cx)) {
+                Ok(Some(Event::Data(more))) => {
+                    if let Some(Event::Data(data)) = &mut self.ahead {
+                        *data = [&data[..], &more].concat().into();
+                    }
+                }
+                Ok(Some(Event::Headers(section))) => drop(self.keep_trailers(&section)),
+                Ok(Some(Event::TooLarge)) => drop(self.fail(TRAILERS_TOO_LARGE)),
+                Ok(None) | Err(_) => {}
+            }
+        }
+        Poll::Ready(())
+    }
+
     /// Reads what has arrived, up to a limit, of a body that nobody reads: what is wrong with it.
     pub(super) fn look_through(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
         let mut seen = 0;
@@ -194,28 +220,23 @@ impl Inbound {
         loop {
             match ready!(self.poll_event(cx))? {
                 Some(Event::Data(data)) => {
-                    if let Some(remaining) = &mut self.remaining {
-                        let Some(left) = remaining.checked_sub(data.len() as u64) else {
-                            return Poll::Ready(Err(
-                                self.fail(Fault::Malformed("a body longer than its Content-Length"))
-                            ));
-                        };
-                        *remaining = left;
-                    }
                     self.look_ahead(cx);
                     return Poll::Ready(Ok(Some(Frame::Data(data))));
                 }
                 // Handed out when nothing follows them, so that what may not follow is noticed.
-                Some(Event::Headers(section)) => match self.trailers_of(&section) {
-                    Ok(trailers) => self.trailers = trailers,
-                    Err(fault) => return Poll::Ready(Err(self.fail(fault))),
-                },
-                Some(Event::TooLarge) => {
-                    return Poll::Ready(Err(self.fail(Fault::Malformed("the trailer section is too large"))));
-                }
+                Some(Event::Headers(section)) => self.keep_trailers(&section)?,
+                Some(Event::TooLarge) => return Poll::Ready(Err(self.fail(TRAILERS_TOO_LARGE))),
                 None => return Poll::Ready(Ok(self.trailers.take().map(Frame::Trailers))),
             }
         }
+    }
+
+    fn keep_trailers(&mut self, section: &[u8]) -> Result<(), Fault> {
+        match self.trailers_of(section) {
+            Ok(trailers) => self.trailers = trailers,
+            Err(fault) => return Err(self.fail(fault)),
+        }
+        Ok(())
     }
 
     fn trailers_of(&mut self, section: &[u8]) -> Result<Option<HeaderMap>, Fault> {
@@ -232,6 +253,11 @@ impl Inbound {
         if let Some(event) = self.ahead.take() {
             return Poll::Ready(Ok(Some(event)));
         }
+        self.poll_next(cx)
+    }
+
+    /// The event behind the one that was looked at.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, Fault>> {
         loop {
             match &self.phase {
                 Phase::Open => {}
@@ -239,7 +265,10 @@ impl Inbound {
                 Phase::Failed(fault) => return Poll::Ready(Err(fault.clone())),
             }
             match self.frames.next(&mut self.chunk) {
-                Ok(Some(event)) => return Poll::Ready(Ok(Some(event))),
+                Ok(Some(event)) => {
+                    self.count(&event)?;
+                    return Poll::Ready(Ok(Some(event)));
+                }
                 Ok(None) => {}
                 Err(broken) => return Poll::Ready(Err(self.fail(Fault::Broken(broken)))),
             }
@@ -253,6 +282,17 @@ impl Inbound {
                 self.phase = Phase::End;
             }
         }
+    }
+
+    /// Bodies agree with their declared length.
+    fn count(&mut self, event: &Event) -> Result<(), Fault> {
+        if let (Event::Data(data), Some(remaining)) = (event, &mut self.remaining) {
+            match remaining.checked_sub(data.len() as u64) {
+                Some(left) => *remaining = left,
+                None => return Err(self.fail(Fault::Malformed("a body longer than its Content-Length"))),
+            }
+        }
+        Ok(())
     }
 
     /// Reads on, when everything was looked at; false at the end.
@@ -300,7 +340,8 @@ impl Inbound {
 
     /// Bytes of the body to come, where known.
     pub(super) fn exact_len(&self) -> Option<u64> {
-        if self.is_end() { Some(0) } else { self.remaining }
+        let ahead = if let Some(Event::Data(data)) = &self.ahead { data.len() as u64 } else { 0 };
+        if self.is_end() { Some(0) } else { self.remaining.map(|remaining| remaining + ahead) }
     }
 
     /// Asks the sender to stop, if it has not.

@@ -2,15 +2,17 @@
 //! case they are made beside the traffic, and given up for TCP when they fall silent.
 
 use std::borrow::Cow;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use parking_lot::Mutex;
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use self::path::Path;
 use super::dial::Made;
@@ -249,7 +251,7 @@ impl H3Slot {
         let sending = slot.send(Cow::Borrowed(head), body, interim);
         let may_repeat = || whole && replay.as_ref().is_none_or(Replay::is_whole);
         let sent = match repeatable && whole {
-            true => path.unless_doubted(sending, may_repeat).await,
+            true => path.unless_doubted(with_first_piece(sending), may_repeat).await,
             false => sending.await,
         };
         // Whatever its method: it was not processed (RFC 9110 section 15.5.20).
@@ -265,6 +267,26 @@ impl H3Slot {
     }
 }
 
+/// Waits also for the rest of a short body that has come in part. Once its head has gone on nobody can ask again for what the
+/// way lost of it.
+async fn with_first_piece(
+    sending: impl Future<Output = Result<Response<Body>, SendError>>,
+) -> Result<Response<Body>, SendError> {
+    let mut answer = sending.await?;
+    if let Body::H3Client(body) = &mut answer.body {
+        let mut whole = poll_fn(|cx| body.poll_piece(cx, PIECE));
+        // Nearly always it is here.
+        if poll_fn(|cx| Poll::Ready(Pin::new(&mut whole).poll(cx).is_pending())).await {
+            let _ = timeout(PIECE_WAIT, whole).await;
+        }
+    }
+    Ok(answer)
+}
+
+/// The largest body, in bytes, whose rest is waited for before its head goes on ...
+const PIECE: u64 = 8 * 1024;
+/// ... and for how long: until a connection is doubted that has fallen silent meanwhile. A server may also take its time.
+const PIECE_WAIT: Duration = Duration::from_secs(1);
 /// Silence after which a connection is asked for a sign of life, where there is another way ...
 const ASK: Duration = Duration::from_millis(200);
 /// ... how long the answer may take before requests go that way ...

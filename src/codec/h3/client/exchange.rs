@@ -410,6 +410,15 @@ enum Tunnel {
 }
 
 impl H3ClientBody {
+    /// Ready once a first piece of the body of which something is here is here in whole, unless it is larger than `most`
+    /// bytes: a server sends it with the head, and only the network may have come between.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>, most: u64) -> Poll<()> {
+        match self.tunnel == Tunnel::None && self.upload.is_none() {
+            true => self.inbound.poll_piece(cx, most),
+            false => Poll::Ready(()),
+        }
+    }
+
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         let Some(pump) = &mut self.upload else { return Ok(()) };
         let ended = match pump.poll(cx) {

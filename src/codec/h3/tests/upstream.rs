@@ -326,6 +326,72 @@ async fn response_bodies_agree_with_their_content_length() {
     assert_eq!(within(drain_body(&mut response.body)).await.expect("whole").0, b"abc");
 }
 
+/// Whether the first piece of a body is awaited, and the body as it is then.
+async fn first_piece(body: &mut Body, most: u64) -> bool {
+    let Body::H3Client(body) = body else { panic!("no body of HTTP/3: {body:?}") };
+    std::future::poll_fn(|cx| std::task::Poll::Ready(body.poll_piece(cx, most).is_ready())).await
+}
+
+#[tokio::test]
+async fn what_is_here_of_a_short_body_is_awaited_to_its_end() {
+    let up = upstream().await;
+    let declared = lines(&[(":status", "200"), ("content-length", "6")]);
+    let cut = |bytes: &[u8], at: usize| (bytes[..at].to_vec(), bytes[at..].to_vec());
+    let whole = [&declared[..], &data(b"abcdef")].concat();
+    // Within its frame, and before the end of the stream.
+    for (first, rest) in [cut(&whole, whole.len() - 2), cut(&whole, whole.len())] {
+        let (response, mut stream) = answered_openly(&up, &first).await;
+        let mut body = response.expect("a response").body;
+        assert!(!first_piece(&mut body, 6).await, "it is here in part");
+        assert!(first_piece(&mut body, 5).await, "it is too large");
+        stream.out.write_all(&rest).await.expect("written");
+        stream.out.finish().expect("open");
+        let Body::H3Client(begun) = &mut body else { panic!("{body:?}") };
+        within(std::future::poll_fn(|cx| begun.poll_piece(cx, 6))).await;
+        assert_eq!(body.exact_len(), Some(6));
+        assert_eq!(within(drain_body(&mut body)).await.expect("whole").0, b"abcdef");
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_not_awaited_before_it_begins_nor_behind_a_piece() {
+    let up = upstream().await;
+    let declared = lines(&[(":status", "200"), ("content-length", "6")]);
+    for bytes in [declared.clone(), [status(200), data(b"event")].concat()] {
+        let (response, _stream) = answered_openly(&up, &bytes).await;
+        assert!(first_piece(&mut response.expect("a response").body, 100).await);
+    }
+}
+
+#[tokio::test]
+async fn a_short_body_that_breaks_off_while_it_is_awaited_is_no_success() {
+    let up = upstream().await;
+    let bytes = [status(200), data(b"abcdef")].concat();
+    let (response, mut stream) = answered_openly(&up, &bytes[..bytes.len() - 2]).await;
+    let mut body = response.expect("a response").body;
+    assert!(!first_piece(&mut body, 100).await);
+    stream.out.reset(Code::INTERNAL_ERROR.var()).expect("open");
+    let Body::H3Client(begun) = &mut body else { panic!("{body:?}") };
+    within(std::future::poll_fn(|cx| begun.poll_piece(cx, 100))).await;
+    let error = within(drain_body(&mut body)).await.expect_err("an error");
+    assert_eq!(error, BodyError::Reset(ResetCode::Http3(Code::INTERNAL_ERROR)));
+}
+
+#[tokio::test]
+async fn trailers_behind_a_short_body_come_with_it() {
+    let up = upstream().await;
+    let declared = lines(&[(":status", "200"), ("content-length", "2")]);
+    let (response, mut stream) = answered_openly(&up, &[declared, data(b"ab")].concat()).await;
+    let mut body = response.expect("a response").body;
+    assert!(!first_piece(&mut body, 100).await);
+    stream.out.write_all(&lines(&[("x-sum", "1")])).await.expect("written");
+    stream.out.finish().expect("open");
+    let Body::H3Client(begun) = &mut body else { panic!("{body:?}") };
+    within(std::future::poll_fn(|cx| begun.poll_piece(cx, 100))).await;
+    let (bytes, trailers) = within(drain_body(&mut body)).await.expect("whole");
+    assert_eq!((&bytes[..], &trailers.expect("trailers")["x-sum"]), (&b"ab"[..], &HeaderValue::from_static("1")));
+}
+
 #[tokio::test]
 async fn a_body_that_breaks_off_is_no_success() {
     let up = upstream().await;
