@@ -5,14 +5,14 @@
 //! route never meets a cluster that is still on its way: make before break. Only then are they answered. Endpoints of
 //! a cluster that stays as it is take effect alone and at once.
 
+mod answer;
+mod put;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use outrigger_config::model::Config;
-use outrigger_xds::{Kind, Settings};
-use sha2::{Digest as _, Sha256};
+use outrigger_xds::Kind;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
@@ -26,7 +26,7 @@ use super::state::StateFolder;
 use super::status::{ControlStatus, Refused, label};
 use super::store::{Id, Store};
 use crate::base::limits;
-use crate::discovery::apply::{Applier, NotBuilt, Unput};
+use crate::discovery::apply::Applier;
 use crate::discovery::status::Origin;
 use crate::telemetry::Metrics;
 
@@ -521,205 +521,10 @@ impl Client {
         self.keeper.later(Saved::of(&self.store, SystemTime::now()));
     }
 
-    fn refuse(&mut self, id: Id, version: Arc<str>, refusals: Vec<Refusal>) {
-        for refusal in &refusals {
-            tracing::error!(%refusal, version = %version, "a resource of the control plane is refused; the one before stays");
-            self.metrics.control.refused(label(refusal.kind));
-        }
-        self.refusals.insert(id, Refused { refusals, version, at: SystemTime::now() });
-    }
-
-    /// Answers to every response: what is not refused was taken.
-    fn answers(&mut self) -> Vec<Request> {
-        self.answers_of(|_| true)
-    }
-
-    /// Names can be asked for in the state of the world only together with an answer. Where some wait for one, responses of
-    /// their kind are answered before they take effect, so that what they lead to comes in time to take effect with them.
-    /// For the same reason clusters are answered before they take effect while no listener is known: a server may wait for
-    /// that answer before it sends the listeners, and a first configuration has both.
-    fn answer_early(&mut self) {
-        let Some(stream) = &self.stream else { return };
-        let waiting = stream.session.waiting();
-        let first = self.start != Start::Done && self.store.newest(Kind::Listener).is_empty();
-        let is_early = |kind| waiting.contains(&kind) || first && matches!(kind, Kind::Cluster | Kind::Endpoints);
-        if self.unanswered.iter().any(|one| is_early(one.receipt.kind)) {
-            let answers = self.answers_of(is_early);
-            self.send(answers);
-        }
-    }
-
-    fn answers_of(&mut self, which: impl Fn(Kind) -> bool) -> Vec<Request> {
-        let mut requests = Vec::new();
-        let (answered, rest): (Vec<Unanswered>, Vec<Unanswered>) =
-            std::mem::take(&mut self.unanswered).into_iter().partition(|one| which(one.receipt.kind));
-        self.unanswered = rest;
-        for Unanswered { receipt, contents, refused } in answered {
-            let kind = receipt.kind;
-            let mut by_name: BTreeMap<Id, Vec<Refusal>> = BTreeMap::new();
-            for refusal in refused {
-                by_name.entry((kind, Arc::clone(&refusal.name))).or_default().push(refusal);
-            }
-            let mut unread = Vec::new();
-            for (id, refusals) in by_name {
-                let version = contents.get(&id.1).cloned().unwrap_or_default();
-                if version.is_empty() {
-                    unread.extend(refusals.iter().cloned());
-                }
-                self.refuse(id, version, refusals);
-            }
-            // In the state of the world, what is not there any more is not refused any more either.
-            let whole = is_whole(kind)
-                && self.stream.as_ref().is_some_and(|stream| stream.session.variant() == Variant::StateOfTheWorld);
-            if whole {
-                self.refusals.retain(|(of, name), refused| {
-                    *of != kind || contents.contains_key(name) || refused.version.is_empty()
-                });
-            }
-            // A good version ends the refusal of the one before it.
-            let store = &self.store;
-            self.refusals.retain(|(of, name), refused| {
-                let taken = contents.get(name).filter(|version| {
-                    *of == kind && store.taken(kind, name).is_some_and(|held| held.version == **version)
-                });
-                taken.is_none_or(|version| refused.version == *version)
-            });
-            let standing = contents.iter().filter_map(|(name, version)| {
-                let refused = self.refusals.get(&(kind, Arc::clone(name)))?;
-                (refused.version == *version).then(|| refused.refusals.clone())
-            });
-            let mut refusals: Vec<Refusal> = standing.flatten().collect();
-            // What could not be read has no version, and is not among the contents.
-            refusals.extend(unread);
-            if let Some(stream) = &mut self.stream {
-                requests.push(stream.session.answer(receipt, refusals));
-            }
-            // It stands until its name comes again, which only a stream of changes tells.
-            let delta = self.stream.as_ref().is_some_and(|stream| stream.session.variant() == Variant::Delta);
-            self.refusals
-                .retain(|(of, name), refused| *of != kind || !refused.version.is_empty() || delta && !name.is_empty());
-        }
-        requests
-    }
-
-    fn send(&mut self, requests: Vec<Request>) {
-        let Some(stream) = &self.stream else { return };
-        for request in requests {
-            if stream.requests.try_send(request).is_err() {
-                // It does not read what it is told, or is gone: the next stream begins from what was taken.
-                tracing::warn!(server = %stream.server, "the control plane does not read; its stream is ended");
-                return self.hang_up();
-            }
-        }
-    }
-
-    /// Puts everything into effect that came and is good. What is refused is left out, and what was there before it
-    /// stays; whatever remains is tried again without it, until it is right.
-    async fn put(&mut self, applier: &mut Applier, origin: Origin) -> BTreeMap<Id, Vec<Refusal>> {
-        let mut refused: BTreeMap<Id, Vec<Refusal>> = BTreeMap::new();
-        let Some(base) = applier.base().cloned() else { return refused };
-        if let Some(pem) = self.catalog.trust_bundle(&self.store)
-            && let Err(problem) = self.identity.take_bundle(&pem)
-        {
-            let refusal = Catalog::bundle_refusal(problem);
-            refused.entry((Kind::Secret, Arc::clone(&refusal.name))).or_default().push(refusal);
-        }
-        loop {
-            let without: BTreeSet<Id> = refused.keys().cloned().collect();
-            let Config { node, admin, access_log, workers, drain, overload, .. } = (*base.config).clone();
-            let identity = self.identity.configured();
-            let settings = Settings { node, admin, access_log, workers, drain, identity, overload };
-            let config = match self.catalog.assemble(&self.store, &without, &settings) {
-                Ok(config) => config,
-                Err(problems) if add(&mut refused, problems.clone(), &without) => continue,
-                Err(problems) => {
-                    self.refuse_all(&mut refused, &problems);
-                    return refused;
-                }
-            };
-            let hash = self.hash(&without);
-            let problem = match applier.put_built(config, hash, origin.clone()).await {
-                Ok(()) => {
-                    self.start = Start::Done;
-                    return refused;
-                }
-                Err(problem) => problem,
-            };
-            let problems = match problem {
-                NotBuilt::Rules(problems) => Catalog::attribute_rules(&problems),
-                NotBuilt::Material(errors) => self.catalog.attribute_material(&self.store, &errors),
-                NotBuilt::Machine(Unput::Bind(error)) => {
-                    let name = Arc::clone(&error.listener);
-                    self.block(&name);
-                    let (field, reason) = ("address".to_owned(), error.to_string());
-                    vec![Refusal { kind: Kind::Listener, name, field, reason }]
-                }
-                NotBuilt::Machine(Unput::Other(problem)) => {
-                    tracing::error!(problem, "what the control plane said cannot take effect on this machine");
-                    Vec::new()
-                }
-            };
-            if !add(&mut refused, problems.clone(), &without) {
-                self.refuse_all(&mut refused, &problems);
-                return refused;
-            }
-        }
-    }
-
-    /// The address of a listener is taken. It may be one that was taken long ago and only now has its routes.
-    fn block(&mut self, name: &Arc<str>) {
-        self.store.reopen(|kind, known| kind == Kind::Listener && known == &**name);
-        if let Some(Some(held)) = self.store.pending().get(&(Kind::Listener, Arc::clone(name))) {
-            self.blocked.note(Arc::clone(name), held.clone(), Instant::now());
-        }
-    }
-
-    /// Nobody in particular is to blame, or leaving out does not help: everything new is refused.
-    fn refuse_all(&self, refused: &mut BTreeMap<Id, Vec<Refusal>>, problems: &[Refusal]) {
-        let reason = problems.first().map_or_else(|| "it cannot take effect".to_owned(), ToString::to_string);
-        for (kind, name) in self.store.pending().keys() {
-            let all = || {
-                let (name, reason) = (Arc::clone(name), reason.clone());
-                vec![Refusal { kind: *kind, name, field: String::new(), reason }]
-            };
-            refused.entry((*kind, Arc::clone(name))).or_insert_with(all);
-        }
-    }
-
-    /// Of what takes effect: kinds, names and versions.
-    fn hash(&self, without: &BTreeSet<Id>) -> String {
-        let mut hash = Sha256::new();
-        for ((kind, name), held) in self.store.effective(without) {
-            for part in [kind.type_url(), &*name, &*held.version] {
-                hash.update(part.as_bytes());
-                hash.update([0]);
-            }
-        }
-        hash.finalize().iter().take(8).fold(String::with_capacity(16), |mut out, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "{byte:02x}");
-            out
-        })
-    }
-
     /// Whether a configuration of the control plane is in effect, from wherever.
     pub fn is_ready(&self) -> bool {
         self.start == Start::Done
     }
-}
-
-/// Notes refusals. `false`: there is none that was not left out already.
-fn add(refused: &mut BTreeMap<Id, Vec<Refusal>>, problems: Vec<Refusal>, without: &BTreeSet<Id>) -> bool {
-    let mut news = false;
-    for refusal in problems {
-        let id = (refusal.kind, Arc::clone(&refusal.name));
-        news |= !without.contains(&id);
-        let of = refused.entry(id).or_default();
-        if !of.contains(&refusal) {
-            of.push(refusal);
-        }
-    }
-    news
 }
 
 async fn until(at: Option<Instant>) {
