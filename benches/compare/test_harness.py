@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import time
 import unittest
 
 from harness.load import quantile
@@ -125,6 +126,17 @@ class Processes(unittest.TestCase):
             self.assertGreater(child.resident_kib(), 0)
         for pid in family:
             self.assertFalse(runs(pid), f"process {pid} still runs")
+
+    def test_cpu_time_is_that_of_all_processes_of_a_child(self):
+        with Child("busy", ["sh", "-c", "(while :; do :; done) & wait"], self.core, self.directory) as child:
+            deadline = time.monotonic() + 10
+            while child.cpu_seconds() < 0.02:
+                child.check_alive()
+                self.assertLess(time.monotonic(), deadline, "it is busy and is not counted")
+            began, before = time.monotonic(), child.cpu_seconds()
+            while child.cpu_seconds() == before:
+                self.assertLess(time.monotonic(), deadline, "it is busy and is not counted")
+            self.assertLess(child.cpu_seconds() - before, time.monotonic() - began + 0.005)
 
     def test_a_failure_shows_what_was_printed(self):
         with self.assertRaisesRegex(ChildFailed, "status 3:\nno luck"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .load import HTTP1_BODY, compare_load, h2load
 from .peers import HOST, Work
-from .process import TICKS_PER_SECOND, Child, ChildFailed, free_port, settled_cpu_ticks
+from .process import Child, ChildFailed, free_port, settled_cpu_seconds
 
 START_LIMIT = 60  # seconds; 10,000 routes take a while to load
 IDLE_CONNECTIONS = 1000
@@ -68,8 +68,7 @@ class Scenario:
         return f"{self.title}; {connections} connections{streams}, {self.requests(setting):,} requests"
 
     def requests(self, setting):
-        # CPU time is counted in ticks of 10 ms: cheap requests need more of them, and handshakes and 10,000 routes make
-        # some so slow that fewer do.
+        # Cheap requests need more of them to be measured well; handshakes and 10,000 routes make some so slow that fewer do.
         if self.handshakes:
             return max(500, setting.requests // 20)
         if self.count:
@@ -183,12 +182,12 @@ def under_load(scenario, setting, proxies):
     address = f"127.0.0.1:{proxies[0].work.port}"
     requests = scenario.requests(setting)
     warm = generate(scenario, setting, address, max(min(1000, requests), requests // 5))
-    before = settled_cpu_ticks(proxies)
+    before = settled_cpu_seconds(proxies)
     loaded = generate(scenario, setting, address, requests)
-    after = settled_cpu_ticks(proxies)
+    after = settled_cpu_seconds(proxies)
     for proxy in proxies:
         proxy.check_alive()
-    cpu = (after - before) / TICKS_PER_SECOND
+    cpu = after - before
     return {
         "cpu_us": cpu * 1e6 / requests,
         **({"per_cpu_second": requests / cpu} if scenario.handshakes and cpu else {}),
