@@ -43,7 +43,7 @@ impl Server {
 }
 
 /// What is run, part by part: without the full form the large messages (9) are left out, and most of the many messages with
-/// compression (12, 13), which take hours of a slow machine. `OUTRIGGER_AUTOBAHN` names others: `9.*,12.1.*`.
+/// compression (12, 13), which take a minute each part. `OUTRIGGER_AUTOBAHN` names others: `9.*,12.1.*`.
 fn parts() -> Vec<Vec<String>> {
     let split = |list: &str| list.split(',').map(str::to_owned).collect::<Vec<_>>();
     if let Some(chosen) = chosen() {
