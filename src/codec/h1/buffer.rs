@@ -124,8 +124,14 @@ impl WriteBuffer {
         self.push_shared(data);
     }
 
-    /// Queues a chunk as it is, however small: what comes one at a time and leaves at once.
-    pub(super) fn push_shared(&mut self, data: Bytes) {
+    /// Queues a piece as it comes, however small, when nothing is before it: it mostly leaves at once. Small ones behind
+    /// others are put together: each may keep a whole buffer alive that it came in.
+    pub(super) fn push_piece(&mut self, data: Bytes) {
+        if self.is_empty() { self.push_shared(data) } else { self.push(data) }
+    }
+
+    /// Queues a chunk as it is.
+    fn push_shared(&mut self, data: Bytes) {
         if !self.tail.is_empty() {
             self.queued += self.tail.len();
             self.queue.push_back(self.tail.split().freeze());
@@ -140,6 +146,12 @@ impl WriteBuffer {
 
     pub(super) fn len(&self) -> usize {
         self.queued + self.tail.len()
+    }
+
+    /// Pieces that are kept as they came.
+    #[cfg(test)]
+    pub(super) fn pieces(&self) -> usize {
+        self.queue.len() + usize::from(!self.first.is_empty())
     }
 
     pub(super) fn is_empty(&self) -> bool {

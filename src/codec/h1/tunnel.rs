@@ -76,7 +76,7 @@ fn poll_down<B: PollBody>(
         let mut waits = false;
         while *down == Down::Open && shared.connection.lock().write.len() < limits::H1_WRITE_HIGH_WATER {
             match body.poll_frame(cx) {
-                Poll::Ready(Some(Ok(Frame::Data(data)))) => shared.connection.lock().write.push_shared(data),
+                Poll::Ready(Some(Ok(Frame::Data(data)))) => shared.connection.lock().write.push_piece(data),
                 // A tunnel has no trailers: what came so was an end.
                 Poll::Ready(Some(Ok(Frame::Trailers(_))) | None) => *down = Down::Ending,
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
@@ -241,7 +241,7 @@ impl ClientTunnel {
             while self.up == Up::Open && write.len() < limits::H1_WRITE_HIGH_WATER && moves < limits::MOVES {
                 moves += 1;
                 match self.upload.poll_frame(cx) {
-                    Poll::Ready(Some(Ok(Frame::Data(data)))) => write.push_shared(data),
+                    Poll::Ready(Some(Ok(Frame::Data(data)))) => write.push_piece(data),
                     Poll::Ready(Some(Ok(Frame::Trailers(_))) | None) => self.up = Up::Ending,
                     Poll::Ready(Some(Err(_))) => return Err(BodyError::Abandoned),
                     Poll::Pending => {
@@ -385,10 +385,34 @@ fn poll_bytes(read: &mut ReadBuffer, io: &mut Io, cx: &mut Context<'_>) -> Poll<
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::AsyncReadExt as _;
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::codec::prefixed::PrefixedBody;
+
+    #[tokio::test]
+    async fn small_pieces_that_a_server_does_not_take_are_put_together() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let _deaf = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+        let (stream, _) = listener.accept().await.expect("a connection");
+        // The way is full, and what comes are single bytes, each out of a large buffer.
+        let buffer = Bytes::from(vec![7; 64 << 10]);
+        while tokio::time::timeout(Duration::from_millis(100), stream.writable()).await.is_ok() {
+            let _ = stream.try_write(&buffer);
+        }
+        let upload = PrefixedBody::of((0..buffer.len()).map(move |at| buffer.slice(at..=at)), None);
+        let mut tunnel = ClientTunnel::over(Io::tcp(stream), Box::new(()), upload);
+        let mut held = 0;
+        while tunnel.write.len() < 10_000 {
+            let polled = poll_fn(|cx| Poll::Ready(tunnel.poll_frame(cx))).await;
+            assert!(polled.is_pending(), "{polled:?}");
+            held = held.max(tunnel.write.pieces());
+        }
+        assert!(held < 5, "{held} pieces are held");
+    }
 
     #[tokio::test]
     async fn the_way_up_has_its_turn_while_pieces_come_down_without_a_pause() {
