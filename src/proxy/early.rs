@@ -2,6 +2,7 @@
 //! send them again or later. So only what is safe to repeat goes on at once, marked for those behind us; anything else
 //! waits for the end of the handshake, which only its sender can bring about.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -9,7 +10,6 @@ use tokio::time::timeout_at;
 
 use super::ConnectionHandler;
 use super::attempt::{self, Answered, Exchange, Failure};
-use super::origin::Origin;
 use super::record::Record;
 use crate::codec::{Body, Interim, PollBody as _, Refusal, Request, RequestHead};
 use crate::snapshot::Listener;
@@ -36,26 +36,29 @@ pub(super) enum Early {
 }
 
 impl ConnectionHandler {
-    /// Waits for the end of the handshake, unless the request need not.
-    pub(super) async fn settle(&self, request: &mut Request) -> Result<Early, Refusal> {
-        let Some(end) = self.origin.info.handshake.as_ref().filter(|end| !end.has_come()) else {
-            return Ok(Early::No);
-        };
+    /// Waits for the end of the handshake, unless the request need not. What it need not by is what it is handled by: a
+    /// configuration that comes in between may have rules that it would have to wait for.
+    pub(super) async fn settle(&self, request: &mut Request) -> (Arc<Listener>, Result<Early, Refusal>) {
         let listener = self.listener();
-        if may_go_ahead(request, &listener, &self.origin) {
+        let Some(end) = self.origin.info.handshake.as_ref().filter(|end| !end.has_come()) else {
+            return (listener, Ok(Early::No));
+        };
+        if may_go_ahead(request, &listener) {
             listener.metrics.early(EarlyRequest::Handled);
             // RFC 8470 section 5.1: what is there already stays.
-            return Ok(match request.head.headers.contains_key(EARLY_DATA) {
+            let early = match request.head.headers.contains_key(EARLY_DATA) {
                 true => Early::MarkedBefore,
                 false => {
                     request.head.headers.insert(EARLY_DATA, HeaderValue::from_static("1"));
                     Early::Marked
                 }
-            });
+            };
+            return (listener, Ok(early));
         }
         listener.metrics.early(EarlyRequest::Held);
         drop(listener);
-        if end.wait().await { Ok(Early::No) } else { Err(TOO_EARLY) }
+        let over = end.wait().await;
+        (self.listener(), if over { Ok(Early::No) } else { Err(TOO_EARLY) })
     }
 
     /// The upstream did not want to take a request that was early because of us: it is asked again, once, after the end of
@@ -86,11 +89,11 @@ impl ConnectionHandler {
     }
 }
 
-/// A safe request without content, of which nobody here decides by the caller's certificate.
-fn may_go_ahead(request: &Request, listener: &Listener, origin: &Origin) -> bool {
+/// A safe request without content, of which nobody here decides by who the caller is: before the end of the handshake
+/// neither its certificate nor its address is proved.
+fn may_go_ahead(request: &Request, listener: &Listener) -> bool {
     let safe = matches!(request.head.method, Method::GET | Method::HEAD | Method::OPTIONS);
     // A request for a tunnel may look like GET.
     let safe = safe && !request.head.asks_for_tunnel() && request.body.is_end();
-    let shown = origin.info.tls.as_ref().is_some_and(|tls| tls.peer.is_some());
-    safe && !(shown && (listener.authorization.is_some() || listener.external.is_some()))
+    safe && listener.authorization.is_none() && listener.external.is_none()
 }

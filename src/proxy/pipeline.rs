@@ -171,9 +171,8 @@ impl Handler for ConnectionHandler {
     type Body = AnswerBody;
 
     async fn handle(&self, mut request: Request, interim: &dyn Interim) -> Response<AnswerBody> {
-        let early = self.settle(&mut request).await;
+        let (listener, early) = self.settle(&mut request).await;
         let Request { mut head, body, started } = request;
-        let listener = self.listener();
         let tunnel = tunnel::Kind::of(&head);
         let caller = if tunnel.is_some() { Caller::Http } else { Caller::of(&head.headers) };
         let asked_head = head.method == Method::HEAD;

@@ -2,7 +2,7 @@
 
 use super::{Check, small};
 use crate::limits;
-use crate::model::{ClientCertificate, EarlyData, Http3, ListenerProtocol, ListenerTls, TlsMode};
+use crate::model::{EarlyData, Http3, ListenerProtocol, ListenerTls, TlsMode};
 use crate::raw;
 use crate::source::Span;
 
@@ -43,24 +43,23 @@ pub(super) fn of_listener(
         early_data: match early_data.get() {
             None | Some(raw::EarlyData::Off) => EarlyData::Off,
             Some(raw::EarlyData::SafeMethods) => {
-                all_may_wait(check, raw, tls, early_data.span().unwrap_or(at));
+                all_may_wait(check, raw, early_data.span().unwrap_or(at));
                 EarlyData::SafeMethods
             }
         },
     })
 }
 
-/// Requests wait where somebody decides by the certificate of their caller.
-fn all_may_wait(check: &Check<'_, '_>, raw: &raw::Listener, tls: Option<&ListenerTls>, at: Span) {
+/// Requests wait where somebody decides by who their caller is.
+fn all_may_wait(check: &Check<'_, '_>, raw: &raw::Listener, at: Span) {
     let decided =
         [("authorization", raw.authorization.span()), ("externalAuthorization", raw.external_authorization.span())];
-    let shown = tls.is_some_and(|tls| tls.client_certificate == ClientCertificate::Required);
-    let Some((by, _)) = decided.into_iter().find(|(_, span)| span.is_some()).filter(|_| shown) else { return };
+    let Some((by, _)) = decided.into_iter().find(|(_, span)| span.is_some()) else { return };
     let message = format!(
-        "early data wins nothing here: every caller shows a certificate, and requests of such callers wait for the \
-         handshake where `{by}` decides"
+        "early data wins nothing here: before the handshake neither the certificate nor the address of a caller is proved, \
+         and requests wait for it where `{by}` decides"
     );
-    check.warning(at, message, "remove `earlyData`, or set it on a listener that asks for no client certificates");
+    check.warning(at, message, format!("remove `earlyData`, or set it on a listener without `{by}`"));
 }
 
 fn encrypted(

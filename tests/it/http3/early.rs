@@ -255,6 +255,24 @@ async fn what_is_decided_by_the_callers_certificate_waits_for_the_handshake() {
     assert_eq!(early.marks("/get"), [None]);
 }
 
+/// Before the end of the handshake a caller can claim any address.
+#[tokio::test]
+async fn what_is_decided_by_the_callers_address_waits_for_the_handshake() {
+    let early = Early::of(H1Backend::ok().await, |identity, backend| {
+        config(identity, backend, "{ mode: strict, clientCertificate: none }", TAKEN).listener("authorization: p").top(
+            "authorization: { p: { default: deny, rules: [{ name: near, action: allow, from: [{ addresses: [127.0.0.0/8] }] }] } }",
+        )
+    })
+    .await;
+    let (relay, client) = early.held().await;
+    let mut get = ask(&client, "GET", "/get").await;
+    early.until("outrigger_early_requests_total", &["outcome=\"held\""], 1.0).await;
+    assert!(early.marks("/get").is_empty());
+    relay.release();
+    assert_eq!(status(&mut get).await, 200);
+    assert_eq!(early.marks("/get"), [None]);
+}
+
 #[tokio::test]
 async fn a_handshake_that_does_not_end_is_ended_and_what_waits_for_it_is_not_handled() {
     let tls = "{ mode: strict, handshakeTimeout: 1s }";
