@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use http::{HeaderMap, StatusCode};
 use smallvec::SmallVec;
+use tokio::time::timeout_at;
 
 use super::Asked;
 use crate::codec::h1::ClientTunnel;
@@ -31,6 +32,7 @@ pub(in crate::proxy) async fn connect(
     let info = &record.watch.origin().info;
     let caller = Addresses { source: info.peer, destination: info.local };
     let mut tried: SmallVec<[SocketAddr; ATTEMPTS]> = SmallVec::new();
+    let one = exchange.attempt_limit;
     loop {
         let hint = PickHint { tried: &tried, ..exchange.hint };
         let permit = with_random(|random| cluster.pick(&hint, random, Instant::now()));
@@ -43,8 +45,22 @@ pub(in crate::proxy) async fn connect(
         record.attempts += 1;
         record.upstream_host = Some(address);
         // The bytes are the caller's own, and go as the cluster says.
-        match cluster.tunnel(permit.member(), caller).await {
-            Ok(tunnel) => {
+        let connecting = cluster.tunnel(permit.member(), caller);
+        let until = one.map(|one| permit.started() + one).into_iter().chain(exchange.limits.answer_until()).min();
+        let connected = match until {
+            Some(until) => timeout_at(until.into(), connecting).await,
+            None => Ok(connecting.await),
+        };
+        let failed = match connected {
+            // Our own limit says nothing of the endpoint.
+            Err(_) => {
+                metrics.attempted(AttemptOutcome::Timeout);
+                if exchange.limits.is_late(Instant::now()) {
+                    return Err(Reason::Timeout.into());
+                }
+                Reason::Timeout
+            }
+            Ok(Ok(tunnel)) => {
                 let now = Instant::now();
                 let took = now.saturating_duration_since(permit.started());
                 record.upstream_time = Some(took);
@@ -55,18 +71,19 @@ pub(in crate::proxy) async fn connect(
                 let head = ResponseHead { status: StatusCode::OK, headers: HeaderMap::new() };
                 return Ok(Answered { response: Response { head, body }, permit, at: now });
             }
-            Err(LeaseError::Overflow(kind)) => {
+            Ok(Err(LeaseError::Overflow(kind))) => {
                 metrics.overflowed(kind);
                 return Err(Reason::Overflow.into());
             }
-            Err(LeaseError::Connect(_) | LeaseError::Retired) => {
+            Ok(Err(LeaseError::Connect(_) | LeaseError::Retired)) => {
                 permit.report(Outcome::Broken, Instant::now());
                 metrics.attempted(AttemptOutcome::ConnectFailure);
+                Reason::ConnectFailure
             }
-        }
+        };
         tried.push(address);
         if tried.len() == ATTEMPTS {
-            return Err(Reason::ConnectFailure.into());
+            return Err(failed.into());
         }
     }
 }

@@ -4,6 +4,7 @@ use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::support::h1_backend::Unanswering;
 use crate::support::websocket::H2Stream;
 
 /// A TCP server that sends back what it is sent, and ends when its client does.
@@ -76,6 +77,23 @@ async fn it_ends_here_as_bytes_over_tcp() {
     let mut client = H1Client::connect(proxy.addr()).await;
     client.send("CONNECT b.example:443 HTTP/1.1\r\nhost: b.example:443\r\n\r\n").await;
     assert_eq!(client.response_to("CONNECT").await.status, 404, "there is no route to that");
+}
+
+/// The connection is what is waited for: the limits of a request bound it as they bound an answer.
+#[tokio::test]
+async fn a_connection_that_takes_longer_than_the_rule_allows_is_504_ut() {
+    let unanswering = Unanswering::new().await;
+    for limit in ["request: 300ms", "backendRequest: 150ms"] {
+        let config = Config::to("http1", &[unanswering.addr]).listener("upgrades: { connect: tunnel }");
+        let config = config.rule(&format!("timeouts: {{ {limit} }}")).upstream("connection: { connectTimeout: 20s }");
+        let proxy = Proxy::start(&config).await;
+        let mut client = H1Client::connect(proxy.addr()).await;
+        let start = std::time::Instant::now();
+        client.send(ask()).await;
+        let reply = client.response_to("CONNECT").await;
+        assert_eq!((reply.status, reply.reason()), (504, Some("UT")), "{limit}");
+        assert!(start.elapsed() < ms(5_000), "{limit}: {:?}", start.elapsed());
+    }
 }
 
 #[tokio::test]
