@@ -102,7 +102,7 @@ fn begin<B: PollBody>(
         // RFC 8441 section 5: this is how HTTP/2 agrees.
         head.status = StatusCode::OK;
     }
-    let bodiless = asked == Asked::Head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless = asked.is_bodiless(head.status);
     let end = bodiless || body.is_end();
     let mut message = http::Response::new(());
     *message.status_mut() = head.status;

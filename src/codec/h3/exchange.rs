@@ -12,14 +12,13 @@ use parking_lot::Mutex;
 use super::code::Code;
 use super::inbound::{Fault, Head, Inbound};
 use super::now;
-use super::outbound::{Outbound, Pump, Stopped, TooLarge};
+use super::outbound::{Delivery, Outbound, Pump, Stopped, TooLarge};
 use super::request;
 use super::server::{Guard, H3ServerBody};
 use crate::base::drain::Watch;
 use crate::base::timer::Deadline;
 use crate::codec::body::{Body, BodyError, PollBody};
 use crate::codec::error::{Refusal, ResetCode};
-use crate::codec::haste::Haste;
 use crate::codec::heads::asked::Asked;
 use crate::codec::heads::fields;
 use crate::codec::heads::request::{Accepted, HeadLimits, Rejected, TOO_LARGE};
@@ -27,6 +26,9 @@ use crate::codec::message::{Handler, Interim, Request, Response};
 
 /// 1xx responses that wait for the caller to take them; further ones are left out.
 const QUEUED_INTERIMS: usize = 8;
+
+/// So many bytes have arrived long before a connection that is retired then is closed.
+const SOON_DELIVERED: u64 = 16 * 1024;
 
 const TIMEOUT: Refusal = Refusal {
     status: StatusCode::REQUEST_TIMEOUT,
@@ -39,6 +41,8 @@ pub(super) struct Service<H> {
     pub(super) handler: Arc<H>,
     pub(super) limits: HeadLimits,
     pub(super) header_timeout: Duration,
+    /// How long a caller may take for what the library has of a response.
+    pub(super) idle_timeout: Duration,
     /// For tunnels.
     pub(super) drain: Watch,
 }
@@ -67,8 +71,8 @@ pub(super) fn run<H: Handler>(
         }
         let refusal = match head {
             Some(Ok(Ok(accepted))) => {
-                answer(&service, accepted, (out, inbound), started, guard.haste()).await;
-                return;
+                let delivery = answer(&service, accepted, (out, inbound), started, &guard).await;
+                return deliver(delivery, service.idle_timeout).await;
             }
             Some(Ok(Err(refusal))) => refusal,
             None => TIMEOUT,
@@ -82,8 +86,20 @@ pub(super) fn run<H: Handler>(
                 return;
             }
         };
-        let gone = pin!(out.stopped());
-        respond(out, service.handler.refuse(refusal), &Mutex::new(inbound), Asked::Anything, gone).await;
+        let inbound = Mutex::new(inbound);
+        let delivery = {
+            let gone = pin!(out.stopped());
+            respond(out, service.handler.refuse(refusal), (&inbound, &guard), Asked::Anything, gone).await
+        };
+        drop(inbound);
+        deliver(delivery, service.idle_timeout).await;
+    }
+}
+
+/// The connection may be closed when the last exchange is over, and then nothing more is sent of what the library still has.
+async fn deliver(delivery: Option<Delivery>, patience: Duration) {
+    if let Some(delivery) = delivery {
+        let _ = tokio::time::timeout(patience, delivery).await;
     }
 }
 
@@ -134,8 +150,9 @@ async fn answer<H: Handler>(
     accepted: Accepted,
     (mut out, mut inbound): (Outbound, Inbound),
     started: Instant,
-    haste: &Haste,
-) {
+    guard: &Guard,
+) -> Option<Delivery> {
+    let haste = guard.haste();
     let Accepted { head, length } = accepted;
     let asked = Asked::of(&head);
     if asked.is_tunnel() {
@@ -149,7 +166,7 @@ async fn answer<H: Handler>(
     .await;
     if let Some(fault) = inbound.fault() {
         out.reset(code_of(fault));
-        return;
+        return None;
     }
     let inbound = Arc::new(Mutex::new(inbound));
     let body =
@@ -190,14 +207,14 @@ async fn answer<H: Handler>(
     let Some(response) = response else {
         out.reset(Code::REQUEST_CANCELLED);
         inbound.lock().stop(Code::REQUEST_CANCELLED);
-        return;
+        return None;
     };
     if Arc::strong_count(&inbound) == 1 {
         // Nobody reads on. What is here already must be well-formed all the same.
         let fault = poll_fn(|cx| Poll::Ready(inbound.lock().look_through(cx))).await;
         if let Some(fault) = fault {
             out.reset(code_of(&fault));
-            return;
+            return None;
         }
     }
     if asked.is_tunnel()
@@ -205,17 +222,17 @@ async fn answer<H: Handler>(
     {
         inbound.lock().become_tunnel();
     }
-    respond(out, response, &inbound, asked, gone).await;
+    respond(out, response, (&inbound, guard), asked, gone).await
 }
 
 /// Writes a response. Where the caller does not take its head, a shorter one says that there is no answer.
 async fn respond<B: PollBody + Send>(
     mut out: Outbound,
     response: Response<B>,
-    inbound: &Mutex<Inbound>,
+    (inbound, guard): (&Mutex<Inbound>, &Guard),
     asked: Asked,
     gone: Pin<&mut (impl Future<Output = ()> + Send)>,
-) {
+) -> Option<Delivery> {
     let Response { mut head, body } = response;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         // RFC 9220 section 3: this is how the other versions agree.
@@ -227,28 +244,29 @@ async fn respond<B: PollBody + Send>(
         section.fields(&head.headers);
     });
     if queued.is_ok() {
-        let bodiless = asked == Asked::Head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let bodiless = asked.is_bodiless(head.status);
         drop(head);
-        return finish(Pump::new(out, body, bodiless), inbound, asked, gone).await;
+        return finish(Pump::new(out, body, bodiless), (inbound, guard), asked, gone).await;
     }
     tracing::debug!("the head of a response is larger than the caller takes");
     drop(body);
     if out.queue_head(|section| section.status(StatusCode::BAD_GATEWAY)) == Err(TooLarge) {
         out.reset(Code::INTERNAL_ERROR);
     }
-    finish(Pump::new(out, Body::Empty, true), inbound, Asked::Anything, gone).await;
+    finish(Pump::new(out, Body::Empty, true), (inbound, guard), Asked::Anything, gone).await
 }
 
 /// Writes the rest of a response. What is left of the upload when everything is dropped is not needed: the caller is told
-/// so with H3_NO_ERROR (RFC 9114 section 4.1).
+/// so with H3_NO_ERROR (RFC 9114 section 4.1). What is returned is to be waited for when everything else is dropped: much that
+/// is written may be on its way for long, and a connection that is about to be closed must not be before it has arrived.
 async fn finish<B: PollBody + Send>(
     mut pump: Pump<B>,
-    inbound: &Mutex<Inbound>,
+    (inbound, guard): (&Mutex<Inbound>, &Guard),
     asked: Asked,
     mut gone: Pin<&mut (impl Future<Output = ()> + Send)>,
-) {
+) -> Option<Delivery> {
     let mut written = false;
-    poll_fn(|cx| {
+    let whole = poll_fn(|cx| {
         let polled = if written { Poll::Ready(Ok(())) } else { pump.poll(cx) };
         let polled = match polled {
             Poll::Ready(Ok(())) => {
@@ -258,7 +276,7 @@ async fn finish<B: PollBody + Send>(
             other => other,
         };
         let code = match polled {
-            Poll::Ready(Ok(())) => return Poll::Ready(()),
+            Poll::Ready(Ok(())) => return Poll::Ready(true),
             Poll::Ready(Err(Stopped::Stream(_))) => Code::REQUEST_CANCELLED,
             Poll::Ready(Err(Stopped::Body(error))) => {
                 tracing::debug!(%error, "a response ended before its end");
@@ -274,9 +292,10 @@ async fn finish<B: PollBody + Send>(
         };
         pump.reset(code);
         inbound.lock().stop(code);
-        Poll::Ready(())
+        Poll::Ready(false)
     })
     .await;
+    (whole && (pump.written() > SOON_DELIVERED || guard.is_retiring())).then(|| pump.delivery())
 }
 
 /// How the caller is told that a response ends because of what it did.

@@ -1,7 +1,7 @@
 //! The sending half of a request stream.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -33,6 +33,8 @@ pub(super) struct Outbound {
     ended: bool,
     /// Something was handed to the library.
     begun: bool,
+    /// Bytes that were.
+    written: u64,
 }
 
 /// The largest field section that the peer of a connection takes (RFC 9114 section 4.2.2): any, before it has said.
@@ -70,7 +72,7 @@ pub(super) enum Gone {
 impl Outbound {
     pub(super) fn new(stream: SendStream, code: Code, limit: &SectionLimit) -> Self {
         let (queue, scratch, limit) = (SmallVec::new(), BytesMut::new(), limit.clone());
-        Self { stream, queue, scratch, limit, code, ended: false, begun: false }
+        Self { stream, queue, scratch, limit, code, ended: false, begun: false, written: 0 }
     }
 
     /// Queues a HEADERS frame.
@@ -125,6 +127,7 @@ impl Outbound {
                 Err(error) => return Poll::Ready(Err(Gone::of_write(error))),
             };
             self.begun = true;
+            self.written += written.bytes as u64;
             self.queue.drain(..written.chunks);
         }
         Poll::Ready(Ok(()))
@@ -154,6 +157,9 @@ impl Outbound {
         }
     }
 }
+
+/// Until the peer has everything, does not want it, or the connection has ended.
+pub(super) type Delivery = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Drop for Outbound {
     fn drop(&mut self) {
@@ -273,6 +279,19 @@ impl<B: PollBody> Pump<B> {
     /// Something was handed to the library, which may have sent it.
     pub(super) fn is_begun(&self) -> bool {
         self.out.is_begun()
+    }
+
+    /// Bytes that were handed to the library.
+    pub(super) fn written(&self) -> u64 {
+        self.out.written
+    }
+
+    /// Of what was handed to the library, when that is everything.
+    pub(super) fn delivery(&self) -> Delivery {
+        let stopped = self.out.stream.stopped();
+        Box::pin(async move {
+            let _ = stopped.await;
+        })
     }
 
     /// As [`Outbound::stopped`].

@@ -75,6 +75,7 @@ pub async fn serve<H: Handler>(connection: Connection, handler: Arc<H>, options:
         handler,
         limits: HeadLimits { max_bytes: max_head_bytes, max_fields: max_headers, scheme },
         header_timeout,
+        idle_timeout,
         drain: drain.clone(),
     });
     let _closing = CloseOnDrop(&connection);
@@ -317,6 +318,7 @@ impl<H: Handler> Server<'_, H> {
     }
 
     fn go_away(&mut self, id: u64) {
+        self.live.retiring.store(true, Ordering::Relaxed);
         if let Some(control) = &mut self.control {
             control.queue_raw(control::goaway(id));
         }
@@ -334,6 +336,8 @@ pub(super) struct Live {
     idle_since: AtomicU64,
     early_resets: AtomicU32,
     haste: Haste,
+    /// The caller was told that the connection will be closed.
+    retiring: AtomicBool,
     /// The connection waits for the last one to end.
     closing: AtomicBool,
     waiter: Mutex<Option<Waker>>,
@@ -352,6 +356,7 @@ impl Live {
             idle_since: AtomicU64::new(0),
             early_resets: AtomicU32::new(0),
             haste: Haste::default(),
+            retiring: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             waiter: Mutex::default(),
         }
@@ -385,6 +390,10 @@ impl Live {
 impl Guard {
     pub(super) fn haste(&self) -> &Haste {
         &self.0.haste
+    }
+
+    pub(super) fn is_retiring(&self) -> bool {
+        self.0.retiring.load(Ordering::Relaxed)
     }
 
     /// The caller reset a stream before its request was there.

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::client::{Exchange, H3Client};
+use super::relay::Relay;
 use super::{Edge, config, echo};
 use crate::support::pki::Leaf;
-use crate::support::{Config, H1Backend, Mesh, PATIENCE, Proxy, TlsClient, eventually, ms, within};
+use crate::support::{Config, Conn, H1Backend, Mesh, PATIENCE, Proxy, TlsClient, eventually, ms, response, within};
 
 /// Replaces the configuration and waits until it counts.
 pub(super) async fn reload(proxy: &Proxy, config: &Config) {
@@ -141,6 +142,34 @@ async fn a_drain_says_goaway_finishes_what_is_under_way_and_ends_the_process() {
     let quinn::ConnectionError::ApplicationClosed(close) = closed else { panic!("{closed:?}") };
     assert_eq!(close.error_code.into_inner(), 0x100, "H3_NO_ERROR");
     assert!(proxy.exit(Duration::from_secs(10)).await.success());
+}
+
+/// What the proxy has written is not what its caller has: here the way holds it up.
+#[tokio::test]
+async fn a_drain_does_not_cut_off_what_is_on_its_way() {
+    let backend = H1Backend::start(|mut conn: Conn| async move {
+        while conn.request().await.is_some() {
+            conn.send(response(200, &[], &vec![7; 1 << 20])).await.ok();
+        }
+    })
+    .await;
+    let mesh = Mesh::new();
+    let config = config(&mesh, &backend).top("drain: { acceptFor: 100ms, deadline: 20s }");
+    let mut proxy = Proxy::start(&config).await;
+    let relay = Relay::before(proxy.addr()).await;
+    relay.release();
+    let client = H3Client::connect(&TlsClient::with(&mesh.svid("shop/caller")), relay.addr).await;
+    relay.hold();
+    let mut exchange = client.open("GET", "/large").await.expect("a stream");
+    exchange.send.finish().expect("open");
+    eventually(PATIENCE, "all is written", || proxy.stdout().contains("/large")).await;
+    proxy.signal("TERM");
+    // For longer than a connection lingers that has nothing to do.
+    tokio::time::sleep(ms(1500)).await;
+    relay.release();
+    let reply = within(PATIENCE, "the answer", exchange.reply()).await.expect("an answer");
+    assert_eq!((reply.status, reply.body.len()), (200, 1 << 20));
+    assert!(proxy.exit(Duration::from_secs(20)).await.success());
 }
 
 /// Waits until the proxy says that it ends the connection, which is not left to find out by itself.

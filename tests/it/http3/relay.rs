@@ -32,6 +32,11 @@ impl Relay {
         self.released.send_replace(true);
     }
 
+    /// Holds back again what the server says.
+    pub fn hold(&self) {
+        self.released.send_replace(false);
+    }
+
     /// Says again what the client said first, from another port, and waits for an answer to it.
     pub async fn replay(&self, server: SocketAddr) {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
@@ -68,8 +73,8 @@ async fn carry(
                 outside.send(&up[..length]).await.ok();
             }
             Ok(length) = outside.recv(&mut down) => held.push(down[..length].to_vec()),
-            changed = release.changed(), if !released => match changed {
-                Ok(()) => released = true,
+            changed = release.changed() => match changed {
+                Ok(()) => released = *release.borrow_and_update(),
                 Err(_) => return,
             },
         }
