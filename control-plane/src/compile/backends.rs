@@ -14,7 +14,7 @@ use super::limits::Limiters;
 use super::parts::{EndpointList, Inputs, Part, same_or_new};
 use super::{defaults, settings};
 use crate::manifest::object::{EndpointSlice, Service, ServicePort, Spec, TargetPort, Traffic, Workload};
-use crate::manifest::{Kind, Mesh, Name, Object};
+use crate::manifest::{Closed, Kind, Mesh, Name, Object};
 
 /// A port of a Service.
 pub(crate) type PortKey = (Name, u16);
@@ -48,6 +48,8 @@ pub(super) struct Backends {
 #[derive(Debug)]
 pub(super) struct PortBackends {
     inputs: Inputs,
+    /// A policy says how its endpoints outside the mesh are called, and cannot be read: they are not called at all.
+    closed: bool,
     /// The Service's port with what policies say of it.
     pub(super) traffic: Traffic,
     /// At least one: a port without endpoints has an empty cluster.
@@ -168,7 +170,9 @@ impl<'a> Index<'a> {
             !slices.is_empty() || service.selector.as_ref().is_some_and(|s| crate::manifest::selects(s, &object.labels))
         };
         inputs.extend(own.iter().map(|(object, _)| *object).filter(|object| near(object)));
-        if let Some(before) = before.filter(|before| before.inputs == inputs) {
+        let is_near = |policy: &Closed| !policy.is_of_workloads() && policy.id.namespace() == object.id.namespace();
+        let closed = tls.is_none() && self.mesh.closed().iter().any(is_near);
+        if let Some(before) = before.filter(|before| before.inputs == inputs && before.closed == closed) {
             return Arc::clone(before);
         }
 
@@ -201,6 +205,7 @@ impl<'a> Index<'a> {
                             found.draining.insert(SocketAddr::new(workload.address, *inbound));
                         }
                     }
+                    None if closed => {}
                     None => found.outside((target, endpoint.draining), endpoint.zone.clone()),
                 }
             }
@@ -238,7 +243,7 @@ impl<'a> Index<'a> {
             }),
         });
         let shares = shares.collect();
-        Arc::new(PortBackends { inputs, traffic, clusters, shares })
+        Arc::new(PortBackends { inputs, closed, traffic, clusters, shares })
     }
 }
 

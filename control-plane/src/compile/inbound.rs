@@ -126,8 +126,12 @@ const AUTHORIZATION: &str = "inbound";
 
 impl Guards {
     fn of(mesh: &Mesh, workload: &Arc<Object>) -> Self {
-        let closed: Vec<Closed> =
-            mesh.closed().iter().filter(|closed| closed.scope().takes(workload)).cloned().collect();
+        let closed: Vec<Closed> = mesh
+            .closed()
+            .iter()
+            .filter(|closed| closed.is_of_workloads() && closed.scope().takes(workload))
+            .cloned()
+            .collect();
         let mut objects = Vec::new();
         let tls = tls(mesh, workload, (&closed, &mut objects));
         let (providers, tokens_required) = tokens(mesh, workload, &mut objects);

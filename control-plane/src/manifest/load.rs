@@ -113,7 +113,12 @@ impl<'a> Loading<'a> {
             },
             (None, Some(id)) => {
                 self.broken.entry(id.clone()).or_insert_with(|| item.place.clone());
-                if matches!(id.kind, Kind::AuthorizationPolicy | Kind::JwtPolicy | Kind::MeshPolicy) {
+                // It may be any that was in this document.
+                let was_there = item.guessed && self.had(document, id.kind);
+                if item.guessed {
+                    unread.insert(Arc::clone(&document.name));
+                }
+                if id.kind.refuses_unread() && !was_there {
                     let (id, selector, place) = (id.clone(), item.selector.clone(), item.place.clone());
                     self.mesh.closed.push(Closed { id, selector, place });
                 }
@@ -122,6 +127,12 @@ impl<'a> Loading<'a> {
                 unread.insert(Arc::clone(&document.name));
             }
         }
+    }
+
+    /// Whether there was an object of this kind in a document before. It stays then.
+    fn had(&self, document: &Document, kind: Kind) -> bool {
+        let same = |object: &Arc<Object>| object.id.kind == kind && object.source.name == document.name;
+        self.previous.is_some_and(|previous| previous.objects.values().any(same))
     }
 
     /// Earlier versions of what is broken stay. Where a part of a document is no object at all, nobody knows which one it

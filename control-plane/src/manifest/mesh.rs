@@ -63,7 +63,7 @@ pub(crate) fn selects(selector: &Selector, labels: &BTreeMap<Arc<str>, Arc<str>>
 /// A policy that could not be read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Closed {
-    /// Which.
+    /// Which. A name that cannot be read is `?`.
     pub id: ObjectId,
     /// Its selector, as far as it could be read; `None`: all workloads of its namespace, or of the mesh.
     pub selector: Option<Selector>,
@@ -72,6 +72,12 @@ pub struct Closed {
 }
 
 impl Closed {
+    /// Whether it is for workloads, and not for Services.
+    #[must_use]
+    pub fn is_of_workloads(&self) -> bool {
+        self.id.kind != Kind::BackendTlsPolicy
+    }
+
     /// What it is for.
     #[must_use]
     pub fn scope(&self) -> Scope<'_> {

@@ -19,6 +19,8 @@ use super::{Document, Kind, Object, ObjectId, Spec, raw};
 pub(crate) struct Item {
     /// Which object it is, as far as that could be read.
     pub(crate) id: Option<ObjectId>,
+    /// That is only what it most likely is.
+    pub(crate) guessed: bool,
     /// Where it begins.
     pub(crate) place: Place,
     /// `None` where it is broken.
@@ -35,7 +37,14 @@ pub(crate) fn read(document: &Document) -> Vec<Item> {
     if document.text.len() > MAX_DOCUMENT_BYTES {
         let message = format!("the document has {} bytes of at most {MAX_DOCUMENT_BYTES}", document.text.len());
         let problem = Diagnostic::for_file(&document.name, message, "split it into several".to_owned());
-        return vec![Item { id: None, place: start, object: None, selector: None, problems: problem.into() }];
+        return vec![Item {
+            id: None,
+            guessed: false,
+            place: start,
+            object: None,
+            selector: None,
+            problems: problem.into(),
+        }];
     }
     parts(&document.text).into_iter().flat_map(|part| read_part(document, part)).collect()
 }
@@ -48,9 +57,11 @@ fn read_part(document: &Document, part: Part<'_>) -> Vec<Item> {
     // Duplicate keys and the like are not the fault of one entry of a list: nothing is taken then.
     let malformed = sink.has_errors();
     let place = sink.place(parsed.as_ref().map_or(Span::START, |parsed| parsed.root().span()));
-    let id = parsed.as_ref().and_then(|parsed| identify(parsed.root())).or_else(|| guess(part.text));
+    let known = parsed.as_ref().and_then(|parsed| identify(parsed.root()));
+    let guessed = known.is_none();
+    let id = known.or_else(|| guess(part.text));
     let Some(parsed) = parsed.filter(|_| !malformed) else {
-        return vec![Item { id, place, object: None, selector: None, problems: sink.into_diagnostics() }];
+        return vec![Item { id, guessed, place, object: None, selector: None, problems: sink.into_diagnostics() }];
     };
     let root = parsed.root();
     if root.get("kind").and_then(|kind| kind.text()) != Some("List") {
@@ -74,7 +85,14 @@ fn read_part(document: &Document, part: Part<'_>) -> Vec<Item> {
         None => sink.error(root.span(), "this List has no `items`", "add `items`, or remove the List"),
     }
     if sink.has_errors() {
-        out.push(Item { id: None, place, object: None, selector: None, problems: sink.into_diagnostics() });
+        out.push(Item {
+            id: None,
+            guessed: false,
+            place,
+            object: None,
+            selector: None,
+            problems: sink.into_diagnostics(),
+        });
     }
     out
 }
@@ -100,7 +118,9 @@ impl<'a> Source<'a> {
 
     fn object(&self, node: Node<'_, '_>, text: Arc<str>, before: u32) -> Item {
         let sink = self.sink();
-        let id = identify(node);
+        let known = identify(node);
+        let guessed = known.is_none();
+        let id = known.or_else(|| nameless(node));
         let place = sink.place(node.span());
         let read = if node.is_map() {
             kind(&sink, node).and_then(|kind| read_kind(&sink, node, kind))
@@ -117,7 +137,7 @@ impl<'a> Source<'a> {
             Some(Checked { selector, .. }) => (None, selector),
             None => (None, None),
         };
-        Item { id, place, object, selector, problems: sink.into_diagnostics() }
+        Item { id, guessed, place, object, selector, problems: sink.into_diagnostics() }
     }
 }
 
@@ -131,20 +151,29 @@ fn identify(node: Node<'_, '_>) -> Option<ObjectId> {
     (fits(name) && fits(namespace)).then(|| ObjectId::new(kind, namespace, name))
 }
 
+/// A policy without a name that can be read, under one that no object has: what it is for must not be let through.
+fn nameless(node: Node<'_, '_>) -> Option<ObjectId> {
+    let kind = Kind::named(node.get("kind")?.text()?).filter(|kind| kind.refuses_unread())?;
+    let namespace = node.get("metadata").and_then(|metadata| metadata.get("namespace")?.text());
+    let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE);
+    (namespace.len() <= check::MAX_NAME).then(|| ObjectId::new(kind, namespace, "?"))
+}
+
 /// Which object a malformed text was most likely to be: by the first words that say so. Only used where nothing better is
 /// known, to say whose it is and to keep what a broken policy is for from being let through.
 fn guess(text: &str) -> Option<ObjectId> {
     let value = |key: &str| {
-        let mut found = text.match_indices(key).filter(|(at, _)| {
-            !text[..*at].ends_with(|before: char| before.is_ascii_alphanumeric() || before == '-' || before == '.')
+        let mut found = text.match_indices(key).filter_map(|(at, _)| {
+            let inside = |before: char| before.is_ascii_alphanumeric() || "-./".contains(before);
+            let rest = text[at + key.len()..].trim_start_matches(['"', '\'']);
+            rest.strip_prefix(':').filter(|_| !text[..at].ends_with(inside))
         });
-        let rest = &text[found.next()?.0 + key.len()..];
-        let word = rest.trim_start_matches([' ', '"', '\'']);
+        let word = found.next()?.trim_start_matches([' ', '"', '\'']);
         let end = word.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '.')).unwrap_or(word.len());
         (end > 0 && end <= check::MAX_NAME).then(|| &word[..end])
     };
-    let kind = Kind::named(value("kind:")?)?;
-    Some(ObjectId::new(kind, value("namespace:").unwrap_or(DEFAULT_NAMESPACE), value("name:")?))
+    let kind = Kind::named(value("kind")?)?;
+    Some(ObjectId::new(kind, value("namespace").unwrap_or(DEFAULT_NAMESPACE), value("name")?))
 }
 
 /// Where an object without a namespace is.

@@ -3,7 +3,8 @@
 use outrigger_config::model::{Action, BalancePolicy, ClusterProtocol, ClusterTlsMode, Condition, HostPattern, Target};
 
 use super::{checked, compile, host, weights, with};
-use crate::compile::INVALID_BACKEND;
+use crate::compile::{Compiler, INVALID_BACKEND};
+use crate::manifest::{Document, load};
 
 fn route(rules: &str) -> String {
     with(&format!(
@@ -73,6 +74,32 @@ spec:
     let tls = config.clusters["shop/b:80@outside"].tls.as_ref().expect("TLS");
     assert_eq!(tls.sni.as_deref(), Some("b.example"));
     assert!(matches!(tls.mode, ClusterTlsMode::Simple { .. }));
+}
+
+#[test]
+fn what_is_outside_is_not_called_while_a_policy_that_may_secure_it_cannot_be_read() {
+    let policy = |ca: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {{ name: b, namespace: shop }}\nspec:\n  \
+             targetRefs: [{{ group: \"\", kind: Service, name: b }}]\n  validation: {{ hostname: b.example, {ca} }}\n"
+        )
+    };
+    let broken = policy("caCertificateRefs: [{ group: \"\", kind: ConfigMap, name: ca }]");
+    let mesh = |policy: &str| {
+        let text = with(&format!("{SLICE}---\n{policy}"));
+        load(&[Document::new("mesh.yaml", &text)], None).mesh
+    };
+    let mut compiler = Compiler::new();
+    let secured = "wellKnownCACertificates: System";
+    // It is made anew when the policy becomes readable, and not before.
+    for (policy, outside) in [(broken.clone(), false), (policy(secured), true), (broken, false)] {
+        let compiled = compiler.compile(&mesh(&policy));
+        let config = checked(&compiled, "shop/a-1");
+        let cluster = config.clusters.get("shop/b:80@outside");
+        assert_eq!(cluster.is_some_and(|cluster| !cluster.endpoints.is_empty()), outside, "{policy}");
+        // In the mesh it is always mutual TLS.
+        assert_eq!(config.clusters["shop/b:80"].endpoints.len(), 1);
+    }
 }
 
 #[test]

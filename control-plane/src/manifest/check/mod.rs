@@ -127,9 +127,14 @@ pub(super) fn selector_of<S: Any>(spec: &S) -> Option<Selector> {
     let labels = field.get()?.match_labels.get()?;
     let mut out = Selector::new();
     for (key, value) in &labels.pairs {
-        out.insert(key.text.as_str().into(), value.get()?.as_str().into());
+        let (key, value) = (key.text.as_str(), value.get()?.as_str());
+        // No workload can have these: the policy would be kept from nothing.
+        if !is_label_name(key) || !is_label_value(value) {
+            return None;
+        }
+        out.insert(key.into(), value.into());
     }
-    (!out.is_empty()).then_some(out)
+    (!out.is_empty() && out.len() <= limits::MAX_LABELS).then_some(out)
 }
 
 /// A name with its rule; reports what is wrong.
@@ -174,8 +179,7 @@ pub(super) fn labels(
     let Some((entries, span)) = field.here() else { return BTreeMap::new() };
     let mut out = BTreeMap::new();
     for (key, value) in check.within(&entries.pairs, max, (Some(span), &format!("entries of `{what}`"))) {
-        let name = key.text.rsplit('/').next().unwrap_or_default();
-        if key.text.len() > MAX_NAME + 64 || !is_label_value(name) || name.is_empty() {
+        if !is_label_name(&key.text) {
             let fix = "use at most 63 letters, digits, `-`, `_` and `.`, with an optional `example.com/` before";
             check.error(key.span, format!("`{}` cannot be the name of a label", quoted(&key.text)), fix);
             continue;
@@ -189,6 +193,11 @@ pub(super) fn labels(
         out.insert(key.text.as_str().into(), text.as_str().into());
     }
     out
+}
+
+fn is_label_name(text: &str) -> bool {
+    let name = text.rsplit('/').next().unwrap_or_default();
+    text.len() <= MAX_NAME + 64 && is_label_value(name) && !name.is_empty()
 }
 
 fn is_label_value(text: &str) -> bool {

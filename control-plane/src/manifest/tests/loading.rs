@@ -1,7 +1,7 @@
 //! Many documents: what is taken, what is kept, whose a problem is.
 
 use super::{SERVICE, read, route, said};
-use crate::manifest::{Changed, Document, Kind, ObjectId, apply, load, remove};
+use crate::manifest::{Changed, Document, Kind, Mesh, ObjectId, apply, load, remove};
 
 fn service(name: &str, namespace: &str) -> String {
     SERVICE.replace("name: b, namespace: shop", &format!("name: {name}, namespace: {namespace}"))
@@ -37,6 +37,57 @@ fn what_cannot_be_read_stays_as_it_was() {
     ] {
         let outcome = load(&[Document::new("m.yaml", &text)], Some(&before));
         assert_eq!(outcome.mesh.len(), left, "{text}");
+    }
+}
+
+/// What is refused, by policy and whether that is for some workloads only.
+fn refused(name: &str, text: &str, before: Option<&Mesh>) -> Vec<(String, bool)> {
+    let mesh = load(&[Document::new(name, text)], before).mesh;
+    mesh.closed().iter().map(|closed| (closed.id.to_string(), closed.selector.is_some())).collect()
+}
+
+const DENY: &str = "apiVersion: outrigger.dev/v1
+kind: AuthorizationPolicy
+metadata: { name: deny, namespace: shop }
+spec:
+  selector: { matchLabels: { app: pay } }
+  default: deny
+";
+
+#[test]
+fn a_policy_that_cannot_be_read_refuses_what_it_may_be_for() {
+    let of = |id: &str, some: bool| vec![(format!("AuthorizationPolicy {id}"), some)];
+    assert_eq!(refused("m.yaml", &DENY.replace("default: deny", "default: dny"), None), of("shop/deny", true));
+    // No workload has such a label: its namespace is meant.
+    for label in ["\"*\"", "pay/v1"] {
+        let text = DENY.replace("app: pay", &format!("app: {label}"));
+        assert_eq!(refused("m.yaml", &text, None), of("shop/deny", false), "{label}");
+    }
+    assert_eq!(refused("m.yaml", &DENY.replace("name: deny", "nme: deny"), None), of("shop/?", false));
+    let json = r#"{"apiVersion": "outrigger.dev/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "deny", "namespace": "shop"}, "spec": {"#;
+    assert_eq!(refused("m.json", json, None), of("shop/deny", false));
+}
+
+#[test]
+fn what_a_malformed_document_said_before_stays_whatever_it_seems_to_be_now() {
+    let labelled = DENY.replace(
+        "{ name: deny, namespace: shop }",
+        "\n  labels: { app.kubernetes.io/name: other }\n  name: deny\n  namespace: shop",
+    );
+    for good in [DENY.to_owned(), labelled] {
+        let before = load(&[Document::new("m.yaml", &good)], None).mesh;
+        assert_eq!(before.len(), 1);
+        for broken in [
+            good.replace("app: pay }", "app: pay"),
+            good.replace("name: deny", "nme: deny"),
+            good.replace("kind", "- kind"),
+        ] {
+            let outcome = load(&[Document::new("m.yaml", &broken)], Some(&before));
+            assert!(outcome.has_errors(), "{broken}");
+            let left: Vec<_> = outcome.mesh.objects().map(|object| object.id.to_string()).collect();
+            assert_eq!(left, ["AuthorizationPolicy shop/deny"], "{broken}");
+            assert_eq!(refused("m.yaml", &broken, Some(&before)), [], "{broken}");
+        }
     }
 }
 
