@@ -37,13 +37,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether what an object of this kind is for is refused while it cannot be read: without it more would be allowed, or
-    /// less protected.
-    #[must_use]
-    pub fn refuses_unread(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::JwtPolicy | Self::MeshPolicy | Self::BackendTlsPolicy)
-    }
-
     /// Every kind.
     pub const ALL: [Self; 13] = [
         Self::Service,
@@ -60,6 +53,13 @@ impl Kind {
         Self::AuthorizationPolicy,
         Self::JwtPolicy,
     ];
+
+    /// Whether what an object of this kind is for is refused while it cannot be read: without it more would be allowed, or
+    /// less protected.
+    #[must_use]
+    pub fn refuses_unread(self) -> bool {
+        matches!(self, Self::AuthorizationPolicy | Self::JwtPolicy | Self::MeshPolicy | Self::BackendTlsPolicy)
+    }
 
     /// As it is written in `kind`.
     #[must_use]

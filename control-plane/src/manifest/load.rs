@@ -1,6 +1,6 @@
 //! Many objects to a mesh. What is broken is left out, and an earlier version of it stays.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use outrigger_config::{Diagnostic, Diagnostics, Severity};
@@ -8,7 +8,7 @@ use outrigger_config::{Diagnostic, Diagnostics, Severity};
 use super::limits::{MAX_OBJECTS, MAX_PROBLEMS, MAX_TOTAL_BYTES};
 use super::read::{self, Item};
 use super::resolve::{Reading, Resolved};
-use super::{Closed, Document, Kind, Mesh, Object, ObjectId, Outcome, Problem};
+use super::{Closed, Document, Mesh, Object, ObjectId, Outcome, Problem};
 
 /// Reads a whole mesh: everything that there is, such as a directory. What is in none of the documents is gone, but for
 /// the earlier version of what cannot be read.
@@ -43,12 +43,14 @@ struct Loading<'a> {
     kept: HashSet<ObjectId>,
     /// Objects that are broken, and where.
     broken: BTreeMap<ObjectId, outrigger_config::model::Place>,
+    /// Policies that cannot be read, by ids that are only guessed.
+    guessed: Vec<Closed>,
 }
 
 impl<'a> Loading<'a> {
     fn new(previous: Option<&'a Mesh>) -> Self {
         let (mesh, problems, left_out) = (Mesh::default(), Vec::new(), 0);
-        Self { previous, mesh, problems, left_out, kept: HashSet::new(), broken: BTreeMap::new() }
+        Self { previous, mesh, problems, left_out, kept: HashSet::new(), broken: BTreeMap::new(), guessed: Vec::new() }
     }
 
     /// What is in `base` stays unless a document names it or it is to go.
@@ -113,14 +115,15 @@ impl<'a> Loading<'a> {
             },
             (None, Some(id)) => {
                 self.broken.entry(id.clone()).or_insert_with(|| item.place.clone());
-                // It may be any that was in this document.
-                let was_there = item.guessed && self.had(document, id.kind);
                 if item.guessed {
                     unread.insert(Arc::clone(&document.name));
                 }
-                if id.kind.refuses_unread() && !was_there {
-                    let (id, selector, place) = (id.clone(), item.selector.clone(), item.place.clone());
-                    self.mesh.closed.push(Closed { id, selector, place });
+                if id.kind.refuses_unread() {
+                    // A selector is believed with the name of what it is of.
+                    let selector = item.selector.clone().filter(|_| !item.guessed);
+                    let closed = Closed { id: id.clone(), selector, place: item.place.clone() };
+                    let list = if item.guessed { &mut self.guessed } else { &mut self.mesh.closed };
+                    list.push(closed);
                 }
             }
             (None, None) => {
@@ -129,25 +132,30 @@ impl<'a> Loading<'a> {
         }
     }
 
-    /// Whether there was an object of this kind in a document before. It stays then.
-    fn had(&self, document: &Document, kind: Kind) -> bool {
-        let same = |object: &Arc<Object>| object.id.kind == kind && object.source.name == document.name;
-        self.previous.is_some_and(|previous| previous.objects.values().any(same))
-    }
-
     /// Earlier versions of what is broken stay. Where a part of a document is no object at all, nobody knows which one it
     /// was, so whatever was in that document before stays.
     fn keep(&mut self, unread: &HashSet<Arc<str>>) {
+        let mut missing = HashMap::new();
         if let Some(previous) = self.previous {
             for (id, object) in &previous.objects {
-                let stays = self.broken.contains_key(id) || unread.contains(&object.source.name);
-                if stays && !self.mesh.objects.contains_key(id) {
+                let broken = self.broken.contains_key(id);
+                if (broken || unread.contains(&object.source.name)) && !self.mesh.objects.contains_key(id) {
                     self.kept.insert(id.clone());
                     self.mesh.objects.insert(id.clone(), Arc::clone(object));
+                    if !broken {
+                        *missing.entry((Arc::clone(&object.source.name), id.kind)).or_default() += 1;
+                    }
                 }
             }
         }
         let objects = &self.mesh.objects;
+        // What nobody knows is what is missing, which stays: but not when it is more.
+        self.guessed.retain(|closed| !objects.contains_key(&closed.id));
+        let from = |closed: &Closed| (Arc::clone(&closed.place.file), closed.id.kind);
+        let mut unknown: HashMap<_, usize> = HashMap::new();
+        self.guessed.iter().for_each(|closed| *unknown.entry(from(closed)).or_default() += 1);
+        let more = |closed: &Closed| unknown[&from(closed)] > missing.get(&from(closed)).copied().unwrap_or(0);
+        self.mesh.closed.extend(self.guessed.drain(..).filter(more));
         self.mesh.closed.retain(|closed| !objects.contains_key(&closed.id));
         self.mesh.closed.sort_by(|a, b| a.id.cmp(&b.id));
         self.mesh.closed.dedup_by(|a, b| a.id == b.id);

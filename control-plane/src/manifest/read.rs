@@ -31,20 +31,20 @@ pub(crate) struct Item {
     pub(crate) problems: Diagnostics,
 }
 
+impl Item {
+    /// Nothing could be taken of it.
+    fn unread(id: Option<ObjectId>, place: Place, problems: Diagnostics) -> Self {
+        Self { id, guessed: false, place, object: None, selector: None, problems }
+    }
+}
+
 /// Reads a document. A pure function of its name, line and text.
 pub(crate) fn read(document: &Document) -> Vec<Item> {
     let start = Place { file: Arc::clone(&document.name), line: document.line.max(1), column: 1 };
     if document.text.len() > MAX_DOCUMENT_BYTES {
         let message = format!("the document has {} bytes of at most {MAX_DOCUMENT_BYTES}", document.text.len());
         let problem = Diagnostic::for_file(&document.name, message, "split it into several".to_owned());
-        return vec![Item {
-            id: None,
-            guessed: false,
-            place: start,
-            object: None,
-            selector: None,
-            problems: problem.into(),
-        }];
+        return vec![Item::unread(None, start, problem.into())];
     }
     parts(&document.text).into_iter().flat_map(|part| read_part(document, part)).collect()
 }
@@ -58,10 +58,10 @@ fn read_part(document: &Document, part: Part<'_>) -> Vec<Item> {
     let malformed = sink.has_errors();
     let place = sink.place(parsed.as_ref().map_or(Span::START, |parsed| parsed.root().span()));
     let known = parsed.as_ref().and_then(|parsed| identify(parsed.root()));
-    let guessed = known.is_none();
-    let id = known.or_else(|| guess(part.text));
     let Some(parsed) = parsed.filter(|_| !malformed) else {
-        return vec![Item { id, guessed, place, object: None, selector: None, problems: sink.into_diagnostics() }];
+        let guessed = known.is_none();
+        let id = known.or_else(|| guess(part.text));
+        return vec![Item { guessed, ..Item::unread(id, place, sink.into_diagnostics()) }];
     };
     let root = parsed.root();
     if root.get("kind").and_then(|kind| kind.text()) != Some("List") {
@@ -85,14 +85,7 @@ fn read_part(document: &Document, part: Part<'_>) -> Vec<Item> {
         None => sink.error(root.span(), "this List has no `items`", "add `items`, or remove the List"),
     }
     if sink.has_errors() {
-        out.push(Item {
-            id: None,
-            guessed: false,
-            place,
-            object: None,
-            selector: None,
-            problems: sink.into_diagnostics(),
-        });
+        out.push(Item::unread(None, place, sink.into_diagnostics()));
     }
     out
 }

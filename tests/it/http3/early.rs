@@ -238,6 +238,17 @@ async fn sessions_serve_on_every_worker() {
     assert_eq!(early.counted("handled").await, 12.0);
 }
 
+/// A GET in early data is not handled before the handshake is over.
+async fn waits(early: &Early) {
+    let (relay, client) = early.held().await;
+    let mut get = ask(&client, "GET", "/get").await;
+    early.until("outrigger_early_requests_total", &["outcome=\"held\""], 1.0).await;
+    assert!(early.marks("/get").is_empty());
+    relay.release();
+    assert_eq!(status(&mut get).await, 200);
+    assert_eq!(early.marks("/get"), [None]);
+}
+
 #[tokio::test]
 async fn what_is_decided_by_the_callers_certificate_waits_for_the_handshake() {
     let early = Early::with(H1Backend::ok().await, |config| {
@@ -246,13 +257,7 @@ async fn what_is_decided_by_the_callers_certificate_waits_for_the_handshake() {
         )
     })
     .await;
-    let (relay, client) = early.held().await;
-    let mut get = ask(&client, "GET", "/get").await;
-    early.until("outrigger_early_requests_total", &["outcome=\"held\""], 1.0).await;
-    assert!(early.marks("/get").is_empty());
-    relay.release();
-    assert_eq!(status(&mut get).await, 200);
-    assert_eq!(early.marks("/get"), [None]);
+    waits(&early).await;
 }
 
 /// Before the end of the handshake a caller can claim any address.
@@ -264,13 +269,7 @@ async fn what_is_decided_by_the_callers_address_waits_for_the_handshake() {
         )
     })
     .await;
-    let (relay, client) = early.held().await;
-    let mut get = ask(&client, "GET", "/get").await;
-    early.until("outrigger_early_requests_total", &["outcome=\"held\""], 1.0).await;
-    assert!(early.marks("/get").is_empty());
-    relay.release();
-    assert_eq!(status(&mut get).await, 200);
-    assert_eq!(early.marks("/get"), [None]);
+    waits(&early).await;
 }
 
 #[tokio::test]

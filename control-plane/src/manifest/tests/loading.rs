@@ -92,6 +92,22 @@ fn what_a_malformed_document_said_before_stays_whatever_it_seems_to_be_now() {
 }
 
 #[test]
+fn a_policy_that_comes_malformed_beside_one_that_was_there_refuses_what_it_may_be_for() {
+    let before = load(&[Document::new("m.yaml", DENY)], None).mesh;
+    for broken in [DENY.replace("app: pay }", "app: pay"), DENY.replace("name: deny", "nme: other")] {
+        let text = format!("{DENY}---\n{}", broken.replace("name: deny", "name: other"));
+        assert_eq!(refused("m.yaml", &text, Some(&before)).len(), 1, "{text}");
+        // The one that was there is malformed as well.
+        let both = format!(
+            "{}---\n{}",
+            DENY.replace("name: deny", "nme: deny"),
+            DENY.replace("app: pay }", "app: pay").replace("name: deny", "name: other")
+        );
+        assert!(!refused("m.yaml", &both, Some(&before)).is_empty(), "{both}");
+    }
+}
+
+#[test]
 fn an_object_that_is_written_twice_is_an_error_unless_it_is_the_same() {
     let outcome = read(&(service("a", "shop") + "---\n" + &service("a", "shop").replace("port: 80", "port: 81")));
     assert_eq!(said(&outcome), ["6:1 Service shop/a is written twice"]);
